@@ -1,0 +1,118 @@
+"""Find, explain and repair the subgroup your classifier fails on.
+
+The public names are imported when they are first used, so that `import gsr_core` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gsr_core.compute import pick
+    from gsr_core.data.bundle import Bundle, list_bundles, open_bundle, write_bundle
+    from gsr_core.data.splits import Problem, Rows, load_problem
+    from gsr_core.errors import GsrError
+    from gsr_core.examples import coloured_digits
+    from gsr_core.features.backbones import load_backbone
+    from gsr_core.features.extract import extract
+    from gsr_core.ingest import Plan, import_data, make_plan
+    from gsr_core.linear.head import Head
+    from gsr_core.methods.base import Method, Step
+    from gsr_core.methods.fit import FitResult, fit
+    from gsr_core.methods.registry import METHODS, make_method
+    from gsr_core.runs.execute import continue_run, execute, run
+    from gsr_core.runs.store import Run, create_run, list_runs, open_run
+    from gsr_core.runs.summary import summarise
+    from gsr_core.workspace import Workspace
+
+_WHERE = {
+    # data
+    "Workspace": "gsr_core.workspace",
+    "Bundle": "gsr_core.data.bundle",
+    "list_bundles": "gsr_core.data.bundle",
+    "open_bundle": "gsr_core.data.bundle",
+    "write_bundle": "gsr_core.data.bundle",
+    "Plan": "gsr_core.ingest",
+    "make_plan": "gsr_core.ingest",
+    "import_data": "gsr_core.ingest",
+    "coloured_digits": "gsr_core.examples",
+    # features
+    "load_backbone": "gsr_core.features.backbones",
+    "extract": "gsr_core.features.extract",
+    # methods
+    "METHODS": "gsr_core.methods.registry",
+    "make_method": "gsr_core.methods.registry",
+    "Method": "gsr_core.methods.base",
+    "Step": "gsr_core.methods.base",
+    "Head": "gsr_core.linear.head",
+    "Problem": "gsr_core.data.splits",
+    "Rows": "gsr_core.data.splits",
+    "load_problem": "gsr_core.data.splits",
+    "fit": "gsr_core.methods.fit",
+    "FitResult": "gsr_core.methods.fit",
+    "pick": "gsr_core.compute",
+    # runs
+    "run": "gsr_core.runs.execute",
+    "create_run": "gsr_core.runs.store",
+    "execute": "gsr_core.runs.execute",
+    "continue_run": "gsr_core.runs.execute",
+    "Run": "gsr_core.runs.store",
+    "open_run": "gsr_core.runs.store",
+    "list_runs": "gsr_core.runs.store",
+    "summarise": "gsr_core.runs.summary",
+    # errors
+    "GsrError": "gsr_core.errors",
+}
+
+__all__ = [
+    "METHODS",
+    "Bundle",
+    "FitResult",
+    "GsrError",
+    "Head",
+    "Method",
+    "Plan",
+    "Problem",
+    "Rows",
+    "Run",
+    "Step",
+    "Workspace",
+    "coloured_digits",
+    "continue_run",
+    "create_run",
+    "execute",
+    "extract",
+    "fit",
+    "import_data",
+    "list_bundles",
+    "list_runs",
+    "load_backbone",
+    "load_problem",
+    "make_method",
+    "make_plan",
+    "open_bundle",
+    "open_run",
+    "pick",
+    "run",
+    "summarise",
+    "write_bundle",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name at its first use.
+
+    Raises:
+        AttributeError: If there is no such name.
+    """
+    if name not in _WHERE:
+        raise AttributeError(f"module 'gsr_core' has no attribute '{name}'")
+    value = getattr(import_module(_WHERE[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names."""
+    return __all__

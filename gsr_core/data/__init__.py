@@ -1,0 +1,1 @@
+"""Data sets with frozen features: bundles, groups, splits, readers and examples."""

@@ -1,0 +1,469 @@
+"""A table's columns as features: standardised numbers and one-hot categories.
+
+What is fitted (means, medians, categories) is fitted on the training rows alone, and kept as a
+record in plain JSON: an `Encoder` read back from its file gives the same features, and encodes
+rows that come later. scikit-learn does the fitting:
+
+- a number x becomes (x - mean) / std; a gap first takes the training median, and a column that
+  has gaps in training is joined by one that is 1 in the gaps and 0 elsewhere;
+- a category becomes one column for each category of the training rows; a gap is a category of its
+  own. A category that no training row has is 0 in all of them;
+- what is constant in the training rows is left out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, NoReturn
+
+import numpy as np
+import pandas as pd
+from pydantic import BaseModel, ConfigDict
+from sklearn.impute import SimpleImputer
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
+
+from gsr_core.data.inputs import Inputs, Numbers
+from gsr_core.data.source import Roles
+from gsr_core.errors import InputError, SourceError
+
+__all__ = [
+    "CategoricalColumn",
+    "Columns",
+    "Encoder",
+    "Missing",
+    "NumericColumn",
+    "categories_of",
+    "numbers_of",
+]
+
+Missing = Literal["stop", "impute"]
+FLOAT32_MAX = float(np.finfo(np.float32).max)
+
+
+class NumericColumn(BaseModel):
+    """How a column of numbers is encoded.
+
+    Attributes:
+        name: Of the column.
+        median: What a gap is filled with.
+        mean: Of the training rows, gaps filled.
+        std: Likewise; None if they are constant, so that only their gaps say anything.
+        indicator: Whether a feature says where the gaps are.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    name: str
+    median: float
+    mean: float
+    std: float | None
+    indicator: bool
+
+
+class CategoricalColumn(BaseModel):
+    """How a column of categories is encoded.
+
+    Attributes:
+        name: Of the column.
+        categories: Those of the training rows, in the order of their features; None is a gap.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    categories: tuple[str | None, ...]
+
+
+class Encoder(BaseModel):
+    """How a table's columns become features.
+
+    Attributes:
+        format: Version of the record.
+        numeric: Columns of numbers.
+        categorical: Columns of categories.
+        missing: Whether a gap stops the encoding or is filled.
+        left_out: Columns that are no features, and why.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: Literal[1] = 1
+    numeric: tuple[NumericColumn, ...]
+    categorical: tuple[CategoricalColumn, ...]
+    missing: Missing = "stop"
+    left_out: dict[str, str] = {}
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns that are needed."""
+        return [column.name for column in (*self.numeric, *self.categorical)]
+
+    @property
+    def feature_names(self) -> list[str]:
+        """Names of the d features: all numbers, then their gaps, then all categories."""
+        return [
+            *(column.name for column in self.numeric if column.std is not None),
+            *(f"{column.name} is missing" for column in self.numeric if column.indicator),
+            *(
+                f"{column.name} is missing" if category is None else f"{column.name} = {category}"
+                for column in self.categorical
+                for category in column.categories
+            ),
+        ]
+
+    def transform(self, table: pd.DataFrame) -> np.ndarray:
+        """Encode rows.
+
+        Args:
+            table: n rows with at least the `columns`; others do not matter.
+
+        Returns:
+            (n, d) float32, in the order of `feature_names`.
+
+        Raises:
+            SourceError: If a column is not there, or a value is no number where one is needed,
+                not finite, or missing where nothing may be.
+        """
+        return self._transform(table, np.arange(len(table)))
+
+    def _transform(self, table: pd.DataFrame, rows: np.ndarray) -> np.ndarray:
+        for name in self.columns:
+            if name not in table:
+                raise SourceError(
+                    f"there is no column '{name}', which was a feature when the encoding was "
+                    f"fitted; the columns are {', '.join(map(str, table.columns))}"
+                )
+        if self.missing == "stop":
+            _stop_at_gaps(table, self.columns, rows)
+        values, gaps, flags = [], [], []
+        for column in self.numeric:
+            numbers = numbers_of(table[column.name], rows)
+            missing = np.isnan(numbers)
+            if column.std is not None:
+                numbers[missing] = column.median
+                # What overflows is reported below.
+                with np.errstate(over="ignore"):
+                    scaled = ((numbers - column.mean) / column.std).astype(np.float32)
+                if (bad := np.flatnonzero(~np.isfinite(scaled))).size:
+                    raise SourceError(
+                        f"column '{column.name}' is {numbers[bad[0]]} in row {rows[bad[0]]}, too "
+                        f"far from its mean {column.mean:g} for the deviation {column.std:g}; "
+                        "correct the value or leave the column out"
+                    )
+                values.append(scaled)
+            if column.indicator:
+                gaps.append(missing.astype(np.float32))
+        for column in self.categorical:
+            codes = _codes(categories_of(table[column.name]), column.categories)
+            flags.append((codes[:, None] == np.arange(len(column.categories))).astype(np.float32))
+        parts = [*(part[:, None] for part in (*values, *gaps)), *flags]
+        return np.concatenate([np.empty((len(table), 0), np.float32), *parts], axis=1)
+
+    def unseen(self, table: pd.DataFrame) -> dict[str, np.ndarray]:
+        """Return the rows whose category no training row had, by column; only where there are."""
+        found = {
+            column.name: np.flatnonzero(
+                _codes(categories_of(table[column.name]), column.categories) < 0
+            )
+            for column in self.categorical
+        }
+        return {name: rows for name, rows in found.items() if rows.size}
+
+
+class Columns(Inputs):
+    """A table's feature columns as they are in the file.
+
+    They become numbers once it is known which rows are for training; see `fitted`.
+    """
+
+    modality = "numbers"
+
+    def __init__(
+        self,
+        table: pd.DataFrame,
+        *,
+        numeric: Sequence[str],
+        categorical: Sequence[str],
+        missing: Missing = "stop",
+        asked: bool = False,
+        attributes_as_features: bool = False,
+        rows: np.ndarray | None = None,
+    ) -> None:
+        """Keep the columns.
+
+        Args:
+            table: n rows with those columns; others are left aside.
+            numeric: Columns of numbers.
+            categorical: Columns of categories.
+            missing: Whether a gap in a feature stops the encoding or is filled.
+            asked: Whether the user named these columns, so that attributes among them are meant.
+            attributes_as_features: Whether attributes are features too.
+            rows: (n,) what the rows are called in messages; from 0 on by default.
+        """
+        self.numeric = tuple(numeric)
+        self.categorical = tuple(categorical)
+        self.table = table[[*self.numeric, *self.categorical]].reset_index(drop=True)
+        self.missing: Missing = missing
+        self.asked = asked
+        self.attributes_as_features = attributes_as_features
+        self.rows = np.arange(len(table)) if rows is None else rows
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def load(self, row: int) -> NoReturn:
+        """Refuse: a row is no numbers before its encoding is fitted.
+
+        Raises:
+            InputError: Always.
+        """
+        raise InputError("the table's columns are not encoded yet; fit them with Columns.fitted")
+
+    def name(self, row: int) -> str:
+        """Return the row."""
+        return f"row {self.rows[row]}"
+
+    def take(self, rows: np.ndarray) -> Columns:
+        """Return some rows."""
+        return self._with(table=self.table.iloc[rows], rows=self.rows[rows])
+
+    def digest(self) -> str:
+        """Return the digest of all values and of how they are encoded."""
+        digest = hashlib.sha256(f"columns {self.missing} {len(self)}".encode())
+        for kind, names in (("numeric", self.numeric), ("categorical", self.categorical)):
+            for name in names:
+                column = self.table[name]
+                digest.update(f"\0{kind}\0{name}\0{column.dtype}\0".encode())
+                hashes = pd.util.hash_pandas_object(column, index=False)
+                digest.update(hashes.to_numpy(np.uint64).tobytes())
+        return digest.hexdigest()
+
+    def without(self, columns: Iterable[str]) -> Columns:
+        """Return the columns but for some."""
+        dropped = set(columns)
+        return self._with(
+            numeric=[name for name in self.numeric if name not in dropped],
+            categorical=[name for name in self.categorical if name not in dropped],
+        )
+
+    def under(self, roles: Roles) -> Columns:
+        """Return the columns that are features under these roles.
+
+        The label, the split and the ids never are; attributes only if the user named them among
+        the features, or wants all of them there.
+
+        Raises:
+            SourceError: If the user named one as a feature that cannot be.
+        """
+        taken = {roles.label: "label", roles.split.column: "split", roles.sample_id: "ids"}
+        features = (*self.numeric, *self.categorical)
+        for name in features if self.asked else ():
+            if name in taken:
+                raise SourceError(
+                    f"column '{name}' is among the features, but it is the column of the "
+                    f"{taken[name]}; take it out of numeric or categorical"
+                )
+        dropped = [name for name in features if name in taken]
+        if not (self.asked or self.attributes_as_features):
+            dropped += [*roles.attributes, *roles.groups.columns, *roles.groups.bins]
+        return self.without(dropped)
+
+    def fitted(self, rows: np.ndarray) -> tuple[Numbers, Encoder, list[str]]:
+        """Fit the encoding on some rows and encode all.
+
+        Args:
+            rows: Positions, or a mask, of the rows of train and heldout.
+
+        Returns:
+            The (n, d) features, how they were made, and what a user should know about it, one
+            sentence each.
+
+        Raises:
+            SourceError: If there are no such rows, no column is left as a feature, or a value is
+                no number where one is needed, not finite, or missing where nothing may be.
+        """
+        train = self.table.iloc[np.flatnonzero(rows) if rows.dtype == bool else rows]
+        if not len(train):
+            raise SourceError("no row is in train or heldout, so no encoding can be fitted")
+        # All rows, so that whatever is wrong is found, and called by its row in the file.
+        numbers = {name: numbers_of(self.table[name], self.rows) for name in self.numeric}
+        if self.missing == "stop":
+            _stop_at_gaps(self.table, (*self.numeric, *self.categorical), self.rows)
+        left_out: dict[str, str] = {}
+        numeric = [
+            column
+            for name in self.numeric
+            if (column := _fit_numeric(name, numbers[name][train.index], left_out))
+        ]
+        categorical = [
+            column
+            for name in self.categorical
+            if (column := _fit_categorical(name, categories_of(train[name]), left_out))
+        ]
+        encoder = Encoder(
+            numeric=tuple(numeric),
+            categorical=tuple(categorical),
+            missing=self.missing,
+            left_out=left_out,
+        )
+        if not encoder.columns:
+            reasons = "; ".join(f"'{name}' has {reason}" for name, reason in left_out.items())
+            raise SourceError(
+                "no column is left as a feature"
+                + (f" ({reasons})" if reasons else "")
+                + "; the label, the split, ids and attributes are none: name feature columns with "
+                "numeric=... and categorical=..., or set attributes_as_features=true"
+            )
+        features = encoder._transform(self.table, self.rows)
+        return Numbers(features), encoder, self._notes(encoder)
+
+    def _notes(self, encoder: Encoder) -> list[str]:
+        notes = [
+            f"Column '{name}' is no feature: it has {reason}."
+            for name, reason in encoder.left_out.items()
+        ]
+        for column in encoder.numeric:
+            if filled := int(_gaps(self.table[column.name]).sum()):
+                notes.append(
+                    f"Column '{column.name}' has {filled} gaps, filled with the training rows' "
+                    f"median {column.median:g}."
+                )
+        for name, rows in encoder.unseen(self.table).items():
+            first = categories_of(self.table[name].iloc[rows[:1]])[0]
+            shown = "a gap" if first is None else f"'{first}'"
+            notes.append(
+                f"Column '{name}' has categories that no training row has in {len(rows)} rows "
+                f"(first: {shown} in row {self.rows[rows[0]]}); they count as none of the known "
+                "ones."
+            )
+        return notes
+
+    def _with(self, **changes: Any) -> Columns:
+        arguments = {
+            "table": self.table,
+            "numeric": self.numeric,
+            "categorical": self.categorical,
+            "missing": self.missing,
+            "asked": self.asked,
+            "attributes_as_features": self.attributes_as_features,
+            "rows": self.rows,
+        }
+        return Columns(**{**arguments, **changes})
+
+
+def numbers_of(column: pd.Series, rows: np.ndarray | None = None) -> np.ndarray:
+    """Return a column as numbers.
+
+    Args:
+        column: n numbers, yes or no, or texts that spell numbers.
+        rows: (n,) what the rows are called in messages; from 0 on by default.
+
+    Returns:
+        (n,) float64, a gap is NaN.
+
+    Raises:
+        SourceError: If a value is no number, or not within float32's range.
+    """
+    rows = np.arange(len(column)) if rows is None else rows
+    if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_complex_dtype(column):
+        numbers = column.to_numpy(np.float64, na_value=np.nan).copy()
+    else:
+        texts = categories_of(column)
+        parsed = pd.to_numeric(pd.Series(texts, dtype=object), errors="coerce")
+        numbers = parsed.to_numpy(np.float64, na_value=np.nan).copy()
+        gaps = np.array([text is None for text in texts], dtype=bool)
+        if (bad := np.flatnonzero(np.isnan(numbers) & ~gaps)).size:
+            raise SourceError(
+                f"column '{column.name}' is '{texts[bad[0]]}' in row {rows[bad[0]]}, which is no "
+                "number; correct it, or take the column as categories (categorical=...)"
+            )
+    if (bad := np.flatnonzero(np.abs(numbers) > FLOAT32_MAX)).size:
+        raise SourceError(
+            f"column '{column.name}' is {numbers[bad[0]]:g} in row {rows[bad[0]]}; every number "
+            "must be finite and within float32's range: correct it or leave the column out"
+        )
+    return numbers
+
+
+def categories_of(column: pd.Series) -> np.ndarray:
+    """Return a column's values as text, the same whether a file had 1, 1.0 or "1".
+
+    Returns:
+        (n,) of str, or None for a gap; a blank text is a gap.
+    """
+    if column.dtype == object:
+        # Here True and 1 would share a code, and be called as the first of them is.
+        gaps = column.isna().to_numpy(bool)
+        texts = [None if gap else _text(value) for gap, value in zip(gaps, column, strict=True)]
+        return np.array([*texts, None], dtype=object)[:-1]
+    codes, values = pd.factorize(column)
+    texts = np.array([*(_text(value) for value in values), None], dtype=object)
+    return texts[codes]
+
+
+def _text(value: Any) -> str | None:
+    if isinstance(value, float | np.floating) and float(value).is_integer():
+        return str(int(value))
+    return str(value) if str(value).strip() else None
+
+
+def _codes(values: np.ndarray, categories: Sequence[str | None]) -> np.ndarray:
+    """Return each value's place among the categories, -1 if it has none."""
+    place = {category: code for code, category in enumerate(categories)}
+    return np.array([place.get(value, -1) for value in values], dtype=np.int64)
+
+
+def _gaps(column: pd.Series) -> np.ndarray:
+    if pd.api.types.is_numeric_dtype(column):
+        return column.isna().to_numpy(bool)
+    return np.array([value is None for value in categories_of(column)], dtype=bool)
+
+
+def _stop_at_gaps(table: pd.DataFrame, columns: Sequence[str], rows: np.ndarray) -> None:
+    found = {name: np.flatnonzero(_gaps(table[name])) for name in columns}
+    found = {name: where for name, where in found.items() if where.size}
+    if not found:
+        return
+    name = next(iter(found))
+    others = [f"'{other}' ({len(where)})" for other, where in found.items() if other != name]
+    raise SourceError(
+        f"column '{name}' has no value in row {rows[found[name][0]]} ({len(found[name])} rows in "
+        f"all{'; also ' + ', '.join(others) if others else ''}); fill the gaps in, leave the "
+        f"column out (exclude={name}), or set missing=impute"
+    )
+
+
+def _fit_numeric(name: str, numbers: np.ndarray, left_out: dict[str, str]) -> NumericColumn | None:
+    gaps = np.isnan(numbers)
+    if gaps.all():
+        left_out[name] = "no value in any training row"
+        return None
+    imputer = SimpleImputer(strategy="median").fit(numbers[:, None])
+    scaler = StandardScaler().fit(imputer.transform(numbers[:, None]))
+    median, mean, variance, std = (
+        float(np.asarray(fitted)[0])
+        for fitted in (imputer.statistics_, scaler.mean_, scaler.var_, scaler.scale_)
+    )
+    # scikit-learn divides by 1 what is constant up to rounding.
+    constant = std != np.sqrt(variance)
+    if constant and not gaps.any():
+        left_out[name] = "one value in all training rows"
+        return None
+    return NumericColumn(
+        name=name,
+        median=median,
+        mean=mean,
+        std=None if constant else std,
+        indicator=bool(gaps.any()),
+    )
+
+
+def _fit_categorical(
+    name: str, values: np.ndarray, left_out: dict[str, str]
+) -> CategoricalColumn | None:
+    (categories,) = OneHotEncoder().fit(values[:, None]).categories_
+    if len(categories) == 1:
+        left_out[name] = "one value in all training rows"
+        return None
+    return CategoricalColumn(name=name, categories=tuple(categories))

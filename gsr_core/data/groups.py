@@ -1,0 +1,146 @@
+"""Groups of samples: who belongs to which, and what each one means.
+
+Membership is a boolean matrix (n, m), because groups may overlap (CivilComments has sixteen,
+and a comment can mention several identities) and because a sample may belong to none.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
+
+import numpy as np
+import pandas as pd
+from pydantic import BaseModel, ConfigDict
+
+__all__ = [
+    "UNKNOWN",
+    "Group",
+    "class_by_attribute",
+    "describe",
+    "membership_from_index",
+    "patterns",
+    "training_shares",
+]
+
+_Value = TypeVar("_Value", int, str)
+
+UNKNOWN = "unknown"
+"""What a sample without any group is called."""
+
+
+class Group(BaseModel):
+    """One group.
+
+    Attributes:
+        name: Short name, shown in every legend.
+        definition: What a sample must satisfy to belong, in words.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    definition: str
+
+
+def membership_from_index(index: np.ndarray, n_groups: int) -> np.ndarray:
+    """Return the membership matrix of disjoint groups.
+
+    Args:
+        index: (n,) integers in [-1, n_groups); -1 means unknown, a row without any group.
+        n_groups: Number of groups m.
+
+    Returns:
+        (n, m) bool.
+    """
+    return index[:, None] == np.arange(n_groups)[None, :]
+
+
+def class_by_attribute(
+    samples: pd.DataFrame,
+    attribute: str,
+    classes: Sequence[str],
+    values: Mapping[_Value, str],
+) -> tuple[list[Group], np.ndarray]:
+    """Make the ordinary groups, one for each class and value of an attribute.
+
+    Args:
+        samples: Has the columns `y` (class index) and `attribute` (integers or text, keys of
+            `values`).
+        attribute: Name of the attribute column.
+        classes: Class names.
+        values: Name of each value of the attribute.
+
+    Returns:
+        The groups, class by class, and their (n, m) membership.
+    """
+    cells = list(itertools.product(range(len(classes)), values))
+    groups = [
+        Group(
+            name=f"{classes[label]}, {values[value]}",
+            definition=f"class = {classes[label]} and {attribute} = {values[value]}",
+        )
+        for label, value in cells
+    ]
+    y, a = samples["y"].to_numpy(), samples[attribute].to_numpy()
+    membership = np.stack([(y == label) & (a == value) for label, value in cells], axis=1)
+    return groups, membership
+
+
+def patterns(membership: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Find the combinations of groups that there are: few, where rows are many.
+
+    Args:
+        membership: (n, m) bool.
+
+    Returns:
+        The p different rows of `membership`, (p, m) bool, in the order of `np.unique(axis=0)`, and
+        for each row which of them it is, (n,) int64.
+    """
+    codes = np.zeros(len(membership), dtype=np.int64)
+    # Eight columns at a time: a code that is renumbered is below n, so that 256 n cannot overflow.
+    for start in range(0, membership.shape[1], 8):
+        part = np.packbits(membership[:, start : start + 8], axis=1)[:, 0]
+        codes, known = pd.factorize(codes * 256 + part)
+        # In order of their values, so that the first columns matter most.
+        order = np.argsort(known)
+        rank = np.empty_like(order)
+        rank[order] = np.arange(len(order))
+        codes = rank[codes]
+    example = np.zeros(codes.max(initial=-1) + 1, dtype=np.int64)
+    example[codes] = np.arange(len(codes))
+    return membership[example], codes
+
+
+def describe(membership: np.ndarray, names: Sequence[str]) -> np.ndarray:
+    """Name each row's group for display: joined by ` + ` where groups overlap.
+
+    Args:
+        membership: (n, m) bool; of many rows, first find the `patterns`.
+        names: m group names.
+
+    Returns:
+        (n,) strings; `unknown` for a row without any group.
+    """
+    return np.array(
+        [
+            " + ".join(name for name, member in zip(names, row, strict=True) if member) or UNKNOWN
+            for row in membership
+        ],
+        dtype=object,
+    )
+
+
+def training_shares(membership: np.ndarray) -> np.ndarray | None:
+    """Return each group's share of the training rows, for the adjusted average accuracy.
+
+    Args:
+        membership: (n, m) bool over the training rows; rows without a group do not count.
+
+    Returns:
+        (m,) fractions that sum to one, or None if no training row has a known group.
+    """
+    counts = membership.sum(axis=0).astype(np.float64)
+    total = counts.sum()
+    return counts / total if total else None

@@ -1,0 +1,462 @@
+"""Trained networks, cut into a trunk that gives features and the linear head behind it.
+
+A network is named by its kind and what that kind calls it:
+
+| name | network | extra |
+|---|---|---|
+| `simconv1` | a small network for small images | |
+| `torchvision:NAME` | any classification model of torchvision | |
+| `timm:NAME` | any model of timm | timm |
+| `hf:NAME` | image or text model of the Hugging Face hub, or a local directory | huggingface |
+| `sentence:NAME` | sentence-transformers model, or a local directory | sentence |
+| `open_clip:NAME` | image tower of an open_clip model | open_clip |
+| `torchscript:FILE` | TorchScript program | |
+| `export:FILE` | program of `torch.export.save` | |
+| `onnx:FILE` | ONNX graph, through onnxruntime | onnx |
+| `pickle:FILE` | whole network as `torch.save(network, file)` wrote it | |
+| `own:package.module:factory` | what a function of one's own returns | |
+
+Weights are a checkpoint (a state dict, see `checkpoints`), published ones by name, or come with
+the directory or program. Nothing that would run code of its own is loaded without `trust`.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from gsr_core.data.inputs import Modality
+from gsr_core.errors import CheckpointError, SettingError
+from gsr_core.features.checkpoints import (
+    Checkpoint,
+    load_state,
+    read_checkpoint,
+    save_checkpoint,
+)
+from gsr_core.features.heads import (
+    OUTPUT,
+    Seat,
+    cut,
+    find_head,
+    first_tensor,
+    head_arrays,
+    new_head,
+)
+from gsr_core.features.networks import (
+    Built,
+    Classifier,
+    Request,
+    digest_of,
+    first_line,
+    weights_digest,
+)
+from gsr_core.features.preprocessing import ImagePreprocessing, Preprocessing, override
+from gsr_core.features.simconv import SIMCONV_PREPROCESSING, SimConv1
+from gsr_core.features.torchvision_networks import build_torchvision, published_preprocessing
+from gsr_core.files import sha256
+
+__all__ = [
+    "KINDS",
+    "OUTPUT",
+    "Backbone",
+    "Network",
+    "Preprocessing",
+    "SimConv1",
+    "build",
+    "default_preprocessing",
+    "load_backbone",
+    "load_network",
+    "save_checkpoint",
+]
+
+Facts = dict[str, str | int | float | None]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of network.
+
+    Attributes:
+        where: Module and function that load it.
+        example: A name, or what stands for one.
+        state: It takes a state dict; otherwise the file is the network.
+    """
+
+    where: str
+    example: str
+    state: bool = True
+
+    @property
+    def load(self) -> Callable[[Request], Built]:
+        """The function that loads it; its module is imported only now."""
+        module, _, name = self.where.partition(":")
+        return getattr(import_module(f"gsr_core.features.{module}"), name)
+
+
+KINDS = {
+    "simconv1": Kind("simconv:load_simconv", ""),
+    "torchvision": Kind("torchvision_networks:load_torchvision", "resnet50"),
+    "timm": Kind("timm_networks:load_timm", "vit_small_patch16_224"),
+    "hf": Kind("transformers_networks:load_transformers", "DIRECTORY"),
+    "sentence": Kind("sentence_networks:load_sentence", "DIRECTORY"),
+    "open_clip": Kind("open_clip_networks:load_open_clip", "ViT-B-32"),
+    "torchscript": Kind("programs:load_torchscript", "FILE", state=False),
+    "export": Kind("programs:load_export", "FILE", state=False),
+    "onnx": Kind("onnx_networks:load_onnx", "FILE", state=False),
+    "pickle": Kind("own:load_pickled", "FILE", state=False),
+    "own": Kind("own:load_own", "package.module:factory"),
+}
+"""By what stands before the colon of a name."""
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A trained network with its head taken off.
+
+    Attributes:
+        trunk: Maps a prepared batch to features (n, d); in eval mode, without gradients.
+        head: weight (K, d) and bias (K,) of the network's own head, float32; None if it has
+            none that fits.
+        preprocessing: How a sample becomes the trunk's input.
+        facts: What a bundle stores about the network: `architecture`, `checkpoint` (file name),
+            `sha256` (of that file, or of the weights if no file has them), `weights` (name of
+            published ones), `n_parameters` (head included), `n_features`, `layer` (the head's
+            name), `head` (taken along, or why not), `training` (a description, None if the
+            checkpoint has none), and what a kind adds.
+    """
+
+    trunk: nn.Module
+    head: tuple[np.ndarray, np.ndarray] | None
+    preprocessing: Preprocessing
+    facts: Facts
+
+    @property
+    def modality(self) -> Modality:
+        """What the network takes: `image`, `text` or `numbers`."""
+        return self.preprocessing.modality
+
+    @property
+    def n_features(self) -> int:
+        """Number of features d."""
+        return int(self.facts["n_features"] or 0)
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network with a head, to be trained or cut.
+
+    Attributes:
+        module: Maps a prepared batch to logits (n, K).
+        head_name: Dotted name of the head within it.
+        preprocessing: How a sample becomes its input.
+        facts: As a backbone's.
+        seat: How the head sits in the network.
+    """
+
+    module: nn.Module
+    head_name: str
+    preprocessing: Preprocessing
+    facts: Facts
+    seat: Seat
+
+    @property
+    def modality(self) -> Modality:
+        """What the network takes: `image`, `text` or `numbers`."""
+        return self.preprocessing.modality
+
+    def backbone(self) -> Backbone:
+        """Return a copy of the network as it is now, cut in two."""
+        module = copy.deepcopy(self.module).cpu()
+        head = head_arrays(module.get_submodule(self.head_name)) if self.seat.logits else None
+        return _backbone(cut(module, self.seat), head, self.preprocessing, self.facts)
+
+
+@dataclass
+class _Loaded:
+    """A network with everything that is known about it, before it is cut."""
+
+    module: nn.Module
+    built: Built
+    preprocessing: Preprocessing
+    seat: Seat | None
+    has_head: bool
+    facts: Facts
+
+
+def load_network(
+    name: str,
+    checkpoint: Path | None = None,
+    *,
+    weights: str = "",
+    n_classes: int | None = None,
+    layer: str = "",
+    trust: bool = False,
+    arguments: Mapping[str, Any] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> Network:
+    """Load or make a whole network, to be trained.
+
+    A new head is initialised from torch's global random state, which is left as it was.
+
+    Args:
+        name: Kind and name, see the module's table.
+        checkpoint: A state dict to start from.
+        weights: Name of published weights to start from; without these and a checkpoint the
+            network is untrained.
+        n_classes: Number of classes K; the network gets a new head unless its own has as many.
+        layer: Dotted name of the linear layer that is the head; found by itself if "".
+        trust: Run code that comes with the files.
+        arguments: Of one's own factory, or of timm's.
+        overrides: Of the preprocessing.
+
+    Raises:
+        SettingError: If the name or an option is not allowed.
+        CheckpointError: If a file cannot be read or does not fit.
+        TrustError: If something would run code of its own, and `trust` is false.
+        MissingExtraError: If a library is not installed.
+    """
+    with torch.random.fork_rng(devices=[]):
+        loaded = _load(
+            name, checkpoint, weights, n_classes, layer, trust, arguments or {}, overrides or {}
+        )
+        module, seat = loaded.module, loaded.seat
+        if loaded.built.frozen:
+            raise SettingError(f"{name} cannot be trained: {loaded.built.frozen}")
+        if seat is None:
+            if n_classes is None:
+                raise SettingError(f"{name} has no head; say for how many classes it gets one")
+            n_features = int(loaded.facts["n_features"] or 0)
+            module = Classifier(module, n_features, n_classes)
+            seat = Seat("head", n_features, last=True, flat=True, logits=True)
+            loaded.has_head = False
+        elif n_classes is not None and _n_classes(module, seat) != n_classes:
+            new_head(module, seat, n_classes)
+            loaded.has_head = False
+    facts = loaded.facts | {
+        "layer": seat.name,
+        "head": "its own" if loaded.has_head else "new",
+        "n_parameters": sum(parameter.numel() for parameter in module.parameters()),
+    }
+    return Network(module, seat.name, loaded.preprocessing, facts, seat)
+
+
+def load_backbone(
+    name: str,
+    checkpoint: Path | None = None,
+    *,
+    weights: str = "",
+    n_classes: int | None = None,
+    layer: str = "",
+    trust: bool = False,
+    arguments: Mapping[str, Any] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> Backbone:
+    """Load a trained network and take its head off.
+
+    Args:
+        name: Kind and name, see the module's table.
+        checkpoint: A state dict; it may lack the head, but nothing else.
+        weights: Name of published weights, where there is no checkpoint.
+        n_classes: Number of classes K of the data; a head for another number is left out, and
+            the fact `head` says so. None takes any along.
+        layer: Dotted name of the linear layer whose input are the features, or `output` for
+            what the network gives; found by itself if "".
+        trust: Run code that comes with the files.
+        arguments: Of one's own factory, or of timm's.
+        overrides: Of the preprocessing.
+
+    Raises:
+        SettingError: If the name or an option is not allowed.
+        CheckpointError: If a file cannot be read or does not fit, or there are no weights.
+        TrustError: If something would run code of its own, and `trust` is false.
+        MissingExtraError: If a library is not installed.
+    """
+    with torch.random.fork_rng(devices=[]):
+        loaded = _load(
+            name, checkpoint, weights, None, layer, trust, arguments or {}, overrides or {}
+        )
+    module, seat, head = loaded.module, loaded.seat, loaded.built.head
+    if checkpoint is None and not loaded.built.trained:
+        raise CheckpointError(
+            f"{name} comes without trained weights; give a checkpoint"
+            + (", weights='DEFAULT'" if name.startswith(("torchvision:", "timm:")) else "")
+            + " or a training (--train quick)"
+        )
+    note = "its own" if head is not None else "none"
+    n_parameters = int(loaded.facts["n_parameters"] or 0)
+    if seat is not None:
+        last = module.get_submodule(seat.name)
+        if not loaded.has_head:
+            note = "none in the checkpoint"
+            n_parameters -= sum(parameter.numel() for parameter in last.parameters())
+        elif not seat.logits:
+            note = f"left out: the network does not end in '{seat.name}'"
+        else:
+            head, note = head_arrays(last), "its own"
+        module = cut(module, seat)
+    if head is not None and n_classes is not None and len(head[0]) != n_classes:
+        note = f"left out: it is for {len(head[0])} classes, and the data has {n_classes}"
+        head = None
+    facts = loaded.facts | {"head": note, "n_parameters": n_parameters}
+    return _backbone(module, head, loaded.preprocessing, facts)
+
+
+def default_preprocessing(architecture: str) -> ImagePreprocessing:
+    """Return the preprocessing that networks of an architecture are usually trained with.
+
+    Args:
+        architecture: `simconv1` or `torchvision:NAME`.
+
+    Raises:
+        SettingError: If the architecture is unknown.
+    """
+    kind, name = _split(architecture)
+    if kind == "simconv1":
+        return SIMCONV_PREPROCESSING
+    if kind == "torchvision":
+        return published_preprocessing(name)
+    raise SettingError(f"{architecture} says its own preprocessing; load it")
+
+
+def build(architecture: str, n_classes: int) -> nn.Module:
+    """Return a new network, initialised from torch's global random state.
+
+    Args:
+        architecture: `simconv1` or `torchvision:NAME`.
+        n_classes: Number of classes K.
+
+    Raises:
+        SettingError: If the architecture is unknown.
+    """
+    kind, name = _split(architecture)
+    if kind == "simconv1":
+        return SimConv1(n_classes)
+    if kind == "torchvision":
+        return build_torchvision(name, n_classes)
+    raise SettingError(f"{architecture} is made by load_network")
+
+
+def _split(architecture: str) -> tuple[str, str]:
+    """Return the kind and what follows the colon.
+
+    Raises:
+        SettingError: If there is no such kind, or nothing follows.
+    """
+    kind, _, name = architecture.partition(":")
+    if kind not in KINDS or (KINDS[kind].example == "") != (":" not in architecture):
+        allowed = [
+            f"{key}:{value.example}" if value.example else key for key, value in KINDS.items()
+        ]
+        raise SettingError(
+            f"architecture '{architecture}' is unknown; allowed are {', '.join(allowed)}"
+        )
+    return kind, name
+
+
+def _load(
+    architecture: str,
+    file: Path | None,
+    weights: str,
+    n_classes: int | None,
+    layer: str,
+    trust: bool,
+    arguments: Mapping[str, Any],
+    overrides: Mapping[str, Any],
+) -> _Loaded:
+    name_of_kind, name = _split(architecture)
+    kind = KINDS[name_of_kind]
+    if not name and kind.example and (kind.state or file is None):
+        raise SettingError(f"'{architecture}' lacks a name, as in {name_of_kind}:{kind.example}")
+    if file is not None and weights:
+        raise SettingError("both a checkpoint and weights were given; leave one of them out")
+    checkpoint: Checkpoint | None = None
+    if file is not None and kind.state:
+        checkpoint = read_checkpoint(file, trust=trust)
+    request = Request(
+        architecture,
+        name,
+        file,
+        checkpoint,
+        weights,
+        n_classes,
+        layer,
+        trust,
+        dict(arguments),
+        dict(overrides),
+    )
+    built = kind.load(request)
+    preprocessing = override(built.preprocessing, request.options)
+    module = built.module.float().eval()
+    batch = preprocessing.collate([preprocessing.prepare(preprocessing.example())] * 2)
+
+    seat = None
+    if built.encoder and checkpoint is not None and "head.weight" in checkpoint.state:
+        weight = checkpoint.state["head.weight"]
+        module = Classifier(module, weight.shape[1], len(weight))
+        seat = Seat("head", weight.shape[1], last=True, flat=True, logits=True)
+    elif not built.encoder and layer != OUTPUT:
+        seat = find_head(module, batch, architecture, layer)
+    has_head = built.trained and not built.new_head and seat is not None
+    if checkpoint is not None and not built.loaded:
+        has_head = load_state(module, checkpoint, architecture, head=seat.name if seat else "")
+        has_head = has_head and seat is not None
+    n_features = seat.n_features if seat is not None else _width(module, batch, architecture)
+
+    files = [file] if checkpoint is not None and file is not None else built.files
+    facts: Facts = {
+        "architecture": architecture,
+        "checkpoint": ", ".join(each.name for each in files) or None,
+        "sha256": digest_of(files, sha256) if files else weights_digest(module),
+        "weights": None,
+        "n_parameters": sum(parameter.numel() for parameter in module.parameters()),
+        "n_features": n_features,
+        "layer": seat.name if seat else OUTPUT,
+        "training": checkpoint.metadata.get("training") if checkpoint else None,
+    }
+    return _Loaded(module, built, preprocessing, seat, has_head, facts | built.facts)
+
+
+def _width(module: nn.Module, batch: Any, architecture: str) -> int:
+    """Return the number of features that an encoder gives.
+
+    Raises:
+        CheckpointError: If it does not take the batch, or gives more than a row a sample.
+    """
+    try:
+        with torch.inference_mode():
+            features = first_tensor(module(batch))
+    except CheckpointError:
+        raise
+    except Exception as error:
+        raise CheckpointError(
+            f"{architecture} does not take its own input ({first_line(error)}); set the "
+            "preprocessing that the network was trained with, such as image_size"
+        ) from error
+    if features.ndim != 2:
+        raise CheckpointError(
+            f"{architecture} gives {tuple(features.shape)} for 2 samples, but features are one "
+            "row each; name the linear layer whose input to take"
+        )
+    return features.shape[1]
+
+
+def _n_classes(module: nn.Module, seat: Seat) -> int:
+    return len(head_arrays(module.get_submodule(seat.name))[0])
+
+
+def _backbone(
+    trunk: nn.Module,
+    head: tuple[np.ndarray, np.ndarray] | None,
+    preprocessing: Preprocessing,
+    facts: Facts,
+) -> Backbone:
+    trunk = trunk.float().eval().requires_grad_(False)
+    return Backbone(trunk, head, preprocessing, dict(facts))

@@ -1,0 +1,412 @@
+"""Features of many inputs: read ahead, computed batch by batch, written behind.
+
+Workers prepare batches (`features.prepared`), the network computes (`features.forward`), and a
+thread writes (`features.journal`), all at the same time and none more than a few batches ahead of
+the next, so that memory does not grow with the number of inputs.
+
+What is computed has a digest, of the inputs, the network's weights, the preprocessing and the
+precision. A folder whose journal bears it is taken up where it ends, and a finished one is used as
+it is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+
+from gsr_core.data.inputs import Inputs
+from gsr_core.errors import BadRowsError, SettingError
+from gsr_core.features.backbones import Backbone
+from gsr_core.features.forward import Forward, Precision, resolve_precision
+from gsr_core.features.journal import BadRow, Store, open_store
+from gsr_core.features.networks import weights_digest
+from gsr_core.features.prepared import (
+    PreparedBatch,
+    default_workers,
+    prepared_batches,
+    worker_died,
+)
+
+__all__ = [
+    "Extraction",
+    "ExtractionProgress",
+    "OnBad",
+    "check_choices",
+    "extract",
+    "extraction_digest",
+    "record",
+    "refuse_bad",
+]
+
+OnBad = Literal["stop", "skip"]
+
+BEHIND = 4
+"""Batches that wait to be written."""
+SMOOTHING = 10.0
+"""Seconds over which the rate is averaged."""
+SURVEY_SECONDS = 30.0
+"""How long to look for more bad rows after the one that stops."""
+NAMED = 10
+
+
+@dataclass(frozen=True)
+class ExtractionProgress:
+    """How far an extraction is.
+
+    Attributes:
+        done: Rows done, those of earlier attempts included.
+        total: Rows to do.
+        rate: Rows a second, lately.
+        seconds_left: At that rate; None before there is one.
+    """
+
+    done: int
+    total: int
+    rate: float
+    seconds_left: float | None
+
+    def __str__(self) -> str:
+        """Return the sentence for people."""
+        text = f"Extracting features: {self.done:,} of {self.total:,}"
+        if self.seconds_left is None or self.done == self.total:
+            return text
+        left = math.ceil(self.seconds_left)
+        time_left = (
+            f"{left} s"
+            if left < 100
+            else f"{left / 60:.0f} min"
+            if left < 6000
+            else f"{left / 3600:.1f} h"
+        )
+        return f"{text} ({self.rate:,.{0 if self.rate >= 10 else 1}f} a second, {time_left} left)"
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """The features of some inputs.
+
+    Attributes:
+        features: (n, d) float32 in row order, NaN in bad rows; memory-mapped if it is in a folder.
+            Fewer rows if the extraction was asked to stop.
+        bad: Rows that have no features.
+        complete: Whether all rows are done; otherwise the same call goes on.
+        digest: Of what was computed.
+        precision: In which products were computed, such as `float32`.
+    """
+
+    features: np.ndarray
+    bad: list[BadRow]
+    complete: bool
+    digest: str
+    precision: str
+    store: Store
+    with_thumbnails: bool
+
+    def thumbnails(self) -> Iterator[bytes | None] | None:
+        """Return the thumbnails in row order, None where there is none; None if none were made."""
+        return self.store.thumbnails() if self.with_thumbnails else None
+
+    def good_rows(self) -> np.ndarray:
+        """Return the positions (n - len(bad),) of the rows that have features."""
+        good = np.ones(len(self.features), bool)
+        good[[each.row for each in self.bad]] = False
+        return np.flatnonzero(good)
+
+
+def extract(
+    backbone: Backbone,
+    inputs: Inputs,
+    folder: Path | None = None,
+    *,
+    device: torch.device,
+    batch_size: int = 64,
+    workers: int | None = None,
+    precision: Precision = "auto",
+    on_bad: OnBad = "stop",
+    thumbnails: bool = False,
+    progress: Callable[[ExtractionProgress], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> Extraction:
+    """Compute the features of inputs, in their order.
+
+    The batch size does not change the features beyond rounding, and the backbone's own head
+    applied to them gives the full network's logits.
+
+    Args:
+        backbone: The trained network; its trunk is moved to `device`.
+        inputs: n inputs of the backbone's modality.
+        folder: Where to write; an interrupted extraction goes on there, a finished one is used
+            as it is, and one of something else is replaced. None keeps everything in memory.
+        device: Where to compute.
+        batch_size: Inputs a forward pass; halved when memory runs out.
+        workers: Processes (for files and texts) or threads (for what is in memory) that read and
+            prepare; None decides by the machine, 0 does it in between. Processes import the
+            program's main module: a script needs `if __name__ == "__main__"`.
+        precision: `float32`, or `bfloat16` or `float16` for the products of autocast; `auto` is
+            bfloat16 on a GPU that has it, else float32.
+        on_bad: What to do about rows that cannot be read or whose features are not finite: `skip`
+            leaves them out; `stop` looks on for up to half a minute, so as to name more than one,
+            and raises. The good rows before them stay in the folder.
+        thumbnails: Whether to make thumbnails of images on the way.
+        progress: Told after each batch.
+        should_stop: Asked after each batch; True ends the extraction, and what is done stays.
+
+    Raises:
+        SettingError: If an option is not allowed, or the inputs are not what the network takes.
+        BadRowsError: If there are bad rows and `on_bad` is `stop`.
+        DiskFullError: If the features do not fit the disk; the finished chunks stay.
+        DeviceError: If memory does not suffice for a single sample.
+        CheckpointError: If the trunk gives something else than features.
+        RunStateError: If another process extracts into the folder.
+    """
+    check_choices(backbone, inputs, batch_size=batch_size, on_bad=on_bad)
+    if workers is not None and workers < 0:
+        raise SettingError(f"workers is {workers}; it must be at least 0")
+    precision_used = resolve_precision(precision, device)
+    digest = extraction_digest(backbone, inputs, precision_used, thumbnails=thumbnails)
+    left = default_workers(inputs, device) if workers is None else workers
+
+    with open_store(
+        folder, digest, len(inputs), backbone.n_features, thumbnails=thumbnails
+    ) as store:
+        refuse_bad(store, on_bad)
+        complete = store.rows == store.n
+        if not complete:
+            forward = Forward(backbone, device, precision_used)
+
+            def batches(start: int, again: bool) -> Iterator[PreparedBatch]:
+                nonlocal left
+                left = left // 2 if again else left
+                return prepared_batches(
+                    inputs,
+                    backbone.preprocessing,
+                    start=start,
+                    stop=len(inputs),
+                    batch_size=batch_size,
+                    workers=left,
+                    thumbnails=thumbnails,
+                    pin_memory=device.type == "cuda",
+                )
+
+            with forward.ready():
+                complete = record(
+                    batches,
+                    forward,
+                    inputs,
+                    store,
+                    on_bad=on_bad,
+                    progress=progress,
+                    should_stop=should_stop,
+                )
+        elif progress is not None:
+            progress(ExtractionProgress(store.n, store.n, 0.0, 0.0))
+    return Extraction(
+        store.features(), store.bad, complete, digest, precision_used, store, thumbnails
+    )
+
+
+def check_choices(backbone: Backbone, inputs: Inputs, *, batch_size: int, on_bad: str) -> None:
+    """Refuse what cannot work, before anything is computed.
+
+    Raises:
+        SettingError: If an option is not allowed, or the inputs are not what the network takes.
+    """
+    if on_bad not in get_args(OnBad):
+        raise SettingError(f"on_bad is '{on_bad}'; allowed are {', '.join(get_args(OnBad))}")
+    if batch_size < 1:
+        raise SettingError(f"batch_size is {batch_size}; it must be at least 1")
+    if backbone.modality != inputs.modality:
+        raise SettingError(
+            f"the network takes {backbone.modality} inputs, but these are {inputs.modality}; "
+            f"choose a network for {inputs.modality}"
+        )
+
+
+def extraction_digest(
+    backbone: Backbone, inputs: Inputs, precision: str, *, thumbnails: bool = False
+) -> str:
+    """Return the SHA-256 of everything that the features follow from.
+
+    Args:
+        backbone: The network; its weights count, not only the file's name.
+        inputs: The inputs.
+        precision: As `resolve_precision` gives it.
+        thumbnails: Whether thumbnails come along.
+    """
+    about = {
+        "inputs": inputs.digest(),
+        "facts": backbone.facts,
+        "weights": weights_digest(backbone.trunk),
+        "preprocessing": backbone.preprocessing.model_dump(mode="json"),
+        "precision": precision,
+        "thumbnails": thumbnails,
+    }
+    return hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def record(
+    batches: Callable[[int, bool], Iterable[PreparedBatch]],
+    forward: Callable[[object], Callable[[], np.ndarray]],
+    inputs: Inputs,
+    store: Store,
+    *,
+    on_bad: OnBad,
+    progress: Callable[[ExtractionProgress], None] | None,
+    should_stop: Callable[[], bool] | None,
+) -> bool:
+    """Compute and write the rows that a store lacks; return whether all are there.
+
+    Args:
+        batches: Given a row and whether workers died before, the batches from there on.
+        forward: Given what a batch holds, a function that waits for its features.
+        inputs: Names the rows.
+        store: Where the rows go.
+        on_bad: See `extract`.
+        progress: See `extract`.
+        should_stop: See `extract`.
+
+    Raises:
+        BadRowsError: If there are bad rows and `on_bad` is `stop`.
+        RuntimeError: If the network fails.
+    """
+    found: list[BadRow] = []
+    looked = store.rows
+    survey_ends = math.inf
+    pace = _Pace(store.rows, store.n)
+    stopped = again = False
+    with _Writer(store, inputs) as writer:
+        while not stopped and looked < store.n:
+            try:
+                for batch in batches(looked, again):
+                    if batch.bad and on_bad == "stop":
+                        found += batch.bad
+                        survey_ends = min(survey_ends, time.monotonic() + SURVEY_SECONDS)
+                    if not found:
+                        writer.put(batch, forward(batch.inputs) if batch.good else None)
+                        if progress is not None:
+                            progress(pace.at(batch.rows.stop))
+                    looked = batch.rows.stop
+                    stopped = (
+                        (should_stop is not None and should_stop())
+                        or time.monotonic() > survey_ends
+                        # Of rows that were read, only features tell.
+                        or (on_bad == "stop" and len(store.bad) > 0)
+                    )
+                    if stopped:
+                        break
+            except RuntimeError as error:
+                if not worker_died(error):
+                    raise
+                again = True
+    if found:
+        _refuse(found, looked, store.n)
+    refuse_bad(store, on_bad)
+    return store.rows == store.n
+
+
+class _Writer:
+    """A thread that appends to a store while the next batches are computed."""
+
+    def __init__(self, store: Store, inputs: Inputs) -> None:
+        self.store, self.inputs = store, inputs
+        self._queue: queue.Queue[tuple[PreparedBatch, Callable[[], np.ndarray] | None] | None]
+        self._queue = queue.Queue(BEHIND)
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._work, name="write features", daemon=True)
+
+    def __enter__(self) -> _Writer:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._queue.put(None)
+        self._thread.join()
+        if self._error is not None and exception[1] is None:
+            raise self._error
+
+    def put(self, batch: PreparedBatch, features: Callable[[], np.ndarray] | None) -> None:
+        """Hand over a batch, waiting while too many wait already."""
+        if self._error is not None:
+            raise self._error
+        self._queue.put((batch, features))
+
+    def _work(self) -> None:
+        while (item := self._queue.get()) is not None:
+            if self._error is None:
+                try:
+                    self._append(*item)
+                except BaseException as error:
+                    self._error = error
+
+    def _append(self, batch: PreparedBatch, features: Callable[[], np.ndarray] | None) -> None:
+        if batch.rows.start < self.store.rows:
+            return  # Handed over just before a worker was found dead, and then again.
+        block = np.full((len(batch.rows), self.store.d), np.nan, np.float32)
+        bad = list(batch.bad)
+        if features is not None:
+            block[batch.good] = features()
+            finite = np.isfinite(block[batch.good]).all(axis=1)
+            for position in np.asarray(batch.good)[~finite]:
+                row = batch.rows[int(position)]
+                reason = "the network gives a number that is not finite"
+                bad.append(BadRow(row, self.inputs.name(row), reason))
+                block[position] = np.nan
+        self.store.append(block, sorted(bad, key=lambda each: each.row), batch.thumbnails)
+
+
+class _Pace:
+    """Rows a second, where what is long ago counts little."""
+
+    def __init__(self, done: int, total: int) -> None:
+        self.done, self.total = done, total
+        self.rows = self.seconds = 0.0
+        self.last = time.monotonic()
+
+    def at(self, done: int) -> ExtractionProgress:
+        """Note that so many rows are done now."""
+        now = time.monotonic()
+        passed = now - self.last
+        faded = math.exp(-passed / SMOOTHING)
+        self.rows = self.rows * faded + done - self.done
+        self.seconds = self.seconds * faded + passed
+        self.done, self.last = done, now
+        rate = self.rows / self.seconds if self.seconds > 0 else 0.0
+        left = (self.total - done) / rate if rate > 0 else None
+        return ExtractionProgress(done, self.total, rate, left)
+
+
+def refuse_bad(store: Store, on_bad: OnBad) -> None:
+    """Raise for the bad rows of a store.
+
+    Raises:
+        BadRowsError: If there are any and `on_bad` is `stop`.
+    """
+    if store.bad and on_bad == "stop":
+        _refuse(store.bad, store.rows, store.n)
+
+
+def _refuse(bad: list[BadRow], looked: int, total: int) -> None:
+    """Say which rows are bad.
+
+    Raises:
+        BadRowsError: Always.
+    """
+    named = "; ".join(map(str, bad[:NAMED]))
+    more = f"; and {len(bad) - NAMED:,} more" if len(bad) > NAMED else ""
+    rest = "" if looked == total else f" (of which {looked:,} were looked at)"
+    raise BadRowsError(
+        f"{len(bad):,} of {total:,} inputs{rest} cannot be used: {named}{more}; mend or remove "
+        "them, or leave them out with on_bad 'skip'",
+        bad,
+    )

@@ -1,0 +1,1 @@
+"""Charts: data frames in, `plotly.graph_objects.Figure` out; `theme.finish` dresses each one."""

@@ -1,0 +1,317 @@
+"""Who gets the weight: its distribution, one sample's path, one sample's influence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from gsr_core.figures import theme
+
+__all__ = ["sample_influence", "weight_distribution", "weight_path", "weight_share"]
+
+QUANTILES = 512
+LOWEST = 1e-4
+"""Weights further below uniform than this are drawn at the left edge."""
+
+
+def weight_share(
+    data: Mapping[str, float],
+    weight: Mapping[str, float],
+    *,
+    colours: Mapping[str, str] | None = None,
+) -> go.Figure:
+    """Draw each group's share of the weight beside its share of the data, one row a group.
+
+    Answers: which groups did a method that weights only once put forward? The ring is the share of
+    the data, the dot that of the weight; a line joins the two.
+
+    Args:
+        data: Fraction of the samples in each group, drawn from the top.
+        weight: Fraction of all weight in each group.
+        colours: Colour of each group, from `theme.group_colours`.
+    """
+    figure = go.Figure()
+    names, colour = theme.names_of(pd.Series(list(data), dtype=object), colours)
+    if not names:
+        return theme.note(figure, "No weights to show.").update_layout(height=200)
+    for name in names:
+        ends = [data[name], weight.get(name, 0.0)]
+        figure.add_trace(
+            go.Scatter(
+                x=ends,
+                y=[theme.short(name)] * 2,
+                name=theme.short(name),
+                mode="lines+markers",
+                line={"color": colour[name], "width": 3},
+                marker={"color": colour[name], "size": 13, "symbol": ["circle-open", "circle"]},
+                customdata=["data", "weight"],
+                hovertemplate=f"{name}<br>%{{x:.1%}} of the %{{customdata}}<extra></extra>",
+                showlegend=False,
+            )
+        )
+    figure.update_xaxes(
+        title_text="share: ring of the data, dot of the weight",
+        rangemode="tozero",
+        tickformat=".0%",
+    )
+    figure.update_yaxes(autorange="reversed", automargin=True)
+    return figure.update_layout(height=120 + 36 * len(names))
+
+
+def weight_distribution(
+    weights: pd.DataFrame, *, n: int, colours: Mapping[str, str] | None = None
+) -> go.Figure:
+    """Draw how the weights are spread within each group, the zeros apart.
+
+    Answers: which groups are weighted up, which down, and how many of their samples are dropped?
+    Both panels share one axis, the fraction of the group's samples: bars are the samples at
+    exactly zero, and from there each line rises to 100 % as the weight grows. A line further to
+    the right has more weight. At most 512 points a line, whatever the number of samples.
+
+    Args:
+        weights: Columns sample_id, group, weight (all weights sum to one), one row a weighted
+            sample and group; a sample in two groups has two rows.
+        n: Number of weighted samples; weights are drawn times n, so that 1 is uniform.
+        colours: Colour of each group, from `theme.group_colours`.
+    """
+    figure = make_subplots(
+        cols=2, shared_yaxes=True, column_widths=[0.2, 0.8], horizontal_spacing=0.02
+    )
+    names, colour = theme.names_of(weights["group"], colours)
+    dashes = theme.group_dashes(colours or names)
+    ends = [0.5, 2.0]
+    for name in names:
+        relative = np.sort(weights.loc[weights["group"] == name, "weight"].to_numpy(float)) * n
+        relative = relative[np.isfinite(relative)]
+        if not len(relative):
+            continue
+        zero = float((relative <= 0).mean())
+        positive = np.maximum(relative[relative > 0], LOWEST)
+        figure.add_trace(
+            go.Bar(
+                x=[theme.short(name)],
+                y=[zero],
+                name=name,
+                legendgroup=name,
+                showlegend=False,
+                marker={"color": colour[name], "line": {"width": 0}},
+                hovertemplate=f"{name}<br>weight 0: %{{y:.1%}} of its samples<extra></extra>",
+            ),
+            row=1,
+            col=1,
+        )
+        if len(positive):
+            share, value = _curve(positive, zero)
+            ends += [float(value[0]), float(value[-1])]
+        else:
+            share, value = np.array([np.nan]), np.array([np.nan])
+        figure.add_trace(
+            go.Scatter(
+                x=value,
+                y=share,
+                name=theme.short(name),
+                legendgroup=name,
+                mode="lines",
+                line={"color": colour[name], "width": 2, "dash": dashes.get(name, "solid")},
+                hovertemplate=(
+                    f"{name}<br>%{{y:.1%}} of its samples have at most %{{x:.3~g}}× the uniform "
+                    "weight<extra></extra>"
+                ),
+            ),
+            row=1,
+            col=2,
+        )
+    if not names:
+        return theme.note(figure, "No weights to show.").update_layout(height=200)
+    figure.add_shape(
+        type="line",
+        x0=1,
+        x1=1,
+        y0=0,
+        y1=1,
+        yref="y2 domain",
+        line={"color": theme.MUTED, "width": 1.5, "dash": "dash"},
+        row=1,
+        col=2,
+    )
+    figure.add_annotation(
+        text="uniform",
+        x=0,  # an annotation on a logarithmic axis is placed by exponent
+        y=1,
+        yref="y2 domain",
+        yanchor="bottom",
+        showarrow=False,
+        row=1,
+        col=2,
+    )
+    pad = 0.05 * (np.log10(max(ends)) - np.log10(min(ends)))
+    figure.update_xaxes(
+        title_text="weight relative to uniform (log)",
+        type="log",
+        range=[np.log10(min(ends)) - pad, np.log10(max(ends)) + pad],
+        row=1,
+        col=2,
+    )
+    figure.update_xaxes(_times_ticks(min(ends), max(ends)), row=1, col=2)
+    figure.update_xaxes(title_text="at zero", showticklabels=False, row=1, col=1)
+    figure.update_yaxes(range=[0, 1.02], tickformat=".0%")
+    figure.update_yaxes(title_text="share of the group's samples", row=1, col=1)
+    return figure.update_layout(
+        height=max(380, 100 + theme.legend_height(len(names))),
+        bargap=0.15,
+        hovermode="closest",
+        showlegend=True,
+        legend={"x": 1.02, "y": 1, "yanchor": "top", "title": {"text": "group"}},
+    )
+
+
+def weight_path(
+    path: pd.DataFrame, *, n: int, selected: int | None = None, colour: str | None = None
+) -> go.Figure:
+    """Draw one sample's weight over the steps, against uniform and against its group.
+
+    Answers: when did this sample gain or lose its weight, and do others like it do the same?
+
+    Args:
+        path: Columns step, weight (all weights of a step sum to one); optionally low and high,
+            the 10th and 90th percentile of the weights of the sample's group.
+        n: Number of weighted samples; weights are drawn times n, so that 1 is uniform.
+        selected: The kept step, or None.
+        colour: Colour of the sample's group.
+    """
+    figure = go.Figure()
+    if path.empty:
+        return theme.note(figure, "No weights were stored over the steps.").update_layout(
+            height=200
+        )
+    ordered = path.sort_values("step")
+    step, line = ordered["step"], colour or theme.group_colours(["sample"])["sample"]
+    if {"low", "high"} <= set(ordered.columns):
+        figure.add_trace(
+            go.Scatter(
+                x=pd.concat([step, step[::-1]]),
+                y=pd.concat([ordered["high"], ordered["low"][::-1]]) * n,
+                name="its group, 10–90 %",
+                mode="lines",
+                fill="toself",
+                fillcolor=_fade(line),
+                line={"width": 0},
+                hoverinfo="skip",
+            )
+        )
+    figure.add_trace(
+        go.Scatter(
+            x=step,
+            y=ordered["weight"] * n,
+            name="this sample",
+            mode="lines+markers" if len(ordered) <= 20 else "lines",
+            line={"color": line, "width": 2.5},
+            hovertemplate="step %{x}: %{y:.3~g}× the uniform weight<extra></extra>",
+        )
+    )
+    first, last = int(step.min()), int(step.max())
+    axis = theme.step_axis(first, last)
+    figure.update_xaxes(axis)
+    figure.update_yaxes(title_text="weight relative to uniform", ticksuffix="×", rangemode="tozero")
+    figure.add_hline(y=1, line={"color": theme.MUTED, "width": 1.5, "dash": "dash"})
+    figure.add_annotation(
+        text="1 = uniform",
+        x=1,
+        xref="paper",
+        xanchor="right",
+        y=1,
+        yanchor="bottom",
+        showarrow=False,
+    )
+    if selected is not None:
+        late = selected > (first + last) / 2
+        figure.add_vline(x=selected, line={"color": theme.MUTED, "width": 1.5, "dash": "dot"})
+        figure.add_annotation(
+            text=f"kept step {selected}",
+            x=selected,
+            y=1,
+            yref="paper",
+            xanchor="right" if late else "left",
+            yanchor="bottom",
+            showarrow=False,
+        )
+    return figure.update_layout(
+        height=300,
+        showlegend=True,
+        legend={"orientation": "h", "x": 0, "y": 1.08, "yanchor": "bottom"},
+        margin_t=64,
+    )
+
+
+def sample_influence(table: pd.DataFrame) -> go.Figure:
+    """Draw what more weight on one sample would do to the target loss of each group.
+
+    Answers: whom does this sample help and whom does it harm? Blue bars to the left are negative:
+    raising the weight lowers that group's loss. Orange bars to the right are positive.
+
+    Args:
+        table: Columns group, influence (derivative of the group's mean target loss by the
+            sample's weight, nats). One row a group, drawn from the top in this order.
+    """
+    figure = go.Figure()
+    if table.empty:
+        return theme.note(figure, "No influence was computed.").update_layout(height=160)
+    value = table["influence"].to_numpy(dtype=float)
+    known = np.where(np.isfinite(value), value, 0.0)
+    top = float(np.abs(known).max()) or 1.0
+    rows = list(range(len(table)))
+    figure.add_trace(
+        go.Bar(
+            x=known,
+            y=rows,
+            orientation="h",
+            marker={"color": [theme.HELPS if v < 0 else theme.HARMS for v in known]},
+            text=[f"{v:+.3g}" if np.isfinite(v) else "not known" for v in value],
+            textposition="outside",
+            cliponaxis=False,
+            customdata=table["group"].astype(str).to_numpy(),
+            hovertemplate="%{customdata}<br>%{x:+.4g} nats per unit of weight<extra></extra>",
+            showlegend=False,
+        )
+    )
+    figure.update_xaxes(
+        title_text=(
+            "change of the group's target loss per unit of weight, nats<br>"
+            "left (negative) = more weight lowers the loss"
+        ),
+        range=[-1.25 * top, 1.25 * top],
+        zeroline=True,
+        zerolinecolor=theme.MUTED,
+    )
+    figure.update_yaxes(
+        tickvals=rows,
+        ticktext=[theme.short(str(name)) for name in table["group"]],
+        range=[len(table) - 0.5, -0.5],
+        showgrid=False,
+    )
+    return figure.update_layout(height=theme.row_height(len(table), 32, 110), bargap=0.35)
+
+
+def _curve(positive: np.ndarray, zero: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return shares of the group and the weights they lie below, from the share at zero up."""
+    points = min(QUANTILES, len(positive) + 1)
+    level = np.linspace(0, 1, points)
+    return zero + (1 - zero) * level, np.quantile(positive, level)
+
+
+def _fade(colour: str, opacity: float = 0.2) -> str:
+    red, green, blue = (int(colour[at : at + 2], 16) for at in (1, 3, 5))
+    return f"rgba({red},{green},{blue},{opacity})"
+
+
+def _times_ticks(low: float, high: float) -> dict[str, list[Any]]:
+    """Return ticks at powers of ten, or at 1, 2 and 5 of each if those would be few."""
+    powers = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
+    steps = (1, 2, 5) if high / low < 100 else (1,)
+    values = [step * 10.0**power for power in powers for step in steps]
+    return {"tickvals": values, "ticktext": [f"{value:g}×" for value in values]}

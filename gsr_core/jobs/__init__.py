@@ -1,0 +1,1 @@
+"""Jobs: work that outlives a page and a browser, done by worker processes, one at a time each."""

@@ -1,0 +1,94 @@
+r"""From raw features to the rows of the inner problem, and back to a head on raw features.
+
+Three changes of coordinates. The first is a choice, which decides what the penalty acts on; the
+way back to raw features is exact for all of them.
+
+- **Standardise** (optional): :math:`z = (x - \mu) / \sigma`, fitted on the rows that carry the
+  weights. The l2 penalty then acts on the standardised coordinates, so that the fitted classifier
+  is another one than on raw features.
+- **Bias**: a column of ones, penalised like every other column (the convention of the code
+  released with the GSR paper, so that published settings carry over).
+- **Row space**: with fewer rows than columns the optimum lies in the span of the rows (representer
+  theorem), so the rows are rotated onto an orthonormal basis of that span, n columns instead of
+  d + 1. Inner products and norms, hence objective, Hessian, influence and the fitted classifier,
+  are unchanged.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gsr_core.linear.head import Head
+
+__all__ = ["FeatureMap"]
+
+_CONSTANT = 1e-6
+"""A feature whose deviation is below this fraction of its magnitude is constant in float32."""
+
+
+@dataclass(frozen=True)
+class FeatureMap:
+    """An affine map of features (n, d) to design rows (n, p).
+
+    Attributes:
+        mean: (d,) subtracted from each feature.
+        scale: (d,) each feature is divided by; 1 for constant features.
+        basis: (d + 1, p) orthonormal columns that span the fitted rows, or None for all columns.
+    """
+
+    mean: Tensor
+    scale: Tensor
+    basis: Tensor | None
+
+    @classmethod
+    def fit(
+        cls,
+        features: Tensor,
+        *,
+        standardise: bool,
+        dtype: torch.dtype,
+        row_space: bool = True,
+    ) -> FeatureMap:
+        """Fit the map on the rows that carry the weights.
+
+        Args:
+            features: (n, d).
+            standardise: Whether to centre and scale each feature.
+            dtype: Precision of the map.
+            row_space: Whether to use the row space where it is smaller; false for tests.
+        """
+        n, d = features.shape
+        if standardise:
+            variance, mean = torch.var_mean(features.to(dtype), dim=0, correction=0)
+            scale = variance.sqrt()
+            constant = scale <= _CONSTANT * mean.abs().clamp(min=torch.finfo(dtype).tiny)
+            scale = torch.where(constant, torch.ones_like(scale), scale)
+        else:
+            mean = features.new_zeros(d, dtype=dtype)
+            scale = features.new_ones(d, dtype=dtype)
+        plain = cls(mean, scale, None)
+        if not row_space or n >= d + 1:
+            return plain
+        basis, _ = torch.linalg.qr(plain.design(features, dtype).T)
+        return cls(mean, scale, basis)
+
+    def design(self, features: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return the (n, p) design rows of (n, d) features in the given precision."""
+        n, d = features.shape
+        rows = torch.empty(n, d + 1, dtype=self.mean.dtype, device=features.device)
+        torch.sub(features, self.mean, out=rows[:, :d])
+        rows[:, :d] /= self.scale
+        rows[:, d] = 1
+        if self.basis is not None:
+            rows = rows @ self.basis
+        return rows.to(dtype)
+
+    def head(self, theta: Tensor) -> Head:
+        """Return the head on raw features that equals `theta`, (p, K), on design rows."""
+        if self.basis is not None:
+            theta = self.basis @ theta.to(self.basis)
+        weight = theta[:-1].T / self.scale
+        return Head(weight, theta[-1] - weight @ self.mean)

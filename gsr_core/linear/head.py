@@ -1,0 +1,23 @@
+"""A linear classification head on raw features."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["Head"]
+
+
+@dataclass(frozen=True)
+class Head:
+    """Weight (K, d) and bias (K,) of a softmax classifier on raw backbone features."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Return (n, K) logits of (n, d) features, in the features' precision."""
+        weight, bias = self.weight.to(features), self.bias.to(features)
+        return torch.addmm(bias, features, weight.T)

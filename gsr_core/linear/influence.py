@@ -1,0 +1,127 @@
+r"""Influence of each sample's weight on each group's target loss.
+
+Koh and Liang, "Understanding Black-box Predictions via Influence Functions" (ICML 2017), with the
+weights normalised, as in Qiao et al., "Group-robust Sample Reweighting for Subpopulation Shifts
+via Influence Functions" (ICLR 2025), equations 5 to 7:
+
+.. math::
+    I_{ig} = \frac{\mathrm{d} R_g(\hat\theta(w))}{\mathrm{d} w_i}
+           = -\,(\nabla \ell_i + \nabla R)^\top H^{-1} \nabla R_g ,
+
+where R is the penalty, H the Hessian of the whole objective and R_g the mean, unregularised loss
+of group g on the target set. The paper leaves the penalty's gradient out; it belongs there because
+the weights are renormalised, and finite differences confirm it. With it, the influences of each
+group average to zero under the weights.
+
+**Negative means that raising the weight of the sample lowers the loss of the group.**
+
+The (n, c p) matrix of per-sample gradients is never formed: each is an outer product of a design
+row and a residual, so its inner products with the m solutions need one product with the design.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from gsr_core.linear.objective import Objective, State, times, transposed_times
+from gsr_core.linear.solver import Solver
+
+__all__ = ["gradient_products", "group_gradients", "influence", "influence_along"]
+
+_BLOCK = 2**27
+"""Numbers that one array over rows, coordinates and groups may have; more groups go in blocks."""
+
+
+def group_gradients(
+    design: Tensor, probabilities: Tensor, labels: Tensor, groups: Tensor, basis: Tensor
+) -> Tensor:
+    """Return the gradient of each group's mean loss, without the penalty.
+
+    Args:
+        design: (N, p) rows of the target set.
+        probabilities: (N, K).
+        labels: (N,).
+        groups: (N, m) bool; groups may overlap. One without a row has no loss, and a gradient of
+            zero.
+        basis: (K, c) from `centred_basis`.
+
+    Returns:
+        (p, c, m).
+    """
+    residuals = probabilities @ basis - basis[labels]
+    share = groups.to(residuals)
+    share = share / share.sum(dim=0).clamp(min=1)
+    p, c = design.shape[1], basis.shape[1]
+    parts = []
+    for part in share.split(_groups_at_once(len(labels), c), dim=1):
+        spread = residuals[:, :, None] * part[:, None, :]
+        total = transposed_times(design, spread.reshape(len(labels), -1))
+        parts.append(total.reshape(p, c, part.shape[1]))
+    return torch.cat(parts, dim=2)
+
+
+def influence(
+    solver: Solver,
+    objective: Objective,
+    state: State,
+    gradients: Tensor,
+    *,
+    tolerance: float = 1e-10,
+) -> Tensor:
+    """Return the derivative of each group's loss by each normalised weight.
+
+    Args:
+        solver: Brings the factorisation.
+        objective: The inner problem.
+        state: Its minimiser; away from it the result means nothing.
+        gradients: (p, c, m) from `group_gradients`.
+        tolerance: Relative residual of the linear solves.
+
+    Returns:
+        (n, m), nats per unit of weight. `solver.reached` then says whether all solves met the
+        tolerance.
+    """
+    n, c = len(objective.labels), objective.basis.shape[1]
+    parts, reached = [], True
+    for right in gradients.split(_groups_at_once(n, c), dim=2):
+        solved = solver.solve(objective, state, right, tolerance=tolerance)
+        reached = reached and solver.reached
+        parts.append(influence_along(objective, state, solved))
+    solver.reached = reached
+    return torch.cat(parts, dim=1)
+
+
+def influence_along(objective: Objective, state: State, directions: Tensor) -> Tensor:
+    """Return `-(grad l_i + grad R)^T v_r` for each sample and direction, (n, r) nats.
+
+    Along the exact solutions of `H v = grad R_g` it is the influence, along others an
+    approximation of it.
+
+    Args:
+        objective: The inner problem.
+        state: Its minimiser.
+        directions: (p, c, r).
+    """
+    penalty = 2 * objective.l2 * torch.einsum("pc,pcr->r", state.u, directions)
+    return -(gradient_products(objective, state, directions) + penalty)
+
+
+def gradient_products(objective: Objective, state: State, directions: Tensor) -> Tensor:
+    """Return the inner product of each sample's loss gradient with each direction, (n, r) nats.
+
+    Args:
+        objective: Has the samples.
+        state: Where the gradients are taken.
+        directions: (p, c, r).
+    """
+    p, c, _ = directions.shape
+    residuals, parts = objective.residuals(state), []
+    for part in directions.split(_groups_at_once(len(objective.labels), c), dim=2):
+        along = times(objective.design, part.reshape(p, -1)).reshape(-1, c, part.shape[2])
+        parts.append((residuals[:, :, None] * along).sum(dim=1))
+    return torch.cat(parts, dim=1)
+
+
+def _groups_at_once(n: int, c: int) -> int:
+    return max(_BLOCK // (n * c), 1)

@@ -1,0 +1,1 @@
+"""Methods: each one a frozen record of hyperparameters with one generator of steps."""

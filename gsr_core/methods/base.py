@@ -1,0 +1,185 @@
+"""What a method is, and what it yields."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from enum import StrEnum
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass as settings
+from torch import Tensor
+
+from gsr_core.data.splits import Problem
+from gsr_core.linear.head import Head
+
+__all__ = [
+    "SETTINGS_CONFIG",
+    "LabelNeeds",
+    "Method",
+    "Range",
+    "Selection",
+    "Step",
+    "Values",
+    "settings",
+]
+
+SETTINGS_CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False, validate_default=True)
+
+
+class LabelNeeds(StrEnum):
+    """Which group labels a method reads to train; its value is the text shown."""
+
+    NONE = "no group labels"
+    TARGET = "group labels of a small target set"
+    TRAIN = "group labels of the weighted rows"
+
+
+class Values(StrEnum):
+    """What a method's per-sample values are; its value is the text shown.
+
+    All are stored alike: one number a row, none negative, with the sum one.
+    """
+
+    WEIGHTS = "sample weights"
+    PROBABILITIES = "sampling probabilities"
+    SUBSET = "shares in the chosen subsets"
+    NONE = "none: all samples count alike"
+
+
+Selection = Literal["worst_group", "worst_group_earliest", "average", "worst_inferred_group"]
+"""How the kept step is chosen on val.
+
+`worst_group`: highest worst-group accuracy, ties by lower worst-group loss; `worst_group_earliest`:
+the same, ties by the earlier step; `average`: highest mean accuracy, ties by lower mean loss;
+`worst_inferred_group`: as `worst_group`, of the groups that the method inferred.
+"""
+
+
+@dataclass(frozen=True)
+class Range:
+    """Where a sweep looks for a number.
+
+    Attributes:
+        low: Smallest value.
+        high: Largest value.
+        log: Whether equal ratios are equally likely, rather than equal differences.
+    """
+
+    low: float
+    high: float
+    log: bool = True
+
+
+@dataclass(frozen=True)
+class Step:
+    """One iterate of a method.
+
+    Attributes:
+        head: The fitted last layer, on raw features.
+        sample_weight: (n,) the method's value of each row of `Method.values_on`, what that head was
+            fitted under; none is negative, they sum to one. None if it has none.
+        objective: Value of what was minimised, nats.
+        gradient_norm: Its gradient's norm at the head, nats.
+        relative_gradient_norm: The same, relative to the norm at the zero head.
+        solved: Whether the inner fit, and the influence if there is one, reached their tolerance.
+        group_weight: (m,) aggregation weights of the groups, sums to one, or None.
+        influence: (n, m) derivative of each group's target loss by each sample's weight, nats;
+            negative = raising the weight lowers that group's loss. None where undefined.
+        step_size: Step taken from here, NaN if none was.
+        clipped: Whether the step's direction was clipped.
+        inferred_group: (n,) int64 group that the method inferred for each of these rows, -1 for
+            outliers; None if it infers none.
+        inferred_val: (N, m') bool membership of the rows of val in the inferred groups, or None.
+        checkpoint: Tensors from which `Method.iterate` goes on as if it had not stopped.
+        note: What the user should know about this head, or "".
+    """
+
+    head: Head
+    sample_weight: Tensor | None
+    objective: float = math.nan
+    gradient_norm: float = math.nan
+    relative_gradient_norm: float = math.nan
+    solved: bool = True
+    group_weight: Tensor | None = None
+    influence: Tensor | None = None
+    step_size: float = math.nan
+    clipped: bool = False
+    inferred_group: Tensor | None = None
+    inferred_val: Tensor | None = None
+    checkpoint: Mapping[str, Tensor] = field(default_factory=dict)
+    note: str = ""
+
+
+@settings(frozen=True, kw_only=True, config=SETTINGS_CONFIG)
+class Method(ABC):
+    """A method: its fields are its hyperparameters, and every one has a default.
+
+    The object is its own configuration: a run stores its fields, the registry restores it from
+    them, and the dashboard's form and the command line's `--set` are drawn from their types,
+    defaults, ranges and descriptions.
+    """
+
+    name: ClassVar[str]
+    """Key in the registry and in stored runs; never changes."""
+    title: ClassVar[str]
+    """Name for people."""
+    summary: ClassVar[str]
+    """What it does, in one sentence."""
+    needs: ClassVar[LabelNeeds]
+    values: ClassVar[Values] = Values.WEIGHTS
+    """What its per-sample values are; if there are none, all rows count alike."""
+    values_on: ClassVar[Literal["weighted", "target"]] = "weighted"
+    """Which rows have these values: those of `Problem.weighted` or of `Problem.target`."""
+    search: ClassVar[Mapping[str, Range | tuple[str | float | bool, ...]]] = {}
+    """Where a sweep looks, by setting: a range, or the values to choose from."""
+
+    seed: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=2**31 - 1,
+            description="0 uses the bundle's own target/val split; any other number redraws the "
+            "two from their union, group by group.",
+        ),
+    ] = 0
+    selection: Annotated[
+        Selection,
+        Field(
+            description="Which step is kept, by val: worst_group: highest worst-group accuracy, "
+            "ties by lower worst-group loss; worst_group_earliest: ties by the earlier step; "
+            "average: highest mean accuracy, which reads no group labels of val; "
+            "worst_inferred_group: the worst of the groups that the method inferred."
+        ),
+    ] = "worst_group"
+
+    @property
+    def max_steps(self) -> int:
+        """How many steps to take."""
+        return 1
+
+    @property
+    def labels_used(self) -> tuple[str, ...]:
+        """Which rows' group labels are read: of `weighted`, `target` and `val`."""
+        training = {LabelNeeds.NONE: (), LabelNeeds.TARGET: ("target",)}
+        by_group = self.selection in ("worst_group", "worst_group_earliest")
+        chooses = by_group and self.max_steps > 1
+        return training.get(self.needs, ("weighted",)) + (("val",) if chooses else ())
+
+    @abstractmethod
+    def iterate(
+        self, problem: Problem, checkpoint: Mapping[str, Tensor] | None = None
+    ) -> Iterator[Step]:
+        """Yield one step after another.
+
+        Args:
+            problem: The data.
+            checkpoint: `Step.checkpoint` of the step after which to go on; from the start if None.
+        """
+
+    def settings(self) -> dict[str, str | int | float | bool]:
+        """Return the hyperparameters by name."""
+        return {each.name: getattr(self, each.name) for each in fields(self)}

@@ -1,0 +1,28 @@
+"""Random draws that belong to the samples, not to their places in memory."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gsr_core.data.splits import Rows
+
+__all__ = ["per_row"]
+
+
+def per_row(rows: Rows, generator: np.random.Generator) -> np.ndarray:
+    """Draw a number for each row.
+
+    The numbers are dealt in the order of the rows' positions in the bundle, so that the same
+    samples in another order draw the same. To take a random subset, take the rows with the
+    smallest numbers.
+
+    Args:
+        rows: (n,) rows.
+        generator: Is advanced.
+
+    Returns:
+        (n,) uniform in [0, 1).
+    """
+    drawn = np.empty(len(rows))
+    drawn[np.argsort(rows.position, kind="stable")] = generator.random(len(rows))
+    return drawn

@@ -1,0 +1,223 @@
+r"""GSR with another inverse Hessian: none, by conjugate gradients, by a Neumann series.
+
+The ablations of Qiao, Wu, Wang, Koh and Low, "Group-robust Sample Reweighting for Subpopulation
+Shifts via Influence Functions" (ICLR 2025), on the head, where the exact solves of `gsr` are the
+reference. The outer loop is that of `gsr`; only the score of a sample,
+
+.. math:: I_{ig} = -(\nabla \ell_i + \nabla R)^\top s_g , \qquad s_g \approx H^{-1} \nabla R_g ,
+
+is another one.
+
+- `gsr_hf` takes H to be the identity: what one gradient step of the head would do, the score of
+  MAPLE, with the head refitted. Such scores lack the scale of 1/H, so that GSR's `lr` would mean
+  something else. So the update is brought to one norm: :math:`\xi \leftarrow \xi \cdot
+  \texttt{step\_norm} / (\sqrt n \, \lVert\xi\rVert)`, after which the root mean square change of a
+  weight is `lr * step_norm` times 1/n, the uniform weight, before the projection. GSR's own updates
+  have about norm 1 in this unit on standardised features, and `lr` decays for both alike.
+- `gsr_cg` solves by conjugate gradients from the solutions of the step before. It is `gsr`, to its
+  tolerance, at the price of products with the Hessian only.
+- `gsr_lissa` sums a truncated Neumann series of the full-batch Hessian. `largest_eigenvalue`: sigma
+  is 1.1 times the largest eigenvalue by power iteration, and the depth, of the order of sigma /
+  mu_min, the least at which no direction is off by more than `accuracy`; mu_min is bounded from
+  below by the penalty's 2 * l2. `published`: sigma = 1e4 and 1000 terms as in the authors' code,
+  which scales every direction of curvature below about 1 by the same 0.1 and is thereby nearly
+  Hessian-free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from gsr_core.linear.ihvp import (
+    conjugate_gradients,
+    depth_for,
+    hessian_product,
+    largest_eigenvalue,
+    neumann_series,
+)
+from gsr_core.linear.influence import influence_along
+from gsr_core.linear.solver import Fit
+from gsr_core.methods.base import SETTINGS_CONFIG, Range, settings
+from gsr_core.methods.gsr import GroupRobust, Scores
+from gsr_core.methods.inner import InnerProblem, Scored
+
+__all__ = ["GSRCG", "GSRHF", "GSRLiSSA", "rescale"]
+
+_PUBLISHED_SCALE, _PUBLISHED_DEPTH = 1e4, 1000
+_MARGIN = 1.1
+"""On the largest eigenvalue, which power iteration approaches from below."""
+
+
+@settings(frozen=True, kw_only=True, config=SETTINGS_CONFIG)
+class GSRHF(GroupRobust):
+    """GSR with the Hessian replaced by the identity."""
+
+    name: ClassVar[str] = "gsr_hf"
+    title: ClassVar[str] = "GSR-HF: without the Hessian"
+    summary: ClassVar[str] = (
+        "GSR with the inverse Hessian left out: a sample's weight follows how its loss gradient "
+        "agrees with those of the target groups."
+    )
+    search: ClassVar[Mapping[str, Range | tuple[str | float | bool, ...]]] = {
+        **{key: each for key, each in GroupRobust.search.items() if key != "lr"},
+        "step_norm": Range(0.03, 10.0),
+    }
+
+    step_norm: Annotated[
+        float,
+        Field(
+            ge=0,
+            description="Every update is brought to this root mean square, in units of 1/n, before "
+            "lr; 0 leaves it as it is, and clips it.",
+        ),
+    ] = 1.0
+
+    def scores(
+        self,
+        inner: InnerProblem,
+        fit: Fit,
+        weight: Tensor,
+        target: Scored,
+        log_probabilities: Tensor,
+        carried: Mapping[str, Tensor],
+    ) -> Scores:
+        """Return what one gradient step would do, per unit of its size."""
+        del carried
+        gradients = inner.group_gradients(target, log_probabilities)
+        return Scores(
+            influence_along(inner.objective(weight), fit.state, gradients),
+            note="The influence is without the inverse Hessian: what one gradient step would do.",
+        )
+
+    def shorten(self, xi: Tensor) -> tuple[Tensor, bool]:
+        """Return the direction (n,) that is to be stepped along, and whether it was clipped."""
+        return (rescale(xi, self.step_norm), False) if self.step_norm else super().shorten(xi)
+
+
+@settings(frozen=True, kw_only=True, config=SETTINGS_CONFIG)
+class GSRCG(GroupRobust):
+    """GSR with the inverse Hessian by conjugate gradients."""
+
+    name: ClassVar[str] = "gsr_cg"
+    title: ClassVar[str] = "GSR-CG: by conjugate gradients"
+    summary: ClassVar[str] = (
+        "GSR with its influences solved by plain conjugate gradients on Hessian-vector products; "
+        "the same weights, by what a whole network would allow."
+    )
+
+    tolerance: Annotated[
+        float, Field(gt=0, lt=1, description="Relative residual at which a solve is done.")
+    ] = 1e-10
+    max_products: Annotated[
+        int,
+        Field(ge=1, le=1_000_000, description="Hessian products of a step after which to give up."),
+    ] = 2000
+
+    def scores(
+        self,
+        inner: InnerProblem,
+        fit: Fit,
+        weight: Tensor,
+        target: Scored,
+        log_probabilities: Tensor,
+        carried: Mapping[str, Tensor],
+    ) -> Scores:
+        """Return the influence to `tolerance`, starting from the last step's solutions."""
+        objective = inner.objective(weight)
+        found = conjugate_gradients(
+            hessian_product(objective, fit.state, times=1),
+            inner.group_gradients(target, log_probabilities),
+            tolerance=self.tolerance,
+            max_products=self.max_products,
+            start=carried.get("solutions"),
+        )
+        note = (
+            f"The largest relative residual of the conjugate gradients is {found.residual:.1e}, "
+            f"after {found.products} products with the Hessian."
+        )
+        if not found.curved:
+            note += " They met a direction along which the Hessian does not curve upwards."
+        return Scores(
+            influence_along(objective, fit.state, found.columns),
+            solved=found.curved and found.residual <= self.tolerance,
+            carried={"solutions": found.columns},
+            note=note,
+        )
+
+
+@settings(frozen=True, kw_only=True, config=SETTINGS_CONFIG)
+class GSRLiSSA(GroupRobust):
+    """GSR with the inverse Hessian by a truncated Neumann series."""
+
+    name: ClassVar[str] = "gsr_lissa"
+    title: ClassVar[str] = "GSR-LiSSA: by a Neumann series"
+    summary: ClassVar[str] = (
+        "GSR with its influences from a truncated Neumann series of the inverse Hessian, scaled "
+        "properly or as published, which is nearly without the Hessian."
+    )
+    search: ClassVar[Mapping[str, Range | tuple[str | float | bool, ...]]] = {
+        **GroupRobust.search,
+        "scaling": ("largest_eigenvalue", "published"),
+    }
+
+    scaling: Annotated[
+        Literal["largest_eigenvalue", "published"],
+        Field(
+            description="largest_eigenvalue: sigma is 1.1 times the largest eigenvalue, the depth "
+            "of the order of sigma over the smallest; published: sigma 1e4, depth 1000."
+        ),
+    ] = "largest_eigenvalue"
+    accuracy: Annotated[
+        float,
+        Field(
+            gt=0,
+            lt=1,
+            description="Share of the inverse that may be missing in any direction "
+            "(largest_eigenvalue).",
+        ),
+    ] = 0.1
+    max_depth: Annotated[
+        int,
+        Field(ge=1, le=10_000_000, description="Most terms of the series (largest_eigenvalue)."),
+    ] = 10_000
+
+    def scores(
+        self,
+        inner: InnerProblem,
+        fit: Fit,
+        weight: Tensor,
+        target: Scored,
+        log_probabilities: Tensor,
+        carried: Mapping[str, Tensor],
+    ) -> Scores:
+        """Return the influence along the truncated series."""
+        del carried
+        objective = inner.objective(weight)
+        gradients = inner.group_gradients(target, log_probabilities)
+        scale, depth, needed = _PUBLISHED_SCALE, _PUBLISHED_DEPTH, _PUBLISHED_DEPTH
+        if self.scaling == "largest_eigenvalue":
+            start = gradients.sum(dim=2, keepdim=True)
+            start = start if bool(start.any()) else torch.ones_like(start)
+            one_product = hessian_product(objective, fit.state, times=1)
+            scale = _MARGIN * largest_eigenvalue(one_product, start)
+            needed = depth_for(scale, 2 * inner.l2, self.accuracy)
+            depth = min(needed, self.max_depth)
+        note = f"Neumann series of {depth:,} terms with sigma {scale:.3g} ({self.scaling})."
+        if depth < needed:
+            note += f" It would take {needed:,} terms to be within {self.accuracy:.0%} everywhere."
+        product = hessian_product(objective, fit.state, times=depth)
+        solved = neumann_series(product, gradients, scale=scale, depth=depth)
+        return Scores(
+            influence_along(objective, fit.state, solved), solved=depth == needed, note=note
+        )
+
+
+def rescale(xi: Tensor, step_norm: float) -> Tensor:
+    """Return (n,) with a root mean square of `step_norm` / n; nothing stays nothing."""
+    norm = float(xi.norm())
+    return xi * (step_norm / (len(xi) ** 0.5 * norm)) if norm else xi

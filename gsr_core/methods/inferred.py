@@ -1,0 +1,372 @@
+r"""Infer groups, then train with them as if they were known: one composition for all inferences.
+
+A method here has the fields of its inference (`gsr_core.inference`, where each module names its
+paper) and of the training after it. The inferred groups replace the group columns of the problem,
+and a group-aware method runs on that unchanged. It reads no true group unless its inference does.
+
+- Outliers are taken out of the rows that are fitted, as in GraSP, and their weight is zero; those
+  of target and val belong to no group.
+- A step's group weights and influences would speak of the inferred groups, so there are none.
+- The inference is repeated when a run goes on, with the same result to the bit.
+
+SPARE's own training draws row i of class c and cluster V with probability
+
+.. math:: p_i \propto |V|^{-\lambda_c}
+
+within its class, all classes equally often: clusters have mass :math:`\propto |V|^{1 - \lambda}`.
+As everywhere here, the head is fitted under p instead of drawn for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, replace
+from typing import Annotated, ClassVar, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from gsr_core.data.groups import membership_from_index
+from gsr_core.data.splits import Problem, Rows
+from gsr_core.inference.base import OUTLIER, GroupInference, InferredGroups
+from gsr_core.inference.eiil import EIILInference
+from gsr_core.inference.george import GeorgeInference
+from gsr_core.inference.grasp import FeaspInference, GraspInference
+from gsr_core.inference.spare import SpareInference
+from gsr_core.inference.ssa import SSAInference
+from gsr_core.methods.base import (
+    SETTINGS_CONFIG,
+    LabelNeeds,
+    Method,
+    Range,
+    Step,
+    Values,
+    settings,
+)
+from gsr_core.methods.group_dro import GroupDRO
+from gsr_core.methods.gsr import GSR
+from gsr_core.methods.inner import FittedHead
+from gsr_core.methods.rwg import RWG
+from gsr_core.methods.subg import SUBG
+
+__all__ = [
+    "EIIL",
+    "SSA",
+    "FeaSP",
+    "George",
+    "GraSP",
+    "InferThenTrain",
+    "Spare",
+    "importance",
+    "with_inferred",
+]
+
+_TRAINING: dict[str, type[Method]] = {method.name: method for method in (GroupDRO, RWG, SUBG, GSR)}
+_Then = Annotated[
+    Literal["group_dro", "rwg", "subg", "gsr"],
+    Field(
+        description="What is trained with the inferred groups: group_dro, rwg or subg on the "
+        "weighted rows; gsr lets the inferred groups of target drive the weights."
+    ),
+]
+_SHARED = [each.name for each in fields(FittedHead)]
+
+
+@settings(frozen=True, kw_only=True, config=SETTINGS_CONFIG)
+class InferThenTrain(FittedHead, GroupInference):
+    """A group inference, followed by a group-aware method on what it found."""
+
+    then: str = "group_dro"
+    steps: Annotated[
+        int, Field(ge=1, le=100_000, description="Steps of group_dro and gsr; the others take one.")
+    ] = 200
+
+    @property
+    def max_steps(self) -> int:
+        """How many steps the training takes at most."""
+        return self.training().max_steps if self.then in _TRAINING else 1
+
+    def training(self) -> Method:
+        """Return the method that follows, with the settings that it shares with this one."""
+        method = _TRAINING[self.then]
+        shared = {"steps", *_SHARED}.intersection(each.name for each in fields(method))
+        return method(**{name: getattr(self, name) for name in shared})
+
+    def iterate(
+        self, problem: Problem, checkpoint: Mapping[str, Tensor] | None = None
+    ) -> Iterator[Step]:
+        """Yield the steps of the method that follows, with the groups that it was given.
+
+        Args:
+            problem: The data.
+            checkpoint: That of the method that follows.
+        """
+        inferred = self.infer(problem)
+        known, kept = with_inferred(problem, inferred)
+        device = problem.weighted.labels.device
+        group = torch.from_numpy(inferred.weighted).to(device)
+        in_val = torch.from_numpy(membership_from_index(inferred.val, inferred.n_groups)).to(device)
+        about = _about(inferred)
+        for step in self.train(known, inferred, checkpoint):
+            weight = step.sample_weight
+            if weight is not None:
+                weight = weight.new_zeros(len(group)).index_copy_(0, kept, weight)
+            yield replace(
+                step,
+                sample_weight=weight,
+                group_weight=None,
+                influence=None,
+                inferred_group=group,
+                inferred_val=in_val,
+                note=f"{about} {step.note}".strip(),
+            )
+
+    def train(
+        self,
+        known: Problem,
+        inferred: InferredGroups,
+        checkpoint: Mapping[str, Tensor] | None,
+    ) -> Iterator[Step]:
+        """Yield the steps of the training.
+
+        Args:
+            known: The data with the inferred groups as its own, without the outliers.
+            inferred: How they came about.
+            checkpoint: Where to go on from, or None.
+        """
+        del inferred
+        return self.training().iterate(known, checkpoint)
+
+
+def with_inferred(problem: Problem, inferred: InferredGroups) -> tuple[Problem, Tensor]:
+    """Return the problem with the inferred groups as its own.
+
+    Args:
+        problem: The data; none of its group columns is kept.
+        inferred: A group for each row of its three splits.
+
+    Returns:
+        The problem, its weighted rows those that are no outliers, and the positions of these.
+    """
+    kept = np.flatnonzero(inferred.weighted != OUTLIER)
+
+    def rows(known: Rows, groups: np.ndarray, index: np.ndarray) -> Rows:
+        membership = membership_from_index(groups[index], inferred.n_groups)
+        return Rows(
+            known.features[index],
+            known.labels[index],
+            torch.from_numpy(membership).to(known.labels.device),
+            known.position[index],
+        )
+
+    replaced = replace(
+        problem,
+        weighted=rows(problem.weighted, inferred.weighted, kept),
+        target=rows(problem.target, inferred.target, np.arange(len(problem.target))),
+        val=rows(problem.val, inferred.val, np.arange(len(problem.val))),
+        training_shares=None,
+        train=None,
+    )
+    return replaced, torch.from_numpy(kept).to(problem.weighted.labels.device)
+
+
+def importance(group: np.ndarray, labels: np.ndarray, power: Mapping[int, float]) -> np.ndarray:
+    """Return SPARE's sampling probabilities.
+
+    Args:
+        group: (n,) cluster of each row, within one class each.
+        labels: (n,) classes.
+        power: Lambda of each class: 1 makes its clusters equally likely, 2 the smaller ones the
+            likelier, 0 all its rows.
+
+    Returns:
+        (n,), each class with the same sum, one in all.
+    """
+    sizes = np.bincount(group)[group].astype(np.float64)
+    present = np.unique(labels)
+    probability = np.empty(len(group))
+    for label in present:
+        inside = labels == label
+        chance = sizes[inside] ** -power[int(label)]
+        probability[inside] = chance / chance.sum() / len(present)
+    return probability
+
+
+def _about(inferred: InferredGroups) -> str:
+    """Return what was inferred, in a sentence."""
+    text = f"{inferred.n_groups} groups inferred"
+    if inferred.n_outliers:
+        text += (
+            f", {inferred.n_outliers:,} of {len(inferred.weighted):,} samples are outliers and "
+            "count nothing"
+        )
+    return f"{text}; {inferred.choice}."
+
+
+_Space = Mapping[str, Range | tuple[str | float | bool, ...]]
+
+
+@settings(frozen=True, kw_only=True, config=SETTINGS_CONFIG)
+class Spare(InferThenTrain, SpareInference):
+    """Clusters of early outputs, drawn inversely to a power of their size."""
+
+    name: ClassVar[str] = "spare"
+    title: ClassVar[str] = "SPARE: early clusters, drawn inversely to size"
+    summary: ClassVar[str] = (
+        "Clusters each class by what a head puts out early in training, where a shortcut shows "
+        "first, and counts small clusters more."
+    )
+    needs: ClassVar[LabelNeeds] = LabelNeeds.NONE
+    values: ClassVar[Values] = Values.PROBABILITIES
+    search: ClassVar[_Space] = {
+        **FittedHead.search,
+        "power_clear": (0.0, 1.0, 2.0),
+        "power_blurred": (0.0, 1.0, 2.0),
+    }
+
+    then: Annotated[
+        Literal["importance", "group_dro", "rwg", "subg", "gsr"],
+        Field(
+            description="What is trained with the clusters: importance, SPARE's own sampling; or "
+            "group_dro, rwg, subg or gsr, which take the clusters for groups."
+        ),
+    ] = "importance"
+    clear: Annotated[
+        float,
+        Field(ge=-1, le=1, description="importance: silhouette from which clusters are clear-cut."),
+    ] = 0.9
+    power_clear: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=2,
+            description="importance: power of the inverse cluster size in a class with clear-cut "
+            "clusters; 1 makes them equally likely, 0 leaves the class as it is.",
+        ),
+    ] = 1.0
+    power_blurred: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=2,
+            description="importance: the same in any other class; 2 makes smaller clusters "
+            "likelier, which reverses the imbalance if they are pure.",
+        ),
+    ] = 2.0
+
+    def train(
+        self,
+        known: Problem,
+        inferred: InferredGroups,
+        checkpoint: Mapping[str, Tensor] | None,
+    ) -> Iterator[Step]:
+        """Yield the steps of the training.
+
+        Args:
+            known: The data with the clusters as groups.
+            inferred: How they came about.
+            checkpoint: Where to go on from, or None.
+        """
+        if self.then != "importance":
+            yield from super().train(known, inferred, checkpoint)
+            return
+        inner = self.inner(known)
+        labels = known.weighted.labels.cpu().numpy()
+        power = self.powers(inferred, known.n_classes)
+        drawn = importance(known.weighted.groups.cpu().numpy().argmax(axis=1), labels, power)
+        effective = 1 / np.square(drawn).sum()
+        each = ", ".join(f"{power[label]:g}" for label in sorted(power))
+        yield inner.step(
+            inner.basis.new_tensor(drawn),
+            note=f"Drawn by powers {each} of the inverse cluster size; effective sample size "
+            f"{effective:,.0f} of {len(drawn):,}.",
+        )
+
+    def powers(self, inferred: InferredGroups, n_classes: int) -> dict[int, float]:
+        """Return lambda of each class: by its silhouette, and 1 where there is one cluster."""
+        powers = dict.fromkeys(range(n_classes), 1.0)
+        for row in inferred.candidates.to_dict("records"):
+            if row["chosen"]:
+                clear = row["silhouette"] >= self.clear
+                powers[row["class"]] = self.power_clear if clear else self.power_blurred
+        return powers
+
+
+@settings(frozen=True, kw_only=True, config=SETTINGS_CONFIG)
+class EIIL(InferThenTrain, EIILInference):
+    """Environments under which a reference head differs most, by class."""
+
+    name: ClassVar[str] = "eiil"
+    title: ClassVar[str] = "EIIL: inferred environments"
+    summary: ClassVar[str] = (
+        "Splits the held-out rows so that a reference head differs most between the two parts, "
+        "and trains with part and class as groups."
+    )
+    needs: ClassVar[LabelNeeds] = LabelNeeds.NONE
+    search: ClassVar[_Space] = {**FittedHead.search, "reference": ("early", "backbone")}
+
+    then: _Then = "group_dro"
+
+
+@settings(frozen=True, kw_only=True, config=SETTINGS_CONFIG)
+class George(InferThenTrain, GeorgeInference):
+    """Gaussian mixtures of each class's reduced features."""
+
+    name: ClassVar[str] = "george"
+    title: ClassVar[str] = "GEORGE: mixtures of features"
+    summary: ClassVar[str] = (
+        "Fits a Gaussian mixture to the reduced features of each class, and trains with its "
+        "components as groups."
+    )
+    needs: ClassVar[LabelNeeds] = LabelNeeds.NONE
+    search: ClassVar[_Space] = {**FittedHead.search, "overcluster": (1, 2, 5, 10)}
+
+    then: _Then = "group_dro"
+
+
+@settings(frozen=True, kw_only=True, config=SETTINGS_CONFIG)
+class GraSP(InferThenTrain, GraspInference):
+    """Density clusters of each class's gradient directions, without the outliers."""
+
+    name: ClassVar[str] = "grasp"
+    title: ClassVar[str] = "GraSP: clusters of gradients"
+    summary: ClassVar[str] = (
+        "Clusters each class by the direction of its samples' gradients, leaves outliers out, and "
+        "trains with the clusters as groups."
+    )
+    needs: ClassVar[LabelNeeds] = LabelNeeds.NONE
+    search: ClassVar[_Space] = {**FittedHead.search, "reference": ("converged", "backbone")}
+
+    then: _Then = "group_dro"
+
+
+@settings(frozen=True, kw_only=True, config=SETTINGS_CONFIG)
+class FeaSP(InferThenTrain, FeaspInference):
+    """Density clusters of each class's feature directions, without the outliers."""
+
+    name: ClassVar[str] = "feasp"
+    title: ClassVar[str] = "FeaSP: clusters of features"
+    summary: ClassVar[str] = (
+        "GraSP on features instead of gradients: what the gradients add is the difference."
+    )
+    needs: ClassVar[LabelNeeds] = LabelNeeds.NONE
+
+    then: _Then = "group_dro"
+
+
+@settings(frozen=True, kw_only=True, config=SETTINGS_CONFIG)
+class SSA(InferThenTrain, SSAInference):
+    """Groups that predictors trained on target see in the other rows."""
+
+    name: ClassVar[str] = "ssa"
+    title: ClassVar[str] = "SSA: predicted groups"
+    summary: ClassVar[str] = (
+        "Predicts the groups of the held-out rows from the labelled ones of target, and trains "
+        "with the predictions as groups."
+    )
+    needs: ClassVar[LabelNeeds] = LabelNeeds.TARGET
+    search: ClassVar[_Space] = {**FittedHead.search, "threshold": (0.8, 0.9, 0.95, 0.99)}
+
+    then: _Then = "group_dro"

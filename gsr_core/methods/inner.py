@@ -1,0 +1,170 @@
+"""The inner problem of every method that fits a weighted head on frozen features."""
+
+from __future__ import annotations
+
+from abc import ABC
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from gsr_core.data.splits import Problem, Rows
+from gsr_core.linear.feature_map import FeatureMap
+from gsr_core.linear.head import Head
+from gsr_core.linear.influence import group_gradients, influence
+from gsr_core.linear.objective import Objective, centred_basis, times
+from gsr_core.linear.solver import Fit, Solver
+from gsr_core.methods.base import SETTINGS_CONFIG, Method, Range, Step, settings
+
+__all__ = ["TOLERANCE", "FittedHead", "InnerProblem", "Scored"]
+
+TOLERANCE = 1e-8
+"""Gradient norm every fit is driven to, relative to the norm at the zero head."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Group-labelled rows in design coordinates, ready for losses and gradients."""
+
+    design: Tensor
+    labels: Tensor
+    groups: Tensor
+
+
+class InnerProblem:
+    """Fits weighted heads on one set of rows, each from the last, and differentiates them."""
+
+    def __init__(self, problem: Problem, rows: Rows, *, l2: float, standardise: bool) -> None:
+        """Map the rows to design coordinates.
+
+        Args:
+            problem: Gives the number of classes and the precision.
+            rows: The rows to fit on.
+            l2: Penalty on all parameters.
+            standardise: Whether to standardise the features on `rows`.
+        """
+        compute = problem.compute
+        self.l2 = l2
+        self.labels = rows.labels
+        self._precision = compute.design_dtype
+        self._map = FeatureMap.fit(
+            rows.features, standardise=standardise, dtype=compute.accumulate_dtype
+        )
+        self.design = self._map.design(rows.features, self._precision)
+        accumulated = rows.features.new_zeros((), dtype=compute.accumulate_dtype)
+        self.basis = centred_basis(problem.n_classes, accumulated)
+        self.solver = Solver()
+
+    def uniform(self) -> Tensor:
+        """Return the weights 1/n."""
+        n = len(self.labels)
+        return self.basis.new_full((n,), 1 / n)
+
+    def zero(self) -> Tensor:
+        """Return the coordinates (p, c) of the zero head."""
+        return self.basis.new_zeros(self.design.shape[1], self.basis.shape[1])
+
+    def objective(self, sample_weight: Tensor) -> Objective:
+        """Return the objective under weights (n,) that sum to one."""
+        return Objective(self.design, self.labels, sample_weight, self.l2, self.basis)
+
+    def fit(self, sample_weight: Tensor, start: Tensor) -> Fit:
+        """Fit the head under weights (n,), starting from coordinates (p, c)."""
+        return self.solver.minimise(self.objective(sample_weight), start, tolerance=TOLERANCE)
+
+    def head(self, u: Tensor) -> Head:
+        """Return the head on raw features with coordinates u."""
+        return self._map.head(u @ self.basis.T)
+
+    def scored(self, rows: Rows) -> Scored:
+        """Map group-labelled rows to design coordinates."""
+        return Scored(self._map.design(rows.features, self._precision), rows.labels, rows.groups)
+
+    def log_probabilities(self, scored: Scored, u: Tensor) -> Tensor:
+        """Return (N, K) of a head with coordinates u."""
+        return torch.log_softmax(times(scored.design, u) @ self.basis.T, dim=1)
+
+    def group_gradients(self, target: Scored, log_probabilities: Tensor) -> Tensor:
+        """Return (p, c, m): the gradient of each group's target loss, whose (N, K) these are."""
+        return group_gradients(
+            target.design, log_probabilities.exp(), target.labels, target.groups, self.basis
+        )
+
+    def influence(
+        self,
+        fit: Fit,
+        sample_weight: Tensor,
+        target: Scored,
+        log_probabilities: Tensor | None = None,
+    ) -> Tensor:
+        """Return (n, m): derivative of each group's target loss by each weight, nats.
+
+        Args:
+            fit: Of the head under `sample_weight`.
+            sample_weight: (n,).
+            target: The rows whose groups count.
+            log_probabilities: (N, K) of these rows at the fit, if known.
+        """
+        if log_probabilities is None:
+            log_probabilities = self.log_probabilities(target, fit.state.u)
+        gradients = self.group_gradients(target, log_probabilities)
+        return influence(self.solver, self.objective(sample_weight), fit.state, gradients)
+
+    def step(
+        self,
+        sample_weight: Tensor,
+        start: Tensor | None = None,
+        target: Scored | None = None,
+        **more: Any,
+    ) -> Step:
+        """Fit the head under weights (n,) and return it as a step.
+
+        Args:
+            sample_weight: (n,), sums to one.
+            start: (p, c) where the fit begins; the zero head if None.
+            target: Rows on whose groups the influence of each weight is measured; not if None.
+            **more: Further attributes of the step.
+        """
+        fit = self.fit(sample_weight, self.zero() if start is None else start)
+        solved = fit.converged
+        if target is not None:
+            more.setdefault("influence", self.influence(fit, sample_weight, target))
+            solved = solved and self.solver.reached
+        given = {
+            "head": self.head(fit.state.u),
+            "sample_weight": sample_weight,
+            "objective": float(fit.state.value),
+            "gradient_norm": fit.gradient_norm,
+            "relative_gradient_norm": fit.relative_gradient_norm,
+            "solved": solved,
+        }
+        return Step(**{**given, **more})
+
+
+@settings(frozen=True, kw_only=True, config=SETTINGS_CONFIG)
+class FittedHead(Method, ABC):
+    """A method that fits a penalised head to convergence."""
+
+    search: ClassVar[Mapping[str, Range | tuple[str | float | bool, ...]]] = {
+        "l2": Range(1e-4, 1.0)
+    }
+
+    l2: Annotated[
+        float,
+        Field(gt=0, description="Penalty on the squared norm of the head, bias included."),
+    ] = 0.01
+    standardise: Annotated[
+        bool,
+        Field(
+            description="Standardise the features on the fitted rows; off for settings published "
+            "on raw features."
+        ),
+    ] = True
+
+    def inner(self, problem: Problem, rows: Rows | None = None) -> InnerProblem:
+        """Return the inner problem on some rows, the weighted ones if not told otherwise."""
+        rows = problem.weighted if rows is None else rows
+        return InnerProblem(problem, rows, l2=self.l2, standardise=self.standardise)

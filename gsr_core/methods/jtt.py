@@ -1,0 +1,102 @@
+r"""Just train twice (JTT): samples that a first head gets wrong count many times in a second.
+
+Liu et al., "Just Train Twice: Improving Group Robustness without Training Group Information" (ICML
+2021, https://arxiv.org/abs/2107.09044):
+
+.. math::
+    E = \{i : \arg\max_k f_k(x_i) \neq y_i\}, \qquad w_i \propto 1 + (\mathrm{up} - 1) [i \in E] .
+
+There the first model is a network stopped early. On frozen features it is one of three:
+
+- the backbone's own head, whose errors on held-out rows are honest ones;
+- a strongly penalised head, which is what early stopping from zero amounts to on a convex loss, and
+  has no number of steps to choose;
+- cross-fitted heads, so that no row is judged by a head that learned from it.
+
+A weight of `up` is the same as `up` copies, and the second head is fitted exactly. Where classes
+are unequal, E is easily just the small class; `class_balanced` then does as much.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+from torch import Tensor
+
+from gsr_core.data.splits import Problem
+from gsr_core.linear.head import Head
+from gsr_core.methods.base import SETTINGS_CONFIG, LabelNeeds, Range, Step, settings
+from gsr_core.methods.crossfit import crossfitted_logits, draw_folds
+from gsr_core.methods.inner import FittedHead, InnerProblem
+
+__all__ = ["JTT"]
+
+
+@settings(frozen=True, kw_only=True, config=SETTINGS_CONFIG)
+class JTT(FittedHead):
+    """Refit the head with the misclassified samples counted many times."""
+
+    name: ClassVar[str] = "jtt"
+    title: ClassVar[str] = "JTT: just train twice"
+    summary: ClassVar[str] = (
+        "Finds the held-out samples that a first head gets wrong, and refits the head with each of "
+        "them counted many times."
+    )
+    needs: ClassVar[LabelNeeds] = LabelNeeds.NONE
+    search: ClassVar[Mapping[str, Range | tuple[str | float | bool, ...]]] = {
+        **FittedHead.search,
+        "identify": ("backbone", "early", "crossfit"),
+        "up": Range(2, 200),
+    }
+
+    identify: Annotated[
+        Literal["backbone", "early", "crossfit"],
+        Field(
+            description="Whose errors count. backbone: the backbone's own head, crossfit if there "
+            "is none; early: a strongly penalised head; crossfit: heads that did not learn from "
+            "the sample."
+        ),
+    ] = "backbone"
+    up: Annotated[
+        float, Field(ge=1, description="How many times a misclassified sample counts.")
+    ] = 20.0
+    early_l2: Annotated[
+        float, Field(gt=0, description="Penalty of the early head; larger is earlier.")
+    ] = 1.0
+    folds: Annotated[int, Field(ge=2, le=50, description="Folds of the cross-fitting.")] = 5
+
+    def iterate(
+        self, problem: Problem, checkpoint: Mapping[str, Tensor] | None = None
+    ) -> Iterator[Step]:
+        """Yield one step.
+
+        Args:
+            problem: The data.
+            checkpoint: Not used; there is nothing to go on from.
+        """
+        inner = self.inner(problem)
+        logits, judge = self._first_logits(problem, inner)
+        wrong = logits.argmax(dim=1) != inner.labels
+        weight = 1 + (self.up - 1) * wrong.to(inner.basis)
+        note = (
+            f"{int(wrong.sum())} of {len(wrong)} samples were misclassified by {judge} and count "
+            f"{self.up:g} times."
+        )
+        yield inner.step(weight / weight.sum(), target=inner.scored(problem.target), note=note)
+
+    def _first_logits(self, problem: Problem, inner: InnerProblem) -> tuple[Tensor, str]:
+        """Return the (n, K) logits of the first head on the weighted rows, and its name."""
+        features = problem.weighted.features
+        if self.identify == "backbone" and problem.backbone_head is not None:
+            return Head(*problem.backbone_head).logits(features), "the backbone's own head"
+        if self.identify == "early":
+            early = InnerProblem(
+                problem, problem.weighted, l2=self.early_l2, standardise=self.standardise
+            )
+            head = early.step(early.uniform()).head
+            return head.logits(features), f"a head of penalty {self.early_l2:g}"
+        fold = draw_folds(problem.weighted, self.folds, np.random.default_rng(self.seed))
+        return crossfitted_logits(inner, fold), "heads that did not learn from them"

@@ -1,0 +1,51 @@
+"""Last-layer retraining (LLR): the head refitted on the held-out rows at uniform weights.
+
+It is step 1 of every reweighting method, and separates what new rows bring from what their
+weights bring. Kirichenko, Izmailov and Wilson, "Last Layer Re-Training is Sufficient for
+Robustness to Spurious Correlations" (ICLR 2023), study it with group-balanced rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import ClassVar
+
+from torch import Tensor
+
+from gsr_core.data.splits import Problem
+from gsr_core.methods.base import SETTINGS_CONFIG, LabelNeeds, Step, Values, settings
+from gsr_core.methods.inner import FittedHead
+
+__all__ = ["LLR"]
+
+
+@settings(frozen=True, kw_only=True, config=SETTINGS_CONFIG)
+class LLR(FittedHead):
+    """Refit the head on the held-out rows, all weights equal."""
+
+    name: ClassVar[str] = "llr"
+    title: ClassVar[str] = "LLR: last-layer retraining"
+    summary: ClassVar[str] = (
+        "Refits the head on the held-out rows at equal weights: what new rows bring without "
+        "reweighting."
+    )
+    needs: ClassVar[LabelNeeds] = LabelNeeds.NONE
+    values: ClassVar[Values] = Values.NONE
+
+    def iterate(
+        self, problem: Problem, checkpoint: Mapping[str, Tensor] | None = None
+    ) -> Iterator[Step]:
+        """Yield one step.
+
+        Args:
+            problem: The data.
+            checkpoint: Not used; there is nothing to go on from.
+        """
+        inner = self.inner(problem)
+        note = "The head refitted at uniform weights."
+        if problem.weighted_split == "train":
+            note = (
+                "The bundle has no heldout split: the head was refitted at uniform weights on "
+                "train, the rows that the backbone was trained on."
+            )
+        yield inner.step(inner.uniform(), target=inner.scored(problem.target), note=note)

@@ -1,0 +1,64 @@
+r"""What one gradient step of a head under nudged weights does to the mean target loss.
+
+.. math::
+    \hat u = u - \eta \nabla \Big(\sum_j w_j \ell_j + R\Big)(u), \qquad
+    \frac{\mathrm{d} V(\hat u)}{\mathrm{d} w_j}
+        = -\eta \, \langle \nabla V(\hat u), \nabla \ell_j(u) \rangle ,
+
+V the mean loss of the target rows, which reads their classes and not their groups. Both gradients
+are outer products of a row and a residual, :math:`\langle \nabla \ell_v, \nabla \ell_j \rangle =
+\langle z_v, z_j \rangle \langle p_v - e_v, p_j - e_j \rangle`, so that all inner products take one
+product with the design.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from gsr_core.linear.influence import gradient_products
+from gsr_core.linear.objective import Objective
+from gsr_core.methods.inner import InnerProblem, Scored
+
+__all__ = ["Descent", "agreement", "target_gradient"]
+
+
+def target_gradient(inner: InnerProblem, target: Scored, u: Tensor) -> Tensor:
+    """Return the (p, c, 1) gradient of the mean target loss at u, without the penalty."""
+    everyone = torch.ones_like(target.labels, dtype=torch.bool)[:, None]
+    whole = replace(target, groups=everyone)
+    return inner.group_gradients(whole, inner.log_probabilities(whole, u))
+
+
+def agreement(inner: InnerProblem, target: Scored, u: Tensor, ahead: Tensor) -> Tensor:
+    """Return (n,) inner products of each sample's loss gradient with that of the target.
+
+    Args:
+        inner: Has the samples.
+        target: The target rows; their groups are not read.
+        u: (p, c) where the samples' gradients are taken.
+        ahead: (p, c) where the target's is.
+    """
+    objective = inner.objective(inner.uniform())
+    slope = target_gradient(inner, target, ahead)
+    return gradient_products(objective, objective.at(u), slope)[:, 0]
+
+
+class Descent:
+    """Full-batch steps of a head, of a size that cannot overshoot."""
+
+    def __init__(self, bound: float) -> None:
+        """Take a bound on the curvature of the rows' mean loss, `biased.curvature_bound`."""
+        self._bound = bound
+
+    def size(self, objective: Objective) -> float:
+        """Return the step size under an objective."""
+        weight = objective.sample_weight
+        # No weighted second moment exceeds the plain one by more than the largest weight.
+        return 1 / (len(weight) * float(weight.max()) * self._bound + 2 * objective.l2)
+
+    def step(self, objective: Objective, u: Tensor) -> Tensor:
+        """Return the head (p, c) one step further down."""
+        return u - self.size(objective) * objective.gradient(objective.at(u))

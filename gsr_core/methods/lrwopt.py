@@ -1,0 +1,202 @@
+r"""LRWOpt (MOLERE): the validation part of learned reweighting is itself learned.
+
+Jain et al., "Improving Generalization via Meta-Learning on Hard Samples" (CVPR 2024). A splitter
+Theta, a network of features and label, says how likely a sample is on the training side. It learns
+to predict whether the head is right on the sample while *raising* the validation loss, so that what
+is hard becomes validation, and the weight network of `lrw` has to make the head good at that.
+
+**Which form of the splitter's step.** As printed, the step descends the splitter's cross-entropy
+less the validation loss, and the latter has no gradient in Theta: the split is a threshold and the
+loss is the head's. The form used here weights the loss with the soft share of validation,
+
+.. math::
+    \frac1N \sum_i \Big[ \mathrm{CE}(\Theta_i, c_i) - (1 - \Theta_i) \, \ell_i \Big]
+    + a_1 \, \mathrm{KL}\big(\bar z \,\Vert\, \delta\big)
+    + a_2 \sum_{z} \mathrm{KL}\big(P(y \mid z) \,\Vert\, P(y)\big) ,
+
+c_i = 1 where the head is right, z-bar the mean of 1 - Theta, and P(y | z) the classes of the two
+soft sides; over all samples, because a full-batch step on the few of validation would never hear of
+the others.
+
+Where we differ besides:
+
+- Validation is the share delta of lowest Theta, with every class on both sides, instead of
+  Theta < 1/2 with delta only in a penalty: a head that is right nearly everywhere has next to
+  nothing below one half. So it never exceeds delta N, and the first split is a random one.
+- The paper's text says once that low Theta is training; as in its main part, low is validation.
+- It stops when the generalisation gap, mean validation less mean training loss, has shrunk in
+  `patience` steps running, not at the first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, ClassVar
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits, one_hot
+
+from gsr_core.data.splits import Problem
+from gsr_core.linear.solver import Solver
+from gsr_core.methods.base import SETTINGS_CONFIG, Step, settings
+from gsr_core.methods.draws import per_row
+from gsr_core.methods.lrw import (
+    MOMENTUM,
+    Network,
+    Reweighted,
+    Reweighting,
+    choose_validation,
+    network_inputs,
+)
+
+__all__ = ["LRWOpt", "splitter_loss"]
+
+
+@settings(frozen=True, kw_only=True, config=SETTINGS_CONFIG)
+class LRWOpt(Reweighted):
+    """Learn which samples judge, and the weights of the others."""
+
+    name: ClassVar[str] = "lrwopt"
+    title: ClassVar[str] = "LRWOpt (MOLERE): learned reweighting, learned validation"
+    summary: ClassVar[str] = (
+        "Learns which held-out samples are hard, by a splitter whose step weights each loss with "
+        "its soft share of validation, and a network that weights the others so that a head "
+        "trained on them does well on the hard ones."
+    )
+
+    splitter_lr: Annotated[float, Field(gt=0, description="Step size of the splitter.")] = 1.0
+    splitter_hidden: Annotated[
+        int, Field(ge=0, le=1000, description="Hidden units of the splitter; 0 is a linear one.")
+    ] = 16
+    ratio_penalty: Annotated[
+        float, Field(ge=0, description="Keeps the soft share of validation at delta.")
+    ] = 1.0
+    label_penalty: Annotated[
+        float, Field(ge=0, description="Keeps the classes of both sides like those of all.")
+    ] = 1.0
+    patience: Annotated[
+        int,
+        Field(ge=1, description="Steps running that the generalisation gap may shrink; then stop."),
+    ] = 3
+
+    def iterate(
+        self, problem: Problem, checkpoint: Mapping[str, Tensor] | None = None
+    ) -> Iterator[Step]:
+        """Yield one refitted head after every so many updates, until the gap keeps shrinking.
+
+        Args:
+            problem: The data.
+            checkpoint: `Step.checkpoint` of the step after which to go on; from uniform weights if
+                None.
+        """
+        inner, rows = self.inner(problem), problem.weighted
+        labels = rows.labels.cpu().numpy()
+        reweighting = Reweighting(self, problem, inner)
+        truth = one_hot(rows.labels, problem.n_classes).to(inner.basis)
+        features = network_inputs(
+            rows, standardise=self.standardise, dtype=problem.compute.accumulate_dtype
+        )
+        inputs = torch.cat([features, truth], dim=1)
+        splitter = Network(inputs.shape[1], self.splitter_hidden)
+        tie = per_row(rows, np.random.default_rng(self.seed))
+
+        def part(theta: Tensor) -> Tensor:
+            """Return (n,) bool: the validation part."""
+            order = np.lexsort((tie, splitter(theta, inputs).cpu().numpy()))
+            chosen = choose_validation(np.argsort(order), labels, int(self.delta * len(rows)))
+            return torch.from_numpy(chosen).to(rows.labels.device)
+
+        if checkpoint is None:
+            theta = splitter.start(self.seed, inner.basis)
+            theta[-1] = float(np.log((1 - self.delta) / self.delta))
+            velocity = torch.zeros_like(theta)
+            gap, shrunk = -np.inf, 0
+            reweighting.warm_up(~part(theta))
+        else:
+            theta, velocity = (
+                checkpoint[key].to(inner.basis).clone() for key in ("theta", "theta_velocity")
+            )
+            gap, shrunk = float(checkpoint["gap"]), int(checkpoint["shrunk"])
+            reweighting.restore(checkpoint)
+
+        while shrunk < self.patience:
+            # Fresh solvers: a run that goes on here must not know what came before.
+            inner.solver = Solver()
+            validation = part(theta)
+            judge = inner.objective(validation.to(inner.basis) / validation.sum())
+            for _ in range(self.updates):
+                state = judge.at(reweighting.u)
+                right = state.probabilities.argmax(dim=1) == inner.labels
+                moving = theta.detach().requires_grad_()
+                loss = splitter_loss(
+                    splitter(moving, inputs),
+                    right,
+                    state.losses,
+                    truth,
+                    delta=self.delta,
+                    ratio_penalty=self.ratio_penalty,
+                    label_penalty=self.label_penalty,
+                )
+                (slope,) = torch.autograd.grad(loss, moving)
+                velocity = MOMENTUM * velocity + slope
+                theta = theta - self.splitter_lr * velocity
+                reweighting.update(~validation, judge.sample_weight)
+
+            losses = judge.at(reweighting.u).losses
+            before, gap = gap, float(losses[validation].mean() - losses[~validation].mean())
+            shrunk = shrunk + 1 if gap < before else 0
+            inner.solver = Solver()
+            yield inner.step(
+                reweighting.weight(~validation),
+                reweighting.u,
+                checkpoint={
+                    **reweighting.checkpoint(),
+                    "theta": theta,
+                    "theta_velocity": velocity,
+                    "gap": inner.basis.new_tensor(gap),
+                    "shrunk": torch.tensor(shrunk),
+                },
+                note=f"{int(validation.sum())} of {len(rows)} samples are the learned validation "
+                "part: they judge the weights of the others and have none themselves. The "
+                "splitter's step weights each loss with its soft share of validation. "
+                f"Generalisation gap {gap:.3f} nats.",
+            )
+
+
+def splitter_loss(
+    outputs: Tensor,
+    right: Tensor,
+    losses: Tensor,
+    truth: Tensor,
+    *,
+    delta: float,
+    ratio_penalty: float,
+    label_penalty: float,
+) -> Tensor:
+    """Return what the splitter descends, nats.
+
+    Args:
+        outputs: (n,) of the splitter; their sigmoid is the chance of being training.
+        right: (n,) bool, whether the head is right.
+        losses: (n,) of the head, nats.
+        truth: (n, K) one-hot labels.
+        delta: Share that is to be validation.
+        ratio_penalty: Of the divergence of the soft share from `delta`.
+        label_penalty: Of the divergence of each side's classes from those of all.
+    """
+    aside, kept = torch.sigmoid(-outputs), torch.sigmoid(outputs)
+    judged = binary_cross_entropy_with_logits(outputs, right.to(outputs))
+    share = torch.stack([aside.mean(), kept.mean()])
+    ratio = _divergence(share, share.new_tensor([delta, 1 - delta]))
+    of_all = truth.mean(dim=0)
+    label = sum(_divergence(side @ truth / side.sum(), of_all) for side in (aside, kept))
+    return judged - (aside * losses).mean() + ratio_penalty * ratio + label_penalty * label
+
+
+def _divergence(one: Tensor, two: Tensor) -> Tensor:
+    """Return KL(one, two) of two distributions, nats; a class that neither has adds nothing."""
+    tiny = torch.finfo(one.dtype).tiny
+    return (one * (one.clamp(min=tiny).log() - two.clamp(min=tiny).log())).sum()

@@ -1,0 +1,92 @@
+"""Methods by name, and methods from settings that a user typed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from pydantic import ValidationError
+
+from gsr_core.errors import SettingError
+from gsr_core.methods.base import Method
+from gsr_core.methods.class_balanced import ClassBalanced
+from gsr_core.methods.cvar_doro import CVaRDORO
+from gsr_core.methods.dfr import DFR
+from gsr_core.methods.erm import ERM
+from gsr_core.methods.group_dro import GroupDRO
+from gsr_core.methods.gsr import GSR
+from gsr_core.methods.gsr_variants import GSRCG, GSRHF, GSRLiSSA
+from gsr_core.methods.inferred import EIIL, SSA, FeaSP, George, GraSP, Spare
+from gsr_core.methods.jtt import JTT
+from gsr_core.methods.l2r import L2R
+from gsr_core.methods.lff import LfF
+from gsr_core.methods.llr import LLR
+from gsr_core.methods.lrw import LRWEasy, LRWHard, LRWRandom
+from gsr_core.methods.lrwopt import LRWOpt
+from gsr_core.methods.maple import MAPLE
+from gsr_core.methods.mwn import MWN
+from gsr_core.methods.pde import PDE
+from gsr_core.methods.pgd import PGD
+from gsr_core.methods.rwg import RWG
+from gsr_core.methods.self_disagreement import SelfDisagreement
+from gsr_core.methods.subg import SUBG
+from gsr_core.settings import check_known, what_is_wrong
+
+__all__ = ["METHODS", "make_method"]
+
+METHODS: dict[str, type[Method]] = {
+    method.name: method
+    for method in (
+        GSR,
+        ERM,
+        LLR,
+        DFR,
+        ClassBalanced,
+        RWG,
+        SUBG,
+        GroupDRO,
+        PDE,
+        JTT,
+        LfF,
+        SelfDisagreement,
+        CVaRDORO,
+        PGD,
+        GSRHF,
+        GSRCG,
+        GSRLiSSA,
+        MAPLE,
+        L2R,
+        MWN,
+        LRWRandom,
+        LRWEasy,
+        LRWHard,
+        LRWOpt,
+        Spare,
+        EIIL,
+        George,
+        GraSP,
+        FeaSP,
+        SSA,
+    )
+}
+
+
+def make_method(name: str, values: Mapping[str, Any] | None = None) -> Method:
+    """Make a method from its name and settings; text is read as the setting's type.
+
+    Args:
+        name: A key of `METHODS`.
+        values: Settings that differ from the defaults.
+
+    Raises:
+        SettingError: If the method or a setting is unknown, or a value is not allowed.
+    """
+    if name not in METHODS:
+        raise SettingError(f"there is no method '{name}'; methods are {', '.join(METHODS)}")
+    method = METHODS[name]
+    check_known(name, values or {}, [each.name for each in fields(method)])
+    try:
+        return method(**(values or {}))
+    except ValidationError as error:
+        raise SettingError(f"{name}: {what_is_wrong(error)}") from None

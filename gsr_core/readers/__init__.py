@@ -1,0 +1,1 @@
+"""Readers: each turns files in one layout into a `Source`."""

@@ -1,0 +1,1 @@
+"""Runs: a method applied to a bundle, kept on disk, stoppable and continuable."""

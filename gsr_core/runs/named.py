@@ -1,0 +1,78 @@
+"""Opening and listing what a workspace keeps by name, with a record: studies and sweeps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from gsr_core.errors import GsrError, RunNotFoundError
+
+__all__ = ["check_record", "newest_first"]
+
+
+class _Record(Protocol):
+    @property
+    def format(self) -> int: ...
+
+    @property
+    def created(self) -> str: ...
+
+
+class _Named(Protocol):
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def record(self) -> Any: ...
+
+
+T = TypeVar("T", bound=_Named)
+
+
+def check_record(kind: str, found: _Named, readable: int) -> None:
+    """Check that a directory is there and that this version can read its record.
+
+    Args:
+        kind: `study` or `sweep`; its record is `<kind>.json`.
+        found: What was asked for, whether it is there or not.
+        readable: Format that this version reads.
+
+    Raises:
+        RunNotFoundError: If there is none of that name.
+        GsrError: If it has no record, or one of another format.
+    """
+    name, file = found.path.name, found.path / f"{kind}.json"
+    if not file.is_file():
+        raise RunNotFoundError(
+            f"no {kind} '{name}' in {found.path.parent}; 'gsr {kind}' begins one"
+        )
+    try:
+        record: _Record = found.record
+    except ValueError as error:
+        raise GsrError(
+            f"{file} is not a {kind}'s record; restore it or take the directory away"
+        ) from error
+    if record.format != readable:
+        raise GsrError(
+            f"{kind} '{name}' has format {record.format}; this version reads format {readable}"
+        )
+
+
+def newest_first(kind: str, folder: Path, opened: Callable[[str], T]) -> list[T]:
+    """Return what a folder holds of a kind, newest first; what cannot be opened is passed over.
+
+    Args:
+        kind: `study` or `sweep`.
+        folder: Where the directories are.
+        opened: Opens one by its name, or raises a `GsrError`.
+    """
+
+    def readable() -> Iterator[T]:
+        for file in folder.glob(f"*/{kind}.json"):
+            try:
+                yield opened(file.parent.name)
+            except GsrError:
+                continue
+
+    return sorted(readable(), key=lambda each: (each.record.created, each.path.name), reverse=True)

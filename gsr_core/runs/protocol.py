@@ -1,0 +1,86 @@
+"""What a run spent: which group labels it read, how many, and what chose the step it kept.
+
+No rule that looks at `test` exists, so that every score on test is one of a head that was chosen
+without it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gsr_core.data.bundle import Bundle
+from gsr_core.errors import SettingError
+from gsr_core.methods.base import Method
+from gsr_core.methods.registry import make_method
+from gsr_core.runs.record import RunConfig
+from gsr_core.runs.store import Run
+
+__all__ = ["Protocol", "method_of", "protocol_of"]
+
+_CHOSEN_BY = {
+    "worst_group": "worst group of val",
+    "worst_group_earliest": "worst group of val, the earliest of equals",
+    "average": "mean accuracy of val",
+    "worst_inferred_group": "worst inferred group of val",
+}
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What a run was allowed to see beyond the classes.
+
+    Attributes:
+        training: Whose group labels trained it, a split's name, or "none".
+        chosen_by: What chose the step that was kept.
+        labels: Rows whose group labels were read, by split.
+    """
+
+    training: str
+    chosen_by: str
+    labels: dict[str, int]
+
+    @property
+    def budget(self) -> int:
+        """Rows whose group labels were read, all splits together."""
+        return sum(self.labels.values())
+
+    @property
+    def text(self) -> str:
+        """All of it in one line."""
+        read = " + ".join(f"{rows:,} of {split}" for split, rows in self.labels.items())
+        return f"group labels: {read or 'none'}; step chosen by: {self.chosen_by}"
+
+
+def method_of(config: RunConfig) -> Method | None:
+    """Return a stored run's method with its settings, None if this version refuses them."""
+    try:
+        return make_method(config.method, config.settings)
+    except SettingError:
+        return None
+
+
+def protocol_of(run: Run, bundle: Bundle | None = None) -> Protocol:
+    """Return what a run was allowed to see.
+
+    Args:
+        run: The run.
+        bundle: Its bundle, if it is open already.
+    """
+    config, bundle = run.config, bundle or run.bundle
+    # Of settings that an earlier version took, what the method does by default is the best guess.
+    method = method_of(config) or make_method(config.method, {"seed": config.seed})
+    weighted = bundle.manifest.weighted_split
+    labels: dict[str, int] = {}
+    for name in method.labels_used:
+        split = weighted if name == "weighted" else name
+        labels[split] = len(run.rows_of(split, bundle))
+    if config.variation.get("leak") and "target" in labels:
+        # They are the same rows.
+        labels.pop("val", None)
+    chosen_by = "only one step" if method.max_steps == 1 else _CHOSEN_BY[method.selection]
+    if config.sweep:
+        # Whatever the sweep maximised, it was measured on val.
+        labels.setdefault("val", len(run.rows_of("val", bundle)))
+        chosen_by += f"; settings by the sweep '{config.sweep}' on val"
+    training = [split for split in labels if split != "val"]
+    return Protocol(training[0] if training else "none", chosen_by, labels)

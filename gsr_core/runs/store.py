@@ -1,0 +1,496 @@
+"""Runs on disk.
+
+```
+<run_id>/config.json                 what was asked for (`RunConfig`)
+         state.json                  how it stands (`RunState`)
+         metrics.parquet             step, split, group, metric, value; group "" for all together
+         weight_history.safetensors  steps (s,) and weight (s, n): the weights over the steps
+         checkpoint.safetensors      where to go on, and the kept step so far
+         head.safetensors            weight (K, d), bias (K,): the kept head, on raw features
+         weights.parquet             sample_id, row, group, y, weight at the kept step; and
+                                     inferred_group where the method infers groups; flipped
+                                     where labels are noisy, y being what the method saw
+         influence.npy               (n, m) influence at the kept step, rows as in weights.parquet
+         scores-*.npy                what the kept head says of every row (`runs.samples`)
+         log.txt                     what happened when
+         lock                        held by the process that computes
+         cancel                      there when somebody asked the run to stop
+```
+
+Every file is replaced whole. The process that computes holds `lock`, which the operating system
+lets go when the process dies, however it dies: a run that says it is running while nobody holds
+its lock has lost its process, and whoever reads it first marks it failed and makes the last stored
+step readable.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from filelock import FileLock, Timeout
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
+
+from gsr_core.data.bundle import Bundle, load_head, open_bundle
+from gsr_core.data.splits import positions_of, seen_labels
+from gsr_core.data.variation import make_variation
+from gsr_core.errors import BundleError, GsrError, RunNotFoundError, RunStateError
+from gsr_core.files import replace_file
+from gsr_core.methods.fit import HISTORY_COLUMNS, Status
+from gsr_core.methods.registry import METHODS, make_method
+from gsr_core.runs.record import FORMAT, RunConfig, RunState, versions
+from gsr_core.workspace import Workspace
+
+__all__ = ["Run", "create_run", "list_runs", "now", "open_run"]
+
+
+def now() -> str:
+    """Return the time, ISO 8601, UTC; to the millisecond, because runs are sorted by it."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run on disk."""
+
+    workspace: Workspace
+    path: Path
+
+    @property
+    def run_id(self) -> str:
+        """Name of the run."""
+        return self.path.name
+
+    @property
+    def config(self) -> RunConfig:
+        """What was asked for."""
+        return RunConfig.model_validate_json((self.path / "config.json").read_text())
+
+    @property
+    def state(self) -> RunState:
+        """How the run stands; one whose process died is marked failed first."""
+        state = self.stored_state()
+        if state.status is Status.RUNNING:
+            try:
+                with self.lock():
+                    # Read again: it may have ended between the two looks.
+                    state = self.stored_state()
+                    if state.status is Status.RUNNING:
+                        state = self._settle(state)
+            except RunStateError:
+                pass
+        return state
+
+    @property
+    def bundle(self) -> Bundle:
+        """The bundle that the run was made on."""
+        return open_bundle(self.workspace, self.config.bundle)
+
+    def unchanged_bundle(self) -> Bundle:
+        """Return the run's bundle.
+
+        Raises:
+            BundleError: If its content is no longer what the run was made on.
+        """
+        bundle = self.bundle
+        if bundle.manifest.digest != self.config.bundle_digest:
+            raise BundleError(
+                f"bundle '{bundle.name}' has changed since this run was made; make a new run"
+            )
+        return bundle
+
+    def rows_of(self, split: str, bundle: Bundle | None = None) -> np.ndarray:
+        """Return the positions of a split's rows as this run saw them.
+
+        Those of `target` and `val` are not the bundle's own if the run's seed redrew the two or
+        its variation changed them.
+
+        Args:
+            split: One of the bundle's splits.
+            bundle: The run's bundle, if it is open already.
+        """
+        config = self.config
+        variation = make_variation(config.variation)
+        return positions_of(bundle or self.bundle, config.seed, variation)[split]
+
+    @property
+    def values_split(self) -> str:
+        """The split whose rows have the weights."""
+        on_target = METHODS[self.config.method].values_on == "target"
+        return "target" if on_target else self.bundle.manifest.weighted_split
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the run's lock.
+
+        Raises:
+            RunStateError: If another process holds it: the run is being computed.
+        """
+        try:
+            with FileLock(self.path / "lock", timeout=0):
+                yield
+        except Timeout:
+            raise RunStateError(
+                f"run '{self.run_id}' is being computed by another process; wait for it or cancel "
+                "it first"
+            ) from None
+
+    # Reading -------------------------------------------------------------------------------
+
+    def metrics(self) -> pd.DataFrame:
+        """Return the history: step, split, group, metric, value; empty before the first step."""
+        file = self.path / "metrics.parquet"
+        if not file.exists():
+            return pd.DataFrame(columns=HISTORY_COLUMNS)
+        return pd.read_parquet(file)
+
+    def weights(self, columns: list[str] | None = None) -> pd.DataFrame | None:
+        """Return sample_id, row, group, y, weight at the kept step; None if it has no weights.
+
+        `row` is the position in the bundle; the weights sum to one. A method that infers groups
+        adds `inferred_group`, -1 for outliers. With label noise, `y` is the class that the method
+        saw and `flipped` says whether it is another one than the bundle's.
+
+        Args:
+            columns: Only those of these that it has, read without the others.
+        """
+        file = self.path / "weights.parquet"
+        if not file.exists():
+            return None
+        # Not `pd.read_parquet`, whose first call alone takes seconds for what it imports.
+        with pq.ParquetFile(file) as opened:
+            there = opened.schema_arrow.names
+            wanted = there if columns is None else [name for name in columns if name in there]
+            return opened.read(columns=wanted).to_pandas()
+
+    def influence(self) -> np.ndarray | None:
+        """Return (n, m) influence at the kept step in nats, rows as in `weights`, or None."""
+        file = self.path / "influence.npy"
+        return np.load(file, mmap_mode="r", allow_pickle=False) if file.exists() else None
+
+    def head(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Return weight (K, d) and bias (K,) of the kept head, or None before the end."""
+        file = self.path / "head.safetensors"
+        return load_head(file) if file.exists() else None
+
+    def weight_steps(self) -> np.ndarray:
+        """Return the steps whose weights were stored, ascending; the kept one is among them."""
+        file = self.path / "weight_history.safetensors"
+        if not file.exists():
+            return np.zeros(0, dtype=np.int64)
+        with safe_open(file, framework="numpy") as stored:
+            return stored.get_tensor("steps")
+
+    def weights_at(self, step: int) -> np.ndarray:
+        """Return the (n,) weights at a stored step, rows as in `weights`, without reading others.
+
+        Raises:
+            RunStateError: If the weights of that step were not stored.
+        """
+        found = np.flatnonzero(self.weight_steps() == step)
+        if not found.size:
+            raise RunStateError(
+                f"run '{self.run_id}' has no weights of step {step}; stored steps are "
+                f"{self.weight_steps().tolist()}"
+            )
+        with safe_open(self.path / "weight_history.safetensors", framework="numpy") as stored:
+            return stored.get_slice("weight")[int(found[0]) : int(found[0]) + 1][0]
+
+    def weight_path(self, index: int) -> np.ndarray:
+        """Return the weights of one row of `weights` at each of `weight_steps`."""
+        with safe_open(self.path / "weight_history.safetensors", framework="numpy") as stored:
+            return stored.get_slice("weight")[:, index : index + 1][:, 0]
+
+    def checkpoint(self) -> dict[str, np.ndarray] | None:
+        """Return what a run goes on from, or None before the first step."""
+        file = self.path / "checkpoint.safetensors"
+        return load_file(file) if file.exists() else None
+
+    def log_text(self) -> str:
+        """Return the log."""
+        file = self.path / "log.txt"
+        return file.read_text() if file.exists() else ""
+
+    # Writing -------------------------------------------------------------------------------
+
+    def log(self, text: str) -> None:
+        """Add a line to the log."""
+        with (self.path / "log.txt").open("a") as file:
+            file.write(f"{now()} {text}\n")
+
+    def write_config(self, config: RunConfig) -> None:
+        """Replace the configuration."""
+        with replace_file(self.path / "config.json") as temporary:
+            temporary.write_text(config.model_dump_json(indent=2) + "\n")
+
+    def write_state(self, state: RunState) -> None:
+        """Replace the state."""
+        with replace_file(self.path / "state.json") as temporary:
+            temporary.write_text(state.model_dump_json(indent=2) + "\n")
+
+    def write_metrics(self, history: pd.DataFrame) -> None:
+        """Replace the history."""
+        with replace_file(self.path / "metrics.parquet") as temporary:
+            history.to_parquet(temporary, index=False)
+
+    def write_arrays(self, name: str, arrays: dict[str, np.ndarray]) -> None:
+        """Replace a safetensors file."""
+        with replace_file(self.path / name) as temporary:
+            # Not ascontiguousarray, which would give a single number an axis.
+            save_file(
+                {key: np.asarray(array, order="C") for key, array in arrays.items()}, temporary
+            )
+
+    def write_weight_history(self, weights: dict[int, np.ndarray]) -> None:
+        """Replace the weights (n,) over the steps, given by step."""
+        steps = sorted(weights)
+        self.write_arrays(
+            "weight_history.safetensors",
+            {
+                "steps": np.array(steps, dtype=np.int64),
+                "weight": np.stack([weights[step] for step in steps]),
+            },
+        )
+
+    def write_kept(self, kept: dict[str, np.ndarray]) -> None:
+        """Write the files of the kept step.
+
+        Args:
+            kept: `head_weight` and `head_bias`, optionally `sample_weight` with `rows`, the
+                positions in the bundle, and `inferred_group`; and `influence`.
+
+        Raises:
+            BundleError: If the bundle's content is no longer what the run was made on.
+        """
+        if "sample_weight" in kept:
+            bundle, rows = self.unchanged_bundle(), kept["rows"]
+            columns = {
+                "sample_id": bundle.column("sample_id").take(pa.array(rows)).to_pandas(),
+                "row": rows,
+                "group": bundle.labels_at(rows).to_pandas(),
+                "y": bundle.y[rows],
+                "weight": kept["sample_weight"],
+            }
+            config = self.config
+            variation = make_variation(config.variation)
+            if variation.label_noise:
+                columns["y"] = seen_labels(bundle, config.seed, variation)[rows]
+                columns["flipped"] = columns["y"] != bundle.y[rows]
+            if "inferred_group" in kept:
+                columns["inferred_group"] = kept["inferred_group"]
+            table = pd.DataFrame(columns)
+            with replace_file(self.path / "weights.parquet") as temporary:
+                table.to_parquet(temporary, index=False)
+        if "influence" in kept:
+            with replace_file(self.path / "influence.npy") as temporary, temporary.open("wb") as f:
+                np.save(f, kept["influence"].astype(np.float32))
+        # Last: who sees a new head may take the other files for new as well.
+        self.write_arrays(
+            "head.safetensors",
+            {
+                "weight": kept["head_weight"].astype(np.float32),
+                "bias": kept["head_bias"].astype(np.float32),
+            },
+        )
+
+    def request_cancel(self) -> None:
+        """Ask the run to stop: at once if it waits, after the current step if it computes."""
+        (self.path / "cancel").touch()
+        try:
+            with self.lock():
+                state = self.stored_state()
+                if state.status is Status.QUEUED:
+                    self.write_state(state.model_copy(update={"status": Status.CANCELLED}))
+                    self.log("cancelled while queued")
+        except RunStateError:
+            pass
+
+    @property
+    def cancel_requested(self) -> bool:
+        """Whether somebody asked the run to stop."""
+        return (self.path / "cancel").exists()
+
+    def stored_state(self) -> RunState:
+        """Return the state as it is on disk, without a look whether its process still lives."""
+        return RunState.model_validate_json((self.path / "state.json").read_text())
+
+    def _settle(self, state: RunState) -> RunState:
+        """Mark a run whose process died as failed and make its last stored step readable."""
+        trouble = ""
+        try:
+            stored = self.checkpoint()
+            if stored is not None:
+                state = state.model_copy(
+                    update={"step": int(stored["step"]), "best_step": int(stored["kept_step"])}
+                )
+                history, kept = self.metrics(), kept_arrays(stored)
+                self.write_metrics(history[history["step"] <= state.step])
+                if "sample_weight" in kept:
+                    self._settle_weights(state, kept["sample_weight"])
+                self.write_kept(kept)
+            else:
+                # Half of a first step.
+                for name in ("metrics.parquet", "weight_history.safetensors"):
+                    (self.path / name).unlink(missing_ok=True)
+        except Exception as error:
+            # Whoever asks how the run stands gets an answer, whatever became of its files.
+            trouble = f"; the kept step cannot be written out: {error}"
+        for leftover in self.path.glob(".*.tmp"):
+            leftover.unlink(missing_ok=True)
+        last = f"the last stored step is {state.step}" if state.step else "no step was stored"
+        state = state.model_copy(
+            update={
+                "status": Status.FAILED,
+                "message": "the process that computed this run ended without a word; "
+                f"{last}{trouble}",
+            }
+        )
+        self.write_state(state)
+        self.log(state.message)
+        return state
+
+    def _settle_weights(self, state: RunState, kept: np.ndarray) -> None:
+        """Make the weight history, which is written before the checkpoint, agree with it."""
+        steps = [step for step in self.weight_steps().tolist() if step <= state.step]
+        stored = {step: self.weights_at(step) for step in steps}
+        self.write_weight_history({**stored, state.best_step: kept.astype(np.float32)})
+
+
+def kept_arrays(stored: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the kept step's arrays of a stored checkpoint, without their prefix."""
+    prefix = "kept."
+    return {
+        key.removeprefix(prefix): value for key, value in stored.items() if key.startswith(prefix)
+    }
+
+
+def create_run(
+    workspace: Workspace,
+    bundle: str,
+    method: str,
+    settings: dict[str, Any] | None = None,
+    *,
+    device: str = "auto",
+    variation: dict[str, Any] | None = None,
+    part_of: str = "",
+    sweep: str = "",
+) -> Run:
+    """Check everything that can be checked, then make a run that waits to be computed.
+
+    Args:
+        workspace: Where.
+        bundle: Name of a bundle in the workspace, or the path of its directory.
+        method: A key of the registry.
+        settings: Hyperparameters that differ from the defaults.
+        device: `auto` or a device name.
+        variation: See `RunConfig`.
+        part_of: See `RunConfig`.
+        sweep: See `RunConfig`.
+
+    Raises:
+        GsrError: If the bundle, the method, a setting or the device is not right; then nothing is
+            left behind.
+    """
+    # Here, not on top: whoever only lists runs need not load torch's device machinery.
+    from gsr_core.compute import pick
+
+    opened = open_bundle(workspace, bundle)
+    made = make_method(method, settings)
+    varied = make_variation(variation)
+    pick(device)
+    run_id = f"{method}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{uuid.uuid4().hex[:6]}"
+    run = Run(workspace, workspace.runs / run_id)
+    run.path.mkdir(parents=True)
+    inside = opened.path.parent == workspace.bundles
+    run.write_state(RunState(steps=made.max_steps))
+    # The configuration comes last: a directory without one is not a run yet.
+    run.write_config(
+        RunConfig(
+            run_id=run_id,
+            created=now(),
+            bundle=opened.name if inside else str(opened.path.resolve()),
+            bundle_digest=opened.manifest.digest,
+            method=method,
+            settings=made.settings(),
+            device=device,
+            variation=varied.changes(),
+            part_of=part_of,
+            sweep=sweep,
+            versions=versions(),
+        )
+    )
+    run.log(f"created: {method} on {opened.name}, settings {made.settings()}")
+    return run
+
+
+def open_run(workspace: Workspace, run_id: str) -> Run:
+    """Open a run by its name, or by an unambiguous beginning of it.
+
+    Raises:
+        RunNotFoundError: If there is none or more than one.
+        GsrError: If the directory is not that of a run that this version reads.
+    """
+    run = Run(workspace, workspace.runs / run_id)
+    if not (run.path / "config.json").is_file():
+        near = [each for each in list_runs(workspace) if each.run_id.startswith(run_id)]
+        if len(near) != 1 or not run_id:
+            raise RunNotFoundError(
+                f"no run '{run_id}' in {workspace.runs}"
+                + (f"; {len(near)} runs begin so, type more of the name" if near else "")
+                + "; 'gsr runs' lists them"
+            )
+        run = near[0]
+    _check(run)
+    return run
+
+
+def list_runs(workspace: Workspace) -> list[Run]:
+    """Return the runs of a workspace, newest first; what `open_run` refuses is passed over."""
+    runs = []
+    for file in workspace.runs.glob("*/config.json"):
+        run = Run(workspace, file.parent)
+        try:
+            runs.append((_check(run).created, run.run_id, run))
+        except GsrError:
+            continue
+    return [run for _, _, run in sorted(runs, key=lambda each: each[:2], reverse=True)]
+
+
+def _check(run: Run) -> RunConfig:
+    """Return a run's configuration, after a look whether this version can read the run.
+
+    Raises:
+        GsrError: If it cannot.
+    """
+    reading = "config.json"
+    try:
+        config = run.config
+        reading = "state.json"
+        run.stored_state()
+    # What is no JSON, no UTF-8 or not of the model is a ValueError.
+    except (ValueError, OSError) as error:
+        what = {"config.json": "configuration", "state.json": "state"}[reading]
+        raise GsrError(
+            f"{run.path / reading} is not a run's {what}; restore it or take the directory away"
+        ) from error
+    if config.format != FORMAT:
+        raise GsrError(
+            f"run '{run.run_id}' has format {config.format}; this version reads format {FORMAT}"
+        )
+    if config.method not in METHODS or "seed" not in config.settings:
+        raise GsrError(
+            f"run '{run.run_id}' is of the method '{config.method}', which this version does not "
+            f"have; its methods are {', '.join(METHODS)}"
+        )
+    return config

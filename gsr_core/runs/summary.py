@@ -1,0 +1,134 @@
+"""The outcome of a run in one object, as the command line prints it."""
+
+from __future__ import annotations
+
+import math
+from datetime import datetime
+from typing import Any
+
+import pandas as pd
+
+from gsr_core.methods.registry import make_method
+from gsr_core.runs.record import RunConfig
+from gsr_core.runs.store import Run
+
+__all__ = [
+    "AVERAGES",
+    "changed_settings",
+    "group_table",
+    "headline",
+    "overall",
+    "run_label",
+    "summarise",
+    "unsolved_steps",
+]
+
+AVERAGES = ("worst_group_accuracy", "mean_accuracy", "adjusted_accuracy")
+
+
+def summarise(run: Run) -> dict[str, Any]:
+    """Return the outcome of a run at its kept step.
+
+    Accuracies are fractions, losses nats; what could not be measured is None.
+    """
+    config, state = run.config, run.state
+    history = run.metrics()
+    return {
+        "run_id": run.run_id,
+        "run_dir": str(run.path),
+        "status": str(state.status),
+        "method": config.method,
+        "bundle": config.bundle,
+        "seed": config.seed,
+        "device": state.device or config.device,
+        "settings": config.settings,
+        "steps": state.step,
+        "best_step": state.best_step,
+        "seconds": state.seconds,
+        "seconds_per_step": state.seconds / state.step if state.step else None,
+        "unsolved_steps": unsolved_steps(history),
+        "message": state.message,
+        "note": state.note,
+        **{split: _split(history, split, state.best_step) for split in ("val", "test")},
+    }
+
+
+def unsolved_steps(history: pd.DataFrame) -> int:
+    """Return how many steps' fits did not reach the relative gradient norm of 1e-8."""
+    return int((history.loc[history["metric"] == "solved", "value"] == 0).sum())
+
+
+def run_label(config: RunConfig) -> str:
+    """Return a run's name for people: method, what differs from the defaults, local time."""
+    made = datetime.fromisoformat(config.created).astimezone()
+    when = f"{made.day} {made:%b %H:%M}"
+    return " · ".join([config.method.upper(), *changed_settings(config), when])
+
+
+def changed_settings(config: RunConfig) -> list[str]:
+    """Return what differs from the method's defaults, as `name value`."""
+    defaults = make_method(config.method).settings()
+    return [
+        f"{key} {value}" for key, value in config.settings.items() if value != defaults.get(key)
+    ]
+
+
+def overall(history: pd.DataFrame, split: str, step: int) -> dict[str, float]:
+    """Return the metrics of all groups together at a step, by name."""
+    rows = history[
+        (history["step"] == step) & (history["split"] == split) & (history["group"] == "")
+    ]
+    return {
+        str(metric): float(value)
+        for metric, value in zip(rows["metric"], rows["value"], strict=True)
+    }
+
+
+def group_table(history: pd.DataFrame, split: str, step: int) -> pd.DataFrame:
+    """Return one row a group at a step: group, count, accuracy, loss, in the bundle's order."""
+    rows = history[
+        (history["step"] == step) & (history["split"] == split) & (history["group"] != "")
+    ]
+    order = list(dict.fromkeys(rows["group"]))
+    table = rows.pivot(index="group", columns="metric", values="value").loc[order].reset_index()
+    table.columns.name = None
+    table["count"] = table["count"].astype(int)
+    return table
+
+
+def headline(
+    run: Run, split: str = "test", *, history: pd.DataFrame | None = None
+) -> dict[str, float]:
+    """Return worst-group, mean and adjusted accuracy at the kept step; NaN before the first.
+
+    Args:
+        run: The run.
+        split: `val` or `test`.
+        history: The run's metrics, if they have been read already.
+    """
+    metrics = run.metrics() if history is None else history
+    found = overall(metrics, split, run.state.best_step)
+    return {name: found.get(name, math.nan) for name in AVERAGES}
+
+
+def _split(history: pd.DataFrame, split: str, step: int) -> dict[str, Any] | None:
+    found = overall(history, split, step)
+    if not found:
+        return None
+    groups = group_table(history, split, step)
+    return {
+        **{name: _number(found[name]) for name in AVERAGES},
+        "groups": [
+            {
+                "group": row["group"],
+                "n": row["count"],
+                "accuracy": _number(row["accuracy"]),
+                "loss": _number(row["loss"]),
+            }
+            for row in groups.to_dict("records")
+        ],
+    }
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else value

@@ -1,0 +1,223 @@
+"""The Compare page, lower half: against a reference, over seeds and sample by sample."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+import streamlit as st
+
+from gsr_core.data.bundle import Bundle
+from gsr_core.errors import ComparisonError
+from gsr_core.figures.pairs import paired_differences, weight_against_weight
+from gsr_core.methods.base import Values
+from gsr_core.methods.registry import METHODS
+from gsr_core.runs.compare import (
+    Entry,
+    changed_samples,
+    default_reference,
+    paired,
+    paired_values,
+    rank_correlation,
+    seed_differences,
+    shared_run,
+)
+from gsr_core.runs.store import Run
+from gsr_core.runs.summary import run_label
+from gsr_core.views import navigation as nav
+from gsr_core.views.charts import colours_of, plain, show, single_group
+from gsr_core.views.session import load_samples
+
+__all__ = ["choose_reference", "differences", "fixed_and_broken", "value_against_value"]
+
+_MOST_POINTS = 30_000
+_ONE_VALUE = {
+    Values.WEIGHTS: "weight",
+    Values.PROBABILITIES: "probability",
+    Values.SUBSET: "share of subsets",
+}
+
+
+def choose_reference(found: list[Entry]) -> Entry:
+    """Draw the choice of what the others are held against, and return it."""
+    return _choose("reference", "Reference", found, default_reference(found))
+
+
+def _choose(name: str, label: str, found: list[Entry], default: Entry) -> Entry:
+    by_id = {entry.run_id: entry for entry in found}
+    of_run = {run.run_id: entry.run_id for entry in found for run in entry.runs}
+    # A link may name any seed's run.
+    if (current := nav.get(name)) in of_run:
+        nav.put(**{name: of_run[current]})
+    chosen = nav.select(
+        name,
+        label,
+        list(by_id),
+        default=default.run_id,
+        format_func=lambda run_id: by_id[run_id].label,
+        width=360,
+    )
+    return by_id[chosen]
+
+
+def differences(table: pd.DataFrame, reference: Entry, average: str, average_name: str) -> None:
+    """Draw how much better or worse than the reference each is, over the seeds they share.
+
+    Args:
+        table: From `compare.scores`.
+        reference: What is subtracted.
+        average: Metric of the average shown beside the worst group.
+        average_name: Its name.
+    """
+    worst = paired(table, reference.label)
+    beside = paired(table, reference.label, average)
+    left, right = st.columns(2, gap="large")
+    with left:
+        points = seed_differences(table, reference.label)
+        figure = paired_differences(worst, points, reference=reference.label)
+        show(figure, key="paired", alt="Difference of worst-group accuracy with its interval.")
+    with right:
+        points_of = st.column_config.NumberColumn(format="%+.1f %%")
+        st.dataframe(
+            {
+                "method": worst["entry"],
+                "worst group": 100 * worst["difference"],
+                "verdict": worst["verdict"],
+                "shared seeds": worst["seeds"],
+                "p (Holm)": worst["p_holm"],
+                average_name: 100 * beside["difference"],
+                "its verdict": beside["verdict"],
+            },
+            hide_index=True,
+            column_config={
+                "method": st.column_config.Column(width="medium", pinned=True),
+                "worst group": points_of,
+                average_name: points_of,
+                "p (Holm)": st.column_config.NumberColumn(
+                    format="%.2g", help="Of the worst group; corrected for all rows."
+                ),
+            },
+        )
+        st.caption(
+            "95 % t intervals of the difference on the same seeds, each for one comparison; p is "
+            "corrected for all of them (Holm). An interval that contains 0 is not distinguishable "
+            "from no difference. Seeds redraw target, val and what the method draws, not test, "
+            "heldout or the backbone: where every seed gives the same difference, they cannot tell "
+            "whether it is chance."
+        )
+
+
+def fixed_and_broken(bundle: Bundle, found: list[Entry], reference: Entry, best: str) -> None:
+    """Draw, for each group, how many test samples only one of two gets right, as links to them.
+
+    Args:
+        bundle: The data.
+        found: What is compared.
+        reference: What the other is held against.
+        best: Label of the entry that is shown at first, if it is not the reference.
+    """
+    others = [entry for entry in found if entry != reference]
+    first = next((entry for entry in others if entry.label == best), others[0])
+    other = _choose("against", "Against it", others, first)
+    one, two = shared_run(reference, other)
+    try:
+        table, fixed, broken = changed_samples(
+            bundle, load_samples(one, "test"), load_samples(two, "test")
+        )
+    except ComparisonError as error:
+        st.info(str(error))
+        return
+    widths = [5, 2, 2, 2, 2]
+    with st.container(key="changed", gap="xsmall"):
+        for place, head in zip(
+            st.columns(widths), ("group", "samples", "fixed", "broken", "net"), strict=True
+        ):
+            place.caption(head)
+        rows = table.to_dict("records")
+        everyone = {
+            "group": "",
+            "samples": len(load_samples(one, "test")),
+            "fixed": len(fixed),
+            "broken": len(broken),
+            "net": len(fixed) - len(broken),
+        }
+        for row in [*rows, everyone]:
+            cells = st.columns(widths, vertical_alignment="center")
+            cells[0].markdown(plain(row["group"]) or "**all samples**")
+            cells[1].markdown(f"{row['samples']:,}")
+            for cell, what in zip(cells[2:4], ("fixed", "broken"), strict=True):
+                with cell:
+                    _count(row[what], what, row["group"], one, two)
+            cells[4].markdown(f"{row['net']:+,}")
+    st.caption(
+        f"Fixed: wrong under {plain(run_label(one.config))}, right under "
+        f"{plain(run_label(two.config))}, both of seed {two.config.seed}"
+        f"{'' if one.config.seed == two.config.seed else f' and {one.config.seed}'}. Broken: the "
+        "other way round. A count opens its samples."
+    )
+
+
+def _count(count: int, what: str, group: str, one: Run, two: Run) -> None:
+    if not count:
+        st.markdown("0")
+        return
+    samples = nav.params(
+        run=two.run_id,
+        reference=one.run_id,
+        changed=what,
+        split="test",
+        group=group,
+        sort="highest loss",
+        **dict.fromkeys(("y", "prediction", "slice", "sample")),
+    )
+    st.page_link(
+        nav.PAGES["Samples"],
+        label=f"{count:,}",
+        icon=":material/arrow_outward:",
+        icon_position="right",
+        query_params=samples,
+    )
+
+
+def value_against_value(bundle: Bundle, found: list[Entry]) -> None:
+    """Draw each sample's value under one method against that under another."""
+    left, right = _first_pair(found) or (found[0], found[1])
+    with st.container(horizontal=True):
+        a = _choose("left", "Across", found, left)
+        b = _choose("right", "Upwards", found, right)
+    one, two = shared_run(a, b)
+    try:
+        table = paired_values(one, two)
+    except ComparisonError as error:
+        st.info(f"There is nothing to draw: {plain(error)}. Choose two that have values.")
+        return
+    correlation = rank_correlation(table)
+    total = len(table)
+    if total > _MOST_POINTS:
+        table = table.sample(_MOST_POINTS, random_state=0)
+    table = table.assign(group=single_group(bundle, table["row"].to_numpy()))
+    figure = weight_against_weight(
+        table,
+        label_a=a.label,
+        label_b=b.label,
+        value_a=_ONE_VALUE.get(METHODS[a.config.method].values, "value"),
+        value_b=_ONE_VALUE.get(METHODS[b.config.method].values, "value"),
+        correlation=correlation,
+        colours=colours_of(bundle),
+    )
+    show(figure, key="pair", alt="Value of each sample under both methods.")
+    said = [f"{total:,} samples of {one.values_split}, seeds {one.config.seed}, {two.config.seed}"]
+    said += [f"{len(table):,} of them drawn"] * (len(table) < total)
+    said += ["no rank correlation: one side is constant"] * math.isnan(correlation)
+    st.caption("; ".join(said) + ".")
+
+
+def _first_pair(found: list[Entry]) -> tuple[Entry, Entry] | None:
+    """Return the first two that give values to the same rows."""
+    able = [entry for entry in found if METHODS[entry.config.method].values is not Values.NONE]
+    for place, one in enumerate(able):
+        for two in able[place + 1 :]:
+            runs = shared_run(one, two)
+            if runs[0].values_split == runs[1].values_split:
+                return one, two
+    return None

@@ -1,0 +1,171 @@
+"""One sample in full: the image, its weight over the steps, whom it helps, and what is near."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+
+from gsr_core.data.bundle import SPLITS, Bundle
+from gsr_core.figures.weights import sample_influence, weight_path
+from gsr_core.jobs.maps import map_head
+from gsr_core.runs.samples import INFLUENCE
+from gsr_core.runs.store import Run
+from gsr_core.views import navigation as nav
+from gsr_core.views.charts import colours_of, percent, plain, show, single_group
+from gsr_core.views.gallery import picture
+from gsr_core.views.session import load_neighbours, load_samples, load_weight_paths
+
+__all__ = ["sample_detail"]
+
+_NEIGHBOURS = 6
+
+
+def sample_detail(bundle: Bundle, run: Run) -> None:
+    """Open the focused sample beside the page, if one is focused."""
+    chosen = nav.get("sample")
+    if not chosen:
+        return
+    if not chosen.isdecimal() or len(chosen) > 12 or int(chosen) >= len(bundle):
+        st.warning(f"There is no sample '{plain(chosen)}' in this bundle.")
+        return
+    _dialog(bundle, run, int(chosen))
+
+
+def _close() -> None:
+    nav.put(sample=None)
+
+
+@st.dialog("Sample", width="medium", position="right", on_dismiss=_close)
+def _dialog(bundle: Bundle, run: Run, row: int) -> None:
+    # Its own buttons run only the dialog again, with the arguments that it was opened with.
+    row = int(nav.get("sample") or row)
+    # The run's own splits: a seed above 0 draws target and val anew.
+    split = next((name for name in SPLITS if (run.rows_of(name, bundle) == row).any()), None)
+    if split is None:
+        st.info("This run was made to do without this sample.")
+        return
+    table = load_samples(run, split)
+    index = int(np.flatnonzero(table["row"].to_numpy() == row)[0])
+    sample = table.iloc[index]
+    classes = bundle.manifest.classes
+    left, right = st.columns([1, 2])
+    with left:
+        image = picture(bundle, row)
+        if image is not None:
+            st.image(image, width="stretch", alt=f"sample {sample['sample_id']}")
+        elif (text := bundle.text(row)) is not None:
+            st.text(text)
+        else:
+            st.caption("This bundle holds no image of the sample.")
+    with right:
+        st.subheader(plain(sample["sample_id"]), anchor=False)
+        st.write(f"{plain(sample['group'])} · {split}")
+        verdict = "right" if sample["correct"] else f"wrong: it is {plain(classes[sample['y']])}"
+        st.write(
+            f"Predicted **{plain(classes[sample['prediction']])}** with "
+            f"{percent(float(sample['confidence']))}, {verdict}. Loss {sample['loss']:.3g} nats."
+        )
+        if "weight" in table.columns:
+            st.write(
+                f"Weight **{sample['weight']:.3g}×** an equal share, rank {sample['rank']:,} of "
+                f"{len(table):,}."
+            )
+        if "inferred_group" in table.columns:
+            number = int(sample["inferred_group"])
+            where = f"inferred group {number}" if number >= 0 else "an outlier of the inference"
+            st.write(f"The method took it for {where}.")
+        attributes = {name: str(sample[name]) for name in bundle.manifest.attributes}
+        if attributes:
+            st.caption(" · ".join(plain(f"{name}: {value}") for name, value in attributes.items()))
+        _turn(row)
+    if "weight" in table.columns:
+        _weight_path(bundle, run, index, sample)
+    _influence(bundle, run, sample)
+    _neighbours(bundle, run, split, table, index)
+
+
+def _turn(row: int) -> None:
+    """Draw the buttons that go through the gallery's order."""
+    order = st.session_state.get("sample order")
+    found = np.flatnonzero(order == row) if order is not None else np.zeros(0, dtype=int)
+    if not found.size or order is None:
+        return
+    place = int(found[0])
+    with st.container(horizontal=True):
+        for label, key, other in (
+            ("Previous", "ArrowLeft", place - 1),
+            ("Next", "ArrowRight", place + 1),
+        ):
+            inside = 0 <= other < len(order)
+            st.button(
+                label,
+                shortcut=key,
+                disabled=not inside,
+                key=f"detail {label}",
+                on_click=lambda other=other: nav.put(sample=int(order[other])),
+            )
+
+
+def _weight_path(bundle: Bundle, run: Run, index: int, sample: pd.Series) -> None:
+    path = load_weight_paths(run, index, str(sample["group"]))
+    if len(path) < 2:
+        return
+    st.markdown("**Weight over the steps**")
+    figure = weight_path(
+        path,
+        n=len(run.rows_of(run.values_split, bundle)),
+        selected=run.state.best_step,
+        colour=colours_of(bundle)[single_group(bundle, np.array([sample["row"]]))[0]],
+    )
+    show(figure, key="detail path", alt="The sample's weight at each stored step.")
+
+
+def _influence(bundle: Bundle, run: Run, sample: pd.Series) -> None:
+    st.markdown("**Influence on each group**")
+    columns = [INFLUENCE + name for name in bundle.group_names]
+    if columns[0] not in sample.index:
+        st.caption(
+            "Influence is defined for samples that carry a weight, under a head that was fitted on "
+            f"these weights; {run.config.method.upper()} has none for this sample."
+        )
+        return
+    values = sample[columns].to_numpy(dtype=float)
+    helped, harmed = bundle.group_names[values.argmin()], bundle.group_names[values.argmax()]
+    effects = [f"lowers the target loss of {plain(helped)} most"] * bool(values.min() < 0)
+    effects += [f"raises that of {plain(harmed)} most"] * bool(values.max() > 0)
+    st.caption(
+        "Negative means that raising this sample's weight lowers the loss of the group. Here, "
+        f"raising it {' and '.join(effects) or 'changes nothing'}."
+    )
+    table = pd.DataFrame({"group": bundle.group_names, "influence": values})
+    show(sample_influence(table), key="detail influence", alt="Influence on each group, in nats.")
+
+
+def _neighbours(bundle: Bundle, run: Run, split: str, table: pd.DataFrame, index: int) -> None:
+    spaces = ["features", "gradients"] if map_head(bundle, run) is not None else ["features"]
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.markdown("**Nearest in the same split**")
+        space = st.segmented_control(
+            "Space",
+            spaces,
+            default="features",
+            required=True,
+            key="detail space",
+            label_visibility="collapsed",
+        )
+    near, distance = load_neighbours(run, split, space, index, _NEIGHBOURS)
+    for column, other, far in zip(st.columns(_NEIGHBOURS), near, distance, strict=False):
+        sample = table.iloc[other]
+        with column:
+            image = picture(bundle, int(sample["row"]))
+            if image is not None:
+                st.image(image, width="stretch", alt=f"neighbour {sample['sample_id']}")
+            weight = f"{sample['weight']:.2g}× · " if "weight" in table.columns else ""
+            st.caption(f"{plain(sample['group'])}  \n{weight}cosine distance {far:.2g}")
+            st.button(
+                plain(sample["sample_id"]),
+                key=f"detail near {other}",
+                type="tertiary",
+                on_click=lambda row=int(sample["row"]): nav.put(sample=row),
+            )

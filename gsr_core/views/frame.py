@@ -1,0 +1,246 @@
+"""The frame around every page: navigation, what is being looked at, and jobs under way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import streamlit as st
+from filelock import FileLock
+from PIL import Image, ImageDraw
+from streamlit.delta_generator import DeltaGenerator
+
+from gsr_core.data.bundle import Bundle
+from gsr_core.errors import GsrError
+from gsr_core.jobs.queue import (
+    BACKGROUND,
+    ensure_run_worker,
+    ensure_worker,
+    queue_of,
+    submit,
+)
+from gsr_core.methods.base import Values
+from gsr_core.methods.fit import Status
+from gsr_core.methods.registry import METHODS
+from gsr_core.runs.store import Run, create_run
+from gsr_core.runs.summary import run_label
+from gsr_core.views import navigation as nav
+from gsr_core.views.session import bundle_names, load_bundle, runs_of, workspace
+
+__all__ = ["Frame", "frame", "link", "start"]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What the page is to look at.
+
+    Attributes:
+        bundle: The chosen bundle.
+        runs: Its runs, newest first.
+        run: The chosen run, if the page asked for one.
+    """
+
+    bundle: Bundle
+    runs: list[Run]
+    run: Run | None
+
+    @property
+    def ended(self) -> list[Run]:
+        """The runs that have ended with a head, newest first."""
+        return [run for run in self.runs if (run.path / "head.safetensors").exists()]
+
+
+def start(title: str, question: str) -> None:
+    """Begin a page: the way to the other pages, its name, and the question it answers."""
+    links, _ = _begin(title, question)
+    _draw_links(links)
+
+
+def _begin(title: str, question: str) -> tuple[DeltaGenerator, DeltaGenerator]:
+    """Begin a page; return where the links go, and the row of the heading.
+
+    The row has room for choices at its right.
+    """
+    st.set_page_config(page_title=f"{title} · GSR", page_icon=_icon(), layout="wide")
+    nav.begin()
+    _warm_workers()
+    links = st.container(horizontal=True, vertical_alignment="center", gap="small", key="pages")
+    row = st.container(horizontal=True, vertical_alignment="bottom", key="head")
+    with row, st.container(gap=None):
+        st.title(title, anchor=False)
+        st.caption(question)
+    return links, row
+
+
+def _draw_links(container: DeltaGenerator) -> None:
+    with container:
+        for name, script in nav.PAGES.items():
+            st.page_link(script, label=name, query_params=nav.params(sample=None))
+
+
+def frame(title: str, question: str, *, needs_run: bool = False) -> Frame:
+    """Begin a page that looks at a bundle, and perhaps at a run; stop if there is none.
+
+    Args:
+        title: Name of the page.
+        question: What it answers.
+        needs_run: Whether the page needs a run that has ended.
+    """
+    links, row = _begin(title, question)
+    try:
+        found = _chosen(row, needs_run=needs_run)
+    except _MissingError as missing:
+        _draw_links(links)
+        missing.draw()
+        st.stop()
+    # Late, so that they carry every choice: an address that a page has to complete is one more
+    # step for the browser's back button.
+    _draw_links(links)
+    return found
+
+
+class _MissingError(Exception):
+    """What the page looks at is not there; `draw` says so."""
+
+    def __init__(self, draw: Callable[[], object]) -> None:
+        super().__init__()
+        self.draw = draw
+
+
+def _chosen(row: DeltaGenerator, *, needs_run: bool) -> Frame:
+    """Return what the page is to look at.
+
+    Raises:
+        _MissingError: If it is not there.
+    """
+    names = bundle_names()
+    if not names:
+        raise _MissingError(
+            partial(
+                _nothing,
+                "No data yet.",
+                "Prepare the built-in example or import your own.",
+                "Setup",
+            )
+        )
+    with row:
+        name = nav.select(
+            "bundle",
+            "Bundle",
+            names,
+            clears=("run", "runs", "group", "sample", "slice", "changed"),
+            width=220,
+        )
+        try:
+            bundle = load_bundle(name)
+            _ensure_baseline(bundle)
+        except (GsrError, OSError) as error:
+            raise _MissingError(partial(st.error, str(error))) from error
+        nav.put(bundle=name)
+        found = Frame(bundle, _shown(runs_of(bundle)), None)
+        if needs_run and found.ended:
+            labels = {run.run_id: run_label(run.config) for run in found.ended}
+            chosen = nav.select(
+                "run",
+                "Run",
+                list(labels),
+                default=_newest_weighted(found.ended),
+                clears=("step", "sample"),
+                format_func=lambda run_id: labels[run_id],
+                width=340,
+            )
+            run = next(run for run in found.ended if run.run_id == chosen)
+            if METHODS[run.config.method].values is not Values.NONE:
+                # In the URL, so that a link shows this run also when newer ones exist.
+                nav.put(run=chosen)
+            found = Frame(bundle, found.runs, run)
+        _chip(found.runs)
+    if needs_run and found.run is None:
+        raise _MissingError(
+            partial(
+                _nothing, "No run has ended on this bundle yet.", "Start GSR and come back.", "Run"
+            )
+        )
+    return found
+
+
+def _shown(runs: list[Run]) -> list[Run]:
+    """Leave out the runs of studies, except of a study of which the address names a run."""
+    asked = {nav.get("run"), *nav.get("runs").split(",")}
+    part_of = {run.run_id: run.config.part_of for run in runs}
+    shown = {"", *(part for run_id, part in part_of.items() if run_id in asked)}
+    return [run for run in runs if part_of[run.run_id] in shown]
+
+
+def link(page: str, label: str, **changes: object) -> None:
+    """Draw a link to another page with changed choices."""
+    st.page_link(nav.PAGES[page], label=label, query_params=nav.params(**changes))
+
+
+def _nothing(what: str, advice: str, page: str) -> None:
+    with st.container(border=True, key="nothing"):
+        st.subheader(what, anchor=False)
+        st.write(advice)
+        link(page, f"Go to {page}")
+
+
+def _newest_weighted(runs: list[Run]) -> str:
+    """Return the newest run that moved weights, else the newest."""
+    moved = [run.run_id for run in runs if METHODS[run.config.method].values is not Values.NONE]
+    return (moved or [runs[0].run_id])[0]
+
+
+def _has_baseline(bundle: Bundle) -> bool:
+    return any(run.config.method == "erm" and not run.config.part_of for run in runs_of(bundle))
+
+
+def _ensure_baseline(bundle: Bundle) -> None:
+    """Queue the reference run once: every page compares with the classifier as it came."""
+    if _has_baseline(bundle):
+        return
+    place = workspace()
+    place.jobs.mkdir(parents=True, exist_ok=True)
+    # Two tabs may come here at once; the second then finds the run of the first.
+    with FileLock(place.jobs / f"baseline-{bundle.manifest.digest[:16]}.lock"):
+        if not _has_baseline(bundle):
+            submit(create_run(place, str(bundle.path), "erm"))
+
+
+@st.cache_resource(show_spinner=False, ttl=60)
+def _warm_workers() -> None:
+    """Start the workers with the dashboard, so that the first run starts at once too."""
+    ensure_worker(workspace(), queue_of("auto"))
+    ensure_worker(workspace(), BACKGROUND)
+
+
+def _chip(runs: list[Run]) -> None:
+    """Say what is being computed; look again every second while something is."""
+    waiting = [run.run_id for run in runs if run.state.active]
+
+    def chip() -> None:
+        active = [run for run in runs if run.run_id in waiting and run.state.active]
+        if len(active) < len(waiting):
+            st.rerun()
+        for run in active[:1]:
+            state = run.state
+            more = f" · {len(active) - 1} waiting" if len(active) > 1 else ""
+            if state.status is Status.RUNNING:
+                text = f"{run.config.method.upper()} step {state.step} of {state.steps}{more}"
+                st.badge(text, color="blue")
+            else:
+                ensure_run_worker(run)
+                st.badge(f"{run.config.method.upper()} queued{more}", color="gray")
+
+    if waiting:
+        st.fragment(chip, run_every=1.0)()
+
+
+@st.cache_resource(show_spinner=False)
+def _icon() -> Image.Image:
+    """Draw the page's icon: two unequal weights."""
+    image = Image.new("RGBA", (64, 64))
+    draw = ImageDraw.Draw(image)
+    draw.ellipse((4, 22, 36, 54), fill="#0072B2")
+    draw.ellipse((40, 10, 60, 30), fill="#E69F00")
+    return image

@@ -1,0 +1,110 @@
+"""Samples as cards, a page at a time."""
+
+from __future__ import annotations
+
+import io
+import zlib
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+from PIL import Image
+
+from gsr_core.data.bundle import Bundle
+from gsr_core.views import navigation as nav
+from gsr_core.views.charts import percent, plain
+
+__all__ = ["gallery", "picture"]
+
+_SHARP = 96
+"""Images with a shorter side than this are enlarged by whole pixels, so that they stay sharp."""
+
+
+def picture(bundle: Bundle, row: int) -> bytes | None:
+    """Return a sample's image as encoded bytes, large enough to look at, or None."""
+    return _enlarged(str(bundle.path), bundle.manifest.digest, row, bundle)
+
+
+@st.cache_data(max_entries=4096, show_spinner=False)
+def _enlarged(path: str, digest: str, row: int, _bundle: Bundle) -> bytes | None:
+    encoded = _bundle.thumbnail(row)
+    if encoded is None:
+        return None
+    image = Image.open(io.BytesIO(encoded))
+    shorter = min(image.size)
+    if shorter >= _SHARP:
+        return encoded
+    factor = -(-2 * _SHARP // shorter)
+    enlarged = image.convert("RGB").resize(
+        (image.width * factor, image.height * factor), Image.Resampling.NEAREST
+    )
+    output = io.BytesIO()
+    enlarged.save(output, "PNG")
+    return output.getvalue()
+
+
+def gallery(
+    bundle: Bundle,
+    table: pd.DataFrame,
+    places: np.ndarray | None = None,
+    *,
+    key: str,
+    sizes: tuple[int, ...],
+) -> None:
+    """Draw samples as cards with paging; a click focuses a sample on every page.
+
+    Args:
+        bundle: Where the images are.
+        table: Rows of `sample_table`.
+        places: (q,) which rows of the table to show, in order; all by default.
+        key: Identity on the page.
+        sizes: Numbers of cards a page to choose from.
+    """
+    rows = table["row"].to_numpy()
+    places = np.arange(len(table)) if places is None else places
+    rows, n = rows[places], len(places)
+    with st.container(horizontal=True, vertical_alignment="center", key=f"{key} bar"):
+        said = st.empty()
+        st.space("stretch")
+        size = sizes[0]
+        if len(sizes) > 1 and n > sizes[0]:
+            size = st.segmented_control(
+                "Samples a page",
+                sizes,
+                default=sizes[0],
+                required=True,
+                key=f"{key} size",
+                label_visibility="collapsed",
+            )
+        pages = max(-(-n // size), 1)
+        # Another set or order of samples is another key, and so begins on its first page.
+        shown_set = zlib.crc32(rows.tobytes())
+        page = st.pagination(pages, key=f"{key} page {size} {shown_set}") if pages > 1 else 1
+    first = (page - 1) * size
+    shown = table.iloc[places[first : first + size]]
+    said.caption(f"{first + 1:,}–{first + len(shown):,} of {n:,} samples")
+    st.session_state["sample order"] = rows
+    with st.grid(min_column_width=136, gap="small"):
+        for place, sample in enumerate(shown.to_dict("records")):
+            with st.container(border=True, gap="xxsmall", key=f"{key} card {place}"):
+                _card(bundle, sample, key=f"{key} {sample['row']}")
+
+
+def _card(bundle: Bundle, sample: dict, *, key: str) -> None:
+    classes = bundle.manifest.classes
+    image = picture(bundle, sample["row"])
+    said = f"sample {sample['sample_id']}, {sample['group']}"
+    if image is not None:
+        st.image(image, width="stretch", alt=said)
+    elif (text := bundle.text(sample["row"])) is not None:
+        st.text(text[:160])
+    st.caption(plain(sample["group"]))
+    if "weight" in sample:
+        st.markdown(f"**{sample['weight']:.3g}×** weight")
+    if sample["correct"]:
+        st.badge(f"{percent(sample['confidence'])} right", color="green")
+    else:
+        st.badge(f"taken for {plain(classes[sample['prediction']])}", color="orange")
+    if st.button(plain(sample["sample_id"]), key=f"open {key}", type="tertiary", help="Details"):
+        nav.put(sample=sample["row"])
+        st.rerun()

@@ -1,0 +1,328 @@
+"""The second step of an import: what each column is for, and which groups it makes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from gsr_core.data.grouping import MAX_VALUES
+from gsr_core.data.source import GroupRule, Roles, SplitRule
+from gsr_core.data.splitting import MEANINGS, WORDS
+from gsr_core.views.charts import plain
+from gsr_core.views.import_source import Found, in_rows
+
+__all__ = ["MAX_WORDS", "choose_columns", "choose_groups", "propose_merges", "split_words"]
+
+MAX_WORDS = 20
+"""A column with more different values is no column of splits."""
+_ROWS, _DRAWN = "row numbers", "none: draw the splits"
+_KINDS = {
+    "class": "class × attributes",
+    "alone": "attributes alone",
+    "overlapping": "overlapping flags",
+    "named": "a column of names",
+}
+_HELP = {
+    "class": "Every combination of the class and the attributes' values is a group.",
+    "alone": "Every combination of the attributes' values is a group, whatever the class.",
+    "overlapping": "Each attribute is a flag (0/1, false/true, or a score that counts from 0.5) "
+    "and a group of its own; a sample may belong to several.",
+    "named": "One column says which group a row belongs to; an empty name is an unknown group.",
+}
+
+
+def choose_columns(found: Found) -> Roles:
+    """Draw the roles of the columns, as the reader proposes them; return what they say now."""
+    proposal, table = found.source.roles, found.source.table
+    columns = [str(column) for column in table.columns]
+    key = f"import {found.key}"
+    first, second, third = st.columns(3)
+    with first:
+        label = st.selectbox(
+            "Class",
+            columns,
+            index=_place(columns, proposal.label),
+            placeholder="Choose the column",
+            help="The column that says what the classifier has to tell.",
+            key=f"{key} label",
+            persist_state="session",
+        )
+    with second:
+        free = [column for column in columns if column != label]
+        attributes = st.multiselect(
+            "Attributes",
+            free,
+            default=[column for column in proposal.attributes if column in free],
+            help="Columns that are kept with each sample and can make groups.",
+            key=f"{key} attributes",
+            persist_state="session",
+        )
+    with third:
+        options = [_DRAWN, *columns]
+        column = st.selectbox(
+            "Split",
+            options,
+            index=_place(options, proposal.split.column) or 0,
+            help="The column that says train, validation or test; or let the splits be drawn.",
+            key=f"{key} split",
+            persist_state="session",
+        )
+    column = None if column == _DRAWN else column
+    rule = proposal.split
+    left, right = st.columns(2)
+    with left:
+        words = rule.words if column is None else _meanings(found, column, key)
+    with right if column else left, st.expander("Shares, seed and sample names"):
+        shares = _shares(rule, key, drawn=column is None)
+        options = [_ROWS, *columns]
+        sample_id = st.selectbox(
+            "Name of a sample",
+            options,
+            index=_place(options, proposal.sample_id) or 0,
+            help="A column of unique names.",
+            key=f"{key} sample id",
+            persist_state="session",
+        )
+    return Roles(
+        label=label,
+        sample_id=None if sample_id == _ROWS else sample_id,
+        attributes=tuple(attributes),
+        groups=proposal.groups,
+        split=SplitRule(column=column, words=words, **shares),
+    )
+
+
+def choose_groups(found: Found, roles: Roles) -> GroupRule:
+    """Draw how groups are made of the attributes; return the rule, merges included."""
+    proposal, table = found.source.roles.groups, found.source.table
+    key = f"import {found.key}"
+    before = {"crossed": "class" if proposal.with_class else "alone"}.get(
+        proposal.kind, proposal.kind
+    )
+    kind = st.segmented_control(
+        "A group is made of",
+        list(_KINDS),
+        default=before,
+        format_func=lambda each: _KINDS[each],
+        required=True,
+        key=f"{key} kind",
+        persist_state="session",
+    )
+    st.caption(_HELP[kind])
+    if kind == "named":
+        names = [str(column) for column in table.columns]
+        place = _place(names, next(iter(proposal.columns), None))
+        one = st.selectbox(
+            "Column of names",
+            names,
+            index=place if proposal.kind == "named" else None,
+            placeholder="Choose the column",
+            key=f"{key} names",
+            persist_state="session",
+        )
+        columns = [one] if one else []
+    else:
+        options = list(roles.attributes)
+        columns = st.multiselect(
+            "Attributes that make groups",
+            options,
+            default=[column for column in proposal.columns if column in options],
+            placeholder="Choose attributes" if options else "There are no attributes",
+            key=f"{key} columns",
+            persist_state="session",
+        )
+    with_class, bins = kind == "class", {}
+    if kind == "overlapping":
+        with_class = st.toggle(
+            "Each flag once for each class",
+            value=proposal.with_class,
+            key=f"{key} with class",
+            persist_state="session",
+        )
+    elif kind != "named":
+        bins = _bins(table, columns, proposal, key)
+    rule = GroupRule.model_validate(
+        {
+            "kind": "crossed" if kind in ("class", "alone") else kind,
+            "columns": columns,
+            # For names it says nothing; kept, so that an unchanged proposal stays unchanged.
+            "with_class": proposal.with_class if kind == "named" else with_class,
+            "bins": bins,
+        }
+    )
+    merges = _merges(found).get(_signature(rule))
+    if merges is None:
+        same = _signature(rule) == _signature(proposal)
+        merges = list(proposal.merge) if same else []
+    return rule.model_copy(update={"merge": tuple(tuple(each) for each in merges)})
+
+
+def propose_merges(found: Found, rule: GroupRule, proposed: Sequence[tuple[str, str]]) -> None:
+    """Draw what was merged, to take back, and what could be, to do."""
+    if rule.merge:
+        last = rule.merge[-1]
+        with st.container(horizontal=True, vertical_alignment="center", key="import merged"):
+            st.markdown(f"Merged: {'; '.join(plain(' + '.join(each)) for each in rule.merge)}")
+            st.button(
+                "Take the last merge back",
+                icon=":material/undo:",
+                key="import unmerge",
+                help=f"Separates {' and '.join(last)} again.",
+                on_click=_merge,
+                args=(found, rule, rule.merge[:-1]),
+            )
+    if proposed:
+        st.caption("Small groups can become one with a near one:")
+    for place, (small, other) in enumerate(proposed[:6]):
+        with st.container(
+            horizontal=True, vertical_alignment="center", key=f"import merge {place}"
+        ):
+            st.button(
+                "Merge",
+                icon=":material/merge:",
+                key=f"import merge button {place}",
+                help="Make the two one group.",
+                on_click=_merge,
+                args=(found, rule, (*rule.merge, (small, other))),
+            )
+            st.markdown(f"**{plain(small)}** with **{plain(other)}**")
+
+
+def split_words(values: Sequence[object], rule: SplitRule) -> dict[str, str]:
+    """Return what each value of a split column means by itself; "" if that is not known.
+
+    Args:
+        values: Its different values.
+        rule: The reader's proposal, whose words come first.
+    """
+    told = {word.strip().lower(): meaning for word, meaning in rule.words.items()}
+    found = {}
+    for value in values:
+        text = str(int(value) if isinstance(value, float) and value.is_integer() else value)
+        word = text.strip().lower()
+        meaning = told.get(word, WORDS.get(word, word))
+        found[text] = meaning if meaning in MEANINGS else ""
+    return found
+
+
+def _meanings(found: Found, column: str, key: str) -> dict[str, str]:
+    """Draw the meaning of each value of the split column; return the words that need telling."""
+    rule = found.source.roles.split
+    values = found.source.table[column].dropna().unique()
+    if not 1 <= len(values) <= MAX_WORDS:
+        return rule.words  # What is wrong with it is said when splits are made.
+    usual = split_words(sorted(values, key=str), rule)
+    unknown = [value for value, meaning in usual.items() if not meaning]
+    words = {}
+    label = f"What the values of “{column}” mean"
+    with st.expander(label, expanded=bool(unknown)):
+        columns = in_rows(len(usual), 3)
+        for column_of_page, (value, meaning) in zip(columns, usual.items(), strict=True):
+            with column_of_page:
+                chosen = st.selectbox(
+                    value,
+                    MEANINGS,
+                    index=_place(MEANINGS, meaning),
+                    placeholder="Choose",
+                    format_func=lambda each: "leave out" if each == "none" else each,
+                    key=f"{key} word {column} {value}",
+                    persist_state="session",
+                )
+            if chosen and chosen != meaning:
+                words[value] = chosen
+    return {**rule.words, **words}
+
+
+def _shares(rule: SplitRule, key: str, *, drawn: bool) -> dict[str, Any]:
+    """Draw the shares and the seed of a split rule."""
+    fields = {
+        "heldout": (
+            "Held out of train",
+            "Share of train whose rows carry the weights; 1 if the "
+            "network has not seen any of them.",
+        ),
+        "target": (
+            "Target, of validation",
+            "Share of the validation rows that drive the weights; the rest selects the step.",
+        ),
+        "train": ("Train", "Share of all rows."),
+        "validation": ("Validation", "Share of all rows, or of train where the file has none."),
+    }
+    shown = list(fields) if drawn else ["heldout", "target", "validation"]
+    values: dict[str, Any] = {}
+    columns = st.columns(len(shown) + 1)
+    for column, name in zip(columns, shown, strict=False):
+        label, help_text = fields[name]
+        with column:
+            values[name] = st.number_input(
+                label,
+                # The rule's own bounds are open at 0 and 1, but for heldout.
+                min_value=0.0 if name == "heldout" else 0.01,
+                max_value=1.0 if name == "heldout" else 0.99,
+                value=float(getattr(rule, name)),
+                step=0.05,
+                format="%g",
+                help=help_text,
+                key=f"{key} {name}",
+                persist_state="session",
+            )
+    with columns[-1]:
+        values["seed"] = int(
+            st.number_input(
+                "Seed",
+                min_value=0,
+                max_value=2**32 - 1,
+                value=rule.seed,
+                help="Of every draw.",
+                key=f"{key} seed",
+                persist_state="session",
+            )
+        )
+    return {"train": rule.train, **values}
+
+
+def _bins(
+    table: pd.DataFrame, columns: Sequence[str], proposal: GroupRule, key: str
+) -> dict[str, int]:
+    """Draw the number of bins of each numeric column that has many values."""
+    bins = {}
+    for column in columns:
+        values = table[column]
+        if not pd.api.types.is_numeric_dtype(values) or pd.api.types.is_bool_dtype(values):
+            continue
+        different = values.nunique()
+        if different <= 5 and column not in proposal.bins:
+            continue
+        number = st.number_input(
+            f"Quantile bins of {column}",
+            min_value=0,
+            max_value=100,
+            value=proposal.bins.get(column, 4 if different > MAX_VALUES else 0),
+            help=f"It has {different:,} different values; 0 makes each one a group of its own.",
+            key=f"{key} bins {column}",
+            width=220,
+            persist_state="session",
+        )
+        if number:
+            bins[column] = int(number)
+    return bins
+
+
+def _merges(found: Found) -> dict[str, list[Any]]:
+    return st.session_state.setdefault(f"import merges {found.key}", {})
+
+
+def _signature(rule: GroupRule) -> str:
+    """Identify the groups before merging: others have other names to merge."""
+    return rule.model_copy(update={"merge": ()}).model_dump_json()
+
+
+def _merge(found: Found, rule: GroupRule, merges: Sequence[Sequence[str]]) -> None:
+    _merges(found)[_signature(rule)] = [list(each) for each in merges]
+
+
+def _place(options: Sequence[str], value: str | None) -> int | None:
+    return None if value is None or value not in options else list(options).index(value)

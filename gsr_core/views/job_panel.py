@@ -1,0 +1,154 @@
+"""What is being computed, what waits, and what has ended."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from gsr_core.errors import GsrError
+from gsr_core.figures.training import live_worst_group
+from gsr_core.jobs.queue import ensure_run_worker, submit
+from gsr_core.methods.fit import Status
+from gsr_core.runs.execute import continue_run
+from gsr_core.runs.store import Run
+from gsr_core.runs.summary import headline, run_label, unsolved_steps
+from gsr_core.views.charts import percent, show
+from gsr_core.views.frame import Frame, link
+from gsr_core.views.session import load_history
+
+__all__ = ["job_panel"]
+
+_POLL = 0.5
+"""Seconds between two looks at a run that computes."""
+
+
+def job_panel(page: Frame) -> None:
+    """Draw the run under way, live, then the table of all runs of the bundle."""
+    active = [run for run in reversed(page.runs) if run.state.active]
+    if active:
+        st.fragment(_live, run_every=_POLL)(active)
+    elif page.runs:
+        _latest(page.runs[0])
+    _table(page.runs)
+
+
+def _live(active: list[Run]) -> None:
+    """Draw the first active run, look again twice a second, and redraw the page when it ends."""
+    states = [run.state for run in active]
+    if not all(state.active for state in states):
+        st.rerun()
+    place = next((i for i, each in enumerate(states) if each.status is Status.RUNNING), 0)
+    run, state = active[place], states[place]
+    st.subheader(run_label(run.config), anchor=False)
+    if state.status is Status.QUEUED:
+        ensure_run_worker(run)
+        st.progress(0.0, text="Waiting for the worker")
+    else:
+        rest = (state.steps - state.step) * state.seconds / max(state.step, 1)
+        st.progress(
+            state.step / state.steps,
+            text=f"step {state.step} of {state.steps} on {state.device or run.config.device}, "
+            f"{rest:.0f} s left, best step so far {state.best_step}",
+        )
+    if state.step:
+        show(
+            live_worst_group(load_history(run), state.steps, selected=state.best_step),
+            key="live",
+            alt="Worst-group accuracy on target and val over the steps so far.",
+        )
+    with st.container(horizontal=True, vertical_alignment="center"):
+        if st.button("Cancel", key=f"cancel {run.run_id}", icon=":material/stop:"):
+            run.request_cancel()
+            st.toast("Asked the run to stop after its current step.")
+        for other in active:
+            if other.run_id != run.run_id:
+                st.badge(f"waiting: {run_label(other.config)}", color="gray")
+                st.button(
+                    "Cancel",
+                    key=f"cancel {other.run_id}",
+                    type="tertiary",
+                    on_click=other.request_cancel,
+                )
+
+
+def _latest(run: Run) -> None:
+    """Say how the newest run ended and what can be done with it."""
+    state = run.state
+    st.subheader(f"{run_label(run.config)}: {state.status}", anchor=False)
+    if state.status is Status.FAILED:
+        st.error(state.message)
+        if log := run.log_text():
+            with st.expander("Log"):
+                st.code(log, language=None)
+    if state.step:
+        found = headline(run, history=load_history(run))
+        with st.container(horizontal=True):
+            st.metric("Worst group, test", percent(found["worst_group_accuracy"]), border=True)
+            st.metric("Mean, test", percent(found["mean_accuracy"]), border=True)
+            st.metric("Kept step", f"{state.best_step} of {state.step}", border=True)
+            st.metric("Time", f"{state.seconds:.1f} s", border=True)
+        if unsolved := unsolved_steps(load_history(run)):
+            st.warning(
+                f"{unsolved} of {state.step} steps did not reach their tolerance (a relative "
+                "gradient norm of 1e-8, influences to 1e-10), so they are approximate; a larger l2 "
+                "helps."
+            )
+        if state.step > 1:
+            show(
+                live_worst_group(load_history(run), max(state.steps, state.step)),
+                key="latest",
+                alt="Worst-group accuracy on target and val over the steps.",
+            )
+        with st.container(horizontal=True, vertical_alignment="bottom"):
+            link("Weights", "See the weights", run=run.run_id)
+            link("Samples", "See the samples", run=run.run_id, sort="heaviest")
+            link("Compare", "Compare")
+            if "steps" in run.config.settings:
+                _continue(run, state.step)
+
+
+def _continue(run: Run, done: int) -> None:
+    with st.popover("Continue to more steps"):
+        steps = st.number_input(
+            "Steps in all", done + 1, 100_000, done + 100, key=f"steps {run.run_id}"
+        )
+        if st.button("Continue", key=f"continue {run.run_id}"):
+            try:
+                continue_run(run, int(steps))
+                submit(run)
+            except GsrError as error:
+                st.error(str(error))
+            else:
+                st.rerun()
+
+
+def _table(runs: list[Run]) -> None:
+    """Draw one row a run."""
+    st.subheader("All runs on this bundle", anchor=False)
+    if not runs:
+        st.caption("None yet.")
+        return
+    rows = []
+    for run in runs:
+        state, found = run.state, headline(run, history=load_history(run))
+        rows.append(
+            {
+                "run": run_label(run.config),
+                "status": str(state.status),
+                "worst group, test": found["worst_group_accuracy"],
+                "mean, test": found["mean_accuracy"],
+                "kept step": state.best_step or None,
+                "steps": state.step,
+                "seconds": state.seconds,
+                "id": run.run_id,
+            }
+        )
+    shares = st.column_config.NumberColumn(format="percent")
+    st.dataframe(
+        rows,
+        hide_index=True,
+        column_config={
+            "worst group, test": shares,
+            "mean, test": shares,
+            "seconds": st.column_config.NumberColumn(format="%.1f"),
+        },
+    )

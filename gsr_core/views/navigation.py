@@ -1,0 +1,142 @@
+"""What the user looks at: one set of choices, shared by every page and kept in the URL.
+
+Streamlit forgets a widget's value when another page is opened, and its own binding of widgets to
+the URL does not survive links that carry a change. So the choices live in one dictionary here;
+widgets show and change it, the URL mirrors it, and a URL that carries choices is believed. A
+reload, a shared link and the browser's back button restore the view. Links between pages are
+`st.page_link(..., query_params=params(...))`, never bare.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import streamlit as st
+
+__all__ = ["DEFAULTS", "PAGES", "begin", "get", "go", "params", "put", "select"]
+
+PAGES = {
+    "Setup": "pages/setup.py",
+    "Audit": "pages/audit.py",
+    "Run": "pages/run.py",
+    "Weights": "pages/weights.py",
+    "Samples": "pages/samples.py",
+    "Map": "pages/map.py",
+    "Compare": "pages/compare.py",
+    "Study": "pages/study.py",
+    "Sweep": "pages/sweep.py",
+}
+"""Title and script of every page, in the order of the work."""
+
+DEFAULTS = {
+    "bundle": "",
+    "run": "",
+    "runs": "",
+    "split": "",
+    "group": "",
+    "y": "",
+    "prediction": "",
+    "sort": "",
+    "sample": "",
+    "step": "",
+    "colour": "",
+    "space": "",
+    "layout": "",
+    "slice": "",
+    "classifier": "",
+    "average": "",
+    "reference": "",
+    "against": "",
+    "changed": "",
+    "left": "",
+    "right": "",
+    "sweep": "",
+    "study": "",
+}
+"""Every choice and its value when nothing was chosen; values are text."""
+
+_STATE = "choices"
+
+
+def _choices() -> dict[str, str]:
+    return st.session_state.setdefault(_STATE, {})
+
+
+def begin() -> None:
+    """Take the choices of the URL over; called once, before anything is drawn."""
+    if any(name in st.query_params for name in DEFAULTS):
+        # A URL with choices is the whole truth: what it leaves out has its default.
+        for name, default in DEFAULTS.items():
+            _choices()[name] = st.query_params.get(name, default)
+    _mirror()
+
+
+def _mirror() -> None:
+    for name, value in _choices().items():
+        if value != DEFAULTS[name]:
+            if st.query_params.get(name) != value:
+                st.query_params[name] = value
+        elif name in st.query_params:
+            del st.query_params[name]
+
+
+def get(name: str) -> str:
+    """Return a choice; "" if nothing was chosen."""
+    return _choices().get(name, DEFAULTS[name])
+
+
+def put(**changes: object) -> None:
+    """Change choices; None takes one back."""
+    _choices().update(_text(changes))
+    _mirror()
+
+
+def params(**changes: object) -> dict[str, str]:
+    """Return the choices, with changes, as the query of a link."""
+    chosen = {**DEFAULTS, **_choices(), **_text(changes)}
+    return {name: value for name, value in chosen.items() if value != DEFAULTS[name]}
+
+
+def go(page: str, **changes: object) -> None:
+    """Open a page, by its title, with changed choices. Not to be called from a callback."""
+    _choices().update(_text(changes))
+    st.switch_page(PAGES[page], query_params=params())
+
+
+def select(
+    name: str,
+    label: str,
+    options: Sequence[str],
+    *,
+    default: str | None = None,
+    draw: Callable[..., Any] | None = None,
+    clears: Sequence[str] = (),
+    **arguments: Any,
+) -> str:
+    """Draw a widget for one choice and return the choice.
+
+    Args:
+        name: The choice.
+        label: The widget's label.
+        options: Allowed values; must not be empty.
+        default: The value if nothing allowed was chosen; the first option if None.
+        draw: The widget; `st.selectbox` if None. It must take `key` and `on_change`.
+        clears: Choices that lose their meaning when this one changes.
+        **arguments: Passed to the widget.
+    """
+    current = get(name)
+    if current not in options:
+        current = default if default is not None and default in options else options[0]
+    key = f"choose {name}"
+    st.session_state[key] = current
+
+    def changed() -> None:
+        put(**{name: st.session_state[key], **dict.fromkeys(clears)})
+
+    (draw or st.selectbox)(label, options, key=key, on_change=changed, **arguments)
+    return current
+
+
+def _text(changes: dict[str, object]) -> dict[str, str]:
+    return {name: "" if value is None else str(value) for name, value in changes.items()}

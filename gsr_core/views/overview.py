@@ -1,0 +1,174 @@
+"""What is in a bundle."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+
+from gsr_core.data.bundle import MIN_GROUP_SIZE, SPLITS, Bundle
+from gsr_core.views.charts import plain
+from gsr_core.views.gallery import picture
+from gsr_core.views.import_source import in_rows
+
+__all__ = [
+    "backbone_facts",
+    "group_counts",
+    "group_table",
+    "group_thumbnails",
+    "notes",
+    "size_table",
+    "small_groups",
+]
+
+MEASURED = ("target", "val", "test")
+"""Splits on which a group is measured."""
+_NAMED = 6
+"""So many small groups are named in a sentence."""
+_NOTES = 8
+_THUMBNAILS = 12
+_WORDS = {
+    "architecture": "Network",
+    "checkpoint": "Weights from",
+    "sha256": "SHA-256",
+    "weights": "Published weights",
+    "n_parameters": "Parameters",
+    "n_features": "Features",
+    "layer": "Cut before layer",
+    "head": "Its own head",
+    "training": "Trained by",
+}
+"""Facts of a backbone in words."""
+
+
+def size_table(bundle: Bundle) -> pd.DataFrame:
+    """Return split, group, count and share of the split, for `figures.groups.group_sizes`."""
+    parts = []
+    found, which = bundle.group_patterns
+    for split in SPLITS:
+        rows = bundle.rows_of[split]
+        if not len(rows):
+            continue
+        count = np.bincount(which[rows], minlength=len(found)) @ found
+        parts.append(
+            pd.DataFrame(
+                {
+                    "split": split,
+                    "group": bundle.group_names,
+                    "count": count,
+                    "share": count / len(rows),
+                }
+            )
+        )
+    return pd.concat(parts, ignore_index=True)
+
+
+def group_counts(bundle: Bundle) -> list[dict[str, Any]]:
+    """Return `name`, `definition` and `counts` by split of each group, as a preview has them."""
+    counts: dict[str, dict[str, int]] = {name: {} for name in bundle.group_names}
+    for row in size_table(bundle).to_dict("records"):
+        counts[row["group"]][row["split"]] = int(row["count"])
+    return [
+        {**group.model_dump(), "counts": counts[group.name]} for group in bundle.manifest.groups
+    ]
+
+
+def group_table(groups: Sequence[Mapping[str, Any]], splits: Sequence[str], *, key: str) -> None:
+    """Draw each group's definition and its size in each split; too small ones are marked.
+
+    Args:
+        groups: With `name`, `definition` and `counts` by split.
+        splits: The splits that are there.
+        key: Identity on the page.
+    """
+    table = pd.DataFrame(
+        [
+            {"group": each["name"], **each["counts"], "who belongs": each["definition"]}
+            for each in groups
+        ],
+        columns=["group", *splits, "who belongs"],
+    )
+    measured: list[Hashable] = [split for split in splits if split in MEASURED]
+
+    def mark(count: Any) -> str:
+        # Readable on light and dark alike.
+        return "background-color: rgba(230, 159, 0, 0.35)" if count < MIN_GROUP_SIZE else ""
+
+    st.dataframe(
+        table.style.map(mark, subset=measured).format("{:,}", subset=list[Hashable](splits)),
+        hide_index=True,
+        key=key,
+        column_config={
+            "group": st.column_config.TextColumn(width="medium", pinned=True),
+            "who belongs": st.column_config.TextColumn(width="large"),
+        },
+    )
+
+
+def small_groups(groups: Sequence[Mapping[str, Any]], splits: Sequence[str]) -> str:
+    """Return one sentence on groups that cannot be measured well; "" if there are none."""
+    parts = []
+    for each in groups:
+        few = [
+            f"{each['counts'][split] or 'none'} in {split}"
+            for split in splits
+            if split in MEASURED and each["counts"][split] < MIN_GROUP_SIZE
+        ]
+        if few:
+            parts.append(f"**{plain(each['name'])}** has {', '.join(few)}")
+    if not parts:
+        return ""
+    more = f"; and {len(parts) - _NAMED} more groups" if len(parts) > _NAMED else ""
+    return (
+        f"Under {MIN_GROUP_SIZE} samples a group's accuracy says little: "
+        f"{'; '.join(parts[:_NAMED])}{more}."
+    )
+
+
+def notes(bundle: Bundle) -> None:
+    """Draw what to know about the data; small groups are told of by `small_groups`."""
+    found = [note for note in bundle.manifest.notes if not re.match(r"Group '.*' has ", note)]
+    if found:
+        st.caption("\n".join(f"- {plain(note)}" for note in found[:_NOTES]))
+
+
+def backbone_facts(bundle: Bundle) -> None:
+    """Draw what is known about the network behind the features, and where the rows came from."""
+    head = bundle.head
+    facts = {name: value for name, value in bundle.manifest.backbone.items() if value is not None}
+    if "head" not in facts:
+        facts["head"] = "none" if head is None else f"{head[0].shape[0]} × {head[0].shape[1]}"
+    facts["source"] = bundle.manifest.source
+    for column, (name, value) in zip(in_rows(len(facts), 2), facts.items(), strict=True):
+        text = f"{value:,}" if isinstance(value, int) else str(value)
+        if name == "sha256":
+            text = f"{text[:16]}…"
+        left, right = column.columns([2, 5], gap="small")
+        left.caption(_WORDS.get(name, name.replace("_", " ").capitalize()))
+        right.markdown(plain(text))
+
+
+def group_thumbnails(bundle: Bundle, split: str) -> None:
+    """Draw a strip of images of each group, the same ones each time."""
+    rows = bundle.rows_of[split]
+    members = bundle.membership[rows]
+    if all(picture(bundle, int(row)) is None for row in rows[:_THUMBNAILS]):
+        st.caption("This bundle holds no images.")
+        return
+    draw = np.random.default_rng(0)
+    for g, name in enumerate(bundle.group_names):
+        inside = rows[members[:, g]]
+        st.markdown(f"**{plain(name)}** · {len(inside):,} in {split}")
+        if not len(inside):
+            st.caption("No sample in this split.")
+            continue
+        chosen = np.sort(draw.choice(inside, size=min(_THUMBNAILS, len(inside)), replace=False))
+        with st.container(horizontal=True, gap="xsmall", key=f"strip {g}"):
+            for row in chosen:
+                image = picture(bundle, int(row))
+                if image is not None:
+                    st.image(image, width=76, alt=f"{name}, sample {row}")

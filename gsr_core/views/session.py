@@ -1,0 +1,198 @@
+"""What pages read: bundles, runs and tables, cached by identity and never by content.
+
+Streamlit hashes a sample of a large array, so that a changed one can hit a stale entry; every key
+here is a name, a digest or a file's time stamp instead.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+import torch
+
+from gsr_core.data.bundle import Bundle, list_bundles, open_bundle
+from gsr_core.gradients.neighbours import cosine_neighbours, nearest
+from gsr_core.gradients.representations import Gradients, gradients
+from gsr_core.jobs.maps import map_head
+from gsr_core.runs.compare import outcome
+from gsr_core.runs.samples import sample_table
+from gsr_core.runs.store import Run, list_runs
+from gsr_core.workspace import Workspace
+
+__all__ = [
+    "bundle_names",
+    "devices",
+    "load_bundle",
+    "load_history",
+    "load_neighbours",
+    "load_outcome",
+    "load_samples",
+    "load_weight_paths",
+    "load_weights_at",
+    "runs_of",
+    "workspace",
+]
+
+
+def workspace() -> Workspace:
+    """Return the workspace of this dashboard."""
+    return Workspace.at()
+
+
+def bundle_names() -> list[str]:
+    """Return the names of the workspace's bundles."""
+    return [bundle.name for bundle in list_bundles(workspace())]
+
+
+@st.cache_resource(show_spinner=False)
+def devices() -> list[str]:
+    """Return what a run can be asked to compute on, `auto` first."""
+    found = ["auto", "cpu"]
+    found += [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    return found + ["mps"] * torch.backends.mps.is_available()
+
+
+def load_bundle(name: str) -> Bundle:
+    """Return a bundle; its tables are read once."""
+    place = workspace()
+    bundle = open_bundle(place, name)
+    return _bundle(str(place.root), name, bundle.manifest.digest)
+
+
+@st.cache_resource(max_entries=8, show_spinner=False)
+def _bundle(root: str, name: str, digest: str) -> Bundle:
+    return open_bundle(Workspace(Path(root)), name)
+
+
+def runs_of(bundle: Bundle) -> list[Run]:
+    """Return the runs on this very content, newest first."""
+    digest = bundle.manifest.digest
+    return [run for run in list_runs(workspace()) if run.config.bundle_digest == digest]
+
+
+def load_history(run: Run) -> pd.DataFrame:
+    """Return a run's history as it is on disk now. Not to be changed."""
+    return _history(str(run.path), _stamp(run.path / "metrics.parquet"))
+
+
+@st.cache_resource(max_entries=64, show_spinner=False)
+def _history(path: str, stamp: int) -> pd.DataFrame:
+    return _run(path).metrics()
+
+
+def load_outcome(run: Run, split: str) -> tuple[dict[str, float], pd.DataFrame]:
+    """Return `compare.outcome` of a run that has ended. Not to be changed."""
+    return _outcome(str(run.path), split, _stamp(run.path / "metrics.parquet"))
+
+
+@st.cache_resource(max_entries=1024, show_spinner=False)
+def _outcome(path: str, split: str, stamp: int) -> tuple[dict[str, float], pd.DataFrame]:
+    return outcome(_run(path), split)
+
+
+def load_samples(run: Run, split: str) -> pd.DataFrame:
+    """Return `sample_table` of a run that has ended. Not to be changed."""
+    return _samples(str(run.path), split, _stamp(run.path / "head.safetensors"))
+
+
+@st.cache_resource(max_entries=16, show_spinner=False)
+def _samples(path: str, split: str, stamp: int) -> pd.DataFrame:
+    run = _run(path)
+    return sample_table(run, split, load_bundle(run.config.bundle))
+
+
+def load_weights_at(run: Run, step: int) -> np.ndarray:
+    """Return the (n,) weights at a stored step. Not to be changed."""
+    return _weights_at(str(run.path), step, _stamp(run.path / "weight_history.safetensors"))
+
+
+@st.cache_resource(max_entries=64, show_spinner=False)
+def _weights_at(path: str, step: int, stamp: int) -> np.ndarray:
+    return _run(path).weights_at(step)
+
+
+def load_weight_paths(run: Run, index: int, group: str) -> pd.DataFrame:
+    """Return one sample's weight over the stored steps beside its group's spread.
+
+    Args:
+        run: A run with weights.
+        index: The sample's row in `Run.weights`.
+        group: Its group, as shown.
+
+    Returns:
+        Columns step, weight (sums to one over all samples), low and high, the 10th and 90th
+        percentile of the weights in the group.
+    """
+    return _weight_paths(
+        str(run.path), index, group, _stamp(run.path / "weight_history.safetensors")
+    )
+
+
+@st.cache_data(max_entries=256, show_spinner=False)
+def _weight_paths(path: str, index: int, group: str, stamp: int) -> pd.DataFrame:
+    run = _run(path)
+    weights = run.weights()
+    if weights is None:
+        return pd.DataFrame(columns=["step", "weight", "low", "high"])
+    same = np.flatnonzero(weights["group"].to_numpy() == group)
+    steps = run.weight_steps()
+    low, high = np.array(
+        [np.quantile(load_weights_at(run, int(step))[same], [0.1, 0.9]) for step in steps]
+    ).T
+    return pd.DataFrame({"step": steps, "weight": run.weight_path(index), "low": low, "high": high})
+
+
+def load_neighbours(
+    run: Run, split: str, space: str, index: int, count: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the nearest samples of a split by cosine distance.
+
+    Args:
+        run: Whose head gives the gradients.
+        split: Among whose samples to look.
+        space: `features` or `gradients`.
+        index: The sample's row in the split.
+        count: How many.
+
+    Returns:
+        Rows in the split and distances, nearest first.
+    """
+    within = _space(str(run.path), split, space, _stamp(run.path / "head.safetensors"))
+    row = np.array([index])
+    if isinstance(within, Gradients):
+        near, distance = cosine_neighbours(within, row, count)
+    else:
+        near, distance = nearest(within, row, count)
+    return near[0], distance[0]
+
+
+@st.cache_resource(max_entries=4, show_spinner="Looking for neighbours")
+def _space(path: str, split: str, space: str, stamp: int) -> torch.Tensor | Gradients:
+    run = _run(path)
+    bundle = load_bundle(run.config.bundle)
+    rows = run.rows_of(split, bundle)
+    features = _features(str(bundle.path), bundle.manifest.digest, rows.tobytes())
+    head = map_head(bundle, run)
+    if space == "features" or head is None:
+        return features
+    return gradients(head, features, torch.from_numpy(bundle.y[rows]))
+
+
+@st.cache_resource(max_entries=2, show_spinner=False)
+def _features(path: str, digest: str, rows: bytes) -> torch.Tensor:
+    """Return some rows' features; held once for both spaces, and for few splits at a time."""
+    bundle = open_bundle(workspace(), path)
+    return torch.from_numpy(np.ascontiguousarray(bundle.features[np.frombuffer(rows, np.int64)]))
+
+
+def _run(path: str) -> Run:
+    """Return the run in a directory; caches are keyed by its path."""
+    directory = Path(path)
+    return Run(Workspace(directory.parent.parent), directory)
+
+
+def _stamp(file: Path) -> int:
+    return file.stat().st_mtime_ns if file.exists() else 0

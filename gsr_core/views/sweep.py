@@ -1,0 +1,364 @@
+"""The Sweep page: what to search, how a search goes on, and what it found."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from gsr_core.figures.sweep import best_so_far, parallel_settings
+from gsr_core.jobs.progress import read_job, request_stop, stop_requested
+from gsr_core.jobs.queue import start_job
+from gsr_core.methods.base import Range
+from gsr_core.methods.fit import Status
+from gsr_core.methods.registry import METHODS
+from gsr_core.runs.compare import spread
+from gsr_core.runs.search import Sampler
+from gsr_core.runs.summary import headline
+from gsr_core.runs.sweep import Sweep, SweepRecord, best_trial, list_sweeps, make_sweep
+from gsr_core.views import navigation as nav
+from gsr_core.views.charts import percent, plain, show
+from gsr_core.views.frame import Frame, link
+from gsr_core.views.method_form import setting_field
+from gsr_core.views.session import load_history, workspace
+from gsr_core.workspace import DEFAULT_WORKSPACE
+
+__all__ = ["Request", "begin", "command", "sweep_form", "sweep_panel"]
+
+_POLL = 1.0
+"""Seconds between two looks at a sweep under way."""
+
+_SAMPLERS: dict[Sampler, str] = {"tpe": "where it was good before", "random": "at random"}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the form asks for."""
+
+    method: str
+    fixed: dict[str, Any]
+    trials: int
+    sampler: Sampler
+    seed: int
+    seeds: int
+    jobs: int
+    device: str
+
+
+# What to search ------------------------------------------------------------------------------
+
+
+def sweep_form(devices: list[str]) -> Request:
+    """Draw the form and return what it says now."""
+    names = [name for name, each in METHODS.items() if each.search]
+    name = st.selectbox(
+        "Method", names, format_func=lambda key: METHODS[key].title, key="sweep method"
+    )
+    method = METHODS[name]
+    st.caption(method.summary)
+    defaults = method().settings()
+    held = st.multiselect(
+        "Hold fixed",
+        [key for key in defaults if key != "seed"],
+        key=f"sweep hold {name}",
+        format_func=lambda key: key.replace("_", " "),
+        placeholder="nothing",
+        help="Settings that every trial has. All others have their defaults, but for those that "
+        "are searched.",
+    )
+    fixed = {key: setting_field(name, key, form="sweep") for key in held}
+    searched = {key: where for key, where in method.search.items() if key not in fixed}
+    st.dataframe(
+        [
+            {
+                "searched": key.replace("_", " "),
+                "where": where_text(where),
+                "default": str(defaults[key]),
+            }
+            for key, where in searched.items()
+        ],
+        hide_index=True,
+    )
+    left, right = st.columns(2)
+    with left:
+        trials = st.number_input("Trials", 1, 10_000, 30, key="sweep trials")
+        seeds = st.number_input(
+            "Seeds of the winner", 1, 20, 5, key="sweep seeds", help="One ordinary run a seed."
+        )
+        device = st.selectbox("Device", devices, key="sweep device")
+    with right:
+        jobs = st.number_input(
+            "At a time", 1, 64, 1, key="sweep jobs", help="Trials at a time, a process each."
+        )
+        seed = st.number_input(
+            "Seed of the draws", 0, 10_000, 0, key="sweep seed", help="Decides what is tried."
+        )
+        sampler = st.selectbox(
+            "Look",
+            list(_SAMPLERS),
+            key="sweep sampler",
+            format_func=lambda key: _SAMPLERS[key],
+            help="Where it was good before: Optuna's tree-structured Parzen estimator, after ten "
+            "random trials.",
+        )
+    st.write(
+        f"**{trials:,} trials**, scored on val, **+ {seeds:,} runs** of the winner, the first to "
+        "look at test."
+    )
+    return Request(name, fixed, int(trials), sampler, int(seed), int(seeds), int(jobs), str(device))
+
+
+def where_text(where: Range | tuple[Any, ...]) -> str:
+    """Return where a sweep looks, for people."""
+    if isinstance(where, Range):
+        return f"{where.low:g} to {where.high:g}" + ", equal ratios" * where.log
+    return ", ".join(str(choice) for choice in where)
+
+
+def command(bundle: str, request: Request) -> str:
+    """Return the command line that does the same."""
+    words = ["gsr", "sweep", bundle, "--method", request.method]
+    for key, value in request.fixed.items():
+        words += ["--set", f"{key}={str(value).lower() if isinstance(value, bool) else value}"]
+    words += ["--trials", str(request.trials), "--sampler", request.sampler]
+    words += ["--seed", str(request.seed), "--seeds", str(request.seeds)]
+    words += ["--jobs", str(request.jobs), "--device", request.device]
+    if workspace().root != Path(DEFAULT_WORKSPACE).resolve():
+        words += ["--workspace", str(workspace().root)]
+    return shlex.join(words)
+
+
+def begin(bundle: str, request: Request) -> None:
+    """Begin a sweep and look at it.
+
+    Raises:
+        GsrError: If something about it is not right.
+    """
+    sweep = make_sweep(
+        workspace(),
+        bundle,
+        request.method,
+        fixed=request.fixed,
+        trials=request.trials,
+        sampler=request.sampler,
+        seed=request.seed,
+        seeds=request.seeds,
+        device=request.device,
+    )
+    start_job(workspace(), "sweep", sweep.name, {"jobs": request.jobs})
+    nav.put(sweep=sweep.name)
+
+
+# How it goes on ------------------------------------------------------------------------------
+
+
+def sweep_panel(page: Frame, jobs: int) -> None:
+    """Draw the chosen sweep of the bundle: under way, stopped, failed or finished.
+
+    Args:
+        page: What the page looks at.
+        jobs: Trials at a time, if it is to go on.
+    """
+    digest = page.bundle.manifest.digest
+    found = {sweep.name: sweep for sweep in list_sweeps(workspace())}
+    records = {name: sweep.record for name, sweep in found.items()}
+    here = [name for name in found if records[name].bundle_digest == digest]
+    earlier = [
+        name
+        for name in found
+        if records[name].bundle == page.bundle.name and records[name].bundle_digest != digest
+    ]
+    if earlier:
+        st.caption(
+            f"{len(earlier):,} sweeps were made before this bundle was written anew and are not "
+            "shown: their trials are of other data."
+        )
+    if not here:
+        st.info("No sweep on this bundle yet. Choose a method and start one.")
+        return
+    chosen = nav.select("sweep", "Sweep", here, format_func=lambda name: _label(records[name]))
+    nav.put(sweep=chosen)
+    sweep, record = found[chosen], records[chosen]
+    job = read_job(workspace(), "sweep", chosen)
+    if (job is not None and job.active) or sweep.active:
+        st.fragment(_watch, run_every=_POLL)(sweep)
+        if job is not None and job.active:
+            st.button(
+                "Stop",
+                key=f"sweep stop {chosen}",
+                icon=":material/stop:",
+                help="Finished trials are kept, and it can go on.",
+                on_click=request_stop,
+                args=(workspace(), "sweep", chosen),
+            )
+        return
+    if not record.finished:
+        if job is not None and job.status is Status.FAILED:
+            st.error(f"{job.text[:1].upper()}{job.text[1:]}")
+        else:
+            done = sum(trial.outcome is not None for trial in sweep.trials())
+            st.info(f"Stopped after {done:,} of {record.trials:,} trials, which are kept.")
+        if st.button("Go on", key=f"sweep go on {chosen}", icon=":material/play_arrow:"):
+            start_job(workspace(), "sweep", chosen, {"jobs": jobs})
+            st.rerun()
+    _results(page, sweep, record)
+
+
+def _label(record: SweepRecord) -> str:
+    fixed = [f"{key} {value}" for key, value in record.fixed.items()]
+    return " · ".join([record.method.upper(), *fixed, f"{record.trials} trials", record.name])
+
+
+def _watch(sweep: Sweep) -> None:
+    """Draw a sweep under way; redraw the page once it has ended."""
+    job = read_job(workspace(), "sweep", sweep.name)
+    by_job = job is not None and job.active
+    if not by_job and not sweep.active:
+        st.rerun()
+    record = sweep.record
+    table = _table(sweep, record)
+    if by_job and job is not None:
+        text = job.text or "Starting"
+        if stop_requested(workspace(), "sweep", sweep.name):
+            text = f"Stopping after this step · {text}"
+        st.progress(job.fraction, text=text)
+    else:
+        done = int((table["status"] != "computing").sum()) if len(table) else 0
+        share = done / (record.trials + record.seeds)
+        st.progress(share, text=f"Under way in a terminal: trial {done} of {record.trials}")
+    ended = table[table["status"] != "computing"]
+    figure = best_so_far(ended, record.trials, score_name=record.score_name)
+    show(figure, key="sweep live", alt="Score of each trial so far, and the best of them.")
+
+
+# What it found -------------------------------------------------------------------------------
+
+
+def _table(sweep: Sweep, record: SweepRecord) -> pd.DataFrame:
+    """Return one row a trial: trial, status, score, loss, step, seconds, text and the settings."""
+    rows = []
+    for trial in sweep.trials():
+        outcome = trial.outcome
+        settings = ", ".join(f"{key} {value}" for key, value in trial.settings.items())
+        failed = outcome is not None and outcome.score is None
+        scored = outcome is not None and outcome.score is not None
+        says = f"failed: {outcome.message}" if outcome is not None and failed else ""
+        if outcome is not None and scored:
+            says = percent(outcome.score)
+        rows.append(
+            {
+                **trial.settings,
+                "trial": trial.place + 1,
+                "status": "failed" if failed else "finished" if scored else "computing",
+                "score": outcome.score if outcome else None,
+                "loss": outcome.loss if outcome else None,
+                "step": (outcome.step or None) if outcome else None,
+                "seconds": outcome.seconds if outcome else None,
+                "message": outcome.message if outcome else "",
+                "text": f"trial {trial.place + 1}: {says}<br>{settings}",
+            }
+        )
+    columns = ["trial", "status", "score", "loss", "step", "seconds", "message", "text"]
+    table = pd.DataFrame(rows, columns=[*record.space, *columns])
+    return table.astype({"score": float, "loss": float, "seconds": float})
+
+
+def _results(page: Frame, sweep: Sweep, record: SweepRecord) -> None:
+    """Draw the winner, what was tried, and how the settings went with the score."""
+    table = _table(sweep, record)
+    if table.empty:
+        return
+    best = best_trial(record, sweep.trials())
+    if record.winner is not None:
+        _winner(page, sweep, record, table)
+    st.subheader("Best so far", anchor=False)
+    figure = best_so_far(
+        table,
+        record.trials,
+        score_name=record.score_name,
+        winner=None if best is None else best.place + 1,
+    )
+    show(figure, key="sweep best", alt="Score of each trial, and the best up to each.")
+    st.subheader("Settings and score", anchor=False)
+    ranges = {key: where for key, where in record.space.items() if isinstance(where, Range)}
+    figure = parallel_settings(
+        table,
+        list(record.space),
+        log=[key for key, where in ranges.items() if where.log],
+        choices={key: where for key, where in record.space.items() if isinstance(where, tuple)},
+    )
+    show(figure, key="sweep settings", alt="A line a trial over its settings to its score.")
+    st.caption(
+        f"A line is a trial, from its settings to its score, the {record.score_name}; bright lines "
+        "did best. Drag along an axis to keep some of them, double-click to let all back."
+    )
+    with st.expander(f"All {len(table):,} trials"):
+        columns = ["trial", *record.space, "score", "loss", "step", "seconds", "status", "message"]
+        st.dataframe(
+            table[columns].sort_values("score", ascending=False),
+            hide_index=True,
+            column_config={
+                "score": st.column_config.NumberColumn(record.score_name, format="percent"),
+                "loss": st.column_config.NumberColumn(format="%.3f", help="Breaks ties, nats."),
+                "step": st.column_config.NumberColumn("kept step"),
+                "seconds": st.column_config.NumberColumn(format="%.1f"),
+            },
+        )
+
+
+def _winner(page: Frame, sweep: Sweep, record: SweepRecord, table: pd.DataFrame) -> None:
+    winner, runs = record.winner, sweep.runs()
+    assert winner is not None
+    settings = " · ".join(f"{key} {value}" for key, value in winner.settings.items())
+    st.subheader(f"Winner: {plain(settings)}", anchor=False)
+    scores = [headline(run, history=load_history(run))["worst_group_accuracy"] for run in runs]
+    first = table.loc[table["trial"] == 1].iloc[0]
+    defaults = METHODS[record.method]().settings() | record.fixed
+    with st.container(horizontal=True):
+        change = None
+        if all(first[key] == defaults[key] for key in record.space) and winner.place:
+            points = 100 * (winner.score - first["score"])
+            change = f"{points:+.1f} points against the defaults"
+        st.metric(
+            f"{record.score_name[:1].upper()}{record.score_name[1:]}",
+            percent(winner.score),
+            change,
+            border=True,
+        )
+        if scores:
+            found = spread(scores, None)
+            text = percent(found["mean"])
+            if len(scores) > 1:
+                text += f" ± {100 * found['sd']:.1f}"
+            label = f"Worst group, test, {len(scores)} seed{'s' * (len(scores) > 1)}"
+            st.metric(label, text, border=True)
+        st.metric("Trial", f"{winner.place + 1} of {record.trials}", border=True)
+    st.caption(
+        "The score on val is of the trial that was chosen for it, so it flatters; what counts is "
+        "test, which chose nothing."
+    )
+    if not runs:
+        return
+    st.dataframe(
+        [
+            {"seed": run.config.seed, **headline(run, history=load_history(run)), "run": run.run_id}
+            for run in runs
+        ],
+        hide_index=True,
+        column_config={
+            "worst_group_accuracy": st.column_config.NumberColumn(
+                "worst group, test", format="percent"
+            ),
+            "mean_accuracy": st.column_config.NumberColumn("mean, test", format="percent"),
+            "adjusted_accuracy": st.column_config.NumberColumn("adjusted, test", format="percent"),
+        },
+    )
+    baseline = [run.run_id for run in page.ended if run.config.method == "erm"][:1]
+    compared = ",".join([*baseline, runs[0].run_id])
+    with st.container(horizontal=True):
+        link("Compare", "Compare", runs=compared)
+        link("Weights", "See the weights", run=runs[0].run_id)

@@ -1,0 +1,175 @@
+"""Tables and choices of the Weights page."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+
+from gsr_core.data.bundle import Bundle
+from gsr_core.data.groups import UNKNOWN
+from gsr_core.runs.store import Run
+from gsr_core.views import navigation as nav
+from gsr_core.views.charts import plain
+from gsr_core.views.frame import link
+from gsr_core.views.gallery import picture
+from gsr_core.views.session import load_samples, load_weights_at
+
+__all__ = [
+    "choose_step",
+    "data_counts",
+    "extremes",
+    "group_weights",
+    "inferred_table",
+    "note_on_groups",
+    "summary_table",
+    "weights_by_group",
+]
+
+_STRIP = 10
+
+
+def data_counts(bundle: Bundle, run: Run) -> tuple[dict[str, int], int]:
+    """Return the number of samples with a weight of each group, and of all.
+
+    The groups need not add up to all: they may overlap, and some samples are in none.
+    """
+    rows = run.rows_of(run.values_split, bundle)
+    count = bundle.membership[rows].sum(axis=0)
+    return dict(zip(bundle.group_names, count.tolist(), strict=True)), len(rows)
+
+
+def choose_step(run: Run) -> int:
+    """Draw the slider over the stored steps and return the chosen one; the kept one at first."""
+    steps = [int(step) for step in run.weight_steps()]
+    kept = run.state.best_step
+    if len(steps) == 1:
+        return steps[0]
+    text = {step: f"{step} (kept)" if step == kept else str(step) for step in steps}
+    return int(
+        nav.select(
+            "step",
+            "Step",
+            [str(step) for step in steps],
+            default=str(kept),
+            draw=st.select_slider,
+            format_func=lambda step: text[int(step)],
+        )
+    )
+
+
+def group_weights(bundle: Bundle, run: Run, step: int) -> pd.DataFrame:
+    """Return sample_id, group, weight at a step: one row a sample and group it belongs to.
+
+    A sample in no known group has one row, as unknown.
+    """
+    rows = run.rows_of(run.values_split, bundle)
+    weight = load_weights_at(run, step)
+    members = bundle.membership[rows]
+    members = np.column_stack([members, ~members.any(axis=1)])
+    sample, group = np.nonzero(members)
+    names = np.array([*bundle.group_names, UNKNOWN], dtype=object)
+    return pd.DataFrame(
+        {"sample_id": rows[sample], "group": names[group], "weight": weight[sample]}
+    )
+
+
+def note_on_groups(bundle: Bundle, run: Run) -> None:
+    """Say how many weighted samples are in no known group, or that groups overlap."""
+    rows = run.rows_of(run.values_split, bundle)
+    each = bundle.membership[rows].sum(axis=1)
+    if (unknown := int((each == 0).sum())) > 0:
+        st.caption(
+            f"{unknown:,} of {len(rows):,} weighted samples are in no known group, so the lines of "
+            "the groups leave them out."
+        )
+    if (each > 1).any():
+        st.caption("Groups overlap, so their shares add up to more than the whole.")
+
+
+def weights_by_group(history: pd.DataFrame, step: int) -> pd.DataFrame:
+    """Return weight_sum, weight_mean and effective_sample_size of each group at a step."""
+    names = ["weight_sum", "weight_mean", "effective_sample_size"]
+    rows = history[(history["step"] == step) & history["metric"].isin(names)]
+    return rows[rows["group"] != ""].pivot(index="group", columns="metric", values="value")
+
+
+def inferred_table(bundle: Bundle, run: Run) -> None:
+    """Draw how the inferred groups and the known groups meet, in samples."""
+    table = load_samples(run, run.values_split)
+    if "inferred_group" not in table.columns:
+        return
+    st.subheader("Inferred groups", anchor=False)
+    st.caption(
+        "Samples of each inferred group in each known group, and the share of the weight that the "
+        "inferred group has. The method saw no known group of these samples."
+    )
+    inferred = table["inferred_group"].to_numpy()
+    members = bundle.membership[table["row"].to_numpy()]
+    total = len(table)
+    rows = []
+    for number in sorted(set(inferred.tolist()), key=lambda each: (each < 0, each)):
+        here = inferred == number
+        counts = dict(zip(bundle.group_names, members[here].sum(axis=0).tolist(), strict=True))
+        rows.append(
+            {
+                "inferred group": "outliers" if number < 0 else str(number),
+                **counts,
+                "samples": int(here.sum()),
+                "share of weight": float(table["weight"].to_numpy()[here].sum() / total),
+            }
+        )
+    share = st.column_config.NumberColumn(format="percent")
+    st.dataframe(rows, hide_index=True, column_config={"share of weight": share})
+
+
+def summary_table(history: pd.DataFrame, counts: dict[str, int], total: int, step: int) -> None:
+    """Draw each group's weight in numbers."""
+    table = weights_by_group(history, step).loc[list(counts)]
+    share = st.column_config.NumberColumn(format="percent")
+    st.dataframe(
+        {
+            "group": list(counts),
+            "samples": list(counts.values()),
+            "share of data": [count / total for count in counts.values()],
+            "share of weight": table["weight_sum"].tolist(),
+            "mean weight ×": (table["weight_mean"] * total).tolist(),
+            "effective samples": table["effective_sample_size"].tolist(),
+        },
+        hide_index=True,
+        column_config={
+            "share of data": share,
+            "share of weight": share,
+            "mean weight ×": st.column_config.NumberColumn(
+                format="%.2f", help="Relative to an equal share: 1 is where all began."
+            ),
+            "effective samples": st.column_config.NumberColumn(format="%.0f"),
+        },
+    )
+
+
+def extremes(bundle: Bundle, run: Run) -> None:
+    """Draw the heaviest and the lightest samples at the kept step as two strips."""
+    table = load_samples(run, run.values_split)
+    for title, order, ascending in (
+        ("Heaviest samples", "heaviest", True),
+        ("Lightest samples", "lightest", False),
+    ):
+        st.subheader(f"{title} at the kept step", anchor=False)
+        shown = table.sort_values("rank", ascending=ascending).head(_STRIP)
+        with st.container(horizontal=True, gap="small", key=f"strip {order}"):
+            for sample in shown.to_dict("records"):
+                image = picture(bundle, sample["row"])
+                with st.container(width=104, gap="xxsmall"):
+                    if image is not None:
+                        st.image(image, width=104, alt=f"{title}: {sample['sample_id']}")
+                    st.caption(f"**{sample['weight']:.2g}×**  \n{plain(sample['group'])}")
+        link(
+            "Samples",
+            f"All, {order} first",
+            split=run.values_split,
+            sort=order,
+            slice=None,
+            changed=None,
+            group=None,
+        )

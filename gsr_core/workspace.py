@@ -1,0 +1,64 @@
+"""Where bundles and runs are kept."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["DEFAULT_WORKSPACE", "Workspace"]
+
+DEFAULT_WORKSPACE = "gsr_workspace"
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A directory with everything a user made: `bundles/`, `runs/`, `maps/` and the job queues."""
+
+    root: Path
+
+    @classmethod
+    def at(cls, root: str | os.PathLike[str] | None = None) -> Workspace:
+        """Return the workspace at `root`, else at `$GSR_WORKSPACE`, else `./gsr_workspace`."""
+        chosen = root or os.environ.get("GSR_WORKSPACE") or DEFAULT_WORKSPACE
+        return cls(Path(chosen).expanduser().resolve())
+
+    @property
+    def bundles(self) -> Path:
+        """Directory of bundles, one directory each."""
+        return self.root / "bundles"
+
+    @property
+    def runs(self) -> Path:
+        """Directory of runs, one directory each."""
+        return self.root / "runs"
+
+    @property
+    def maps(self) -> Path:
+        """Directory of projections, kept by the digest of what they were computed from."""
+        return self.root / "maps"
+
+    @property
+    def extractions(self) -> Path:
+        """Directory of features, kept by the digest of what they were computed from."""
+        return self.root / "extractions"
+
+    @property
+    def jobs(self) -> Path:
+        """Directory of the job queues and of the progress of jobs that are not runs."""
+        return self.root / "jobs"
+
+    @property
+    def slices(self) -> Path:
+        """Directory of slices, each a set of samples that a user picked out."""
+        return self.root / "slices"
+
+    @property
+    def sweeps(self) -> Path:
+        """Directory of sweeps over settings, one directory each."""
+        return self.root / "sweeps"
+
+    @property
+    def studies(self) -> Path:
+        """Directory of studies, one directory each."""
+        return self.root / "studies"

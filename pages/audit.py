@@ -1,0 +1,78 @@
+"""Audit: where does the classifier fail, and is it real?"""
+
+import streamlit as st
+
+from gsr_core.figures.groups import confusion, group_accuracy
+from gsr_core.views import navigation as nav
+from gsr_core.views.audit import accuracy_table, confusion_table, pick_run
+from gsr_core.views.charts import colours_of, percent, plain, show
+from gsr_core.views.frame import frame, link
+from gsr_core.views.session import load_history, load_samples
+
+MOST_CLASSES = 20
+page = frame("Audit", "Where does the classifier fail, and is the difference more than chance?")
+bundle = page.bundle
+run, split = pick_run(page)
+table, averages = accuracy_table(load_history(run), split, run.state.best_step)
+st.caption(run.state.note)
+
+worst = table[table["worst"]].iloc[0]
+with st.container(horizontal=True):
+    st.metric(
+        f"Worst group: {plain(worst['group'])}",
+        percent(averages["worst_group_accuracy"]),
+        border=True,
+    )
+    st.metric(
+        "Mean accuracy",
+        percent(averages["mean_accuracy"]),
+        border=True,
+        help="Fraction right of all samples of the split.",
+    )
+    st.metric(
+        "Adjusted average",
+        percent(averages["adjusted_accuracy"]),
+        border=True,
+        help="Group accuracies averaged by the groups' shares of the training set: what you would "
+        "see if the world were like the training data.",
+    )
+
+left, right = st.columns([3, 2], gap="large")
+with left:
+    st.subheader(f"Accuracy of each group on {split}", anchor=False)
+    figure = group_accuracy(
+        table,
+        colours=colours_of(bundle),
+        mean=averages["mean_accuracy"],
+        adjusted=averages["adjusted_accuracy"],
+    )
+    show(figure, key="accuracy", alt="Accuracy of each group with its 95 % interval.")
+    st.caption(
+        "Dots are accuracies, bars 95 % Wilson intervals. Groups with fewer than 20 samples are "
+        "grey: too few to judge."
+    )
+with right:
+    st.subheader("What each group is taken for", anchor=False)
+    samples = load_samples(run, split)
+    if len(bundle.manifest.classes) <= MOST_CLASSES:
+        figure = confusion(confusion_table(bundle, samples))
+        show(figure, key="confusion", alt="Share of each predicted class in each group.")
+    else:
+        st.caption(f"Drawn for up to {MOST_CLASSES} classes; look at the mistakes below instead.")
+
+st.subheader("Look at the mistakes", anchor=False)
+wrong = ~samples["correct"].to_numpy()
+members = bundle.membership[samples["row"].to_numpy()]
+with st.container(horizontal=True):
+    for g, name in enumerate(bundle.group_names):
+        count = int((wrong & members[:, g]).sum())
+        changes = {"run": run.run_id, "split": split, "group": name, "sort": "highest loss"}
+        link(
+            "Samples",
+            f"{plain(name)}: {count:,} wrong",
+            **changes,
+            prediction="wrong",
+            slice=None,
+            changed=None,
+        )
+link("Run", "Next: repair it", run=nav.get("run") or None)

@@ -1,0 +1,56 @@
+"""Compare: which method wins, at what cost, and on whom do they differ?"""
+
+import streamlit as st
+
+from gsr_core.figures.compare import group_dots, worst_against_average
+from gsr_core.views.charts import show
+from gsr_core.views.compare import (
+    accuracy_by_group,
+    add_seeds,
+    choose_average,
+    choose_entries,
+    group_tables,
+    score_tables,
+    show_table,
+)
+from gsr_core.views.compare_pairs import (
+    choose_reference,
+    differences,
+    fixed_and_broken,
+    value_against_value,
+)
+from gsr_core.views.frame import frame
+
+page = frame("Compare", "Which method serves the worst group best, and what does it cost?")
+bundle = page.bundle
+found = choose_entries(page)
+average, average_name = choose_average()
+scores, table, points = score_tables(found, bundle, average)
+
+left, right = st.columns(2, gap="large")
+with left:
+    st.subheader("Worst group against average", anchor=False)
+    figure = worst_against_average(table, points=points, average_name=average_name)
+    show(figure, key="trade", alt="Worst-group accuracy against average accuracy.")
+with right:
+    st.subheader("Each group", anchor=False)
+    groups, group_points = group_tables(found)
+    figure = group_dots(groups, points=group_points)
+    show(figure, key="dots", alt="Accuracy of each group under each method.")
+show_table(found, scores, bundle)
+add_seeds(page, found)
+with st.expander("Each group in numbers"):
+    accuracy_by_group(groups)
+
+if len(found) > 1:
+    st.subheader("Better than the reference, or luck?", anchor=False)
+    reference = choose_reference(found)
+    differences(scores, reference, average, average_name)
+    left, right = st.columns(2, gap="large")
+    with left:
+        st.subheader("Fixed and broken samples", anchor=False)
+        best = table.sort_values("worst", ascending=False)["label"].iloc[0]
+        fixed_and_broken(bundle, found, reference, best)
+    with right:
+        st.subheader("Weight against weight", anchor=False)
+        value_against_value(bundle, found)

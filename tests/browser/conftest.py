@@ -1,0 +1,631 @@
+"""A real dashboard in a real browser.
+
+`dashboard` is one for all tests, with the example and four runs in it; `empty_dashboard` begins
+with nothing. `screen` is a browser window on either, which also watches for errors.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlencode, urlsplit
+
+import pytest
+from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, expect, sync_playwright
+from playwright.sync_api import TimeoutError as PlaywrightTimeout
+
+from gsr_core.data.bundle import Bundle, open_bundle
+from gsr_core.runs.execute import run as compute_run
+from gsr_core.runs.store import Run, list_runs
+from gsr_core.workspace import Workspace
+
+PATIENCE = float(os.environ.get("GSR_TEST_PATIENCE", "60"))
+"""Seconds after which something that was to appear is given up; slow machines need them."""
+
+LISTEN = """
+(() => {
+  // Both are protobufs. A BackMsg begins with its kind; a ForwardMsg may have a hash and metadata,
+  // fields 1 and 2, before it.
+  const RERUN_SCRIPT = 11, NEW_SESSION = 4;
+  const kind = data => {
+    const bytes = new Uint8Array(data.buffer ?? data, data.byteOffset ?? 0, data.byteLength);
+    let at = 0;
+    const number = () => {
+      let value = 0;
+      for (let shift = 0; at < bytes.length; shift += 7) {
+        value |= (bytes[at] & 127) << shift;
+        if (bytes[at++] < 128) break;
+      }
+      return value;
+    };
+    while (at < bytes.length) {
+      const field = number() >> 3;
+      if (field > 2) return field;
+      const length = number();
+      at += length;
+    }
+  };
+  window.scriptAwaited = false;
+  window.WebSocket = class extends WebSocket {
+    constructor(...words) {
+      super(...words);
+      this.addEventListener('message', ({data}) => {
+        if (data instanceof ArrayBuffer && kind(data) === NEW_SESSION) window.scriptAwaited = false;
+      });
+    }
+    send(data) {
+      if (typeof data !== 'string' && kind(data) === RERUN_SCRIPT) window.scriptAwaited = true;
+      super.send(data);
+    }
+  };
+})()
+"""
+"""Notes whether Streamlit asked for its script and the server has not begun it yet.
+
+Meanwhile the page still says that no script is running, on a busy machine for long.
+"""
+
+IDLE = """
+() => {
+  const app = document.querySelector('[data-testid=stApp]');
+  const quiet = app
+    && !window.scriptAwaited
+    && app.getAttribute('data-test-script-state') === 'notRunning'
+    && app.getAttribute('data-test-connection-state') === 'CONNECTED'
+    && !document.querySelector('[data-stale=true], [data-testid=stSkeleton]')
+    && [...document.images].every(image => image.complete);
+  if (!quiet) { window.quietSince = undefined; return false; }
+  window.quietSince ??= performance.now();
+  return performance.now() - window.quietSince > 250;
+}
+"""
+"""Whether script and images have been at rest for a moment.
+
+The pause covers the way from a click to Streamlit's request, which is all in the browser. A page
+that is left before its images are there makes the browser complain about them.
+"""
+
+OFTEN = 40
+"""Milliseconds between two looks: at every frame, the looks would make the browser draw it."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker(pytest.mark.browser)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo) -> Any:
+    """Let fixtures know, when they end, whether their test failed."""
+    report = yield
+    if report.when == "call" and report.failed:
+        item.stash[FAILED] = True
+    return report
+
+
+FAILED = pytest.StashKey[bool]()
+
+
+# The browser ---------------------------------------------------------------------------------
+
+NAMES = (
+    "chrome",
+    "chromium",
+    "chromium-browser",
+    "google-chrome",
+    "google-chrome-stable",
+    "msedge",
+    "microsoft-edge",
+)
+PLACES = (
+    "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
+    "/Applications/Chromium.app/Contents/MacOS/Chromium",
+    "/Applications/Microsoft Edge.app/Contents/MacOS/Microsoft Edge",
+    "~/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
+    "%PROGRAMFILES%/Google/Chrome/Application/chrome.exe",
+    "%PROGRAMFILES(X86)%/Google/Chrome/Application/chrome.exe",
+    "%LOCALAPPDATA%/Google/Chrome/Application/chrome.exe",
+    "%PROGRAMFILES%/Microsoft/Edge/Application/msedge.exe",
+    "%PROGRAMFILES(X86)%/Microsoft/Edge/Application/msedge.exe",
+)
+ADVICE = (
+    "The browser tests need Chrome, Chromium or Edge. Install one ('apt-get install chromium' on "
+    "Debian, https://www.google.com/chrome elsewhere), or set GSR_TEST_BROWSER to its program."
+)
+
+
+def find_browser() -> str:
+    """Return the program of a browser that starts; as root on Debian, install one if need be."""
+    chosen = os.environ.get("GSR_TEST_BROWSER")
+    if chosen:
+        if not starts(chosen):
+            pytest.fail(f"GSR_TEST_BROWSER is {chosen}, which does not start. {ADVICE}", False)
+        return chosen
+    if found := installed_browser():
+        return found
+    reason = install_chromium()
+    if found := installed_browser():
+        return found
+    pytest.fail(f"{ADVICE} {reason}".rstrip(), False)
+
+
+def installed_browser() -> str | None:
+    candidates = [shutil.which(name) for name in NAMES]
+    candidates += [os.path.expandvars(os.path.expanduser(place)) for place in PLACES]
+    return next((each for each in candidates if each and starts(each)), None)
+
+
+def starts(program: str) -> bool:
+    """Return whether this is a browser, not Ubuntu's stub that only points to a snap."""
+    if not Path(program).is_file():
+        return False
+    if platform.system() == "Windows":
+        return True  # There `--version` opens a window.
+    try:
+        return not subprocess.run(
+            [program, "--version"], capture_output=True, timeout=60
+        ).returncode
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+
+
+def install_chromium() -> str:
+    """Install Debian's Chromium if that is possible; return why it did not help, if it did not."""
+    if not shutil.which("apt-get"):
+        return ""
+    if os.geteuid() != 0:
+        return "As root, this would have installed Debian's chromium by itself."
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    for command in (
+        ["apt-get", "update"],
+        ["apt-get", "install", "-y", "--no-install-recommends", "chromium"],
+    ):
+        done = subprocess.run(command, capture_output=True, text=True, env=environment)
+        if done.returncode:
+            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            return f"'{' '.join(command)}' failed: {last}"
+    return (
+        "The chromium package was installed but does not start: on Ubuntu it is a snap, which "
+        "containers cannot run; install Google Chrome's .deb there."
+    )
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    program = find_browser()
+    expect.set_options(timeout=PATIENCE * 1000)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=program,
+            args=[
+                "--no-sandbox",
+                "--disable-gpu",
+                "--disable-background-networking",
+                "--disable-component-update",
+                "--disable-sync",
+                "--no-first-run",
+            ],
+        )
+        yield browser
+        browser.close()
+
+
+# The dashboard -------------------------------------------------------------------------------
+
+
+class Dashboard:
+    """`gsr app` as a process of its own on a workspace of its own."""
+
+    def __init__(self, root: Path) -> None:
+        self.workspace = Workspace(root)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.log = root.parent / f"{root.name}.log"
+        self.process: subprocess.Popen[bytes] | None = None
+        self.ids: dict[str, str] = {}
+
+    def start(self) -> None:
+        command = self.gsr("app", "--headless", "--port", str(self.port))
+        with self.log.open("ab") as log:
+            # Away from the checkout, as a user would be.
+            self.process = subprocess.Popen(
+                command, stdout=log, stderr=log, cwd=self.workspace.root.parent, env=clean()
+            )
+        wait_for(self._answers, f"the dashboard to answer; its log is {self.log}")
+
+    def _answers(self) -> bool:
+        assert self.process is not None
+        if self.process.poll() is not None:
+            pytest.fail(f"gsr app ended at once:\n{self.log.read_text()}", False)
+        try:
+            with urllib.request.urlopen(f"{self.url}/_stcore/health", timeout=5) as answer:
+                return answer.status == 200
+        except (urllib.error.URLError, OSError):
+            return False
+
+    def stop(self) -> None:
+        """Stop the dashboard and leave its workers alone, as they are meant to outlive it."""
+        if self.process is not None:
+            self.process.terminate()
+            self.process.wait(timeout=30)
+            self.process = None
+
+    def close(self) -> None:
+        """Stop everything that works in this workspace."""
+        self.stop()
+        for process in self.workers():
+            kill(process)
+        wait_for(lambda: not self.workers(), "the workers to end")
+
+    def workers(self, queue: str = "") -> list[int]:
+        """Return the process ids of this workspace's workers."""
+        root = str(self.workspace.root)
+        found = [
+            process
+            for process, words in processes()
+            if "gsr_core.jobs.worker" in words and root in words and (not queue or queue in words)
+        ]
+        known = {
+            int(file.read_text())
+            for file in self.workspace.jobs.glob(f"worker-{queue or '*'}.pid")
+            if not found and platform.system() == "Windows"
+        }
+        return sorted({*found, *known})
+
+    def gsr(self, *words: str) -> list[str]:
+        """Return the command line of `gsr` on this workspace."""
+        program = shutil.which("gsr", path=str(Path(sys.executable).parent))
+        assert program, "gsr is not installed beside this Python"
+        return [program, *words, "--workspace", str(self.workspace.root)]
+
+    def runs(self, status: str = "") -> list[Run]:
+        """Return the runs, newest first."""
+        return [run for run in list_runs(self.workspace) if status in ("", run.state.status)]
+
+    def bundle(self, name: str = "coloured-digits") -> Bundle:
+        return open_bundle(self.workspace, name)
+
+
+def processes() -> Iterator[tuple[int, list[str]]]:
+    """Go through the machine's processes: process id and the words of the command line."""
+    if Path("/proc/self/cmdline").exists():
+        for place in Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                words = place.read_bytes().decode(errors="replace").split("\0")
+            except OSError:
+                continue
+            yield int(place.parent.name), words
+    elif shutil.which("ps"):
+        listed = subprocess.run(["ps", "-Ao", "pid=,args="], capture_output=True, text=True)
+        for line in listed.stdout.splitlines():
+            process, *words = line.split()
+            yield int(process), words
+
+
+def kill(process: int) -> None:
+    """End a process that this test session started, without giving it time to tidy up."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(process, getattr(signal, "SIGKILL", signal.SIGTERM))
+
+
+def clean() -> dict[str, str]:
+    """Return the environment without what would lead to another workspace."""
+    return {key: value for key, value in os.environ.items() if key != "GSR_WORKSPACE"}
+
+
+def wait_for(condition: Callable[[], Any], what: str, *, seconds: float = PATIENCE) -> Any:
+    """Wait until a condition holds and return its value."""
+    end = time.monotonic() + seconds
+    while not (value := condition()):
+        if time.monotonic() > end:
+            pytest.fail(f"waited {seconds:.0f} s for {what}")
+        time.sleep(0.1)
+    return value
+
+
+@pytest.fixture(scope="session")
+def dashboard(
+    tmp_path_factory: pytest.TempPathFactory, digits_bundle: Bundle
+) -> Iterator[Dashboard]:
+    """The dashboard with the example, the classifier as it came, LLR and two runs of GSR."""
+    dashboard = Dashboard(tmp_path_factory.mktemp("dashboard") / "workspace")
+    place = dashboard.workspace
+    shutil.copytree(digits_bundle.path, place.bundles / "coloured-digits")
+    for name, settings in METHODS.items():
+        made = compute_run(place, "coloured-digits", name.split()[0], device="cpu", **settings)
+        dashboard.ids[name] = made.run_id
+    dashboard.start()
+    yield dashboard
+    dashboard.close()
+
+
+METHODS: dict[str, dict[str, Any]] = {
+    "erm": {},
+    "llr": {},
+    "gsr short": {"steps": 25, "lr": 0.3},
+    "gsr": {},
+}
+"""Name and settings of the runs that are there from the start."""
+
+
+@pytest.fixture(scope="session")
+def ids(dashboard: Dashboard) -> dict[str, str]:
+    """The run ids of `METHODS`."""
+    return dashboard.ids
+
+
+@pytest.fixture(scope="module")
+def empty_dashboard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dashboard]:
+    dashboard = Dashboard(tmp_path_factory.mktemp("empty") / "workspace")
+    dashboard.start()
+    yield dashboard
+    dashboard.close()
+
+
+@pytest.fixture(scope="session")
+def waiting() -> Callable[..., Any]:
+    """`wait_for`, for tests: they cannot import from here."""
+    return wait_for
+
+
+@pytest.fixture(scope="session")
+def killer() -> Callable[[Sequence[int]], None]:
+    """End processes as `kill -9` does; there must be some."""
+
+    def end(found: Sequence[int]) -> None:
+        assert found, "there is no such process"
+        for process in found:
+            kill(process)
+
+    return end
+
+
+# The window ----------------------------------------------------------------------------------
+
+
+class Screen:
+    """A browser window, and how a user gets around in it."""
+
+    def __init__(self, page: Page, url: str) -> None:
+        self.page = page
+        self.url = url
+        self.problems: list[str] = []
+        self.expected: tuple[str, ...] = ()
+        page.add_init_script(LISTEN)
+        page.on("console", self._console)
+        page.on("pageerror", lambda error: self.problems.append(f"page error: {error}"))
+
+    def _console(self, message: ConsoleMessage) -> None:
+        if message.type != "error":
+            return
+        place = message.location.get("url", "")
+        # Streamlit asks below the page's own path first, then at the root.
+        if "404" in message.text and "/_stcore/" in place:
+            return
+        self.problems.append(f"console: {message.text} ({place})")
+
+    def open(self, name: str, **query: object) -> None:
+        """Go to a page by its address."""
+        words = urlencode({key: str(value) for key, value in query.items()})
+        self.page.goto(f"{self.url}/{name.lower()}" + (f"?{words}" if words else ""))
+        self.arrive(name)
+
+    def follow(self, name: str) -> None:
+        """Go to a page by the links on top."""
+        self.page.locator(".st-key-pages").get_by_role("link", name=name, exact=True).click()
+        self.arrive(name)
+
+    def arrive(self, name: str) -> None:
+        """Wait until a page stands."""
+        expect(self.page.get_by_role("heading", name=name, level=1, exact=True)).to_be_visible()
+        self.idle()
+        self.sound()
+
+    def idle(self) -> None:
+        """Wait until the page's script has come to rest."""
+        self.page.evaluate("window.quietSince = undefined")
+        self.page.wait_for_function(IDLE, timeout=PATIENCE * 1000, polling=OFTEN)
+
+    def sound(self) -> None:
+        """Fail if the page shows a traceback."""
+        for trace in self.page.locator("[data-testid=stException], .stException").all():
+            pytest.fail(f"the page shows an exception: {trace.inner_text()}")
+
+    @property
+    def query(self) -> dict[str, str]:
+        """The choices in the address."""
+        return {key: each[0] for key, each in parse_qs(urlsplit(self.page.url).query).items()}
+
+    def wait_query(self, **wanted: str | None) -> None:
+        """Wait until the address says so; None is for a choice that must not be there."""
+        wait_for_page(
+            self.page,
+            lambda: all(self.query.get(key) == value for key, value in wanted.items()),
+            f"the address to have {wanted}, not {self.query}",
+        )
+
+    def box(self, label: str) -> Locator:
+        """Return a selection box."""
+        return self.page.get_by_role("combobox", name=label, exact=True)
+
+    def choose(self, label: str, option: str) -> None:
+        """Choose in a selection box."""
+        self.pick(self.box(label), option)
+
+    def pick(self, box: Locator, option: str | re.Pattern[str]) -> None:
+        """Choose in a selection box; a list that a rerun took away meanwhile is opened again."""
+        exact = isinstance(option, str)
+        for _ in range(5):
+            self.unfold(box)
+            try:
+                self.page.get_by_role("option", name=option, exact=exact).first.click(timeout=5000)
+            except PlaywrightTimeout:
+                continue
+            self.idle()
+            self.sound()
+            return
+        pytest.fail(f"the option {option} cannot be chosen")
+
+    def unfold(self, box: Locator) -> None:
+        """Open a selection box's list; one that a late scroll closed again is opened again."""
+        box.scroll_into_view_if_needed()
+        for _ in range(5):
+            if box.get_attribute("aria-expanded") != "true":
+                box.click()
+            try:
+                self.page.get_by_role("option").first.wait_for(timeout=2000)
+            except PlaywrightTimeout:
+                continue
+            return
+        pytest.fail("the list of options does not open")
+
+    def press(self, label: str, within: Locator | None = None) -> None:
+        """Click a button."""
+        (within or self.page).get_by_role("button", name=label, exact=True).first.click()
+
+    def enter(self, label: str, value: object, *, nth: int = 0) -> None:
+        """Type into a field and confirm it."""
+        field = self.page.get_by_label(label, exact=True).nth(nth)
+        field.fill(str(value))
+        field.press("Enter")
+        self.idle()
+
+    def keyed(self, key: str) -> Locator:
+        """Return an element by its Streamlit key."""
+        return self.page.locator(f".st-key-{key.replace(' ', '-')}").first
+
+    def chart(self, key: str) -> Locator:
+        """Return a drawn chart by its Streamlit key."""
+        chart = self.keyed(key).locator(".js-plotly-plot").first
+        expect(chart.locator(".main-svg").first).to_be_visible()
+        return chart
+
+    def metric(self, label: str) -> str:
+        """Return the number under a label."""
+        found = self.page.get_by_test_id("stMetric").filter(has_text=label).first
+        return found.get_by_test_id("stMetricValue").inner_text().strip()
+
+    def table(self, column: str) -> list[dict[str, str]]:
+        """Return the rows of the table with this column, as a screen reader gets them."""
+        head = self.page.locator("th[role=columnheader]").get_by_text(column, exact=True)
+        grid = self.page.locator("[data-testid=stDataFrame] table[role=grid]", has=head).first
+        grid.wait_for(state="attached")
+        names = [cell.strip() for cell in grid.locator("th[role=columnheader]").all_inner_texts()]
+        rows = grid.locator("tbody tr").all()
+        texts = [row.locator("td").evaluate_all("cs => cs.map(c => c.textContent)") for row in rows]
+        return [dict(zip(names, row, strict=False)) for row in texts]
+
+    def drag_ellipse(self, chart: Locator, x: float, y: float, width: float, height: float) -> None:
+        """Drag once around an ellipse, all in fractions of the chart's plot area."""
+        from math import cos, pi, sin
+
+        layer = chart.locator(".nsewdrag").first
+        layer.wait_for(state="attached")
+        layer.scroll_into_view_if_needed()
+        area = layer.bounding_box()
+        assert area is not None
+        corners = 24
+        path = [
+            (
+                area["x"] + area["width"] * (x + width * cos(2 * pi * k / corners)),
+                area["y"] + area["height"] * (y + height * sin(2 * pi * k / corners)),
+            )
+            for k in range(corners + 1)
+        ]
+        self.page.mouse.move(*path[0])
+        self.page.mouse.down()
+        for point in path[1:]:
+            self.page.mouse.move(*point, steps=2)
+        self.page.mouse.up()
+
+    def save(self, directory: Path, name: str) -> Path:
+        """Write what the window shows, as a picture and as HTML."""
+        picture = directory / f"{name}.png"
+        # Streamlit scrolls inside the page, so that the window itself has to be tall enough.
+        tall = self.page.get_by_test_id("stMain").evaluate("e => e.scrollHeight")
+        size = self.page.viewport_size or {"width": 1400, "height": 900}
+        self.page.set_viewport_size({**size, "height": min(max(size["height"], tall), 6000)})
+        self.page.wait_for_timeout(300)  # Charts are laid out once more.
+        self.page.screenshot(path=picture)
+        self.page.set_viewport_size(size)
+        (directory / f"{name}.html").write_text(self.page.content())
+        return picture
+
+
+def wait_for_page(page: Page, condition: Callable[[], bool], what: str) -> None:
+    """Wait like `wait_for`, and let the browser's events through meanwhile."""
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        if time.monotonic() > end:
+            pytest.fail(f"waited {PATIENCE:.0f} s for {what}")
+        page.wait_for_timeout(100)
+
+
+def _window(browser: Browser, url: str, **options: Any) -> Screen:
+    context = browser.new_context(viewport={"width": 1400, "height": 900}, **options)
+    context.set_default_timeout(PATIENCE * 1000)
+    return Screen(context.new_page(), url)
+
+
+def _end(screens: Sequence[Screen], request: pytest.FixtureRequest, directory: Path) -> None:
+    """Close windows; keep a picture if the test failed, and fail it for errors nobody expects."""
+    problems: list[str] = []
+    failed = request.node.stash.get(FAILED, False)
+    for number, screen in enumerate(screens):
+        problems += [
+            problem
+            for problem in screen.problems
+            if not any(each in problem for each in screen.expected)
+        ]
+        if (failed or problems) and not screen.page.is_closed():
+            try:
+                print(f"the window: {screen.save(directory, f'failed-{number}')}")
+            except Exception as error:
+                print(f"no picture of the window: {error}")
+        screen.page.context.close()
+    if problems:
+        pytest.fail("errors in the browser:\n" + "\n".join(problems), False)
+
+
+@pytest.fixture
+def windows(
+    browser: Browser, request: pytest.FixtureRequest, tmp_path: Path
+) -> Iterator[Callable[..., Screen]]:
+    """Make windows on any dashboard."""
+    made: list[Screen] = []
+
+    def make(dashboard: Dashboard, **options: Any) -> Screen:
+        made.append(_window(browser, dashboard.url, **options))
+        return made[-1]
+
+    yield make
+    _end(made, request, tmp_path)
+
+
+@pytest.fixture
+def screen(windows: Callable[..., Screen], dashboard: Dashboard) -> Screen:
+    """A window on the dashboard that has the example and runs."""
+    return windows(dashboard)
+
+
+@pytest.fixture
+def empty_screen(windows: Callable[..., Screen], empty_dashboard: Dashboard) -> Screen:
+    """A window on the dashboard that began with nothing."""
+    return windows(empty_dashboard)

@@ -1,0 +1,189 @@
+"""Methods beside each other, over seeds and sample by sample."""
+
+import re
+import shutil
+from collections.abc import Iterator
+from urllib.parse import parse_qs, urlsplit
+
+import numpy as np
+import pytest
+from playwright.sync_api import expect
+
+from gsr_core.runs.compare import changed_samples
+from gsr_core.runs.execute import run as compute_run
+from gsr_core.runs.samples import sample_table
+from gsr_core.runs.store import Run, open_run
+from gsr_core.runs.summary import summarise
+
+
+@pytest.fixture(scope="module")
+def seeds(dashboard, ids) -> Iterator[dict[str, list[str]]]:
+    """Three seeds of a short GSR and of DFR; other modules do not see them."""
+    place = dashboard.workspace
+    made = {
+        "dfr": [
+            compute_run(place, "coloured-digits", "dfr", device="cpu", heads=2, steps=2, seed=seed)
+            for seed in range(3)
+        ],
+        "gsr": [
+            compute_run(place, "coloured-digits", "gsr", device="cpu", steps=4, lr=0.5, seed=seed)
+            for seed in range(3)
+        ],
+    }
+    yield {name: [run.run_id for run in runs] for name, runs in made.items()}
+    for runs in made.values():
+        for run in runs:
+            shutil.rmtree(run.path)
+
+
+@pytest.fixture
+def compare(screen, ids):
+    screen.open("Compare", runs=",".join([ids["erm"], ids["gsr"], ids["gsr short"]]))
+    return screen
+
+
+@pytest.fixture
+def over_seeds(screen, ids, seeds):
+    # Any seed's run stands for all of them.
+    screen.open("Compare", runs=",".join([ids["erm"], seeds["dfr"][1], seeds["gsr"][0]]))
+    return screen
+
+
+def test_the_table_has_a_row_for_each_method(compare, dashboard, ids):
+    by_id = {run.run_id: run for run in dashboard.runs()}
+    rows = compare.table("worst-group accuracy")
+    assert [row["method"].split()[0] for row in rows] == ["ERM", "GSR", "GSR"]
+    for row, name in zip(rows, ("erm", "gsr", "gsr short"), strict=True):
+        test = summarise(by_id[ids[name]])["test"]
+        assert float(row["worst-group accuracy"]) == pytest.approx(test["worst_group_accuracy"])
+        assert float(row["mean"]) == pytest.approx(test["mean_accuracy"])
+        assert float(row["adjusted"]) == pytest.approx(test["adjusted_accuracy"])
+    assert [float(row["label budget"]) for row in rows] == [0, 600, 600]
+    for key in ("trade", "dots"):
+        compare.chart(key)
+    expect(compare.chart("trade")).to_contain_text("mean accuracy")
+    compare.page.get_by_role("radio", name="adjusted average accuracy").click()
+    expect(compare.chart("trade")).to_contain_text("adjusted average accuracy")
+
+
+def test_methods_leave_and_come_back(compare, ids):
+    taken = compare.page.get_by_role("button", name="Remove ERM").first
+    compare.page.locator("[data-tag] button[aria-label^='Remove ERM']").last.click()
+    compare.idle()
+    assert len(compare.table("worst-group accuracy")) == 2
+    assert ids["erm"] not in compare.query["runs"]
+    expect(taken).to_have_count(0)
+    compare.unfold(compare.box("Methods"))
+    compare.page.get_by_role("option", name=re.compile("^ERM")).click()
+    compare.page.keyboard.press("Escape")
+    compare.idle()
+    assert len(compare.table("worst-group accuracy")) == 3
+    assert len(compare.query["runs"].split(",")) == 3
+    compare.page.get_by_role("button", name="Clear all").click()
+    expect(compare.page.get_by_text("Choose at least one method.")).to_be_visible()
+    compare.sound()
+
+
+def test_seeds_are_put_together_judged_in_pairs_and_asked_for(
+    over_seeds, dashboard, seeds, waiting
+):
+    rows = over_seeds.table("worst-group accuracy")
+    assert [int(row["seeds"]) for row in rows] == [1, 3, 3]
+    worst = [
+        summarise(open_run(dashboard.workspace, name))["test"]["worst_group_accuracy"]
+        for name in seeds["dfr"]
+    ]
+    assert float(rows[1]["worst-group accuracy"]) == pytest.approx(np.mean(worst))
+    assert float(rows[1]["± sd"]) == pytest.approx(np.std(worst, ddof=1))
+    pairs = over_seeds.table("verdict")
+    assert [(int(row["shared seeds"]), row["verdict"]) for row in pairs] == [(1, "add seeds")] * 2
+    over_seeds.choose("Reference", rows[2]["method"])
+    (erm, dfr) = over_seeds.table("verdict")
+    assert (erm["verdict"], int(dfr["shared seeds"])) == ("add seeds", 3)
+    assert dfr["verdict"] in ("better", "worse", "not distinguishable", "same on every seed")
+    expect(over_seeds.chart("paired")).to_contain_text("worst-group accuracy above GSR")
+    box = over_seeds.keyed("one seed")
+    expect(box).to_contain_text("One seed only: ERM.")
+    box.get_by_text("The same from a terminal").click()
+    expect(box.locator("code")).to_contain_text("gsr run coloured-digits --method erm --seed 1")
+    before = {run.run_id for run in dashboard.runs()}
+    over_seeds.press("Add seeds", within=box)
+    expect(box).to_have_count(0)
+
+    def added() -> list[Run]:
+        return [run for run in dashboard.runs("finished") if run.run_id not in before]
+
+    waiting(lambda: len(added()) == 4, "four more seeds of ERM")
+    assert {run.config.seed for run in added()} == {1, 2, 3, 4}
+    assert {run.config.method for run in added()} == {"erm"}
+    # Their coming is seen without a click; what the other tests count stays as it was.
+    expect(over_seeds.chart("paired")).to_contain_text("ERM")
+    for run in added():
+        shutil.rmtree(run.path)
+
+
+def test_a_count_of_fixed_samples_opens_them(over_seeds, dashboard, ids, seeds):
+    place, bundle = dashboard.workspace, dashboard.bundle()
+    label = over_seeds.table("worst-group accuracy")[1]["method"]
+    if over_seeds.box("Against it").input_value() != label:
+        over_seeds.choose("Against it", label)
+    tables = [
+        sample_table(open_run(place, name), "test", bundle)
+        for name in (ids["erm"], seeds["dfr"][0])
+    ]
+    expected, fixed, _ = changed_samples(bundle, *tables)
+    links = over_seeds.keyed("changed").get_by_role("link")
+    counts = [int(count) for row in expected[["fixed", "broken"]].to_numpy() for count in row]
+    shown = [re.sub(r"\D", "", text) for text in links.all_inner_texts()]
+    assert shown[: sum(count > 0 for count in counts)] == [str(n) for n in counts if n]
+    group = expected.loc[expected["fixed"].idxmax(), "group"]
+
+    def leads(link) -> bool:
+        found = parse_qs(urlsplit(link.get_attribute("href")).query)
+        return found.get("group") == [group] and found["changed"] == ["fixed"]
+
+    next(link for link in links.all() if leads(link)).click()
+    over_seeds.arrive("Samples")
+    over_seeds.wait_query(
+        run=seeds["dfr"][0], reference=ids["erm"], changed="fixed", split="test", group=group
+    )
+    of = expected["fixed"].max()
+    expect(over_seeds.keyed("gallery bar")).to_contain_text(f"of {of} samples")
+    way_out = over_seeds.page.get_by_role("button", name=re.compile(f"^{len(fixed)} fixed against"))
+    way_out.click()
+    over_seeds.idle()
+    expect(over_seeds.keyed("gallery bar")).to_contain_text("of 97 samples")
+    over_seeds.wait_query(changed=None)
+
+
+def test_values_are_drawn_against_each_other_or_the_page_says_why_not(compare):
+    expect(compare.chart("pair")).to_contain_text("rank correlation")
+    compare.choose("Across", "ERM")
+    expect(compare.page.get_by_text("ERM has no values of single samples")).to_be_visible()
+    assert compare.query["left"]
+
+
+def test_one_method_alone_is_fine(screen, ids):
+    screen.open("Compare", runs=ids["gsr"])
+    screen.chart("trade")
+    assert len(screen.table("worst-group accuracy")) == 1
+
+
+def test_runs_on_other_data_are_left_out_with_the_reason(screen, dashboard, ids):
+    place, bundle = dashboard.workspace, dashboard.bundle()
+    # The same rows under another name and with another class: no scores to put side by side.
+    other = open_run(place, ids["erm"])
+    config = other.config.model_copy(update={"run_id": "erm-other", "bundle_digest": "0" * 64})
+    folder = place.runs / "erm-other"
+    folder.mkdir()
+    try:
+        for file in ("state.json", "metrics.parquet", "head.safetensors"):
+            (folder / file).write_bytes((other.path / file).read_bytes())
+        (folder / "config.json").write_text(config.model_dump_json())
+        screen.open("Compare", runs=f"{ids['gsr']},erm-other")
+        said = screen.page.get_by_text(re.compile("erm-other is left out, because"))
+        expect(said).to_contain_text(f"bundle '{bundle.name}' was written anew between them")
+        expect(screen.page.get_by_text("1 runs were made before")).to_be_visible()
+        assert len(screen.table("worst-group accuracy")) == 1
+    finally:
+        shutil.rmtree(folder)

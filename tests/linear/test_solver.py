@@ -1,0 +1,237 @@
+from dataclasses import replace
+
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+
+from gsr_core.linear import solver as solver_module
+from gsr_core.linear.objective import Objective
+from gsr_core.linear.solver import Solver
+
+
+def fit(objective, start=None, tolerance=1e-12, solver=None):
+    start = objective.zero() if start is None else start
+    return (solver or Solver()).minimise(objective, start, tolerance=tolerance)
+
+
+def kept(objective, rows, sample_weight):
+    return replace(
+        objective,
+        design=objective.design[rows],
+        labels=objective.labels[rows],
+        sample_weight=sample_weight / sample_weight.sum(),
+    )
+
+
+@pytest.mark.parametrize("n_classes", [2, 3, 4])
+def test_the_fit_equals_scikit_learn(make_objective, n_classes):
+    objective = make_objective(n_classes=n_classes)
+    # scikit-learn minimises C sum_i w_i l_i + |theta|^2 / 2; for two classes over one column,
+    # the difference of ours, whose squared norm is twice that of ours.
+    scale = 1 if n_classes > 2 else 2
+    reference = LogisticRegression(
+        C=scale / (2 * objective.l2),
+        fit_intercept=False,
+        solver="newton-cg",
+        tol=1e-12,
+        max_iter=1000,
+    ).fit(
+        objective.design.cpu().numpy(),
+        objective.labels.cpu().numpy(),
+        sample_weight=objective.sample_weight.cpu().numpy(),
+    )
+    theta = (fit(objective).state.u @ objective.basis.T).cpu()
+    coefficients = torch.from_numpy(reference.coef_).T
+    if n_classes == 2:
+        theta = theta[:, 1:] - theta[:, :1]
+    torch.testing.assert_close(theta, coefficients.contiguous(), rtol=1e-6, atol=1e-7)
+
+
+def test_a_weight_of_zero_drops_the_row(make_objective):
+    objective = make_objective()
+    weight = objective.sample_weight.clone()
+    weight[:10] = 0
+    rows = torch.arange(10, len(weight))
+    dropped = kept(objective, rows, weight[10:])
+    zeroed = replace(objective, sample_weight=weight / weight.sum())
+    torch.testing.assert_close(fit(zeroed).state.u, fit(dropped).state.u, rtol=0, atol=1e-10)
+
+
+def test_a_weight_of_two_equals_two_copies(make_objective):
+    objective = make_objective()
+    weight = torch.ones_like(objective.sample_weight)
+    doubled = weight.clone()
+    doubled[:10] = 2
+    rows = torch.cat([torch.arange(len(weight)), torch.arange(10)])
+    copied = kept(objective, rows, torch.ones(len(rows)).to(weight))
+    weighted = replace(objective, sample_weight=doubled / doubled.sum())
+    torch.testing.assert_close(fit(weighted).state.u, fit(copied).state.u, rtol=0, atol=1e-10)
+
+
+def test_the_minimiser_depends_neither_on_the_start_nor_on_the_factor(
+    make_objective, random_columns
+):
+    objective = make_objective()
+    fresh = fit(objective).state.u
+    start = random_columns(objective, *fresh.shape)
+    stale = Solver()
+    other = replace(objective, sample_weight=objective.sample_weight.flip(0), l2=0.5)
+    stale.factorise(other, other.at(start))
+    torch.testing.assert_close(fit(objective, start).state.u, fresh, rtol=0, atol=1e-10)
+    torch.testing.assert_close(
+        fit(objective, start, solver=stale).state.u, fresh, rtol=0, atol=1e-10
+    )
+
+
+@pytest.mark.parametrize("n_classes", [2, 3])
+@pytest.mark.parametrize("right_sides", [1, 5])
+class TestSolve:
+    def expected(self, objective, state, right):
+        p, c, r = right.shape
+        flat = right.transpose(0, 1).reshape(c * p, r)
+        return torch.linalg.solve(objective.hessian(state), flat).reshape(c, p, r).transpose(0, 1)
+
+    def case(self, make_objective, random_columns, n_classes, right_sides):
+        objective = make_objective(n_classes=n_classes, n=80, d=20)
+        p, c = objective.zero().shape
+        state = objective.at(random_columns(objective, p, c))
+        return objective, state, random_columns(objective, p, c, right_sides, seed=3)
+
+    def test_a_solve_equals_the_dense_one(
+        self, make_objective, random_columns, n_classes, right_sides
+    ):
+        objective, state, right = self.case(make_objective, random_columns, n_classes, right_sides)
+        solved = Solver().solve(objective, state, right, tolerance=1e-13)
+        torch.testing.assert_close(
+            solved, self.expected(objective, state, right), rtol=1e-9, atol=1e-10
+        )
+
+    def test_a_stale_factor_gives_the_same_solution(
+        self, make_objective, random_columns, n_classes, right_sides
+    ):
+        objective, state, right = self.case(make_objective, random_columns, n_classes, right_sides)
+        solver = Solver()
+        near = replace(objective, sample_weight=objective.sample_weight.flip(0))
+        solver.factorise(near, near.at(objective.zero()))
+        solved = solver.solve(objective, state, right, tolerance=1e-13)
+        torch.testing.assert_close(
+            solved, self.expected(objective, state, right), rtol=1e-9, atol=1e-10
+        )
+
+    def test_a_factor_that_serves_badly_is_renewed_on_the_way(
+        self, make_objective, random_columns, monkeypatch, n_classes, right_sides
+    ):
+        objective, state, right = self.case(make_objective, random_columns, n_classes, right_sides)
+        solver = Solver()
+        far = replace(objective, design=objective.design.flip(1) ** 3, l2=1e-4)
+        solver.factorise(far, far.at(objective.zero()))
+        renewed, products = [], []
+        factorise, product = Solver.factorise, Objective.hessian_product
+
+        def counted(*args):
+            renewed.append(len(products))
+            factorise(*args)
+
+        def multiplied(*args):
+            products.append(None)
+            return product(*args)
+
+        monkeypatch.setattr(Solver, "factorise", counted)
+        monkeypatch.setattr(Objective, "hessian_product", multiplied)
+        solved = solver.solve(objective, state, right, tolerance=1e-12)
+        assert len(renewed) == 1
+        assert renewed[0] > 0
+        assert len(products) <= renewed[0] + 3
+        torch.testing.assert_close(
+            solved, self.expected(objective, state, right), rtol=1e-9, atol=1e-10
+        )
+
+    def test_zero_right_hand_sides_give_zeros_beside_others(
+        self, make_objective, random_columns, n_classes, right_sides
+    ):
+        objective, state, right = self.case(make_objective, random_columns, n_classes, right_sides)
+        zeros = torch.zeros_like(right)
+        assert torch.equal(Solver().solve(objective, state, zeros, tolerance=1e-10), zeros)
+        right[:, :, 0] = 0
+        solved = Solver().solve(objective, state, right, tolerance=1e-13)
+        assert not solved[:, :, 0].any()
+        torch.testing.assert_close(
+            solved, self.expected(objective, state, right), rtol=1e-9, atol=1e-10
+        )
+
+
+@pytest.mark.parametrize("n_classes", [2, 4])
+def test_a_head_too_wide_to_factorise_whole_gives_the_same(
+    make_objective, random_columns, monkeypatch, n_classes
+):
+    objective = make_objective(n_classes=n_classes)
+    expected = fit(objective)
+    right = random_columns(objective, *expected.state.u.shape, 3)
+    solved = Solver().solve(objective, expected.state, right, tolerance=1e-12)
+    monkeypatch.setattr(solver_module, "MAX_FACTOR_WIDTH", 3)
+    wide = fit(objective)
+    assert wide.converged
+    torch.testing.assert_close(wide.state.u, expected.state.u, rtol=0, atol=1e-10)
+    torch.testing.assert_close(
+        Solver().solve(objective, wide.state, right, tolerance=1e-12), solved, rtol=1e-8, atol=1e-9
+    )
+
+
+@pytest.mark.parametrize("l2", [1e-6, 1e-3, 1.0, 100.0])
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_separable_rows_are_fitted_to_a_relative_gradient_of_1e_8(make_objective, l2, n_classes):
+    objective = make_objective(n=20, d=30, n_classes=n_classes, l2=l2)
+    fitted = fit(objective, tolerance=1e-8)
+    assert fitted.converged
+    assert fitted.relative_gradient_norm <= 1e-8
+
+
+def test_all_weight_on_one_sample_is_fitted(make_objective):
+    objective = make_objective()
+    weight = torch.zeros_like(objective.sample_weight)
+    weight[3] = 1
+    fitted = fit(replace(objective, sample_weight=weight), tolerance=1e-8)
+    assert fitted.converged
+    assert fitted.state.probabilities[3].argmax() == objective.labels[3]
+
+
+def test_a_fit_started_at_the_minimum_takes_no_step(make_objective):
+    objective = make_objective()
+    first = fit(objective, tolerance=1e-10)
+    again = fit(objective, first.state.u, tolerance=1e-8)
+    assert again.iterations == 0
+    assert torch.equal(again.state.u, first.state.u)
+
+
+def test_two_solvers_with_one_anchor_give_the_same_bits(make_objective):
+    objective = make_objective()
+    solver = Solver()
+    first = fit(objective, solver=solver)
+    moved = replace(objective, sample_weight=objective.sample_weight.flip(0))
+    weight, u = solver.anchor
+    restored = Solver()
+    anchored = replace(objective, sample_weight=weight)
+    restored.factorise(anchored, anchored.at(u))
+    one = fit(moved, first.state.u, solver=solver)
+    two = fit(moved, first.state.u, solver=restored)
+    assert torch.equal(one.state.u, two.state.u)
+
+
+@pytest.mark.parametrize(("dtype", "reached"), [(torch.float64, True), (torch.float32, False)])
+def test_a_solve_in_float32_is_judged_by_its_true_residual(
+    make_objective, random_columns, dtype, reached
+):
+    objective = make_objective(n=80, d=20)
+    objective = replace(
+        objective,
+        design=objective.design.to(dtype),
+        sample_weight=objective.sample_weight.to(dtype),
+        basis=objective.basis.to(dtype),
+    )
+    state = objective.at(objective.zero())
+    right = random_columns(objective, *objective.zero().shape, 3)
+    solver = Solver()
+    solver.solve(objective, state, right, tolerance=1e-10)
+    assert solver.reached == reached
+    solver.solve(objective, state, right, tolerance=1e-4)
+    assert solver.reached

@@ -1,0 +1,149 @@
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from gsr_core.errors import SettingError
+from gsr_core.linear.solver import Solver
+from gsr_core.methods.base import Values
+from gsr_core.methods.fit import Status, fit
+from gsr_core.methods.registry import METHODS, make_method
+
+GROUPS = ["a0", "a1", "b0", "b1"]
+FEW = {"steps": 5}
+
+
+def quick(name):
+    """The method with few steps, where it has steps."""
+    method = METHODS[name]
+    known = method().settings()
+    return method(**{key: value for key, value in FEW.items() if key in known})
+
+
+@pytest.fixture(params=METHODS)
+def name(request):
+    return request.param
+
+
+def test_it_is_valid_with_no_arguments_and_describes_itself(name):
+    method = METHODS[name]()
+    assert method.name == name
+    assert method.title
+    assert method.summary.endswith(".")
+    assert method.max_steps >= 1
+
+
+def test_weights_are_not_negative_and_sum_to_one(name, make_problem):
+    problem, _ = make_problem()
+    seen = []
+    fit(quick(name), problem, GROUPS, monitor=lambda progress: seen.append(progress.step))
+    assert seen
+    for step in seen:
+        if step.sample_weight is not None:
+            assert (step.sample_weight >= 0).all()
+            assert float(step.sample_weight.sum()) == pytest.approx(1, abs=1e-12)
+            assert len(step.sample_weight) == len(getattr(problem, METHODS[name].values_on))
+
+
+def test_it_says_whether_it_learns_weights(name, make_problem):
+    weight = fit(quick(name), make_problem()[0], GROUPS).last.sample_weight
+    uneven = weight is not None and bool((weight != weight[0]).any())
+    assert (METHODS[name].values is not Values.NONE) == uneven
+
+
+def test_a_solve_that_falls_short_is_no_solution(make_problem, monkeypatch):
+    real = Solver.solve
+
+    def solve(self, *args, tolerance, **kwargs):
+        solution = real(self, *args, tolerance=tolerance, **kwargs)
+        self.reached = tolerance > 1e-9
+        return solution
+
+    monkeypatch.setattr(Solver, "solve", solve)
+    for name in ("gsr", "llr"):
+        assert not fit(quick(name), make_problem()[0], GROUPS).step.solved
+
+
+def test_llr_says_when_it_was_fitted_on_train(make_problem):
+    problem, _ = make_problem()
+    assert "train" not in fit(METHODS["llr"](), problem, GROUPS).step.note
+    problem = replace(problem, weighted_split="train")
+    note = fit(METHODS["llr"](), problem, GROUPS).step.note
+    assert note.startswith("The bundle has no heldout split: the head was refitted")
+
+
+def test_the_same_seed_gives_the_same_result(name, make_problem):
+    one, two = (fit(quick(name), make_problem()[0], GROUPS) for _ in range(2))
+    assert torch.equal(one.step.head.weight, two.step.head.weight)
+    assert torch.equal(one.last.head.weight, two.last.head.weight)
+    assert one.step_index == two.step_index
+
+
+def test_the_order_of_samples_does_not_matter(name, make_problem, with_order):
+    problem, _ = make_problem()
+    order = torch.randperm(len(problem.weighted), generator=torch.Generator().manual_seed(3))
+    one = fit(quick(name), problem, GROUPS).last
+    two = fit(quick(name), with_order(problem, order), GROUPS).last
+    torch.testing.assert_close(one.head.weight, two.head.weight, rtol=1e-6, atol=1e-7)
+    if one.sample_weight is not None:
+        moved = order if METHODS[name].values_on == "weighted" else slice(None)
+        torch.testing.assert_close(
+            one.sample_weight[moved], two.sample_weight, rtol=1e-6, atol=1e-9
+        )
+
+
+def test_settings_survive_json(name):
+    method = quick(name)
+    assert make_method(name, json.loads(json.dumps(method.settings()))) == method
+
+
+def test_settings_typed_as_text_are_read(name):
+    method = quick(name)
+    assert make_method(name, {key: str(value) for key, value in method.settings().items()}) == (
+        method
+    )
+
+
+def test_an_unknown_setting_is_named(name):
+    with pytest.raises(SettingError, match=rf"{name} has no setting 'sed' \(did you mean 'seed'"):
+        make_method(name, {"sed": 1})
+
+
+def test_a_value_that_is_not_allowed_is_named_with_its_setting(name):
+    with pytest.raises(SettingError, match=rf"{name}: seed is -1; input should be"):
+        make_method(name, {"seed": -1})
+    with pytest.raises(SettingError, match=rf"{name}: seed is 'many'; "):
+        make_method(name, {"seed": "many"})
+
+
+@pytest.mark.parametrize("value", [0, -1.0, float("inf"), float("nan")])
+def test_a_penalty_must_be_positive_and_finite(name, value):
+    if "l2" in METHODS[name]().settings():
+        with pytest.raises(SettingError, match=f"{name}: l2 is "):
+            make_method(name, {"l2": value})
+
+
+def test_an_unknown_method_is_named_with_those_there_are():
+    with pytest.raises(SettingError, match="no method 'gs'; methods are gsr, erm, llr"):
+        make_method("gs")
+
+
+def test_a_monitor_that_returns_true_stops_and_the_steps_are_kept(name, make_problem):
+    problem, _ = make_problem()
+    method = quick(name)
+    result = fit(method, problem, GROUPS, monitor=lambda progress: progress.step_index == 2)
+    done = min(2, method.max_steps)
+    assert result.last_index == done
+    assert set(result.history["step"]) == set(range(1, done + 1))
+    assert result.status == (Status.CANCELLED if method.max_steps > 2 else Status.FINISHED)
+
+
+def test_test_rows_do_not_select(name, make_problem):
+    problem, test = make_problem()
+    flipped = replace(test, labels=1 - test.labels)
+    results = [fit(quick(name), problem, GROUPS, test=rows) for rows in (None, test, flipped)]
+    assert len({result.step_index for result in results}) == 1
+    for result in results[1:]:
+        assert torch.equal(result.step.head.weight, results[0].step.head.weight)
+        assert torch.equal(result.last.head.weight, results[0].last.head.weight)

@@ -1,0 +1,176 @@
+from dataclasses import replace
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load, save
+
+from gsr_core.methods.fit import fit
+from gsr_core.methods.gsr import GSR, project
+from gsr_core.metrics import group_scores
+
+NAMES = ["a0", "a1", "b0", "b1", "c0", "c1"]
+
+
+def take(method, problem, count, checkpoint=None):
+    return list(islice(method.iterate(problem, checkpoint), count))
+
+
+def scores(step, rows):
+    return group_scores(step.head, rows.features.double(), rows.labels, rows.groups)
+
+
+def moved_by_hand(weight, influence, gamma, lr, clip):
+    xi = influence @ gamma / len(weight)
+    norm = np.sqrt((xi**2).sum())
+    if clip and norm > clip:
+        xi *= clip / norm
+    moved = np.maximum(weight - lr * xi, 0)
+    return moved / moved.sum()
+
+
+@pytest.mark.parametrize("n_classes", [2, 3])
+@pytest.mark.parametrize("clip", [0.0, 1e-4, 1.0])
+def test_weights_and_group_weights_follow_the_update_rules(make_problem, n_classes, clip):
+    problem, _ = make_problem(n_classes=n_classes)
+    method = GSR(lr=2.0, temperature=0.5, clip=clip, lr_decay=0.5, lr_decay_every=3)
+    steps = take(method, problem, 8)
+    n = len(problem.weighted)
+    weight, gamma = np.full(n, 1 / n), np.full(2 * n_classes, 1 / (2 * n_classes))
+    for t, step in enumerate(steps):
+        np.testing.assert_allclose(step.sample_weight.cpu(), weight, rtol=1e-9, atol=1e-15)
+        gamma = gamma * np.exp(scores(step, problem.target).loss / 0.5)
+        gamma /= gamma.sum()
+        np.testing.assert_allclose(step.group_weight.cpu(), gamma, rtol=1e-6)
+        lr = 2.0 * 0.5 ** (t // 3)
+        assert step.step_size == lr
+        influence = step.influence.cpu().numpy()
+        assert step.clipped == (0 < clip < np.linalg.norm(influence @ gamma / n))
+        weight = moved_by_hand(weight, influence, step.group_weight.cpu().numpy(), lr, clip)
+    if clip == 1e-4:
+        assert all(step.clipped for step in steps)
+
+
+def test_the_step_size_falls_from_update_31_on(make_problem):
+    problem, _ = make_problem(n=40)
+    sizes = [step.step_size for step in take(GSR(), problem, 61)]
+    assert sizes[:30] == [1.0] * 30
+    assert sizes[30:60] == [0.1] * 30
+    assert sizes[60] == pytest.approx(0.01)
+
+
+def test_group_weights_stay_finite_when_their_logarithms_are_huge(make_problem):
+    problem, _ = make_problem()
+    steps = take(GSR(temperature=1e-4), problem, 5)
+    assert all(step.group_weight.isfinite().all() for step in steps)
+    assert all(float(step.group_weight.sum()) == pytest.approx(1) for step in steps)
+
+
+def test_a_large_temperature_keeps_group_weights_uniform(make_problem):
+    problem, _ = make_problem()
+    for step in take(GSR(temperature=1e9), problem, 5):
+        torch.testing.assert_close(step.group_weight, torch.full_like(step.group_weight, 0.25))
+
+
+@pytest.mark.parametrize(("rule", "matters"), [("paper", True), ("reference", False)])
+def test_temperature_matters_to_the_rule_of_the_paper_only(make_problem, rule, matters):
+    problem, _ = make_problem()
+    one, two = (
+        take(GSR(gamma_update=rule, temperature=temperature), problem, 4)[-1]
+        for temperature in (0.1, 10.0)
+    )
+    assert torch.equal(one.sample_weight, two.sample_weight) != matters
+
+
+@pytest.mark.parametrize("signal", ["target_loss", "target_error", "val_loss", "val_error"])
+def test_each_signal_is_what_its_name_says(make_problem, signal):
+    problem, _ = make_problem()
+    step = take(GSR(group_signal=signal), problem, 1)[0]
+    split, kind = signal.split("_")
+    score = scores(step, getattr(problem, split))
+    risk = score.loss if kind == "loss" else 1 - score.accuracy
+    expected = np.exp(risk) / np.exp(risk).sum()
+    np.testing.assert_allclose(step.group_weight.cpu(), expected, rtol=1e-6)
+
+
+def test_a_group_absent_from_val_gives_no_signal(make_problem):
+    problem, _ = make_problem()
+    keep = ~problem.val.groups[:, 0]
+    val = replace(
+        problem.val,
+        features=problem.val.features[keep],
+        labels=problem.val.labels[keep],
+        groups=problem.val.groups[keep],
+    )
+    step = take(GSR(group_signal="val_loss"), replace(problem, val=val), 1)[0]
+    assert step.group_weight.isfinite().all()
+    assert step.group_weight.argmin() == 0
+
+
+def test_a_step_that_would_leave_no_weight_is_halved():
+    weight = torch.tensor([0.5, 0.5], dtype=torch.float64)
+    xi = torch.tensor([1.0, 2.0], dtype=torch.float64)
+    moved, size = project(weight, xi, 3.0)
+    assert size == 0.375
+    torch.testing.assert_close(moved, torch.tensor([1.0, 0.0], dtype=torch.float64))
+
+
+def test_a_derivative_that_is_not_finite_ends_the_step_and_not_in_a_loop():
+    weight = torch.tensor([0.5, 0.5], dtype=torch.float64)
+    moved, _ = project(weight, torch.tensor([torch.nan, 1.0], dtype=torch.float64), 1.0)
+    assert moved.isnan().all()
+
+
+@pytest.mark.parametrize("n_classes", [2, 3])
+@pytest.mark.parametrize("d", [6, 120])
+@pytest.mark.parametrize("stored", [False, True])
+def test_a_continued_run_equals_one_long_run_bit_by_bit(make_problem, n_classes, d, stored):
+    problem, _ = make_problem(n_classes=n_classes, d=d)
+    if problem.compute.device.type != "cpu":
+        pytest.skip("bits are promised on a CPU only")
+    names = NAMES[: problem.n_groups]
+    method = GSR(steps=9, lr=3.0, temperature=0.3)
+    whole = fit(method, problem, names)
+    first = fit(method, problem, names, monitor=lambda progress: progress.step_index == 4)
+    assert first.last_index == 4
+    if stored:
+        checkpoint = load(save({k: v.contiguous() for k, v in first.last.checkpoint.items()}))
+        first = replace(first, last=replace(first.last, checkpoint=checkpoint))
+    second = fit(method, problem, names, resume=first)
+    assert second.step_index == whole.step_index
+    assert torch.equal(second.step.head.weight, whole.step.head.weight)
+    for name in ("weight", "bias"):
+        assert torch.equal(getattr(second.last.head, name), getattr(whole.last.head, name))
+    assert torch.equal(second.last.sample_weight, whole.last.sample_weight)
+    for key, value in whole.last.checkpoint.items():
+        assert torch.equal(second.last.checkpoint[key], value), key
+    timeless = [
+        result.history[result.history["metric"] != "seconds"].reset_index(drop=True)
+        for result in (whole, second)
+    ]
+    assert timeless[0].equals(timeless[1])
+
+
+@pytest.mark.parametrize("rule", ["worst_group", "worst_group_earliest"])
+def test_the_kept_step_is_the_best_by_its_rule(make_problem, rule):
+    problem, _ = make_problem(n_target=24)
+    result = fit(GSR(steps=12, lr=5.0, selection=rule), problem, NAMES[:4])
+    rows = result.history[(result.history["split"] == "val") & (result.history["group"] == "")]
+    table = rows.pivot(index="step", columns="metric", values="value")
+    tied = table[table["worst_group_accuracy"] == table["worst_group_accuracy"].max()]
+    best = tied.index[0] if rule == "worst_group_earliest" else tied["worst_group_loss"].idxmin()
+    assert result.step_index == best
+
+
+def test_the_worst_group_of_the_gaussian_toy_rises_from_below_0_3_to_above_0_7(make_problem):
+    problem, test = make_problem(n=500, n_target=600, d=30, minority=0.05)
+    method = GSR(steps=60, lr=1.0, temperature=0.1, l2=0.1, standardise=False)
+    result = fit(method, problem, NAMES[:4], test=test)
+    rows = result.history[
+        (result.history["split"] == "test") & (result.history["metric"] == "worst_group_accuracy")
+    ].set_index("step")["value"]
+    assert rows[1] < 0.3
+    assert rows[result.step_index] > 0.7
+    minority = problem.weighted.groups[:, 1] | problem.weighted.groups[:, 2]
+    assert float(result.step.sample_weight[minority].sum()) > 0.3

@@ -1,0 +1,43 @@
+"""What the import form decides without a browser."""
+
+from gsr_core.data.source import SplitRule
+from gsr_core.features import backbones
+from gsr_core.views.import_columns import split_words
+from gsr_core.views.import_network import KINDS
+from gsr_core.views.overview import small_groups
+
+
+def test_every_kind_of_network_is_offered():
+    assert set(KINDS) == set(backbones.KINDS)
+    for name, kind in KINDS.items():
+        assert kind.line
+        # What takes a state dict is named otherwise than by a file.
+        assert kind.file != backbones.KINDS[name].state
+
+
+def test_split_values_mean_what_the_rule_and_the_usual_words_say():
+    rule = SplitRule(column="split", words={"C": "heldout"})
+    assert split_words(["Train", "DEV", 2.0, "c", "val", "odd"], rule) == {
+        "Train": "train",
+        "DEV": "validation",
+        "2": "test",
+        "c": "heldout",
+        "val": "validation",
+        "odd": "",
+    }
+
+
+def group(name, **counts):
+    return {"name": name, "definition": name, "counts": counts}
+
+
+def test_small_and_empty_groups_are_named_where_they_are_measured():
+    splits = ["train", "target", "val", "test"]
+    fine = group("fine", train=1, target=20, val=20, test=20)
+    assert small_groups([fine], splits) == ""
+    few = group("*few*", train=90, target=0, val=19, test=20)
+    sentence = small_groups([fine, few], splits)
+    assert sentence.endswith(r": **\*few\*** has none in target, 19 in val.")
+    assert "fine" not in sentence
+    many = [group(f"g{place}", train=9, target=9, val=20, test=20) for place in range(9)]
+    assert small_groups(many, splits).endswith("; and 3 more groups.")
