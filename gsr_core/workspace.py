@@ -54,6 +54,16 @@ class Workspace:
         return self.root / "slices"
 
     @property
+    def flags(self) -> Path:
+        """Directory of flags, a file a bundle's content."""
+        return self.root / "flags"
+
+    @property
+    def clusterings(self) -> Path:
+        """Directory of clusterings, one directory each."""
+        return self.root / "clusterings"
+
+    @property
     def sweeps(self) -> Path:
         """Directory of sweeps over settings, one directory each."""
         return self.root / "sweeps"

@@ -23,13 +23,13 @@ from gsr_core.jobs.progress import read_job
 from gsr_core.jobs.queue import start_job
 from gsr_core.methods.fit import Status
 from gsr_core.runs.samples import INFLUENCE
+from gsr_core.runs.slices import save_slice
 from gsr_core.runs.store import Run
 from gsr_core.views import navigation as nav
 from gsr_core.views.charts import colours_of, plain, single_group
 from gsr_core.views.frame import link
 from gsr_core.views.gallery import gallery
 from gsr_core.views.session import load_samples, workspace
-from gsr_core.views.slices import save_slice
 
 __all__ = ["linked_maps"]
 
