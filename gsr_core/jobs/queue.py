@@ -6,8 +6,8 @@ so that a device does one job at a time and the rest wait in order; processes ar
 whoever started them, so that closing the dashboard stops nothing.
 
 Queues are `cpu`, `cuda:0` and so on for runs, `background` for what must not keep a run waiting
-(preparing the example, computing maps), `imports` for what may take hours, and `studies`, for
-sweeps too.
+(preparing the example, computing maps, clustering), `imports` for what may take hours, and
+`studies`, for sweeps too.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def start_job(workspace: Workspace, kind: str, key: str, arguments: dict[str, An
 
     Args:
         workspace: Where.
-        kind: A task of the worker: `example`, `map`, `import`, `study` or `sweep`.
+        kind: A task of the worker: `example`, `map`, `cluster`, `import`, `study` or `sweep`.
         key: Identifies the job among its kind.
         arguments: Passed to the task; plain values only.
     """

@@ -51,6 +51,15 @@ def make_tasks(workspace: Workspace, queue: SqliteHuey) -> dict[str, Any]:
         with _job(workspace, "map", key) as report:
             draw_map(workspace, config, run_id=run_id, bundle=bundle, progress=report)
 
+    @queue.task(name="cluster")
+    def cluster(key: str, request: dict[str, Any]) -> None:
+        from gsr_core.runs.clustering import ClusteringRequest, compute_clustering
+
+        with _job(workspace, "cluster", key) as report:
+            compute_clustering(
+                workspace, ClusteringRequest.model_validate(request), progress=report
+            )
+
     @queue.task(name="import")
     def import_(key: str, plan: dict[str, Any], overwrite: bool) -> None:
         from gsr_core.ingest import import_data, make_plan
@@ -96,6 +105,7 @@ def make_tasks(workspace: Workspace, queue: SqliteHuey) -> dict[str, Any]:
         "run": run,
         "example": example,
         "map": map_,
+        "cluster": cluster,
         "import": import_,
         "study": study,
         "sweep": sweep,

@@ -1,4 +1,4 @@
-"""Opening and listing what a workspace keeps by name, with a record: studies and sweeps."""
+"""Opening and listing what a workspace keeps by name, with a record: studies, sweeps, clusterings."""
 
 from __future__ import annotations
 
@@ -30,13 +30,14 @@ class _Named(Protocol):
 T = TypeVar("T", bound=_Named)
 
 
-def check_record(kind: str, found: _Named, readable: int) -> None:
+def check_record(kind: str, found: _Named, readable: int, *, command: str = "") -> None:
     """Check that a directory is there and that this version can read its record.
 
     Args:
-        kind: `study` or `sweep`; its record is `<kind>.json`.
+        kind: `study`, `sweep` or `clustering`; its record is `<kind>.json`.
         found: What was asked for, whether it is there or not.
         readable: Format that this version reads.
+        command: Of `gsr`, which makes one; named like the kind by default.
 
     Raises:
         RunNotFoundError: If there is none of that name.
@@ -45,7 +46,7 @@ def check_record(kind: str, found: _Named, readable: int) -> None:
     name, file = found.path.name, found.path / f"{kind}.json"
     if not file.is_file():
         raise RunNotFoundError(
-            f"no {kind} '{name}' in {found.path.parent}; 'gsr {kind}' begins one"
+            f"no {kind} '{name}' in {found.path.parent}; 'gsr {command or kind}' begins one"
         )
     try:
         record: _Record = found.record
@@ -63,7 +64,7 @@ def newest_first(kind: str, folder: Path, opened: Callable[[str], T]) -> list[T]
     """Return what a folder holds of a kind, newest first; what cannot be opened is passed over.
 
     Args:
-        kind: `study` or `sweep`.
+        kind: `study`, `sweep` or `clustering`.
         folder: Where the directories are.
         opened: Opens one by its name, or raises a `GsrError`.
     """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from pydantic import TypeAdapter
 
 from gsr_core.methods.base import LabelNeeds
 from gsr_core.methods.registry import METHODS, make_method
+from gsr_core.views.fields import field
 from gsr_core.views.session import workspace
 from gsr_core.workspace import DEFAULT_WORKSPACE
 
@@ -67,10 +67,10 @@ def method_form(devices: list[str]) -> Request:
     shown = [key for key in _UP_FRONT if key in fields]
     for column, key in zip(st.columns(max(len(shown), 2)), shown, strict=False):
         with column:
-            values[key] = _field(name, key, fields[key], defaults[key])
+            values[key] = field(name, key, fields[key], defaults[key])
     with st.expander("More settings"):
         for key in hidden:
-            values[key] = _field(name, key, fields[key], defaults[key])
+            values[key] = field(name, key, fields[key], defaults[key])
     left, right = st.columns(2)
     with left:
         first = st.number_input(
@@ -115,44 +115,4 @@ def _stretches(seeds: list[int]) -> list[tuple[int, int]]:
 def setting_field(method: str, key: str, *, form: str) -> Any:
     """Draw one setting of a method as part of another form; return its value."""
     schema = TypeAdapter(METHODS[method]).json_schema()["properties"][key]
-    return _field(method, key, schema, make_method(method).settings()[key], form=form)
-
-
-def _field(
-    method: str, key: str, schema: dict[str, Any], default: Any, *, form: str = "form"
-) -> Any:
-    """Draw one setting; its widget follows from its type and range."""
-    label, help_text = key.replace("_", " "), schema.get("description")
-    identity = f"{form} {method} {key}"
-    if "enum" in schema:
-        options = schema["enum"]
-        return st.selectbox(
-            label, options, index=options.index(default), help=help_text, key=identity
-        )
-    if schema["type"] == "boolean":
-        return st.toggle(label, value=default, help=help_text, key=identity)
-    if schema["type"] == "integer":
-        return st.number_input(
-            label,
-            min_value=schema.get("minimum"),
-            max_value=schema.get("maximum"),
-            value=default,
-            step=1,
-            help=help_text,
-            key=identity,
-        )
-    low = schema.get("minimum", schema.get("exclusiveMinimum"))
-    # An open lower end cannot be typed; the smallest step above it can.
-    if "exclusiveMinimum" in schema and low is not None:
-        low = float(low) + 1e-9
-    step = 10.0 ** math.floor(math.log10(default)) if default else 0.1
-    return st.number_input(
-        label,
-        min_value=None if low is None else float(low),
-        max_value=None if "maximum" not in schema else float(schema["maximum"]),
-        value=float(default),
-        step=step,
-        format="%g",
-        help=help_text,
-        key=identity,
-    )
+    return field(method, key, schema, make_method(method).settings()[key], form=form)
