@@ -20,28 +20,43 @@ alone. The error of a projection r_i of g_i is known row by row:
 
 Clustering in gradient space takes each class's mean away and then scales to length one (Zeng et
 al., "Outlier-Robust Group Inference via Gradient Space Clustering", 2022); both are offered here,
-before the projection.
+before the projection. What is centred no longer factorises, but its inner products follow from
+those of the factors and of the class means,
+
+.. math::
+    \langle g_i - \mu_a, g_j - \mu_b \rangle = \langle g_i, g_j \rangle
+        - \langle g_i, \mu_b \rangle - \langle \mu_a, g_j \rangle + \langle \mu_a, \mu_b \rangle .
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from gsr_core.errors import SettingError
 from gsr_core.linear.head import Head
 from gsr_core.linear.objective import centred_basis
 
 __all__ = [
+    "COLUMNS_BUDGET",
+    "CentredGradients",
     "Gradients",
     "centre_by_class",
     "gradient_representation",
     "gradients",
     "gram",
+    "paired",
+    "project",
     "unit_rows",
 ]
+
+COLUMNS_BUDGET = 2**30
+"""Bytes up to which the full matrix of gradients is built; its centred and its scaled copy come on
+top."""
 
 _BLOCK_NUMBERS = 2**22
 """Numbers in the largest temporary of a blockwise product."""
@@ -88,8 +103,27 @@ class Gradients:
         lengths = [design.norm(dim=1) for _, _, design in self._blocks(1)]
         return replace(self, residuals=unit_rows(self.residuals) / torch.cat(lengths)[:, None])
 
+    def centred(self, labels: Tensor) -> CentredGradients:
+        """Return the gradients less the mean of their class.
+
+        Args:
+            labels: (n,) int64 classes.
+        """
+        return CentredGradients.of(self, labels)
+
     def columns(self) -> Tensor:
-        """Return the full matrix, (n, (K - 1)(d + 1)); n times that many numbers."""
+        """Return the full matrix, (n, (K - 1)(d + 1)).
+
+        Raises:
+            SettingError: If it would take more than `COLUMNS_BUDGET` bytes.
+        """
+        needed = len(self) * self.width * self.residuals.element_size()
+        if needed > COLUMNS_BUDGET:
+            raise SettingError(
+                f"the full gradients of {len(self):,} samples, {self.width:,} numbers each, take "
+                f"{needed / 2**30:.1f} GiB; at most {COLUMNS_BUDGET / 2**30:.1f} GiB are built, so "
+                "project them by rank=50 or so"
+            )
         parts = [
             (design[:, :, None] * residuals[:, None, :]).flatten(1)
             for _, residuals, design in self._blocks(self.residuals.shape[1])
@@ -124,6 +158,94 @@ class Gradients:
             yield part, self.residuals[part], design
 
 
+@dataclass(frozen=True)
+class CentredGradients:
+    """Gradients less the mean of their class, in factored form; row i times `scale[i]`.
+
+    A row that equals its mean up to rounding is zero, so that scaling cannot make a direction of
+    the rounding.
+
+    Attributes:
+        factors: The gradients of n samples.
+        labels: (n,) int64 classes.
+        means: ((K - 1)(d + 1), K) mean gradient of each class.
+        along: (n, K) inner products of the gradients with the means.
+        between: (K, K) inner products of the means with each other.
+        scale: (n,) factor of each row; 0 makes it zero.
+    """
+
+    factors: Gradients
+    labels: Tensor
+    means: Tensor
+    along: Tensor
+    between: Tensor
+    scale: Tensor
+
+    @classmethod
+    def of(cls, factors: Gradients, labels: Tensor) -> CentredGradients:
+        """Centre gradients by class.
+
+        Args:
+            factors: Of n samples.
+            labels: (n,) int64 classes.
+        """
+        count = labels.bincount()
+        share = torch.nn.functional.one_hot(labels, len(count)).to(factors.residuals)
+        means = factors.transposed_times(share / count.clamp(min=1).to(share))
+        along, one = factors.times(means), share.new_ones(len(labels))
+        whole = cls(factors, labels, means, along, means.T @ means, one)
+        return replace(whole, scale=(whole.norms() > 0).to(one))
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return len(self.labels)
+
+    @property
+    def width(self) -> int:
+        """Columns of the full matrix, (K - 1)(d + 1)."""
+        return self.factors.width
+
+    def rows(self, index: Tensor) -> CentredGradients:
+        """Return some samples, still relative to the means of all."""
+        return replace(
+            self,
+            factors=self.factors.rows(index),
+            labels=self.labels[index],
+            along=self.along[index],
+            scale=self.scale[index],
+        )
+
+    def norms(self) -> Tensor:
+        """Return the length of each row, (n,)."""
+        squares = self.factors.norms().square()
+        own = self.along.gather(1, self.labels[:, None])[:, 0]
+        mean_squares = self.between.diagonal()[self.labels]
+        distance = squares - 2 * own + mean_squares
+        # What rounding alone could leave is no direction.
+        noise = 64 * torch.finfo(distance.dtype).eps * (squares + mean_squares)
+        return torch.where(distance > noise, distance, 0.0).sqrt() * self.scale
+
+    def unit(self) -> CentredGradients:
+        """Return the same directions at length one; a zero row stays zero."""
+        norms = self.norms()
+        return replace(self, scale=torch.where(norms > 0, self.scale / norms, 0.0))
+
+    def times(self, directions: Tensor) -> Tensor:
+        """Return the full matrix times ((K - 1)(d + 1), l) directions: (n, l)."""
+        moved = self.factors.times(directions) - (self.means.T @ directions)[self.labels]
+        return self.scale[:, None] * moved
+
+    def transposed_times(self, vectors: Tensor) -> Tensor:
+        """Return the transposed full matrix times (n, l) vectors: ((K - 1)(d + 1), l)."""
+        vectors = self.scale[:, None] * vectors
+        by_class = vectors.new_zeros(self.means.shape[1], vectors.shape[1])
+        by_class.index_add_(0, self.labels, vectors)
+        return self.factors.transposed_times(vectors) - self.means @ by_class
+
+
+_Kind = TypeVar("_Kind", Gradients, CentredGradients)
+
+
 def gradients(head: Head, features: Tensor, labels: Tensor) -> Gradients:
     """Return the gradient of each sample's cross-entropy by the head's weight and bias.
 
@@ -144,11 +266,46 @@ def gradients(head: Head, features: Tensor, labels: Tensor) -> Gradients:
     return Gradients(torch.cat(parts), features)
 
 
-def gram(left: Gradients, right: Gradients) -> Tensor:
-    """Return all inner products between two sets of gradients, (n_left, n_right)."""
+def gram(left: _Kind, right: _Kind) -> Tensor:
+    """Return all inner products between two sets of gradients, (n_left, n_right).
+
+    Args:
+        left: Gradients, as they are or centred.
+        right: Of the same kind; relative to the same means if centred.
+    """
+    if isinstance(left, CentredGradients) and isinstance(right, CentredGradients):
+        inner = gram(left.factors, right.factors)
+        inner -= left.along[:, right.labels]
+        inner -= right.along[:, left.labels].T
+        inner += left.between[left.labels][:, right.labels]
+        return left.scale[:, None] * inner * right.scale
+    assert isinstance(left, Gradients) and isinstance(right, Gradients)
     wide = left.residuals
     inner = left.features.to(wide) @ right.features.to(wide).T + 1
     return (left.residuals @ right.residuals.T) * inner
+
+
+def paired(left: _Kind, right: _Kind) -> Tensor:
+    """Return the inner products of q gradients with k others each, (q, k).
+
+    Args:
+        left: q gradients, as they are or centred.
+        right: q k of the same kind, the first one's k first.
+    """
+    q = len(left)
+    if isinstance(left, CentredGradients) and isinstance(right, CentredGradients):
+        labels, own = right.labels.view(q, -1), left.labels[:, None]
+        inner = paired(left.factors, right.factors)
+        inner -= left.along.gather(1, labels)
+        inner -= right.along.gather(1, own.expand_as(labels).reshape(-1, 1)).view_as(labels)
+        inner += left.between[own, labels]
+        return left.scale[:, None] * inner * right.scale.view(q, -1)
+    assert isinstance(left, Gradients) and isinstance(right, Gradients)
+    wide = left.residuals
+    features = right.features.to(wide).view(q, -1, right.features.shape[1])
+    residuals = right.residuals.view(q, -1, right.residuals.shape[1])
+    inner = torch.einsum("qd,qkd->qk", left.features.to(wide), features) + 1
+    return torch.einsum("qc,qkc->qk", left.residuals, residuals) * inner
 
 
 def unit_rows(matrix: Tensor) -> Tensor:
@@ -207,55 +364,32 @@ def gradient_representation(
         exact = factors.columns()
         exact = centre_by_class(exact, labels) if centred else exact
         return (unit_rows(exact) if unit else exact).to(features.dtype)
+    space = factors.centred(labels) if centred else factors
+    return project(space.unit() if unit else space, rank, seed).to(features.dtype)
 
-    if unit and not centred:
-        factors = factors.unit()
-        unit = False
-    scale = _centred_lengths(factors, labels).reciprocal() if unit else None
 
-    def times(directions: Tensor) -> Tensor:
-        product = factors.times(directions)
-        product = centre_by_class(product, labels) if centred else product
-        return product if scale is None else scale[:, None] * product
+def project(space: Gradients | CentredGradients, rank: int, seed: int = 0) -> Tensor:
+    """Return the orthogonal projection of gradients onto their leading subspace.
 
-    def transposed_times(vectors: Tensor) -> Tensor:
-        vectors = vectors if scale is None else scale[:, None] * vectors
-        return factors.transposed_times(centre_by_class(vectors, labels) if centred else vectors)
+    Args:
+        space: Gradients, as they are or centred.
+        rank: At most so many columns.
+        seed: Of the random start of the subspace iteration.
 
+    Returns:
+        (n, rank), columns in falling order of their share; (n, width) if there are fewer.
+    """
     generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randn(
-        factors.width, min(rank + _OVERSAMPLING, factors.width), generator=generator
-    )
+    drawn = torch.randn(space.width, min(rank + _OVERSAMPLING, space.width), generator=generator)
+    factors = space.factors if isinstance(space, CentredGradients) else space
     directions = drawn.to(factors.residuals)
     for _ in range(_ITERATIONS):
-        range_of_rows = torch.linalg.qr(times(directions)).Q
-        directions = torch.linalg.qr(transposed_times(range_of_rows)).Q
-    projected = times(directions)
+        range_of_rows = torch.linalg.qr(space.times(directions)).Q
+        directions = torch.linalg.qr(space.transposed_times(range_of_rows)).Q
+    projected = space.times(directions)
     _, rotation = torch.linalg.eigh(projected.T @ projected)
     rotation = rotation.flip(1)[:, :rank]
     # A singular vector has no sign of its own: its largest coordinate is made positive.
     leading = directions @ rotation
     sign = leading.gather(0, leading.abs().argmax(dim=0, keepdim=True)).sign()
-    return (projected @ (rotation * sign)).to(features.dtype)
-
-
-def _centred_lengths(factors: Gradients, labels: Tensor) -> Tensor:
-    """Return each gradient's distance from its class's mean, infinite where there is none."""
-    count = labels.bincount()
-    share = torch.nn.functional.one_hot(labels, len(count)).to(factors.residuals)
-    means = factors.transposed_times(share / count.clamp(min=1).to(share))
-    squares = factors.norms().square()
-    along = torch.cat(
-        [
-            factors.rows(index).times(means[:, label, None])[:, 0]
-            for label in range(len(count))
-            for index in [(labels == label).nonzero()[:, 0]]
-        ]
-    )
-    own = torch.empty_like(along)
-    own[labels.argsort(stable=True)] = along
-    mean_squares = means.square().sum(dim=0)[labels]
-    distance = squares - 2 * own + mean_squares
-    # What rounding alone could leave is no direction.
-    noise = 64 * torch.finfo(distance.dtype).eps * (squares + mean_squares)
-    return torch.where(distance > noise, distance, torch.inf).sqrt()
+    return projected @ (rotation * sign)
