@@ -4,17 +4,36 @@ import streamlit as st
 
 from gsr_core.figures.groups import confusion, group_accuracy
 from gsr_core.views import navigation as nav
-from gsr_core.views.audit import accuracy_table, confusion_table, pick_run
+from gsr_core.views.audit import (
+    accuracy_table,
+    accuracy_within,
+    confusion_table,
+    nothing_within,
+    pick_run,
+)
 from gsr_core.views.charts import colours_of, percent, plain, show
 from gsr_core.views.frame import frame, link
-from gsr_core.views.session import load_history, load_samples
+from gsr_core.views.session import load_samples
+from gsr_core.views.slices import accuracy_of_slices, within
 
 MOST_CLASSES = 20
 page = frame("Audit", "Where does the classifier fail, and is the difference more than chance?")
 bundle = page.bundle
-run, split = pick_run(page)
-table, averages = accuracy_table(load_history(run), split, run.state.best_step)
+run, split, chosen = pick_run(page)
+everyone = load_samples(run, split)
+samples = within(everyone, chosen)
 st.caption(run.state.note)
+if chosen is None:
+    table, averages = accuracy_table(run, split)
+elif nothing_within(bundle, samples, split, chosen):
+    accuracy_of_slices(bundle, run, split, everyone)
+    st.stop()
+else:
+    table, averages = accuracy_within(bundle, samples)
+    st.caption(
+        f"Only the {len(samples):,} of {len(everyone):,} samples of {split} that are in "
+        f"{plain(chosen.label)}."
+    )
 
 worst = table[table["worst"]].iloc[0]
 with st.container(horizontal=True):
@@ -53,7 +72,6 @@ with left:
     )
 with right:
     st.subheader("What each group is taken for", anchor=False)
-    samples = load_samples(run, split)
     if len(bundle.manifest.classes) <= MOST_CLASSES:
         figure = confusion(confusion_table(bundle, samples))
         show(figure, key="confusion", alt="Share of each predicted class in each group.")
@@ -72,7 +90,8 @@ with st.container(horizontal=True):
             f"{plain(name)}: {count:,} wrong",
             **changes,
             prediction="wrong",
-            slice=None,
+            slice=chosen.key if chosen else None,
             changed=None,
         )
+accuracy_of_slices(bundle, run, split, everyone)
 link("Run", "Next: repair it", run=nav.get("run") or None)

@@ -11,6 +11,7 @@ from gsr_core.views.compare import (
     choose_entries,
     group_tables,
     score_tables,
+    show_slices,
     show_table,
 )
 from gsr_core.views.compare_pairs import (
@@ -41,6 +42,7 @@ show_table(found, scores, bundle)
 add_seeds(page, found)
 with st.expander("Each group in numbers"):
     accuracy_by_group(groups)
+show_slices(found, bundle)
 
 if len(found) > 1:
     st.subheader("Better than the reference, or luck?", anchor=False)

@@ -6,13 +6,15 @@ from gsr_core.views.detail import sample_detail
 from gsr_core.views.frame import frame
 from gsr_core.views.gallery import gallery
 from gsr_core.views.samples import choose_samples, download
+from gsr_core.views.slices import look_after_slices, save_and_flag
 
 page = frame("Samples", "Which samples got the most and the least weight, and why?", needs_run=True)
 bundle, run = page.bundle, page.run
 assert run is not None
-table, places, removed = choose_samples(bundle, run)
+table, places, filters = choose_samples(bundle, run)
 if not len(places):
-    st.info(f"No sample is left. {removed}")
+    st.info(f"No sample is left. The filters are {filters}; take one back.")
+    look_after_slices(bundle)
     st.stop()
 
 
@@ -22,6 +24,12 @@ def cards() -> None:
     gallery(bundle, table, places, key="gallery", sizes=(24, 48))
 
 
+with st.container(horizontal=True, key="with these"):
+    save_and_flag(
+        bundle, table["row"].to_numpy()[places], f"Samples of {filters}, run {run.run_id}"
+    )
 cards()
-download(bundle, run, table, places)
+with st.container(horizontal=True, key="take home"):
+    download(bundle, run, table, places)
+look_after_slices(bundle)
 sample_detail(bundle, run)

@@ -28,6 +28,8 @@ COMMANDS = (
     "compare",
     "study",
     "sweep",
+    "slices",
+    "flags",
     "runs",
     "bundles",
     "show",

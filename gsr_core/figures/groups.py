@@ -19,6 +19,7 @@ def group_accuracy(
     colours: Mapping[str, str] | None = None,
     mean: float | None = None,
     adjusted: float | None = None,
+    what: str = "group",
 ) -> go.Figure:
     """Draw each group's accuracy with its interval, one row a group.
 
@@ -31,10 +32,11 @@ def group_accuracy(
         colours: Colour of each group, from `theme.group_colours`.
         mean: Accuracy over all samples of the split, marked by a line.
         adjusted: Group accuracies averaged by the groups' shares of the training set, likewise.
+        what: What a row is, in one word.
     """
     figure = go.Figure()
     if table.empty:
-        return theme.note(figure, "No groups to show.").update_layout(height=160)
+        return theme.note(figure, f"No {what}s to show.").update_layout(height=160)
     _, colour = theme.names_of(table["group"], colours)
     for place, row in enumerate(table.to_dict("records")):
         name, enough, worst = str(row["group"]), bool(row["enough"]), bool(row["worst"])
@@ -72,7 +74,7 @@ def group_accuracy(
         )
         verdict = "" if enough else "<br><i>too few to judge</i>"
         if worst:
-            verdict = "<br><b>worst group</b>"
+            verdict = f"<br><b>worst {what}</b>"
         figure.add_annotation(
             text=right + verdict,
             x=1.015,

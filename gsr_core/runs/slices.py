@@ -50,6 +50,7 @@ __all__ = [
     "describe_flags",
     "describe_rows",
     "encode_table",
+    "export_flags",
     "export_table",
     "find_slice",
     "flag_rows",
@@ -473,16 +474,32 @@ def export_table(bundle: Bundle, rows: np.ndarray, path: Path, **columns: Any) -
     Raises:
         SettingError: If a row is not in the bundle, the file exists or its ending is another.
     """
+    _write_table(describe_rows(bundle, rows, **columns), path)
+
+
+def export_flags(workspace: Workspace, bundle: Bundle, path: Path) -> int:
+    """Write `describe_flags` to a file as `export_table` does; return how many samples it has.
+
+    Raises:
+        SettingError: If the file exists or its ending is another.
+        GsrError: If the workspace's list of flags cannot be read.
+    """
+    table = describe_flags(workspace, bundle)
+    _write_table(table, path)
+    return len(table)
+
+
+def _write_table(table: pd.DataFrame, path: Path) -> None:
+    path = path.resolve()
     if path.suffix.lower() not in ENDINGS:
         raise SettingError(
             f"'{path.name}' ends in '{path.suffix}'; a table is written as {' or '.join(ENDINGS)}"
         )
     if path.exists():
         raise SettingError(f"{path} exists already; give a file that does not")
-    content = encode_table(describe_rows(bundle, rows, **columns), path.suffix.lower())
-    path.resolve().parent.mkdir(parents=True, exist_ok=True)
-    with replace_file(path.resolve()) as temporary:
-        temporary.write_bytes(content)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replace_file(path) as temporary:
+        temporary.write_bytes(encode_table(table, path.suffix.lower()))
 
 
 def encode_table(table: pd.DataFrame, ending: str) -> bytes:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 import streamlit as st
 
 from gsr_core.data.bundle import MIN_GROUP_SIZE, Bundle
-from gsr_core.metrics import wilson_interval, worst_group
+from gsr_core.metrics import GroupScores, wilson_interval, worst_group
 from gsr_core.runs.store import Run
 from gsr_core.runs.summary import group_table, overall, run_label
 from gsr_core.views import navigation as nav
+from gsr_core.views.charts import plain
 from gsr_core.views.frame import Frame
+from gsr_core.views.session import load_history
+from gsr_core.views.slices import Chosen, choose_slice
 
-__all__ = ["accuracy_table", "confusion_table", "pick_run"]
+__all__ = ["accuracy_table", "accuracy_within", "confusion_table", "nothing_within", "pick_run"]
 
 
-def pick_run(page: Frame) -> tuple[Run, str]:
-    """Draw the choice of classifier and split; the classifier as it came is the default.
+def pick_run(page: Frame) -> tuple[Run, str, Chosen | None]:
+    """Draw the choice of classifier, split and slice; the classifier as it came is the default.
 
     Stops the page, with a word why, while there is nothing to show.
     """
@@ -40,20 +44,67 @@ def pick_run(page: Frame) -> tuple[Run, str]:
             "classifier", "Classifier", list(labels), format_func=lambda key: labels[key], width=420
         )
         split = nav.select("split", "Split", ["test", "val", "target"], width=160)
-    return next(run for run in ended if run.run_id == chosen), split
+        within = choose_slice(page.bundle)
+    return next(run for run in ended if run.run_id == chosen), split, within
 
 
-def accuracy_table(
-    history: pd.DataFrame, split: str, step: int
-) -> tuple[pd.DataFrame, dict[str, float]]:
-    """Return the table of `figures.groups.group_accuracy` and the averages."""
+def nothing_within(bundle: Bundle, samples: pd.DataFrame, split: str, within: Chosen) -> bool:
+    """Return whether a slice has nothing to judge a classifier by in a split, and say so.
+
+    Args:
+        bundle: The data.
+        samples: Its rows of `sample_table`.
+        split: Of which split they are.
+        within: The slice.
+    """
+    if bundle.membership[samples["row"].to_numpy()].any():
+        return False
+    what = "none of them in a group" if len(samples) else "choose another split or slice"
+    st.info(f"{plain(within.label)} has {len(samples):,} samples in {split}; {what}.")
+    return True
+
+
+def accuracy_table(run: Run, split: str) -> tuple[pd.DataFrame, dict[str, float]]:
+    """Return the table of `figures.groups.group_accuracy` and the averages, as the run has them."""
+    history, step = load_history(run), run.state.best_step
     table = group_table(history, split, step).rename(columns={"count": "n"})
+    return _judged(table), overall(history, split, step)
+
+
+def accuracy_within(bundle: Bundle, samples: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, float]]:
+    """Return what `accuracy_table` does, of some samples alone; groups without one are left out.
+
+    Args:
+        bundle: The data.
+        samples: Rows of `sample_table`, at least one of them in a group.
+    """
+    correct = samples["correct"].to_numpy()
+    members = bundle.membership[samples["row"].to_numpy()]
+    count = members.sum(axis=0)
+    with np.errstate(invalid="ignore"):
+        accuracy, loss = (
+            np.stack([correct, samples["loss"].to_numpy()]).astype(float) @ members / count
+        )
+    scores = GroupScores(
+        count, accuracy, loss, float(correct.mean()), float(samples["loss"].mean())
+    )
+    averages = {
+        "worst_group_accuracy": scores.worst_group_accuracy,
+        "mean_accuracy": scores.mean_accuracy,
+        "adjusted_accuracy": scores.adjusted_accuracy(bundle.training_shares),
+    }
+    table = pd.DataFrame({"group": bundle.group_names, "n": count, "accuracy": accuracy})
+    return _judged(table[table["n"] > 0].reset_index(drop=True)), averages
+
+
+def _judged(table: pd.DataFrame) -> pd.DataFrame:
+    """Add to group, n and accuracy the interval, which is the worst, and which n is enough."""
     table["low"], table["high"] = wilson_interval(
         table["accuracy"].to_numpy(), table["n"].to_numpy()
     )
     table["worst"] = table.index == worst_group(table["accuracy"].to_numpy())
     table["enough"] = table["n"] >= MIN_GROUP_SIZE
-    return table, overall(history, split, step)
+    return table
 
 
 def confusion_table(bundle: Bundle, samples: pd.DataFrame) -> pd.DataFrame:

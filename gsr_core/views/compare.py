@@ -12,6 +12,7 @@ import streamlit as st
 
 from gsr_core.data.bundle import Bundle
 from gsr_core.errors import GsrError
+from gsr_core.figures.compare import group_dots
 from gsr_core.jobs.queue import submit
 from gsr_core.methods.registry import make_method
 from gsr_core.runs.compare import (
@@ -24,12 +25,14 @@ from gsr_core.runs.compare import (
     what_differs,
 )
 from gsr_core.runs.protocol import protocol_of
+from gsr_core.runs.slices import slice_scores
 from gsr_core.runs.store import Run, create_run, list_runs
 from gsr_core.views import navigation as nav
-from gsr_core.views.charts import plain
+from gsr_core.views.charts import plain, show
 from gsr_core.views.frame import Frame, link
 from gsr_core.views.method_form import Request, command
-from gsr_core.views.session import load_outcome, workspace
+from gsr_core.views.session import load_accuracies, load_outcome, workspace
+from gsr_core.views.slices import slices_of
 
 __all__ = [
     "accuracy_by_group",
@@ -38,6 +41,7 @@ __all__ = [
     "choose_entries",
     "group_tables",
     "score_tables",
+    "show_slices",
     "show_table",
 ]
 
@@ -152,13 +156,18 @@ def score_tables(
 
 def group_tables(found: list[Entry]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return label, group, accuracy, low, high, one row an entry and group; and every seed."""
-    points = group_scores(found, read=load_outcome).rename(columns={"entry": "label"})
+    return _spreads(group_scores(found, read=load_outcome))
+
+
+def _spreads(points: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    points = points.rename(columns={"entry": "label"})
     rows = []
     for (label, group), part in points.groupby(["label", "group"], sort=False):
         each = spread(part["accuracy"], int(part["count"].iloc[0]))
         ends = {"accuracy": each["mean"], "low": each["low"], "high": each["high"]}
         rows.append({"label": label, "group": group, **ends})
-    return pd.DataFrame(rows), points
+    columns = ["label", "group", "accuracy", "low", "high"]
+    return pd.DataFrame(rows, columns=columns), points
 
 
 def show_table(found: list[Entry], table: pd.DataFrame, bundle: Bundle) -> None:
@@ -213,18 +222,45 @@ def show_table(found: list[Entry], table: pd.DataFrame, bundle: Bundle) -> None:
     st.caption(f"Accuracies on test at the kept step, means over seeds. {_ERROR_BARS}")
 
 
-def accuracy_by_group(tables: pd.DataFrame) -> None:
+def accuracy_by_group(tables: pd.DataFrame, what: str = "group") -> None:
     """Draw the accuracy of each group in numbers.
 
     Args:
         tables: The first of `group_tables`.
+        what: What a row is, in one word.
     """
     wide = tables.pivot(index="group", columns="label", values="accuracy")
-    wide = wide.loc[tables["group"].unique(), tables["label"].unique()].reset_index()
+    wide = wide.loc[tables["group"].unique(), tables["label"].unique()]
+    wide = wide.rename_axis(index=what).reset_index()
     share = st.column_config.NumberColumn(format="percent")
     st.dataframe(
         wide, hide_index=True, column_config={str(name): share for name in wide.columns[1:]}
     )
+
+
+def show_slices(found: list[Entry], bundle: Bundle) -> None:
+    """Draw the accuracy of each entry on each slice, if the bundle has slices.
+
+    Args:
+        found: What is compared.
+        bundle: The data.
+    """
+    slices = slices_of(bundle)
+    if not slices:
+        return
+    st.subheader("Each slice", anchor=False)
+    points = slice_scores(found, slices, bundle, read=load_accuracies)
+    there = points["count"] > 0
+    tables, points_there = _spreads(points[there].rename(columns={"slice": "group"}))
+    if len(tables):
+        figure = group_dots(tables, points=points_there)
+        show(figure, key="slice dots", alt="Accuracy of each slice under each method.")
+    counts = points.drop_duplicates("slice").set_index("slice")["count"]
+    sizes = ", ".join(f"{plain(name)} {count:,}" for name, count in counts.items())
+    st.caption(f"Samples in test: {sizes}. {_ERROR_BARS}")
+    if len(tables):
+        with st.expander("Each slice in numbers"):
+            accuracy_by_group(tables, what="slice")
 
 
 def add_seeds(page: Frame, found: list[Entry]) -> None:

@@ -27,6 +27,7 @@ from gsr_core.runs.summary import run_label
 from gsr_core.views import navigation as nav
 from gsr_core.views.charts import colours_of, plain, show, single_group
 from gsr_core.views.session import load_samples
+from gsr_core.views.slices import Chosen, choose_slice, within
 
 __all__ = ["choose_reference", "differences", "fixed_and_broken", "value_against_value"]
 
@@ -118,12 +119,13 @@ def fixed_and_broken(bundle: Bundle, found: list[Entry], reference: Entry, best:
     """
     others = [entry for entry in found if entry != reference]
     first = next((entry for entry in others if entry.label == best), others[0])
-    other = _choose("against", "Against it", others, first)
+    with st.container(horizontal=True, vertical_alignment="bottom", key="changed choices"):
+        other = _choose("against", "Against it", others, first)
+        chosen = choose_slice(bundle)
     one, two = shared_run(reference, other)
+    before, after = (within(load_samples(run, "test"), chosen) for run in (one, two))
     try:
-        table, fixed, broken = changed_samples(
-            bundle, load_samples(one, "test"), load_samples(two, "test")
-        )
+        table, fixed, broken = changed_samples(bundle, before, after)
     except ComparisonError as error:
         st.info(str(error))
         return
@@ -136,18 +138,19 @@ def fixed_and_broken(bundle: Bundle, found: list[Entry], reference: Entry, best:
         rows = table.to_dict("records")
         everyone = {
             "group": "",
-            "samples": len(load_samples(one, "test")),
+            "samples": len(before),
             "fixed": len(fixed),
             "broken": len(broken),
             "net": len(fixed) - len(broken),
         }
         for row in [*rows, everyone]:
             cells = st.columns(widths, vertical_alignment="center")
-            cells[0].markdown(plain(row["group"]) or "**all samples**")
+            everything = "all samples" if chosen is None else f"all of {plain(chosen.label)}"
+            cells[0].markdown(plain(row["group"]) or f"**{everything}**")
             cells[1].markdown(f"{row['samples']:,}")
             for cell, what in zip(cells[2:4], ("fixed", "broken"), strict=True):
                 with cell:
-                    _count(row[what], what, row["group"], one, two)
+                    _count(row[what], what, row["group"], one, two, chosen)
             cells[4].markdown(f"{row['net']:+,}")
     st.caption(
         f"Fixed: wrong under {plain(run_label(one.config))}, right under "
@@ -157,7 +160,7 @@ def fixed_and_broken(bundle: Bundle, found: list[Entry], reference: Entry, best:
     )
 
 
-def _count(count: int, what: str, group: str, one: Run, two: Run) -> None:
+def _count(count: int, what: str, group: str, one: Run, two: Run, chosen: Chosen | None) -> None:
     if not count:
         st.markdown("0")
         return
@@ -168,7 +171,8 @@ def _count(count: int, what: str, group: str, one: Run, two: Run) -> None:
         split="test",
         group=group,
         sort="highest loss",
-        **dict.fromkeys(("y", "prediction", "slice", "sample")),
+        slice=chosen.key if chosen else None,
+        **dict.fromkeys(("y", "prediction", "sample")),
     )
     st.page_link(
         nav.PAGES["Samples"],

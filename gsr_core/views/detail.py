@@ -1,4 +1,7 @@
-"""One sample in full: the image, its weight over the steps, whom it helps, and what is near."""
+"""One sample in full: the image, its weight over the steps, whom it helps, and what is near.
+
+It can be flagged here, with a note and the label that it should have.
+"""
 
 from __future__ import annotations
 
@@ -7,29 +10,39 @@ import pandas as pd
 import streamlit as st
 
 from gsr_core.data.bundle import SPLITS, Bundle
+from gsr_core.errors import GsrError
 from gsr_core.figures.weights import sample_influence, weight_path
 from gsr_core.jobs.maps import map_head
 from gsr_core.runs.samples import INFLUENCE
+from gsr_core.runs.slices import flag_rows, unflag_rows
 from gsr_core.runs.store import Run
 from gsr_core.views import navigation as nav
 from gsr_core.views.charts import colours_of, percent, plain, show, single_group
+from gsr_core.views.frame import link
 from gsr_core.views.gallery import picture
-from gsr_core.views.session import load_neighbours, load_samples, load_weight_paths
+from gsr_core.views.session import load_neighbours, load_samples, load_weight_paths, workspace
+from gsr_core.views.slices import flags_of
 
 __all__ = ["sample_detail"]
 
 _NEIGHBOURS = 6
 
 
-def sample_detail(bundle: Bundle, run: Run) -> None:
-    """Open the focused sample beside the page, if one is focused."""
+def sample_detail(bundle: Bundle, run: Run, *, to_map: bool = True) -> None:
+    """Open the focused sample beside the page, if one is focused.
+
+    Args:
+        bundle: The data.
+        run: Whose weights and predictions are shown.
+        to_map: Whether there is a link to the sample's place on the map.
+    """
     chosen = nav.get("sample")
     if not chosen:
         return
     if not chosen.isdecimal() or len(chosen) > 12 or int(chosen) >= len(bundle):
         st.warning(f"There is no sample '{plain(chosen)}' in this bundle.")
         return
-    _dialog(bundle, run, int(chosen))
+    _dialog(bundle, run, int(chosen), to_map)
 
 
 def _close() -> None:
@@ -37,7 +50,7 @@ def _close() -> None:
 
 
 @st.dialog("Sample", width="medium", position="right", on_dismiss=_close)
-def _dialog(bundle: Bundle, run: Run, row: int) -> None:
+def _dialog(bundle: Bundle, run: Run, row: int, to_map: bool) -> None:
     # Its own buttons run only the dialog again, with the arguments that it was opened with.
     row = int(nav.get("sample") or row)
     # The run's own splits: a seed above 0 draws target and val anew.
@@ -78,7 +91,11 @@ def _dialog(bundle: Bundle, run: Run, row: int) -> None:
         attributes = {name: str(sample[name]) for name in bundle.manifest.attributes}
         if attributes:
             st.caption(" · ".join(plain(f"{name}: {value}") for name, value in attributes.items()))
-        _turn(row)
+        with st.container(horizontal=True, vertical_alignment="center", key="detail ways"):
+            _turn(row)
+            if to_map:
+                link("Map", "Show on the map", run=run.run_id, split=split, sample=row)
+    _flag(bundle, row)
     if "weight" in table.columns:
         _weight_path(bundle, run, index, sample)
     _influence(bundle, run, sample)
@@ -92,19 +109,63 @@ def _turn(row: int) -> None:
     if not found.size or order is None:
         return
     place = int(found[0])
-    with st.container(horizontal=True):
-        for label, key, other in (
-            ("Previous", "ArrowLeft", place - 1),
-            ("Next", "ArrowRight", place + 1),
-        ):
-            inside = 0 <= other < len(order)
-            st.button(
-                label,
-                shortcut=key,
-                disabled=not inside,
-                key=f"detail {label}",
-                on_click=lambda other=other: nav.put(sample=int(order[other])),
+    for label, key, other in (
+        ("Previous", "ArrowLeft", place - 1),
+        ("Next", "ArrowRight", place + 1),
+    ):
+        inside = 0 <= other < len(order)
+        st.button(
+            label,
+            shortcut=key,
+            disabled=not inside,
+            key=f"detail {label}",
+            on_click=lambda other=other: nav.put(sample=int(order[other])),
+        )
+
+
+def _flag(bundle: Bundle, row: int) -> None:
+    """Draw the sample's flag, if it has one, and the way to change it."""
+    flags = flags_of(bundle)
+    mine = flags[flags["row"] == row]
+    flag = {"reason": "", "note": "", "proposed_label": ""}
+    if len(mine):
+        flag = mine.iloc[0].to_dict()
+        st.badge(f"flagged: {plain(flag['reason'])}", icon=":material/flag:", color="red")
+        said = [f"It seems to be {plain(flag['proposed_label'])}."] * bool(flag["proposed_label"])
+        if said := [*said, *[plain(flag["note"])] * bool(flag["note"])]:
+            st.caption(" ".join(said))
+    classes = ["", *bundle.manifest.classes]
+    title = "Change the flag" if len(mine) else "Flag this sample"
+    # Each sample has its own, which is folded at first.
+    with st.expander(title, icon=":material/flag:", key=f"detail flag {row}"):
+        with st.form(f"flag form {row} {len(mine)}", border=False):
+            label = "One more reason" if len(mine) else "Reason"
+            reason = st.text_input(label, max_chars=200, placeholder="Why it is suspect")
+            note = st.text_input("Note", value=flag["note"], max_chars=500)
+            proposed = st.selectbox(
+                "Proposed label",
+                classes,
+                index=classes.index(flag["proposed_label"]),
+                format_func=lambda name: name or "none",
             )
+            if st.form_submit_button("Save" if len(mine) else "Flag", type="primary"):
+                try:
+                    flag_rows(
+                        workspace(),
+                        bundle,
+                        np.array([row]),
+                        # Without another one, those that are there are given again.
+                        reason if reason.strip() else flag["reason"],
+                        note=note,
+                        proposed_label=proposed,
+                    )
+                except GsrError as error:
+                    st.error(plain(error))
+                else:
+                    st.rerun(scope="fragment")
+        if len(mine) and st.button("Take the flag back", key="detail unflag"):
+            unflag_rows(workspace(), bundle, np.array([row]))
+            st.rerun(scope="fragment")
 
 
 def _weight_path(bundle: Bundle, run: Run, index: int, sample: pd.Series) -> None:

@@ -13,6 +13,7 @@ from PIL import Image
 from gsr_core.data.bundle import Bundle
 from gsr_core.views import navigation as nav
 from gsr_core.views.charts import percent, plain
+from gsr_core.views.slices import flags_of
 
 __all__ = ["gallery", "picture"]
 
@@ -84,13 +85,15 @@ def gallery(
     shown = table.iloc[places[first : first + size]]
     said.caption(f"{first + 1:,}–{first + len(shown):,} of {n:,} samples")
     st.session_state["sample order"] = rows
+    flags = flags_of(bundle).set_index("row")["reason"]
     with st.grid(min_column_width=136, gap="small"):
         for place, sample in enumerate(shown.to_dict("records")):
             with st.container(border=True, gap="xxsmall", key=f"{key} card {place}"):
-                _card(bundle, sample, key=f"{key} {sample['row']}")
+                flag = flags.get(sample["row"], "")
+                _card(bundle, sample, flag, key=f"{key} {sample['row']}")
 
 
-def _card(bundle: Bundle, sample: dict, *, key: str) -> None:
+def _card(bundle: Bundle, sample: dict, flag: str, *, key: str) -> None:
     classes = bundle.manifest.classes
     image = picture(bundle, sample["row"])
     said = f"sample {sample['sample_id']}, {sample['group']}"
@@ -105,6 +108,8 @@ def _card(bundle: Bundle, sample: dict, *, key: str) -> None:
         st.badge(f"{percent(sample['confidence'])} right", color="green")
     else:
         st.badge(f"taken for {plain(classes[sample['prediction']])}", color="orange")
+    if flag:
+        st.badge("flagged", icon=":material/flag:", color="red", help=plain(flag))
     if st.button(plain(sample["sample_id"]), key=f"open {key}", type="tertiary", help="Details"):
         nav.put(sample=sample["row"])
         st.rerun()

@@ -13,7 +13,7 @@ from gsr_core.runs.store import Run, open_run
 from gsr_core.runs.summary import run_label
 from gsr_core.views import navigation as nav
 from gsr_core.views.session import load_samples, workspace
-from gsr_core.views.slices import load_slice
+from gsr_core.views.slices import choose_slice, downloads
 
 __all__ = ["choose_samples", "download", "passing"]
 
@@ -50,7 +50,9 @@ def choose_samples(bundle: Bundle, run: Run) -> tuple[pd.DataFrame, np.ndarray, 
             format_func=_all,
             width=170,
         )
-        chosen = _both(_slice(), _changed(bundle, run, split, table))
+        slice_ = choose_slice(bundle)
+        changed = _changed(bundle, run, split, table)
+    chosen = _both(None if slice_ is None else slice_.rows, changed)
     if "weight" not in table.columns:
         st.caption(
             f"The samples of {split} carry no weight in this run; weights live on "
@@ -62,9 +64,9 @@ def choose_samples(bundle: Bundle, run: Run) -> tuple[pd.DataFrame, np.ndarray, 
     filters = [f"split {split}"]
     filters += [f"group {group}"] * bool(group) + [f"class {y}"] * bool(y)
     filters += [f"prediction {prediction}"] * bool(prediction)
-    filters += ["the selection above"] * (chosen is not None)
-    said = f"The filters are {', '.join(filters)}; take one back."
-    return table, places, said
+    filters += [] if slice_ is None else [f"slice {slice_.label}"]
+    filters += [f"{nav.get('changed')} against another run"] * (changed is not None)
+    return table, places, ", ".join(filters)
 
 
 def passing(
@@ -115,25 +117,6 @@ def _all(option: str) -> str:
     return option or "all"
 
 
-def _slice() -> np.ndarray | None:
-    """Return the rows of the slice in the URL and draw the way out of it."""
-    name = nav.get("slice")
-    if not name:
-        return None
-    rows = load_slice(workspace(), name)
-    if rows is None:
-        st.caption("The selection in this link is not in this workspace.")
-        return None
-    st.button(
-        f"{len(rows):,} selected on the map",
-        icon=":material/close:",
-        help="Show all samples again",
-        key="drop slice",
-        on_click=lambda: nav.put(slice=None),
-    )
-    return rows
-
-
 def _changed(bundle: Bundle, run: Run, split: str, table: pd.DataFrame) -> np.ndarray | None:
     """Return the rows that the run fixed or broke against a reference, and draw the way out.
 
@@ -168,19 +151,16 @@ def _both(one: np.ndarray | None, two: np.ndarray | None) -> np.ndarray | None:
 
 
 def download(bundle: Bundle, run: Run, table: pd.DataFrame, places: np.ndarray) -> None:
-    """Offer the samples shown as CSV, made when it is asked for."""
+    """Offer the samples shown as CSV and as parquet, made when they are asked for."""
     classes = dict(enumerate(bundle.manifest.classes))
 
-    def content() -> bytes:
-        shown = table.iloc[places]
-        named = shown.assign(y=shown["y"].map(classes), prediction=shown["prediction"].map(classes))
-        return named.to_csv(index=False).encode()
+    def shown() -> pd.DataFrame:
+        found = table.iloc[places]
+        return found.assign(y=found["y"].map(classes), prediction=found["prediction"].map(classes))
 
-    st.download_button(
-        f"Download these {len(places):,} as CSV",
-        data=content,
-        file_name=f"{bundle.name}-{run.run_id}-samples.csv",
-        mime="text/csv",
-        icon=":material/download:",
-        key="download",
+    downloads(
+        shown,
+        label=f"Download these {len(places):,} as",
+        name=f"{bundle.name}-{run.run_id}-samples",
+        key="samples",
     )

@@ -6,6 +6,7 @@ here is a name, a digest or a file's time stamp instead.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +20,14 @@ from gsr_core.gradients.representations import Gradients, gradients
 from gsr_core.jobs.maps import map_head
 from gsr_core.runs.compare import outcome
 from gsr_core.runs.samples import sample_table
+from gsr_core.runs.slices import Slice, accuracies_on
 from gsr_core.runs.store import Run, list_runs
 from gsr_core.workspace import Workspace
 
 __all__ = [
     "bundle_names",
     "devices",
+    "load_accuracies",
     "load_bundle",
     "load_history",
     "load_neighbours",
@@ -102,6 +105,26 @@ def load_samples(run: Run, split: str) -> pd.DataFrame:
 def _samples(path: str, split: str, stamp: int) -> pd.DataFrame:
     run = _run(path)
     return sample_table(run, split, load_bundle(run.config.bundle))
+
+
+def load_accuracies(run: Run, split: str, slices: Sequence[Slice], bundle: Bundle) -> pd.DataFrame:
+    """Return `slices.accuracies_on` of a run that has ended. Not to be changed."""
+    named = tuple((each.name, each.key) for each in slices)
+    return _accuracies(
+        str(run.path), split, named, _stamp(run.path / "head.safetensors"), slices, bundle
+    )
+
+
+@st.cache_resource(max_entries=1024, show_spinner=False)
+def _accuracies(
+    path: str,
+    split: str,
+    named: tuple[tuple[str, str], ...],
+    stamp: int,
+    _slices: Sequence[Slice],
+    _bundle: Bundle,
+) -> pd.DataFrame:
+    return accuracies_on(_run(path), split, _slices, _bundle)
 
 
 def load_weights_at(run: Run, step: int) -> np.ndarray:
