@@ -46,6 +46,7 @@ __all__ = [
     "NAME_LENGTH",
     "Slice",
     "accuracies_on",
+    "check_table_file",
     "delete_slice",
     "describe_flags",
     "describe_rows",
@@ -63,6 +64,7 @@ __all__ = [
     "slice_accuracy",
     "slice_scores",
     "unflag_rows",
+    "write_table",
 ]
 
 FORMAT = 1
@@ -474,7 +476,7 @@ def export_table(bundle: Bundle, rows: np.ndarray, path: Path, **columns: Any) -
     Raises:
         SettingError: If a row is not in the bundle, the file exists or its ending is another.
     """
-    _write_table(describe_rows(bundle, rows, **columns), path)
+    write_table(describe_rows(bundle, rows, **columns), path)
 
 
 def export_flags(workspace: Workspace, bundle: Bundle, path: Path) -> int:
@@ -485,20 +487,33 @@ def export_flags(workspace: Workspace, bundle: Bundle, path: Path) -> int:
         GsrError: If the workspace's list of flags cannot be read.
     """
     table = describe_flags(workspace, bundle)
-    _write_table(table, path)
+    write_table(table, path)
     return len(table)
 
 
-def _write_table(table: pd.DataFrame, path: Path) -> None:
-    path = path.resolve()
+def check_table_file(path: Path) -> None:
+    """Check that a table can be written to a file.
+
+    Raises:
+        SettingError: If the file exists or its ending is none of `ENDINGS`.
+    """
     if path.suffix.lower() not in ENDINGS:
         raise SettingError(
             f"'{path.name}' ends in '{path.suffix}'; a table is written as {' or '.join(ENDINGS)}"
         )
     if path.exists():
         raise SettingError(f"{path} exists already; give a file that does not")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replace_file(path) as temporary:
+
+
+def write_table(table: pd.DataFrame, path: Path) -> None:
+    """Write a table to a new file, CSV or parquet by its ending: whole, or not at all.
+
+    Raises:
+        SettingError: If the file exists or its ending is another.
+    """
+    check_table_file(path)
+    path.resolve().parent.mkdir(parents=True, exist_ok=True)
+    with replace_file(path.resolve()) as temporary:
         temporary.write_bytes(encode_table(table, path.suffix.lower()))
 
 

@@ -136,13 +136,14 @@ def within(table: pd.DataFrame, chosen: Chosen | None) -> pd.DataFrame:
 # Saving and flagging -------------------------------------------------------------------------
 
 
-def save_and_flag(bundle: Bundle, rows: np.ndarray, about: str) -> None:
+def save_and_flag(bundle: Bundle, rows: np.ndarray, about: str, name: str = "") -> None:
     """Draw what can be done with samples: keep them as a slice, flag them, take flags back.
 
     Args:
         bundle: The data.
         rows: (q,) positions in the bundle; at least one.
         about: What they are, in words.
+        name: What the slice is called unless the user says otherwise.
     """
     if said := st.session_state.pop("slices said", ""):
         st.toast(said, icon=":material/check:")
@@ -154,11 +155,13 @@ def save_and_flag(bundle: Bundle, rows: np.ndarray, about: str) -> None:
     ):
         st.caption(about)
         with st.form(f"save slice form {done}", border=False):
-            name = st.text_input("Name of the slice", max_chars=NAME_LENGTH)
+            chosen = st.text_input(
+                "Name of the slice", value=name[:NAME_LENGTH], max_chars=NAME_LENGTH
+            )
             if st.form_submit_button("Save", type="primary"):
                 _do(
-                    lambda: name_slice(workspace(), bundle, name, rows, about),
-                    f"Saved {n:,} samples as {plain(name.strip())}",
+                    lambda: name_slice(workspace(), bundle, chosen, rows, about),
+                    f"Saved {n:,} samples as {plain(chosen.strip())}",
                 )
     marked = int(np.isin(flags_of(bundle)["row"], rows).sum())
     with st.popover(f"Flag these {n:,}", icon=":material/flag:", key=f"flag these {done}"):
