@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
@@ -14,13 +14,16 @@ from pydantic.dataclasses import dataclass as settings
 from threadpoolctl import threadpool_limits
 
 from gsr_core.data.splits import Problem, Rows
+from gsr_core.linear.head import Head
 
 __all__ = [
+    "CLASSES_IN_WORDS",
     "INFERENCE_CONFIG",
     "OUTLIER",
     "ClassClusters",
     "GroupInference",
     "InferredGroups",
+    "Space",
     "in_words",
     "rows_of_class",
     "settings",
@@ -30,10 +33,13 @@ __all__ = [
 
 INFERENCE_CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False, validate_default=True)
 
+Space = Literal["gradients", "features", "logits"]
+"""What is compared: gradients of a head's loss, the features, or what the head puts out."""
+
 OUTLIER = -1
 """The group of a row that belongs to none."""
 
-_CLASSES_IN_WORDS = 3
+CLASSES_IN_WORDS = 3
 """Of more classes than this, a sentence gives the range."""
 
 
@@ -77,10 +83,19 @@ class GroupInference(ABC):
     order decides anything, not even where a draw is by index.
     """
 
+    title: ClassVar[str]
+    """Name for people."""
+    summary: ClassVar[str]
+    """What it does, in one sentence."""
     reads_target_groups: ClassVar[bool] = False
     """Whether it needs the group labels of target; those it then sees, and no other."""
 
     seed: Annotated[int, Field(ge=0, le=2**31 - 1, description="Of everything drawn.")] = 0
+
+    @property
+    @abstractmethod
+    def space(self) -> Space:
+        """Where the clusters live."""
 
     @abstractmethod
     def partition(self, problem: Problem) -> InferredGroups:
@@ -96,17 +111,67 @@ class GroupInference(ABC):
         Args:
             problem: Its group columns are not read, but for those of target where the inference
                 says so.
+
+        Raises:
+            SettingError: If it would take more memory than its settings allow.
         """
+        labels = problem.weighted.labels.cpu().numpy()
+        sizes = np.bincount(labels, minlength=problem.n_classes).tolist()
+        self.check_memory(sizes, problem.weighted.features.shape[1], problem.n_classes)
+        seen, orders = self._seen(problem)
+        # One thread: scikit-learn adds up what its threads find in the order they end.
+        with threadpool_limits(limits=1):
+            found = self.partition(seen)
+        back = {split: getattr(found, split)[np.argsort(order)] for split, order in orders.items()}
+        return replace(found, **back)
+
+    def head(self, problem: Problem) -> Head | None:
+        """Return the head whose gradients or logits `infer` looks at, None if only features.
+
+        Args:
+            problem: As `infer` takes it.
+        """
+        with threadpool_limits(limits=1):
+            return self.reference_of(self._seen(problem)[0])
+
+    def reference_of(self, problem: Problem) -> Head | None:
+        """Return the head to look with at rows that are in the order of their features.
+
+        Args:
+            problem: As `partition` takes it.
+        """
+        del problem
+        return None
+
+    def predicted_bytes(self, class_sizes: Sequence[int], n_features: int, n_classes: int) -> int:
+        """Return the most memory that `infer` will take beyond the data, 0 where that is little.
+
+        Args:
+            class_sizes: Weighted rows of each class.
+            n_features: d.
+            n_classes: K.
+        """
+        del class_sizes, n_features, n_classes
+        return 0
+
+    def check_memory(self, class_sizes: Sequence[int], n_features: int, n_classes: int) -> None:
+        """Refuse settings that would take more memory than they allow; `infer` does it first.
+
+        Args:
+            class_sizes: Weighted rows of each class.
+            n_features: d.
+            n_classes: K.
+        """
+        del class_sizes, n_features, n_classes
+
+    def _seen(self, problem: Problem) -> tuple[Problem, dict[str, np.ndarray]]:
+        """Return what may be seen, in an order of its own, and that order."""
         orders = {split: _order(rows) for split, rows in splits_of(problem).items()}
         seen = {
             split: _taken(rows, orders[split], split == "target" and self.reads_target_groups)
             for split, rows in splits_of(problem).items()
         }
-        # One thread: scikit-learn adds up what its threads find in the order they end.
-        with threadpool_limits(limits=1):
-            found = self.partition(replace(problem, **seen, train=None, training_shares=None))
-        back = {split: getattr(found, split)[np.argsort(order)] for split, order in orders.items()}
-        return replace(found, **back)
+        return replace(problem, **seen, train=None, training_shares=None), orders
 
 
 @dataclass(frozen=True)
@@ -176,7 +241,7 @@ def in_words(scores: Mapping[int, float], choices: Mapping[int, str]) -> str:
     """Say which silhouette chose what, class by class or, of many classes, as a range."""
     if not scores:
         return "no class could be split"
-    if len(scores) > _CLASSES_IN_WORDS:
+    if len(scores) > CLASSES_IN_WORDS:
         low, high = min(scores.values()), max(scores.values())
         return f"silhouettes from {low:.2f} to {high:.2f} over {len(scores)} classes"
     return "; ".join(

@@ -1,66 +1,126 @@
-r"""Cosine distances of centred vectors, from inner products alone.
+r"""Distances of the rows of a class, from inner products alone.
 
-With the Gram matrix G of n vectors, their mean and everything relative to it follow from row means:
+With inner products G of n vectors and those with their mean, :math:`a_i = \langle f_i, \mu
+\rangle`, everything relative to the mean follows:
 
 .. math::
-    \langle f_i - \mu, f_j - \mu \rangle = G_{ij} - \bar G_{i\cdot} - \bar G_{\cdot j} + \bar G .
+    C_{ij} = \langle f_i - \mu, f_j - \mu \rangle = G_{ij} - a_i - a_j + \lVert \mu \rVert^2 .
 
 So vectors whose inner products factorise, such as a head's gradients, are compared without ever
-being written down. A vector that equals the mean up to rounding has no direction, and is at
-distance 1 from every other.
+being written down. `cosine` is :math:`1 - C_{ij} / \sqrt{C_{ii} C_{jj}}`, in [0, 2]; a vector that
+equals the mean up to rounding has no direction, and is at distance 1 from every other. `euclidean`
+is the squared distance in units of its mean over all pairs of rows,
+
+.. math::
+    \frac{C_{ii} + C_{jj} - 2 C_{ij}}{2 \, \overline{C_{kk}}} ,
+
+which does not depend on a unit and is the cosine distance of rows of equal length, so that one grid
+of radii serves both. Being a square, it is no metric; its root is.
 """
 
 from __future__ import annotations
 
+from copy import copy
+from typing import Literal
+
+import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["centred_cosine", "centred_cosine_to"]
+from gsr_core.gradients.representations import Gradients, gram
+
+__all__ = ["BLOCK", "Distances", "Metric"]
+
+Metric = Literal["cosine", "euclidean"]
+
+BLOCK = 2**22
+"""Distances held at a time in full precision."""
 
 
-def centred_cosine(gram: Tensor) -> Tensor:
-    """Return 1 - cos between vectors after their mean was taken away, (n, n).
+class Distances:
+    """Distances to the n rows of a class, whose mean is the centre."""
 
-    Args:
-        gram: (n, n) inner products.
+    def __init__(self, own: Gradients, metric: Metric = "cosine") -> None:
+        """Find the mean of the rows.
 
-    Returns:
-        In [0, 2], symmetric, with a diagonal of zeros.
-    """
-    mean = gram.mean(dim=1)
-    centred = gram - mean[:, None] - mean[None, :] + mean.mean()
-    inverse = _inverse_length(centred.diagonal(), gram.diagonal(), mean)
-    distance = 1 - centred * inverse[:, None] * inverse[None, :]
-    distance = ((distance + distance.T) / 2).clamp_(0, 2)
-    return distance.fill_diagonal_(0)
+        Args:
+            own: n rows, at least one.
+            metric: As the module defines it.
+        """
+        # In full precision once, not in every block.
+        self._own = Gradients(own.residuals, own.features.to(own.residuals))
+        uniform = own.residuals.new_full((len(own), 1), 1 / len(own))
+        self._mean = self._own.transposed_times(uniform)
+        self._total = self._mean.square().sum()
+        self._along, self._square, self._inverse = self._relative(self._own)
+        self._spread = 2 * self._square.mean() if metric == "euclidean" else None
 
+    def __len__(self) -> int:
+        """Return n."""
+        return len(self._own)
 
-def centred_cosine_to(cross: Tensor, squares: Tensor, gram: Tensor) -> Tensor:
-    """Return 1 - cos between other vectors and the first n, all relative to the first's mean.
+    def among(self, index: np.ndarray) -> Distances:
+        """Return the distances to some of the rows, relative to the mean of all."""
+        part, kept = copy(self), torch.from_numpy(index).to(self._along.device)
+        part._own = self._own.rows(kept)
+        part._along, part._square, part._inverse = (
+            each[kept] for each in (self._along, self._square, self._inverse)
+        )
+        return part
 
-    Args:
-        cross: (q, n) inner products of the others with the first.
-        squares: (q,) squared lengths of the others.
-        gram: (n, n) inner products of the first.
+    def to(self, others: Gradients) -> Tensor:
+        """Return (q, n) distances of q rows to the n.
 
-    Returns:
-        (q, n), in [0, 2].
-    """
-    mean, other_mean = gram.mean(dim=1), cross.mean(dim=1)
-    total = mean.mean()
-    centred = cross - other_mean[:, None] - mean[None, :] + total
-    own = _inverse_length(gram.diagonal() - 2 * mean + total, gram.diagonal(), mean)
-    other = _inverse_length(squares - 2 * other_mean + total, squares, other_mean)
-    return (1 - centred * other[:, None] * own[None, :]).clamp_(0, 2)
+        Args:
+            others: q rows, as few as their distances may take room.
+        """
+        along, square, inverse = self._relative(others)
+        return self._between(others, along, square, inverse, 0)
 
+    def matrix(self) -> np.ndarray:
+        """Return (n, n) distances between the rows, computed in blocks and kept in float32.
 
-def _inverse_length(centred: Tensor, square: Tensor, mean: Tensor) -> Tensor:
-    """Return (n,) inverse lengths of centred vectors, 0 where rounding is all there is.
+        They are symmetric to the bit, with a diagonal of zeros.
+        """
+        n = len(self)
+        found = np.empty((n, n), dtype=np.float32)
+        size = max(1, BLOCK // n)
+        for start in range(0, n, size):
+            part = slice(start, start + size)
+            index = torch.arange(start, min(start + size, n), device=self._along.device)
+            block = self._between(
+                self._own.rows(index),
+                self._along[part],
+                self._square[part],
+                self._inverse[part],
+                start,
+            )
+            # Its first columns are the same rows, whose two triangles are rounded apart.
+            corner = block[:, : len(block)]
+            block[:, : len(block)] = ((corner + corner.T) / 2).fill_diagonal_(0)
+            found[part, start:] = block.cpu().numpy()
+            found[start:, part] = found[part, start:].T
+        return found
 
-    Args:
-        centred: Squared lengths, a difference of the following.
-        square: Squared lengths before centring.
-        mean: Inner products with the mean.
-    """
-    noise = 64 * torch.finfo(centred.dtype).eps * (square + 2 * mean.abs())
-    return torch.where(centred > noise, centred.clamp(min=0).rsqrt(), 0.0)
+    def _relative(self, rows: Gradients) -> tuple[Tensor, Tensor, Tensor]:
+        """Return inner products with the mean, squared distances from it and inverse distances."""
+        along, square = rows.times(self._mean)[:, 0], rows.norms().square()
+        centred = square - 2 * along + self._total
+        # What rounding alone could leave is no direction.
+        noise = 64 * torch.finfo(centred.dtype).eps * (square + 2 * along.abs())
+        centred = torch.where(centred > noise, centred, 0.0)
+        return along, centred, torch.where(centred > 0, centred.rsqrt(), 0.0)
+
+    def _between(
+        self, rows: Gradients, along: Tensor, square: Tensor, inverse: Tensor, first: int
+    ) -> Tensor:
+        """Return the distances of rows to the own ones from the first on."""
+        own = self._own
+        if first:
+            own = Gradients(own.residuals[first:], own.features[first:])
+        centred = gram(rows, own).sub_(along[:, None]).sub_(self._along[first:] - self._total)
+        if self._spread is None:
+            centred.mul_(inverse[:, None]).mul_(self._inverse[first:])
+            return centred.neg_().add_(1).clamp_(0, 2)
+        centred.mul_(-2).add_(square[:, None]).add_(self._square[first:])
+        return centred.clamp_(min=0).div_(torch.where(self._spread > 0, self._spread, 1.0))

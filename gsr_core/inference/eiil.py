@@ -19,7 +19,7 @@ The groups are environment by class.
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -38,6 +38,7 @@ from gsr_core.inference.base import (
     within_classes,
 )
 from gsr_core.inference.references import Reference, logits_of_splits, reference_head
+from gsr_core.linear.head import Head
 
 __all__ = ["EIILInference", "loss_by_scale", "penalty", "search"]
 
@@ -49,6 +50,12 @@ _EPSILON = 1e-8
 @settings(frozen=True, kw_only=True, config=INFERENCE_CONFIG)
 class EIILInference(GroupInference):
     """Split the rows so that a reference head differs most between the two parts."""
+
+    title: ClassVar[str] = "EIIL: inferred environments"
+    summary: ClassVar[str] = (
+        "Splits the samples so that a reference head differs most between the two parts, which "
+        "are those that it gets right and wrong."
+    )
 
     reference: Annotated[
         Reference,
@@ -65,13 +72,26 @@ class EIILInference(GroupInference):
         int, Field(ge=1, le=50, description="Starts at random; the largest penalty is taken.")
     ] = 3
 
+    @property
+    def space(self) -> Literal["logits"]:
+        """Where the clusters live."""
+        return "logits"
+
+    def reference_of(self, problem: Problem) -> Head:
+        """Return the head whose failures are split off.
+
+        Args:
+            problem: As `infer` gives it.
+        """
+        return reference_head(problem, self.reference)
+
     def partition(self, problem: Problem) -> InferredGroups:
         """Search the environments on the weighted rows.
 
         Args:
             problem: As `infer` gives it.
         """
-        logits = logits_of_splits(problem, reference_head(problem, self.reference))
+        logits = logits_of_splits(problem, self.reference_of(problem))
         derivative = {
             split: loss_by_scale(torch.from_numpy(logits[split]), rows.labels.cpu())
             for split, rows in splits_of(problem).items()

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -81,6 +81,12 @@ class _Mixture:
 class GeorgeInference(GroupInference):
     """Fit a Gaussian mixture to the features of each class."""
 
+    title: ClassVar[str] = "GEORGE: mixtures of features"
+    summary: ClassVar[str] = (
+        "Fits a Gaussian mixture to the reduced features of each class, with as many components "
+        "as the silhouette says."
+    )
+
     reduce: Annotated[
         Literal["pca", "umap"],
         Field(description="How the features are reduced; umap is as published, and slower."),
@@ -107,6 +113,11 @@ class GeorgeInference(GroupInference):
             "early one where there is none), one stopped early, or one fitted to the end."
         ),
     ] = "backbone"
+
+    @property
+    def space(self) -> Literal["features"]:
+        """Where the clusters live."""
+        return "features"
 
     def partition(self, problem: Problem) -> InferredGroups:
         """Fit the mixtures to the weighted rows; the others go to the likeliest component.

@@ -10,14 +10,11 @@ by the groups of val.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Annotated, Literal
+from collections.abc import Mapping, Sequence
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
-from sklearn.cluster import KMeans
-from sklearn.metrics import silhouette_score
 
 from gsr_core.data.splits import Problem
 from gsr_core.inference.base import (
@@ -30,35 +27,21 @@ from gsr_core.inference.base import (
     settings,
     within_classes,
 )
+from gsr_core.inference.kmeans import Centres, best_centres
 from gsr_core.inference.references import early_heads, logits_of_splits, reference_head
+from gsr_core.linear.head import Head
 
 __all__ = ["SpareInference"]
-
-_RESTARTS = 10
-_SILHOUETTE_ROWS = 5000
-"""The silhouette compares all pairs; of larger classes it is that of so many rows."""
-
-
-@dataclass(frozen=True)
-class _Clustering:
-    """The best clustering of one class; no model where the class could not be split."""
-
-    model: KMeans | None
-    silhouettes: Mapping[int, float]
-
-    @property
-    def k(self) -> int:
-        return 1 if self.model is None else max(self.silhouettes, key=self.silhouettes.__getitem__)
-
-    def assign(self, outputs: np.ndarray) -> np.ndarray:
-        if self.model is None or not len(outputs):
-            return np.zeros(len(outputs), dtype=np.int64)
-        return np.asarray(self.model.predict(outputs), dtype=np.int64)
 
 
 @settings(frozen=True, kw_only=True, config=INFERENCE_CONFIG)
 class SpareInference(GroupInference):
     """Cluster each class by what an early head puts out."""
+
+    title: ClassVar[str] = "SPARE: clusters of early outputs"
+    summary: ClassVar[str] = (
+        "Splits each class by what a head puts out early in training, where a shortcut shows first."
+    )
 
     clustered: Annotated[
         Literal["early", "backbone"],
@@ -86,26 +69,11 @@ class SpareInference(GroupInference):
         Args:
             problem: As `infer` gives it.
         """
-        if self.clustered == "backbone":
-            steps, heads = [0], [reference_head(problem, "backbone")]
-        else:
-            steps = [2**power for power in range(self.early_steps.bit_length())]
-            heads = early_heads(problem, steps)
-        places = {
-            label: rows
-            for label in range(problem.n_classes)
-            for rows in [rows_of_class(problem, label)]
-            if len(rows["weighted"])
-        }
+        steps, heads = self._heads(problem)
+        places = _places(problem)
         outputs = [logits_of_splits(problem, head) for head in heads]
-        tried = [
-            {
-                label: self._cluster(each["weighted"][rows["weighted"]])
-                for label, rows in places.items()
-            }
-            for each in outputs
-        ]
-        best = int(np.argmax([_mean_silhouette(each) for each in tried]))
+        tried = self._tried(places, outputs)
+        best = _best(tried)
         clusters = {
             label: ClassClusters(
                 **{
@@ -139,25 +107,57 @@ class SpareInference(GroupInference):
         ]
         return within_classes(problem, clusters, choice, candidates)
 
-    def _cluster(self, outputs: np.ndarray) -> _Clustering:
-        """Return the clustering (n, K) of the best mean silhouette, the fewest clusters on ties."""
-        different = len(np.unique(outputs, axis=0))
-        best, silhouettes = None, {}
-        for k in range(2, min(self.max_clusters, different - 1) + 1):
-            model = KMeans(k, random_state=self.seed)
-            model.set_params(n_init=_RESTARTS).fit(outputs)
-            score = silhouette_score(
-                outputs,
-                model.labels_,
-                sample_size=min(_SILHOUETTE_ROWS, len(outputs)),
-                random_state=self.seed,
-            )
-            if score > max(silhouettes.values(), default=-np.inf):
-                best = model
-            silhouettes[k] = float(score)
-        return _Clustering(best, silhouettes)
+    @property
+    def space(self) -> Literal["logits"]:
+        """Where the clusters live."""
+        return "logits"
+
+    def reference_of(self, problem: Problem) -> Head:
+        """Return the head whose logits are clustered, of the early ones the one that is chosen.
+
+        Args:
+            problem: As `infer` gives it.
+        """
+        _, heads = self._heads(problem)
+        if len(heads) == 1:
+            return heads[0]
+        outputs = [logits_of_splits(problem, head) for head in heads]
+        return heads[_best(self._tried(_places(problem), outputs))]
+
+    def _heads(self, problem: Problem) -> tuple[list[int], list[Head]]:
+        """Return how many steps are tried, and the heads after them."""
+        if self.clustered == "backbone":
+            return [0], [reference_head(problem, "backbone")]
+        steps = [2**power for power in range(self.early_steps.bit_length())]
+        return steps, early_heads(problem, steps)
+
+    def _tried(
+        self,
+        places: Mapping[int, Mapping[str, np.ndarray]],
+        outputs: Sequence[Mapping[str, np.ndarray]],
+    ) -> list[dict[int, Centres]]:
+        """Return the clustering of each class by the outputs of each head."""
+        numbers = range(2, self.max_clusters + 1)
+        return [
+            {
+                label: best_centres(each["weighted"][rows["weighted"]], numbers, self.seed)
+                for label, rows in places.items()
+            }
+            for each in outputs
+        ]
 
 
-def _mean_silhouette(classes: Mapping[int, _Clustering]) -> float:
+def _places(problem: Problem) -> dict[int, dict[str, np.ndarray]]:
+    """Return the positions of the rows of each class that has weighted ones."""
+    found = {label: rows_of_class(problem, label) for label in range(problem.n_classes)}
+    return {label: rows for label, rows in found.items() if len(rows["weighted"])}
+
+
+def _best(tried: Sequence[Mapping[int, Centres]]) -> int:
+    """Return which head has the best mean silhouette, the earliest on ties."""
+    return int(np.argmax([_mean_silhouette(each) for each in tried]))
+
+
+def _mean_silhouette(classes: Mapping[int, Centres]) -> float:
     scores = [max(found.silhouettes.values()) for found in classes.values() if found.silhouettes]
     return float(np.mean(scores)) if scores else -1.0

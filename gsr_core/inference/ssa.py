@@ -17,7 +17,7 @@ mean.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
@@ -44,6 +44,9 @@ __all__ = ["SSAInference", "confident_and_balanced"]
 class SSAInference(GroupInference):
     """Predict the groups of the weighted rows from those of target."""
 
+    title: ClassVar[str] = "SSA: predicted groups"
+    summary: ClassVar[str] = "Predicts the groups of the other samples from those of target."
+
     reads_target_groups: ClassVar[bool] = True
 
     threshold: Annotated[
@@ -64,6 +67,11 @@ class SSAInference(GroupInference):
     ] = 3
     folds: Annotated[int, Field(ge=2, le=10, description="Parts of the weighted rows.")] = 3
     predictor_l2: Annotated[float, Field(gt=0, description="Penalty of a predictor.")] = 0.1
+
+    @property
+    def space(self) -> Literal["features"]:
+        """Where the clusters live."""
+        return "features"
 
     def partition(self, problem: Problem) -> InferredGroups:
         """Predict the groups of weighted and val.

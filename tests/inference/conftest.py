@@ -7,26 +7,19 @@ import torch
 
 from gsr_core.compute import Compute
 from gsr_core.data.splits import Problem, Rows
-from gsr_core.inference.eiil import EIILInference
-from gsr_core.inference.george import GeorgeInference
-from gsr_core.inference.grasp import FeaspInference, GraspInference
-from gsr_core.inference.spare import SpareInference
+from gsr_core.inference.registry import INFERENCES, make_inference
 from gsr_core.inference.ssa import SSAInference
 
-INFERENCES = [
-    SpareInference(early_steps=1),
-    EIILInference(),
-    GeorgeInference(max_clusters=3),
-    GraspInference(),
-    FeaspInference(),
-    SSAInference(),
-]
+SETTINGS = {"spare": {"early_steps": 1}, "george": {"max_clusters": 3}}
+"""Of what would take long otherwise."""
 
 
-@pytest.fixture(params=INFERENCES, ids=lambda each: type(each).__name__)
+@pytest.fixture(params=[*INFERENCES, "ssa"])
 def inference(request):
     """Each inference."""
-    return request.param
+    if request.param == "ssa":
+        return SSAInference()
+    return make_inference(request.param, SETTINGS.get(request.param))
 
 
 @pytest.fixture

@@ -1,8 +1,14 @@
+import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from sklearn.cluster import DBSCAN
+from sklearn.metrics import adjusted_rand_score, silhouette_score
+from sklearn.metrics.pairwise import cosine_distances, euclidean_distances
 
+from gsr_core.errors import SettingError
+from gsr_core.gradients.representations import gradient_representation
 from gsr_core.inference import grasp
 from gsr_core.inference.agreement import agreement
 from gsr_core.inference.base import OUTLIER
@@ -91,6 +97,80 @@ def test_where_nothing_is_left_to_choose_a_class_stays_whole(synthetic):
     assert found.names == ("class 0, cluster 0", "class 1, cluster 0")
     assert found.n_outliers == 0
     np.testing.assert_array_equal(found.val, problem.val.labels.cpu().numpy())
+
+
+def test_the_whole_choice_is_that_of_scikit_learn_on_explicit_gradients(synthetic):
+    problem = synthetic(each=30)
+    head = GraspInference().head(problem)
+    labels = problem.weighted.labels
+    unit = gradient_representation(
+        head, problem.weighted.features.double(), labels, rank=None, centred=True, unit=True
+    )
+    found = GraspInference().infer(problem)
+    for label, tried in found.candidates.groupby("class"):
+        own = (labels == label).cpu().numpy()
+        distance = cosine_distances(unit[own].cpu().numpy())
+        for row in tried.itertuples():
+            model = DBSCAN(eps=row.eps, min_samples=row.m + 1, metric="precomputed")
+            expected = model.fit(distance).labels_
+            assert row.clusters == expected.max() + 1
+            assert row.outliers == pytest.approx((expected == OUTLIER).mean())
+            if row.chosen:
+                core = np.zeros(len(expected), dtype=bool)
+                core[model.core_sample_indices_] = True
+                ours = found.weighted[own]
+                assert adjusted_rand_score(ours[core], expected[core]) == 1
+                np.testing.assert_array_equal(ours == OUTLIER, expected == OUTLIER)
+
+
+def test_euclidean_clusters_are_scikit_learns_at_the_radius_in_that_unit(synthetic):
+    problem = synthetic(each=30)
+    table = FeaspInference(metric="euclidean").infer(problem).candidates
+    labels = problem.weighted.labels.cpu().numpy()
+    several = 0
+    for label, tried in table.groupby("class"):
+        rows = problem.weighted.features.double().cpu().numpy()[labels == label]
+        unit = np.sqrt(np.mean(euclidean_distances(rows, squared=True)))
+        for row in tried.itertuples():
+            model = DBSCAN(eps=np.sqrt(row.eps) * unit, min_samples=row.m + 1)
+            expected = model.fit(rows).labels_
+            assert row.clusters == expected.max() + 1
+            assert row.outliers == pytest.approx((expected == OUTLIER).mean())
+            if row.clusters > 1:
+                kept = expected != OUTLIER
+                score = silhouette_score(rows[kept], expected[kept])
+                assert row.silhouette == pytest.approx(score, abs=0.02)
+                several += 1
+    assert several > 5
+
+
+def test_what_would_not_fit_is_refused_before_it_starts_with_what_fits(synthetic):
+    problem = synthetic(each=100)
+    sizes, limited = [400, 400], GraspInference(memory_gb=0.005, class_limit=400)
+    with pytest.raises(SettingError, match=r"400 rows .* memory_gb allows 0\.005; lower") as error:
+        limited.infer(problem)
+    fits = int(re.search(r"class_limit to (\d+)", str(error.value))[1])
+    assert 100 <= fits < 400
+    more = float(re.search(r"memory_gb to ([\d.]+)", str(error.value))[1])
+    for inference in (
+        GraspInference(memory_gb=0.005, class_limit=fits),
+        GraspInference(memory_gb=more, class_limit=400),
+    ):
+        assert inference.predicted_bytes(sizes, 2, 2) <= inference.memory_gb * 2**30
+        assert inference.infer(problem).n_groups >= 2
+    with pytest.raises(SettingError, match=r"allows 0\.0001; raise memory_gb to"):
+        GraspInference(memory_gb=0.0001).infer(problem)
+
+
+def test_the_prediction_counts_what_is_stored():
+    inference = GraspInference(class_limit=20_000)
+    one, two = (inference.predicted_bytes([n, 10], 512, 2) for n in (10_000, 20_000))
+    assert one > 4 * 10_000**2
+    assert two - one > 4 * (20_000**2 - 10_000**2)
+    assert two < 4 * 20_000**2 * 1.5
+    # The largest class counts, and not more of it than is clustered.
+    assert inference.predicted_bytes([10, 10_000], 512, 2) == one
+    assert inference.predicted_bytes([50_000, 50_000], 512, 2) == two
 
 
 def test_silhouettes_differ_as_their_settings_say(synthetic):

@@ -1,0 +1,55 @@
+"""Inferences by name, and inferences from settings that a user typed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from pydantic import ValidationError
+
+from gsr_core.errors import SettingError
+from gsr_core.inference.base import GroupInference
+from gsr_core.inference.eiil import EIILInference
+from gsr_core.inference.george import GeorgeInference
+from gsr_core.inference.grasp import FeaspInference, GraspInference
+from gsr_core.inference.hdbscan import HdbscanInference
+from gsr_core.inference.kmeans import KmeansInference
+from gsr_core.inference.spare import SpareInference
+from gsr_core.settings import check_known, suggestion, what_is_wrong
+
+__all__ = ["INFERENCES", "make_inference"]
+
+INFERENCES: dict[str, type[GroupInference]] = {
+    "grasp": GraspInference,
+    "feasp": FeaspInference,
+    "spare": SpareInference,
+    "eiil": EIILInference,
+    "george": GeorgeInference,
+    "hdbscan": HdbscanInference,
+    "kmeans": KmeansInference,
+}
+"""Those that read no group label at all, which leaves out SSA."""
+
+
+def make_inference(name: str, values: Mapping[str, Any] | None = None) -> GroupInference:
+    """Make an inference from its name and settings; text is read as the setting's type.
+
+    Args:
+        name: A key of `INFERENCES`.
+        values: Settings that differ from the defaults.
+
+    Raises:
+        SettingError: If the inference or a setting is unknown, or a value is not allowed.
+    """
+    if name not in INFERENCES:
+        raise SettingError(
+            f"there is no inference '{name}'{suggestion(name, INFERENCES)}; inferences are "
+            f"{', '.join(INFERENCES)}"
+        )
+    inference = INFERENCES[name]
+    check_known(name, values or {}, [each.name for each in fields(inference)])
+    try:
+        return inference(**(values or {}))
+    except ValidationError as error:
+        raise SettingError(f"{name}: {what_is_wrong(error)}") from None
