@@ -80,7 +80,7 @@ def agreement(
     _, true = patterns(groups)
     kept = inferred >= 0
     present, cluster = np.unique(inferred[kept], return_inverse=True)
-    called = [str(each) if names is None else names[each] for each in present]
+    called = [str(each) if names is None else names[int(each)] for each in present]
     rows = groups.sum(axis=0)
     among = groups[kept].sum(axis=0)
     shared = groups[kept].T.astype(np.int64) @ (cluster[:, None] == np.arange(len(present)))
@@ -131,7 +131,8 @@ def _matches(
     with np.errstate(invalid="ignore", divide="ignore"):
         return {
             f"cluster{suffix}": [
-                names[each] if count else "" for each, count in zip(best, common, strict=True)
+                names[each] if count else ""
+                for each, count in zip(best.tolist(), common.tolist(), strict=True)
             ],
             f"recall{suffix}": common / rows,
             f"precision{suffix}": np.where(common > 0, common / size, np.nan),

@@ -87,15 +87,12 @@ class GroupInference(ABC):
     """Name for people."""
     summary: ClassVar[str]
     """What it does, in one sentence."""
+    space: ClassVar[Space]
+    """Where the clusters live; a setting of those that leave the choice."""
     reads_target_groups: ClassVar[bool] = False
     """Whether it needs the group labels of target; those it then sees, and no other."""
 
     seed: Annotated[int, Field(ge=0, le=2**31 - 1, description="Of everything drawn.")] = 0
-
-    @property
-    @abstractmethod
-    def space(self) -> Space:
-        """Where the clusters live."""
 
     @abstractmethod
     def partition(self, problem: Problem) -> InferredGroups:

@@ -19,7 +19,7 @@ The groups are environment by class.
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ from gsr_core.inference.base import (
     ClassClusters,
     GroupInference,
     InferredGroups,
+    Space,
     rows_of_class,
     settings,
     splits_of,
@@ -56,6 +57,7 @@ class EIILInference(GroupInference):
         "Splits the samples so that a reference head differs most between the two parts, which "
         "are those that it gets right and wrong."
     )
+    space: ClassVar[Space] = "logits"
 
     reference: Annotated[
         Reference,
@@ -71,11 +73,6 @@ class EIILInference(GroupInference):
     restarts: Annotated[
         int, Field(ge=1, le=50, description="Starts at random; the largest penalty is taken.")
     ] = 3
-
-    @property
-    def space(self) -> Literal["logits"]:
-        """Where the clusters live."""
-        return "logits"
 
     def reference_of(self, problem: Problem) -> Head:
         """Return the head whose failures are split off.

@@ -32,6 +32,7 @@ from gsr_core.inference.base import (
     ClassClusters,
     GroupInference,
     InferredGroups,
+    Space,
     in_words,
     rows_of_class,
     settings,
@@ -86,6 +87,7 @@ class GeorgeInference(GroupInference):
         "Fits a Gaussian mixture to the reduced features of each class, with as many components "
         "as the silhouette says."
     )
+    space: ClassVar[Space] = "features"
 
     reduce: Annotated[
         Literal["pca", "umap"],
@@ -113,11 +115,6 @@ class GeorgeInference(GroupInference):
             "early one where there is none), one stopped early, or one fitted to the end."
         ),
     ] = "backbone"
-
-    @property
-    def space(self) -> Literal["features"]:
-        """Where the clusters live."""
-        return "features"
 
     def partition(self, problem: Problem) -> InferredGroups:
         """Fit the mixtures to the weighted rows; the others go to the likeliest component.

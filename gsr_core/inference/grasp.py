@@ -26,7 +26,7 @@ import numpy as np
 from pydantic import Field
 
 from gsr_core.data.splits import Problem
-from gsr_core.inference.base import INFERENCE_CONFIG, OUTLIER, in_words, settings
+from gsr_core.inference.base import INFERENCE_CONFIG, OUTLIER, Space, in_words, settings
 from gsr_core.inference.density import dbscan_grid, silhouettes
 from gsr_core.inference.pairwise import Found, PairwiseInference
 from gsr_core.inference.references import Reference, reference_head
@@ -126,6 +126,7 @@ class GraspInference(DensityClusters):
         "Finds where in each class many samples move the head in the same direction, and calls the "
         "others outliers."
     )
+    space: ClassVar[Space] = "gradients"
 
     reference: Annotated[
         Reference,
@@ -139,11 +140,6 @@ class GraspInference(DensityClusters):
         float,
         Field(gt=0, description="Penalty of a head fitted to the end; the gradients have none."),
     ] = 1e-4
-
-    @property
-    def space(self) -> Literal["gradients"]:
-        """Where the clusters live."""
-        return "gradients"
 
     def reference_of(self, problem: Problem) -> Head:
         """Return the head whose gradients are clustered.
@@ -162,8 +158,4 @@ class FeaspInference(DensityClusters):
     summary: ClassVar[str] = (
         "GraSP on features instead of gradients: dense regions of each class are its clusters."
     )
-
-    @property
-    def space(self) -> Literal["features"]:
-        """Where the clusters live."""
-        return "features"
+    space: ClassVar[Space] = "features"

@@ -34,7 +34,7 @@ _SHORTEST = 1e-10
 
 
 @settings(frozen=True, kw_only=True, config=INFERENCE_CONFIG)
-class HdbscanInference(InSpace, PairwiseInference):
+class HdbscanInference(InSpace, PairwiseInference):  # pyright: ignore[reportIncompatibleVariableOverride]
     """Cluster each class by the density that lasts."""
 
     title: ClassVar[str] = "HDBSCAN: clusters of any density"

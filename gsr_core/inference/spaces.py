@@ -26,7 +26,7 @@ __all__ = ["InSpace", "vectors_of"]
 class InSpace(GroupInference):
     """An inference whose space can be chosen."""
 
-    space: Annotated[  # pyright: ignore[reportIncompatibleMethodOverride]
+    space: Annotated[  # pyright: ignore[reportIncompatibleVariableOverride]
         Space,
         Field(
             description="What is clustered: gradients of the loss by the reference head, the "

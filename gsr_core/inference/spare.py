@@ -22,6 +22,7 @@ from gsr_core.inference.base import (
     ClassClusters,
     GroupInference,
     InferredGroups,
+    Space,
     in_words,
     rows_of_class,
     settings,
@@ -42,6 +43,7 @@ class SpareInference(GroupInference):
     summary: ClassVar[str] = (
         "Splits each class by what a head puts out early in training, where a shortcut shows first."
     )
+    space: ClassVar[Space] = "logits"
 
     clustered: Annotated[
         Literal["early", "backbone"],
@@ -106,11 +108,6 @@ class SpareInference(GroupInference):
             for k, score in found.silhouettes.items()
         ]
         return within_classes(problem, clusters, choice, candidates)
-
-    @property
-    def space(self) -> Literal["logits"]:
-        """Where the clusters live."""
-        return "logits"
 
     def reference_of(self, problem: Problem) -> Head:
         """Return the head whose logits are clustered, of the early ones the one that is chosen.

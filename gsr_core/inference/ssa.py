@@ -17,7 +17,7 @@ mean.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -32,6 +32,7 @@ from gsr_core.inference.base import (
     OUTLIER,
     GroupInference,
     InferredGroups,
+    Space,
     settings,
 )
 from gsr_core.inference.references import fitted_head
@@ -46,6 +47,7 @@ class SSAInference(GroupInference):
 
     title: ClassVar[str] = "SSA: predicted groups"
     summary: ClassVar[str] = "Predicts the groups of the other samples from those of target."
+    space: ClassVar[Space] = "features"
 
     reads_target_groups: ClassVar[bool] = True
 
@@ -67,11 +69,6 @@ class SSAInference(GroupInference):
     ] = 3
     folds: Annotated[int, Field(ge=2, le=10, description="Parts of the weighted rows.")] = 3
     predictor_l2: Annotated[float, Field(gt=0, description="Penalty of a predictor.")] = 0.1
-
-    @property
-    def space(self) -> Literal["features"]:
-        """Where the clusters live."""
-        return "features"
 
     def partition(self, problem: Problem) -> InferredGroups:
         """Predict the groups of weighted and val.
