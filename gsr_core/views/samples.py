@@ -64,7 +64,7 @@ def choose_samples(bundle: Bundle, run: Run) -> tuple[pd.DataFrame, np.ndarray, 
     filters = [f"split {split}"]
     filters += [f"group {group}"] * bool(group) + [f"class {y}"] * bool(y)
     filters += [f"prediction {prediction}"] * bool(prediction)
-    filters += [] if slice_ is None else [f"slice {slice_.label}"]
+    filters += [] if slice_ is None else [f"only {slice_.label}"]
     filters += [f"{nav.get('changed')} against another run"] * (changed is not None)
     return table, places, ", ".join(filters)
 

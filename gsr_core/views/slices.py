@@ -69,7 +69,7 @@ class Chosen:
 
     Attributes:
         key: As the URL has it.
-        label: Name for people.
+        label: Name for people, within a sentence.
         rows: (q,) positions in the bundle.
     """
 
@@ -125,7 +125,8 @@ def choose_slice(bundle: Bundle) -> Chosen | None:
     chosen = nav.select(
         "slice", "Slice", ["", *names], format_func=lambda each: names.get(each, "all"), width=200
     )
-    return Chosen(chosen, names[chosen], rows[chosen]) if chosen else None
+    said = {FLAGGED: "the flagged samples"}.get(chosen, names.get(chosen, ""))
+    return Chosen(chosen, said, rows[chosen]) if chosen else None
 
 
 def within(table: pd.DataFrame, chosen: Chosen | None) -> pd.DataFrame:
@@ -136,7 +137,9 @@ def within(table: pd.DataFrame, chosen: Chosen | None) -> pd.DataFrame:
 # Saving and flagging -------------------------------------------------------------------------
 
 
-def save_and_flag(bundle: Bundle, rows: np.ndarray, about: str, name: str = "") -> None:
+def save_and_flag(
+    bundle: Bundle, rows: np.ndarray, about: str, name: str = "", *, key: str = "these"
+) -> None:
     """Draw what can be done with samples: keep them as a slice, flag them, take flags back.
 
     Args:
@@ -144,6 +147,7 @@ def save_and_flag(bundle: Bundle, rows: np.ndarray, about: str, name: str = "") 
         rows: (q,) positions in the bundle; at least one.
         about: What they are, in words.
         name: What the slice is called unless the user says otherwise.
+        key: Identity on the page.
     """
     if said := st.session_state.pop("slices said", ""):
         st.toast(said, icon=":material/check:")
@@ -151,10 +155,12 @@ def save_and_flag(bundle: Bundle, rows: np.ndarray, about: str, name: str = "") 
     # Another key is another popover, which is folded: what was asked for is done.
     done = st.session_state.setdefault("slices done", 0)
     with st.popover(
-        f"Save these {n:,} as a slice", icon=":material/bookmark_add:", key=f"save slice {done}"
+        f"Save these {n:,} as a slice",
+        icon=":material/bookmark_add:",
+        key=f"save slice {key} {done}",
     ):
         st.caption(about)
-        with st.form(f"save slice form {done}", border=False):
+        with st.form(f"save slice form {key} {done}", border=False):
             chosen = st.text_input(
                 "Name of the slice", value=name[:NAME_LENGTH], max_chars=NAME_LENGTH
             )
@@ -164,15 +170,15 @@ def save_and_flag(bundle: Bundle, rows: np.ndarray, about: str, name: str = "") 
                     f"Saved {n:,} samples as {plain(chosen.strip())}",
                 )
     marked = int(np.isin(flags_of(bundle)["row"], rows).sum())
-    with st.popover(f"Flag these {n:,}", icon=":material/flag:", key=f"flag these {done}"):
-        with st.form(f"flag form {done}", border=False):
+    with st.popover(f"Flag these {n:,}", icon=":material/flag:", key=f"flag {key} {done}"):
+        with st.form(f"flag form {key} {done}", border=False):
             reason = st.text_input("Reason", max_chars=200, placeholder="Why they are suspect")
             if st.form_submit_button("Flag", type="primary"):
                 _do(
                     lambda: flag_rows(workspace(), bundle, rows, reason),
                     f"Flagged {n:,} samples",
                 )
-        if marked and st.button(f"Take back the flags of {marked:,}", key=f"unflag these {done}"):
+        if marked and st.button(f"Take back the flags of {marked:,}", key=f"unflag {key} {done}"):
             _do(
                 lambda: unflag_rows(workspace(), bundle, rows),
                 f"Took back the flags of {marked:,} samples",
@@ -323,10 +329,10 @@ def accuracy_of_slices(bundle: Bundle, run: Run, split: str, samples: pd.DataFra
         _worst(there)
         share = st.column_config.NumberColumn(format="percent")
         st.dataframe(
-            there[["slice", "n", "accuracy", "group", "purity"]],
+            there[["slice", "accuracy", "group", "purity", "n"]],
             hide_index=True,
             column_config={
-                "slice": st.column_config.Column(width="medium", pinned=True),
+                "slice": st.column_config.Column(pinned=True),
                 "accuracy": share,
                 "group": st.column_config.Column("mostly of group"),
                 "purity": st.column_config.NumberColumn(
