@@ -288,9 +288,7 @@ def _described(
         "x": _packed(_levels(drawn["x"], *extent[:2]), "<u2"),
         "y": _packed(_levels(drawn["y"], *extent[2:]), "<u2"),
     }
-    described = {
-        **places,
-        "places": _digest(places),
+    look = {
         "rows": _packed(drawn["row"], "<i4"),
         "ids": _who(drawn) if few and "sample_id" in drawn.columns else None,
         "codes": _packed(inks["codes"], "<u2"),
@@ -305,7 +303,8 @@ def _described(
         "opacity": opacity,
         "density": density,
     }
-    return {**described, "content": _digest(described)}
+    digest = _digest(places)
+    return {**places, **look, "places": digest, "content": _digest({**look, "places": digest})}
 
 
 def _inked(column: pd.Series, kind: Kind, colours: Mapping[str, str] | None) -> dict[str, Any]:
@@ -314,9 +313,16 @@ def _inked(column: pd.Series, kind: Kind, colours: Mapping[str, str] | None) -> 
 
 
 def _categories(column: pd.Series, colours: Mapping[str, str] | None) -> dict[str, Any]:
-    text = column.astype(object).where(column.notna(), theme.UNKNOWN_NAME).astype(str)
-    names, colour = theme.names_of(sorted(text.unique()) if colours is None else text, colours)
-    counts = text.value_counts()
+    found, values = pd.factorize(column)
+    # A missing value has the code -1, which is the last place.
+    texts = [*(str(value) for value in values), theme.UNKNOWN_NAME]
+    counts: dict[str, int] = {}
+    for text, count in zip(
+        texts, np.bincount(found % len(texts), minlength=len(texts)), strict=True
+    ):
+        if count:
+            counts[text] = counts.get(text, 0) + int(count)
+    names, colour = theme.names_of(sorted(counts) if colours is None else counts, colours)
     known = [name for name in names if name != theme.UNKNOWN_NAME]
     # Stable: of equally common ones, the first.
     common = sorted(known, key=lambda name: -counts[name])[:MOST_COLOURS]
@@ -329,21 +335,21 @@ def _categories(column: pd.Series, colours: Mapping[str, str] | None) -> dict[st
     unknown = [theme.UNKNOWN_NAME] if theme.UNKNOWN_NAME in names else []
     order = [*shown, *rest, *unknown]
     legend = [
-        {"name": name, "ink": colour[name], "symbol": symbols[name], "count": int(counts[name])}
+        {"name": name, "ink": colour[name], "symbol": symbols[name], "count": counts[name]}
         for name in shown
     ]
     if rest:
         said = f"{len(rest):,} others"
-        count = int(counts[rest].sum())
+        count = sum(counts[name] for name in rest)
         legend.append({"name": said, "ink": theme.UNKNOWN, "symbol": "circle", "count": count})
     legend += [
-        {"name": name, "ink": theme.UNKNOWN, "symbol": "circle", "count": int(counts[name])}
+        {"name": name, "ink": theme.UNKNOWN, "symbol": "circle", "count": counts[name]}
         for name in unknown
     ]
     code = {name: min(place, _CODES) for place, name in enumerate(order)}
     order = order[: _CODES + 1]
     return {
-        "codes": text.map(code).to_numpy(np.int64),
+        "codes": np.array([code.get(text, 0) for text in texts])[found],
         "inks": [colour[name] for name in order],
         "names": order,
         "symbols": [symbols.get(name, "circle") for name in order],
@@ -372,15 +378,14 @@ def _numbers(column: pd.Series, kind: Kind) -> dict[str, Any]:
     place = np.clip((values - low) / span, 0, 1) * (_SHADES - 1)
     codes = np.where(np.isnan(values), _SHADES, np.round(np.nan_to_num(place))).astype(np.int64)
     missing = int(np.isnan(values).sum())
+    none = {"name": "none", "ink": theme.UNKNOWN, "symbol": "circle", "count": missing}
     return {
         "codes": codes,
         "inks": [*shades, theme.UNKNOWN],
         "names": None,
         "symbols": None,
         "values": values,
-        "legend": [{"name": "none", "ink": theme.UNKNOWN, "symbol": "circle", "count": missing}][
-            : missing > 0
-        ],
+        "legend": [none] if missing else [],
         "bar": {
             "low": low,
             "high": low + span,

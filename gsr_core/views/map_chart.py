@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import streamlit as st
+from streamlit.components.v2 import component
 
 from gsr_core.figures import theme
 from gsr_core.figures.scatter import MAX_DRAWN, Kind, density_map, point_map
@@ -37,7 +38,7 @@ __all__ = [
 _STATE = "map selection"
 
 _HERE = Path(__file__)
-_component = st.components.v2.component(
+_component = component(
     "gsr_core.map_chart",
     html="<div class='map'></div>",
     css=_HERE.with_suffix(".css").read_text(encoding="utf-8"),
