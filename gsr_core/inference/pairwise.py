@@ -117,13 +117,16 @@ class PairwiseInference(GroupInference):
                 )
                 continue
             chosen[label] = found
+            # What was clustered keeps its cluster; only the others join the nearest.
+            others = {**rows, "weighted": np.delete(rows["weighted"], sample)}
             joined = {
                 split: _joined(_rows(vectors[split], index), distances, found)
-                for split, index in rows.items()
+                for split, index in others.items()
             }
-            # What was clustered keeps its cluster; only the others join the nearest.
-            joined["weighted"][sample] = found.labels
-            clusters[label] = ClassClusters(**joined)
+            weighted = np.empty(n, dtype=np.int64)
+            weighted[sample] = found.labels
+            weighted[np.delete(np.arange(n), sample)] = joined["weighted"]
+            clusters[label] = ClassClusters(weighted, joined["target"], joined["val"])
         choice = self.in_words(chosen)
         if limited:
             choice += f", clustered on {self.class_limit:,} rows of a class"
