@@ -7,6 +7,9 @@ and a group-aware method runs on that unchanged. It reads no true group unless i
 - Outliers are taken out of the rows that are fitted, as in GraSP, and their weight is zero; those
   of target and val belong to no group.
 - A step's group weights and influences would speak of the inferred groups, so there are none.
+- What reads groups and gives the weighted rows values can follow. Left out are DFR, whose
+  values are on target, and GSR-CG and GSR-LiSSA, which are GSR by other solves. MAPLE follows the
+  worst group (`risk=group_dro`), since it would read none otherwise.
 - The inference is repeated when a run goes on, with the same result to the bit.
 
 SPARE's own training draws row i of class c and cluster V with probability
@@ -47,7 +50,10 @@ from gsr_core.methods.base import (
 )
 from gsr_core.methods.group_dro import GroupDRO
 from gsr_core.methods.gsr import GSR
+from gsr_core.methods.gsr_variants import GSRHF
 from gsr_core.methods.inner import FittedHead
+from gsr_core.methods.maple import MAPLE
+from gsr_core.methods.pde import PDE
 from gsr_core.methods.rwg import RWG
 from gsr_core.methods.subg import SUBG
 
@@ -63,12 +69,16 @@ __all__ = [
     "with_inferred",
 ]
 
-_TRAINING: dict[str, type[Method]] = {method.name: method for method in (GroupDRO, RWG, SUBG, GSR)}
+_TRAINING: dict[str, type[Method]] = {
+    method.name: method for method in (GroupDRO, RWG, SUBG, PDE, GSR, GSRHF, MAPLE)
+}
+_WITH_GROUPS = {"maple": {"risk": "group_dro"}}
+"""Settings without which a method would read no groups."""
 _Then = Annotated[
-    Literal["group_dro", "rwg", "subg", "gsr"],
+    Literal["group_dro", "rwg", "subg", "pde", "gsr", "gsr_hf", "maple"],
     Field(
-        description="What is trained with the inferred groups: group_dro, rwg or subg on the "
-        "weighted rows; gsr lets the inferred groups of target drive the weights."
+        description="What is trained with the inferred groups: group_dro, rwg, subg or pde on the "
+        "weighted rows; with gsr, gsr_hf or maple the inferred groups of target drive the weights."
     ),
 ]
 _SHARED = [each.name for each in fields(FittedHead)]
@@ -80,7 +90,8 @@ class InferThenTrain(FittedHead, GroupInference):
 
     then: str = "group_dro"
     steps: Annotated[
-        int, Field(ge=1, le=100_000, description="Steps of group_dro and gsr; the others take one.")
+        int,
+        Field(ge=1, le=100_000, description="Steps of what is trained; rwg and subg take but one."),
     ] = 200
 
     @property
@@ -92,7 +103,8 @@ class InferThenTrain(FittedHead, GroupInference):
         """Return the method that follows, with the settings that it shares with this one."""
         method = _TRAINING[self.then]
         shared = {"steps", *_SHARED}.intersection(each.name for each in fields(method))
-        return method(**{name: getattr(self, name) for name in shared})
+        own = {name: getattr(self, name) for name in shared}
+        return method(**own, **_WITH_GROUPS.get(self.then, {}))
 
     def iterate(
         self, problem: Problem, checkpoint: Mapping[str, Tensor] | None = None
@@ -227,10 +239,11 @@ class Spare(InferThenTrain, SpareInference):
     }
 
     then: Annotated[
-        Literal["importance", "group_dro", "rwg", "subg", "gsr"],
+        Literal["importance", "group_dro", "rwg", "subg", "pde", "gsr", "gsr_hf", "maple"],
         Field(
             description="What is trained with the clusters: importance, SPARE's own sampling; or "
-            "group_dro, rwg, subg or gsr, which take the clusters for groups."
+            "what takes the clusters for groups, group_dro, rwg, subg or pde on the weighted rows, "
+            "gsr, gsr_hf or maple by those of target."
         ),
     ] = "importance"
     clear: Annotated[

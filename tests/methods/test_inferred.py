@@ -1,4 +1,5 @@
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ from gsr_core.methods.base import LabelNeeds
 from gsr_core.methods.fit import fit
 from gsr_core.methods.group_dro import GroupDRO
 from gsr_core.methods.gsr import GSR
+from gsr_core.methods.gsr_variants import GSRHF
 from gsr_core.methods.inferred import (
     EIIL,
     SSA,
@@ -23,12 +25,23 @@ from gsr_core.methods.inferred import (
     with_inferred,
 )
 from gsr_core.methods.llr import LLR
+from gsr_core.methods.maple import MAPLE
+from gsr_core.methods.pde import PDE
 from gsr_core.methods.rwg import RWG
 from gsr_core.methods.subg import SUBG
 
 GROUPS = ["a0", "a1", "b0", "b1"]
 ALL = [Spare, EIIL, George, GraSP, FeaSP, SSA]
-TRAINING = {"group_dro": GroupDRO, "rwg": RWG, "subg": SUBG, "gsr": GSR}
+TRAINING = {
+    "group_dro": GroupDRO,
+    "rwg": RWG,
+    "subg": SUBG,
+    "pde": PDE,
+    "gsr": GSR,
+    "gsr_hf": GSRHF,
+    "maple": partial(MAPLE, risk="group_dro"),
+}
+ONE_STEP = ("rwg", "subg")
 
 
 @pytest.fixture(params=ALL, ids=lambda method: method.name)
@@ -75,7 +88,7 @@ def test_with_the_true_groups_inferred_it_is_the_method_that_follows(make_proble
     problem, _ = make_problem()
     given(planted(problem, true_groups(problem.weighted)))
     shared = {"l2": 0.03, "standardise": False, "seed": 3}
-    steps = {"steps": 4} if then in ("group_dro", "gsr") else {}
+    steps = {} if then in ONE_STEP else {"steps": 4}
     ours = list(zip(range(3), EIIL(then=then, **shared, **steps).iterate(problem), strict=False))
     theirs = list(zip(range(3), TRAINING[then](**shared, **steps).iterate(problem), strict=False))
     assert len(ours) == len(theirs) >= 1
@@ -167,7 +180,7 @@ def test_the_worst_inferred_group_of_val_can_select(method, make_problem):
     assert found["value"].max() == found.set_index("step")["value"][result.step_index]
 
 
-@pytest.mark.parametrize("then", ["group_dro", "gsr"])
+@pytest.mark.parametrize("then", ["group_dro", "pde", "gsr", "gsr_hf", "maple"])
 def test_a_continued_run_is_one_long_run(make_problem, then):
     problem, _ = make_problem()
     method = George(then=then, steps=4, l2=0.001)
