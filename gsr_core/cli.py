@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gsr_core import cli_compare, cli_slices, cli_study, cli_sweep, terminal
+from gsr_core import cli_cluster, cli_compare, cli_slices, cli_study, cli_sweep, terminal
 from gsr_core.errors import GsrError
 from gsr_core.terminal import DeviceOption, JsonOption, WorkspaceOption
 
@@ -446,6 +446,7 @@ app.command("methods")(cli_compare.methods)
 app.command("compare")(cli_compare.compare)
 app.command("study")(cli_study.study)
 app.command("sweep")(cli_sweep.sweep)
+app.command("cluster")(cli_cluster.cluster)
 app.command("slices")(cli_slices.slices)
 app.command("flags")(cli_slices.flags)
 

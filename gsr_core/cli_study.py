@@ -12,8 +12,6 @@ from gsr_core import terminal
 from gsr_core.terminal import DeviceOption, JsonOption, WorkspaceOption
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from gsr_core.runs.store import Run
     from gsr_core.runs.study import Study
 
@@ -130,21 +128,13 @@ def _result(made: Study, failed: list[Run]) -> dict[str, Any]:
             include={"kind", "bundle", "methods", "settings", "levels", "bundles", "seeds"}
         ),
         "wanted": len(record.cells()),
-        "outcomes": _records(table),
-        "summary": _records(summarise_outcomes(table)),
+        "outcomes": terminal.records(table),
+        "summary": terminal.records(summarise_outcomes(table)),
         "failed": [{"run_id": run.run_id, "message": run.state.message} for run in failed],
     }
     if record.kind == "noise":
-        result["flipped"] = _records(summarise_flipped(flipped_weights(made)))
+        result["flipped"] = terminal.records(summarise_flipped(flipped_weights(made)))
     return result
-
-
-def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return the rows of a table, with None for NaN, which JSON does not have."""
-    return [
-        {str(key): None if value != value else value for key, value in row.items()}
-        for row in table.to_dict("records")
-    ]
 
 
 def _report(made: Study) -> None:

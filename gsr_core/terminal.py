@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from gsr_core.workspace import Workspace
 
 __all__ = [
@@ -28,6 +30,7 @@ __all__ = [
     "percent",
     "print_json",
     "progress",
+    "records",
     "table",
 ]
 
@@ -67,6 +70,14 @@ def percent(value: float | None) -> str:
 def finite(values: dict[str, float]) -> dict[str, float | None]:
     """Return values with None for NaN, which JSON does not have."""
     return {key: None if value != value else value for key, value in values.items()}
+
+
+def records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the rows of a table, with None for NaN, which JSON does not have."""
+    return [
+        {str(key): None if value != value else value for key, value in row.items()}
+        for row in table.to_dict("records")
+    ]
 
 
 def print_json(value: dict[str, Any]) -> None:

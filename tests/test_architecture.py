@@ -17,7 +17,7 @@ DASHBOARD = [ROOT / "app.py", *PAGES]
 LAYERS = [
     {"app", "pages"},
     {"views", "cli"},
-    {"cli_compare", "cli_sweep", "cli_study", "cli_slices"},
+    {"cli_compare", "cli_sweep", "cli_study", "cli_slices", "cli_cluster"},
     {"terminal"},
     {"jobs"},
     {"ingest"},

@@ -6,7 +6,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 from filelock import Timeout
 from huey import SqliteHuey
@@ -45,11 +45,17 @@ def make_tasks(workspace: Workspace, queue: SqliteHuey) -> dict[str, Any]:
             coloured_digits(workspace, seed=seed, name=key, progress=report)
 
     @queue.task(name="map")
-    def map_(key: str, config: dict[str, Any], run_id: str | None, bundle: str) -> None:
+    def map_(
+        key: str,
+        config: dict[str, Any],
+        run_id: str | None,
+        bundle: str,
+        which: Literal["run", "backbone", "refit", "early"] = "run",
+    ) -> None:
         from gsr_core.jobs.maps import draw_map
 
         with _job(workspace, "map", key) as report:
-            draw_map(workspace, config, run_id=run_id, bundle=bundle, progress=report)
+            draw_map(workspace, config, run_id=run_id, bundle=bundle, which=which, progress=report)
 
     @queue.task(name="cluster")
     def cluster(key: str, request: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Opening and listing what a workspace keeps by name, with a record: studies, sweeps, clusterings."""
+"""Opening and listing what a workspace keeps by name: studies, sweeps and clusterings."""
 
 from __future__ import annotations
 

@@ -129,7 +129,7 @@ def _chosen(row: DeltaGenerator, *, needs_run: bool) -> Frame:
             "bundle",
             "Bundle",
             names,
-            clears=("run", "runs", "group", "sample", "slice", "changed"),
+            clears=("run", "runs", "group", "sample", "slice", "changed", "clusters", "other"),
             width=220,
         )
         try:

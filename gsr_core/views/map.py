@@ -1,113 +1,350 @@
-"""Maps of samples, and the gallery of what is selected on them.
+"""Maps of samples, and what is selected on them.
 
-Streamlit makes a chart anew, without its selection, whenever anything in the figure changes. So
-the figure depends only on choices, never on what is selected, and what is selected is shown
-beside it.
+What is selected is kept by `map_chart` and shared by all maps; the maps and what is shown of the
+selection are one fragment, so that a lasso draws only them again.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 import streamlit as st
 
 from gsr_core.data.bundle import SPLITS, Bundle
 from gsr_core.figures import theme
-from gsr_core.figures.scatter import point_map
+from gsr_core.figures.scatter import MAX_DRAWN, MAX_DRAWN_3D, Kind, point_map_3d
 from gsr_core.gradients.maps import MapConfig, compute_map, load_map, map_config
-from gsr_core.jobs.maps import map_head
+from gsr_core.inference.base import OUTLIER
+from gsr_core.jobs.maps import WhichHead, map_head, map_profile
 from gsr_core.jobs.progress import read_job
 from gsr_core.jobs.queue import start_job
 from gsr_core.methods.fit import Status
+from gsr_core.runs.clustering import Clustering
 from gsr_core.runs.samples import INFLUENCE
-from gsr_core.runs.slices import save_slice
+from gsr_core.runs.slices import describe_rows, save_slice
 from gsr_core.runs.store import Run
+from gsr_core.runs.summary import run_label
 from gsr_core.views import navigation as nav
-from gsr_core.views.charts import colours_of, plain, single_group
-from gsr_core.views.frame import link
+from gsr_core.views.charts import colours_of, percent, plain, show, single_group
+from gsr_core.views.clusters import choose_clustering
+from gsr_core.views.frame import Frame, link
 from gsr_core.views.gallery import gallery
+from gsr_core.views.map_chart import drawn_note, drawn_rows, selectable_map, selected_rows
 from gsr_core.views.session import load_samples, workspace
+from gsr_core.views.slices import downloads, flags_of, save_and_flag
 
-__all__ = ["linked_maps"]
+__all__ = ["Looked", "choose_maps", "linked_maps"]
 
-Kind = Literal["category", "value", "signed"]
+_AT_ONCE = 30_000
+"""Samples whose PCA is computed while the page waits; that of more is the worker's."""
 
-_LIMIT = 30_000
-"""Points drawn; more would make a lasso slower than a second and a half."""
+_MOST_VALUES = 20
+"""Attributes of more values than this cannot be told apart by colour."""
 
 _SPACES = {
     "both": ("gradients", "features"),
     "gradients": ("gradients",),
     "features": ("features",),
+    "logits": ("logits",),
+    "influence": ("influence",),
 }
+_HEADS: dict[WhichHead, str] = {
+    "run": "this run's",
+    "backbone": "the backbone's own",
+    "refit": "ERM, fitted again",
+    "early": "one stopped early",
+}
+_LAYOUTS = ("umap", "pca")
 
 
-def linked_maps(bundle: Bundle, run: Run) -> None:
-    """Draw the choices, the maps, and the samples selected on them."""
+@dataclass(frozen=True)
+class Looked:
+    """What the page looks at.
+
+    Attributes:
+        bundle: The data.
+        run: Whose head and weights.
+        other: A run whose colours a second map has, or None.
+        split: Whose samples.
+        samples: `sample_table` of run and split, with more columns to colour by.
+        clustering: Whose clusters, or None.
+        colour: Column that colours the points.
+        spaces: Spaces to draw.
+        head: Whose gradients and logits.
+        layout: `umap` or `pca`.
+        dimensions: 2 or 3.
+    """
+
+    bundle: Bundle
+    run: Run
+    other: Run | None
+    split: str
+    samples: pd.DataFrame
+    clustering: Clustering | None
+    colour: str
+    spaces: tuple[str, ...]
+    head: WhichHead
+    layout: str
+    dimensions: Literal[2, 3]
+
+    @property
+    def scope(self) -> str:
+        """What a selection is of."""
+        return f"{self.bundle.manifest.digest} {self.split}"
+
+
+def choose_maps(page: Frame) -> Looked:
+    """Draw the choices above the maps."""
+    bundle, run = page.bundle, page.run
+    assert run is not None
     manifest = bundle.manifest
     present = [split for split in SPLITS if split in manifest.split_sizes]
-    spaces = _SPACES if map_head(bundle, run) is not None else {"features": ("features",)}
     with st.container(horizontal=True, vertical_alignment="bottom", key="map choices"):
-        split = nav.select("split", "Split", present, default=run.values_split, width=130)
-        samples = load_samples(run, split)
-        kinds = _colourings(bundle, samples)
-        colour = nav.select("colour", "Colour", list(kinds), width=220)
-        space = nav.select("space", "Space", list(spaces), width=140)
-        layout = nav.select("layout", "Layout", ["umap", "pca"], format_func=str.upper, width=110)
-    drawn = _drawn(samples)
-    if len(drawn) < len(samples):
-        st.caption(
-            f"Drawing {len(drawn):,} of {len(samples):,} samples of {split}: the heaviest and the "
-            "lightest, and a fair draw of the rest. The layout was computed from all."
+        split = nav.select("split", "Split", present, default=run.values_split, width=120)
+        clustering = choose_clustering(bundle, run)
+        samples = _with_more(load_samples(run, split), bundle, clustering)
+        colour = nav.select("colour", "Colour", list(_colourings(bundle, samples)), width=190)
+        spaces = _spaces(bundle, run, split)
+        space = nav.select("space", "Space", spaces, width=130)
+        heads = _heads(bundle) if space not in ("features", "influence") else []
+        head = nav.select("head", "Head", heads, format_func=_HEADS.get, width=180) if heads else ""
+        layout = nav.select("layout", "Layout", _LAYOUTS, format_func=str.upper, width=105)
+        drawn_in = nav.select("dimensions", "Drawn in", ["2-D", "3-D"], width=95)
+        others = {
+            each.run_id: run_label(each.config)
+            for each in page.ended
+            if each.run_id != run.run_id
+            and (each.config.seed, each.config.variation) == (run.config.seed, run.config.variation)
+        }
+        other = nav.select(
+            "other",
+            "Beside it",
+            ["", *others],
+            format_func=lambda run_id: others.get(run_id, "nothing"),
+            width=200,
+            help="The same map with the colours of another run.",
         )
+    return Looked(
+        bundle=bundle,
+        run=run,
+        other=next((each for each in page.ended if each.run_id == other), None),
+        split=split,
+        samples=samples,
+        clustering=clustering,
+        colour=colour,
+        spaces=_SPACES[space],
+        head=next((each for each in _HEADS if each == head), "run"),
+        layout=layout,
+        dimensions=3 if drawn_in == "3-D" else 2,
+    )
 
-    places = {each: _places(bundle, run, each, split, layout) for each in spaces[space]}
-    places = {each: found for each, found in places.items() if found is not None}
-    if not places:
+
+def _spaces(bundle: Bundle, run: Run, split: str) -> list[str]:
+    """Return the spaces that there are: influence is of the rows that carry the weights."""
+    found = list(_SPACES)
+    if split != run.values_split or run.influence() is None:
+        found.remove("influence")
+    return found if map_head(bundle, run) is not None else ["features"]
+
+
+def _heads(bundle: Bundle) -> list[str]:
+    return [each for each in _HEADS if each != "backbone" or bundle.head is not None]
+
+
+def _with_more(
+    samples: pd.DataFrame, bundle: Bundle, clustering: Clustering | None
+) -> pd.DataFrame:
+    """Return the samples with their cluster, outlier scores and flags."""
+    rows = samples["row"].to_numpy()
+    more: dict[str, Any] = {}
+    if clustering is not None:
+        found = clustering.columns_of(rows)
+        names = {**clustering.names, OUTLIER: "outlier"}
+        more["cluster"] = found["cluster"].map(names).fillna("not clustered").to_numpy()
+        more["gradient norm"] = found["gradient_norm"].to_numpy()
+        more["isolated"] = found["isolated"].to_numpy()
+    if len(flags := flags_of(bundle)):
+        more["flagged"] = np.where(np.isin(rows, flags["row"]), "flagged", "not flagged")
+    return samples.assign(**more)
+
+
+def _colourings(bundle: Bundle, samples: pd.DataFrame) -> dict[str, Kind]:
+    """Return what points can be coloured by, and the kind of each."""
+    kinds: dict[str, Kind] = {"group": "category"}
+    if "cluster" in samples.columns:
+        kinds["cluster"] = "category"
+    if "weight" in samples.columns:
+        kinds["weight"] = "value"
+    if "inferred_group" in samples.columns:
+        kinds["inferred group"] = "category"
+    kinds |= {"loss": "value", "prediction": "category", "right or wrong": "category"}
+    kinds |= {name: "value" for name in ("gradient norm", "isolated") if name in samples.columns}
+    if "flagged" in samples.columns:
+        kinds["flagged"] = "category"
+    for name in bundle.manifest.attributes:
+        if name not in kinds and samples[name].nunique() <= _MOST_VALUES:
+            kinds[name] = "category"
+    for column in samples.columns:
+        if column.startswith(INFLUENCE):
+            kinds[column] = "signed"
+    return kinds
+
+
+# Maps -----------------------------------------------------------------------------------------
+
+
+def linked_maps(looked: Looked) -> None:
+    """Draw the maps, and the samples that are selected on them."""
+    places = {space: _places(looked, space) for space in looked.spaces}
+    there = {space: found for space, found in places.items() if found is not None}
+    if not there:
         return
-    if colour == "group" and (bundle.membership.sum(axis=1) > 1).any():
+    if looked.colour == "group" and (looked.bundle.membership.sum(axis=1) > 1).any():
         st.caption("Groups overlap: a point in several has the colour of the rarest.")
+    limit = MAX_DRAWN if looked.dimensions == 2 else MAX_DRAWN_3D
+    keep = _worth_keeping(looked, limit)
+    shown = drawn_rows(looked.samples, limit, keep)
+    if note := drawn_note(len(shown), len(looked.samples), min(len(keep), limit)):
+        st.caption(f"{note} A lasso takes in those that are not drawn too." * (limit == MAX_DRAWN))
 
     @st.fragment
-    def charts() -> None:
-        rows: list[np.ndarray] = []
-        columns = st.columns(len(places), gap="medium")
-        for column, (each, (found, method)) in zip(columns, places.items(), strict=True):
+    def maps() -> None:
+        chosen, focus = selected_rows(looked.scope), _focus(looked)
+        drawings = _drawings(looked, there)
+        for column, draw in zip(st.columns(len(drawings), gap="medium"), drawings, strict=True):
             with column:
-                st.markdown(f"**{each.capitalize()}**, {method.upper()}")
-                points = found.merge(drawn.drop(columns="y"), on="row")
-                event = st.plotly_chart(
-                    _figure(bundle, run, points, colour, kinds[colour], f"{each} {method}"),
-                    theme="streamlit",
-                    key=f"map {each}",
-                    on_select="rerun",
-                    selection_mode=("points", "box", "lasso"),
-                    config={"displaylogo": False, "scrollZoom": True},
-                    alt=f"Map of {len(points):,} samples in the space of {each}.",
-                )
-                chosen = event["selection"]["point_indices"]
-                rows.append(points["row"].to_numpy()[chosen])
-        _selected(bundle, samples, np.unique(np.concatenate(rows)))
+                _map(looked, *draw, shown=shown, chosen=chosen, focus=focus)
+        _selected(looked, chosen)
 
-    charts()
+    maps()
 
 
-def _places(
-    bundle: Bundle, run: Run, space: str, split: str, layout: str
-) -> tuple[pd.DataFrame, str] | None:
-    """Return row, x, y and how they were made: PCA at once, UMAP when the worker has it.
+def _drawings(
+    looked: Looked, there: dict[str, tuple[pd.DataFrame, str]]
+) -> list[tuple[str, str, pd.DataFrame, Run]]:
+    """Return what to draw side by side: key, title, places and whose colours."""
+    found = []
+    for space, (places, method) in there.items():
+        title = f"**{space.capitalize()}**, {method.upper()}"
+        if looked.other is None:
+            found.append((f"map {space}", title, places, looked.run))
+            continue
+        for run in (looked.run, looked.other):
+            said = f"{title}, coloured by {plain(run_label(run.config))}"
+            found.append((f"map {space} {run.run_id}", said, places, run))
+    return found
 
-    PCA of many samples is the worker's too; None while there is nothing to show.
+
+def _map(
+    looked: Looked,
+    key: str,
+    title: str,
+    places: pd.DataFrame,
+    run: Run,
+    *,
+    shown: np.ndarray,
+    chosen: np.ndarray,
+    focus: int | None,
+) -> None:
+    """Draw one map."""
+    samples = looked.samples
+    if run is not looked.run:
+        samples = _with_more(load_samples(run, looked.split), looked.bundle, looked.clustering)
+    st.markdown(title)
+    kind = _colourings(looked.bundle, samples).get(looked.colour)
+    if kind is None:
+        st.caption(f"{plain(run_label(run.config))} has no {looked.colour} to colour by.")
+        return
+    points, colours = _coloured(looked, samples, kind)
+    # A map knows rows in its own order; the table's order is what `shown` speaks of.
+    points = (
+        places.set_index("row")
+        .loc[points["row"]]
+        .reset_index()
+        .assign(**{name: points[name].to_numpy() for name in (looked.colour, "sample_id")})
+    )
+    alt = f"Map of {len(points):,} samples, coloured by {looked.colour}."
+    style: dict[str, Any] = {"colour": looked.colour, "kind": kind, "colours": colours}
+    if looked.dimensions == 3:
+        figure = point_map_3d(points.iloc[shown], **style, chosen=chosen, focus=focus, revision=key)
+        show(figure, key=key, alt=alt)
+        return
+    selectable_map(points, key=key, **style, chosen=chosen, focus=focus, on_top=shown, alt=alt)
+
+
+def _coloured(
+    looked: Looked, samples: pd.DataFrame, kind: Kind
+) -> tuple[pd.DataFrame, dict[str, str] | None]:
+    """Return the samples with the colour column as text or numbers, and colours that are fixed."""
+    colour, bundle = looked.colour, looked.bundle
+    if colour == "group":
+        named = samples.assign(group=single_group(bundle, samples["row"].to_numpy()))
+        return named, colours_of(bundle)
+    if colour == "prediction":
+        classes = dict(enumerate(bundle.manifest.classes))
+        return samples.assign(prediction=samples["prediction"].map(classes)), None
+    if colour == "right or wrong":
+        said = samples["correct"].map({True: "right", False: "wrong"})
+        return samples.assign(**{colour: said}), {"right": theme.UNKNOWN, "wrong": theme.ACCENT}
+    if colour == "flagged":
+        return samples, {"not flagged": theme.UNKNOWN, "flagged": theme.ACCENT}
+    if colour == "inferred group":
+        said = samples["inferred_group"].astype(str).replace(str(OUTLIER), "outlier")
+        return samples.assign(**{colour: said}), None
+    if colour == "cluster" and looked.clustering is not None:
+        names = [*looked.clustering.names.values()]
+        fixed = theme.group_colours(names)
+        return samples, {**fixed, "outlier": theme.UNKNOWN, "not clustered": theme.UNKNOWN}
+    if kind == "category":
+        return samples.assign(**{colour: samples[colour].astype(str)}), None
+    return samples, None
+
+
+def _worth_keeping(looked: Looked, limit: int) -> np.ndarray:
+    """Return the positions of samples to draw whatever else is: flagged, then extreme ones."""
+    samples = looked.samples
+    if len(samples) <= limit:
+        return np.empty(0, dtype=np.int64)
+    order = samples["weight" if "weight" in samples.columns else "loss"].argsort().to_numpy()
+    flagged = np.flatnonzero(np.isin(samples["row"], flags_of(looked.bundle)["row"]))
+    return np.concatenate([flagged, order[::-1][: limit // 20], order[: limit // 20]])
+
+
+def _focus(looked: Looked) -> int | None:
+    """Return the sample that is ringed: the one that is looked at, or was last."""
+    chosen = nav.get("sample")
+    if chosen.isdecimal() and len(chosen) <= 12:
+        st.session_state["map focus"] = (looked.scope, int(chosen))
+    scope, row = st.session_state.get("map focus", ("", -1))
+    return row if scope == looked.scope else None
+
+
+# Places ---------------------------------------------------------------------------------------
+
+
+def _places(looked: Looked, space: str) -> tuple[pd.DataFrame, str] | None:
+    """Return the places of the samples and how they were made; None while there are none.
+
+    PCA is there at once, UMAP when the worker has it; PCA of many samples is the worker's too.
     """
-    head = map_head(bundle, run)
+    bundle, run, split = looked.bundle, looked.run, looked.split
+    head = map_head(bundle, run, looked.head)
+    profile = map_profile(run) if space == "influence" else None
     # A seed above 0 draws target and val anew from their union, which is then what is mapped.
     redrawn = run.config.seed and split in ("target", "val")
-    wanted: dict[str, Any] = {"space": space, "splits": ["target", "val"] if redrawn else [split]}
-    many = len(run.rows_of(split, bundle)) > _LIMIT
-    methods: tuple[Literal["umap", "pca"], ...] = ("umap", "pca") if layout == "umap" else ("pca",)
+    wanted: dict[str, Any] = {
+        "space": space,
+        "profile": profile,
+        "splits": ["target", "val"] if redrawn else [split],
+        "dimensions": looked.dimensions,
+    }
+    many = len(looked.samples) > _AT_ONCE
+    methods: tuple[Literal["umap", "pca"], ...] = (
+        ("umap", "pca") if looked.layout == "umap" else ("pca",)
+    )
     for method in methods:
         config = map_config(bundle, head, method=method, **wanted)
         found = load_map(workspace(), config)
@@ -115,17 +352,17 @@ def _places(
             return found, method
         if method == "pca" and not many:
             with st.spinner("Computing PCA"):
-                return compute_map(workspace(), bundle, head, config), "pca"
-        _progress(bundle, run, config, space, instead=method == "umap" and not many)
+                found = compute_map(workspace(), bundle, head, config, profile=profile)
+                return found, "pca"
+        _progress(looked, config, space, instead=method == "umap" and not many)
     return None
 
 
-def _progress(bundle: Bundle, run: Run, config: MapConfig, space: str, *, instead: bool) -> None:
+def _progress(looked: Looked, config: MapConfig, space: str, *, instead: bool) -> None:
     """Start the map's job, unless it failed, and draw how far it is.
 
     Args:
-        bundle: The data.
-        run: Whose head to use.
+        looked: What the page looks at.
         config: The map.
         space: What it is a map of.
         instead: Whether PCA is shown until the map is there.
@@ -140,8 +377,9 @@ def _progress(bundle: Bundle, run: Run, config: MapConfig, space: str, *, instea
     if state is None or not state.active:
         arguments = {
             "config": config.model_dump(mode="json"),
-            "run_id": run.run_id,
-            "bundle": str(bundle.path),
+            "run_id": looked.run.run_id,
+            "which": looked.head,
+            "bundle": str(looked.bundle.path),
         }
         start_job(workspace(), "map", key, arguments)
 
@@ -154,79 +392,105 @@ def _progress(bundle: Bundle, run: Run, config: MapConfig, space: str, *, instea
     st.fragment(watch, run_every=1.0)()
 
 
-def _colourings(bundle: Bundle, samples: pd.DataFrame) -> dict[str, Kind]:
-    """Return what points can be coloured by, and the kind of each."""
-    kinds: dict[str, Kind] = {"group": "category"}
-    if "weight" in samples.columns:
-        kinds["weight"] = "value"
-    if "inferred_group" in samples.columns:
-        kinds["inferred group"] = "category"
-    kinds |= {"loss": "value", "prediction": "category", "right or wrong": "category"}
-    for name in bundle.manifest.attributes:
-        if samples[name].nunique() <= 20:
-            kinds[name] = "category"
-    for column in samples.columns:
-        if column.startswith(INFLUENCE):
-            kinds[column] = "signed"
-    return kinds
+# What is selected -----------------------------------------------------------------------------
 
 
-def _drawn(samples: pd.DataFrame) -> pd.DataFrame:
-    """Return the samples to draw: all, or the extreme ones and a fair draw of the rest."""
-    if len(samples) <= _LIMIT:
-        return samples
-    order = samples["weight" if "weight" in samples.columns else "loss"].argsort().to_numpy()
-    extreme = np.concatenate([order[: _LIMIT // 20], order[-_LIMIT // 20 :]])
-    rest = np.setdiff1d(np.arange(len(samples)), extreme)
-    fair = np.random.default_rng(0).choice(rest, _LIMIT - len(extreme), replace=False)
-    return samples.iloc[np.sort(np.concatenate([extreme, fair]))]
-
-
-def _figure(
-    bundle: Bundle, run: Run, points: pd.DataFrame, colour: str, kind: Kind, revision: str
-) -> go.Figure:
-    classes = dict(enumerate(bundle.manifest.classes))
-    colours = None
-    if colour == "group":
-        colours = colours_of(bundle)
-        points = points.assign(group=single_group(bundle, points["row"].to_numpy()))
-    elif colour == "prediction":
-        points = points.assign(prediction=points["prediction"].map(classes))
-    elif colour == "right or wrong":
-        said = points["correct"].map({True: "right", False: "wrong"})
-        points = points.assign(**{colour: said})
-        colours = {"right": theme.UNKNOWN, "wrong": theme.ACCENT}
-    elif colour == "inferred group":
-        said = points["inferred_group"].astype(str).replace("-1", "outlier")
-        points = points.assign(**{colour: said})
-    elif kind == "category":
-        points = points.assign(**{colour: points[colour].astype(str)})
-    figure = point_map(points, colour=colour, kind=kind, colours=colours, revision=revision)
-    return theme.finish(figure)
-
-
-def _selected(bundle: Bundle, samples: pd.DataFrame, rows: np.ndarray) -> None:
-    """Draw the samples that are selected on either map."""
+def _selected(looked: Looked, rows: np.ndarray) -> None:
+    """Draw the samples that are selected: numbers, pictures, a table, and what to do with them."""
     if not len(rows):
-        st.caption("Nothing is selected.")
+        st.caption(
+            "Nothing is selected. Draw a lasso around points to see their samples."
+            if looked.dimensions == 2
+            else "A map in space can be turned, not selected on; the plane can."
+        )
         return
+    samples, bundle = looked.samples, looked.bundle
     table = samples[samples["row"].isin(rows)]
     order = "rank" if "rank" in table.columns else "loss"
     table = table.sort_values(order, ascending=order == "rank")
     st.subheader(f"{len(table):,} selected", anchor=False)
-    counts = table["group"].value_counts()
-    parts = [f"{plain(name)}: {count:,}" for name, count in counts.items()]
-    wrong = 1 - table["correct"].mean()
-    mean = f" · mean weight {table['weight'].mean():.2g}×" if "weight" in table.columns else ""
-    st.caption(f"{', '.join(parts[:8])} · {wrong:.0%} wrong{mean}")
-    gallery(bundle, table, key="selected", sizes=(12,))
-    name = save_slice(workspace(), rows)
-    link(
-        "Samples",
-        "Open these in Samples",
-        slice=name,
-        group=None,
-        y=None,
-        prediction=None,
-        changed=None,
+    left, right = st.columns([3, 2], gap="large")
+    with right:
+        _statistics(looked, table)
+    with left:
+        how = st.segmented_control(
+            "Show as",
+            ["pictures", "table"],
+            default="pictures",
+            required=True,
+            key="selected as",
+            label_visibility="collapsed",
+        )
+        if how == "table":
+            st.dataframe(table, hide_index=True, key="selected table")
+        else:
+            gallery(bundle, table, key="selected", sizes=(12,))
+    with st.container(horizontal=True, vertical_alignment="center", key="selected actions"):
+        link(
+            "Samples",
+            "Open these in Samples",
+            slice=save_slice(workspace(), rows),
+            **dict.fromkeys(("group", "y", "prediction", "changed")),
+        )
+        save_and_flag(bundle, rows, f"selected on the map of {looked.split}")
+        downloads(
+            lambda: describe_rows(bundle, rows),
+            label="Selection as",
+            name=f"{bundle.name}-selection",
+            key="selection",
+        )
+
+
+def _statistics(looked: Looked, table: pd.DataFrame) -> None:
+    """Draw how the selected samples differ from the others of the split."""
+    samples = looked.samples
+
+    def measured(part: pd.DataFrame) -> dict[str, float]:
+        found = {"samples": len(part), "accuracy": part["correct"].mean()}
+        found["mean loss, nats"] = part["loss"].mean()
+        if "weight" in part.columns:
+            found["mean weight"] = part["weight"].mean()
+        return found
+
+    inside, everything = measured(table), measured(samples)
+    with st.container(horizontal=True):
+        st.metric(
+            "Right",
+            percent(inside["accuracy"]),
+            border=True,
+            help=f"Of all samples of {looked.split}: {percent(everything['accuracy'])}.",
+        )
+        st.metric(
+            "Mean loss",
+            f"{inside['mean loss, nats']:.2g}",
+            border=True,
+            help=f"In nats. Of all: {everything['mean loss, nats']:.2g}.",
+        )
+        if "mean weight" in inside:
+            st.metric(
+                "Mean weight",
+                f"{inside['mean weight']:.2g}×",
+                border=True,
+                help="Relative to an equal share.",
+            )
+    by = "cluster" if looked.colour == "cluster" else "group"
+    counts = table[by].value_counts()
+    total = samples[by].value_counts()
+    st.dataframe(
+        pd.DataFrame(
+            {
+                by: counts.index,
+                "selected": counts.to_numpy(),
+                "of all": (counts / total[counts.index]).to_numpy(),
+                "right": table.groupby(by)["correct"].mean()[counts.index].to_numpy(),
+            }
+        ),
+        hide_index=True,
+        key=f"selected by {by}",
+        column_config={
+            "of all": st.column_config.NumberColumn(
+                format="percent", help=f"Share of the {by}'s samples in {looked.split}."
+            ),
+            "right": st.column_config.NumberColumn(format="percent"),
+        },
     )
