@@ -224,8 +224,8 @@ def cluster_panel(
     _agreement(clustering)
     table = cluster_table(clustering, samples, bundle)
     chosen = _table(clustering, table, samples)
-    _strips(clustering, table, samples, bundle, chosen)
     _actions(clustering, samples, bundle, chosen)
+    _strips(clustering, table, samples, bundle, chosen)
     with st.expander("What was tried"):
         st.dataframe(clustering.candidates(), hide_index=True, key="cluster candidates")
 
@@ -316,11 +316,13 @@ def _strips(
     drawn = chosen or table["cluster"].tolist()[:_MOST_STRIPS]
     for cluster in drawn:
         near, far = strips(clustering, cluster, rows, _STRIP)
-        said = "strongest gradients" if cluster == OUTLIER else "in the middle"
+        first, last = ("in the middle", "at the edge")
+        if cluster == OUTLIER:
+            first, last = ("strongest gradients", "weakest gradients")
         with st.container(gap="xxsmall", key=f"cluster strip {cluster}"):
             st.markdown(f"**{plain(names[cluster])}**")
             left, right = st.columns(2)
-            for column, some, text in ((left, near, said), (right, far, "at the edge")):
+            for column, some, text in ((left, near, first), (right, far, last)):
                 with column:
                     _images(bundle, some, f"{names[cluster]}, {text}")
                     st.caption(text)

@@ -53,9 +53,9 @@ _SPACES = {
 }
 _HEADS: dict[WhichHead, str] = {
     "run": "this run's",
-    "backbone": "the backbone's own",
-    "refit": "ERM, fitted again",
-    "early": "one stopped early",
+    "backbone": "the backbone's",
+    "refit": "a fitted ERM",
+    "early": "an early-stopped",
 }
 _LAYOUTS = ("umap", "pca")
 
@@ -107,26 +107,31 @@ def choose_maps(page: Frame) -> Looked:
         clustering = choose_clustering(bundle, run)
         samples = _with_more(load_samples(run, split), bundle, clustering)
         colour = nav.select("colour", "Colour", list(_colourings(bundle, samples)), width=190)
-        spaces = _spaces(bundle, run, split)
-        space = nav.select("space", "Space", spaces, width=130)
-        heads = _heads(bundle) if space not in ("features", "influence") else []
-        head = nav.select("head", "Head", heads, format_func=_HEADS.get, width=180) if heads else ""
+        space = nav.select("space", "Space", _spaces(bundle, run, split), width=130)
         layout = nav.select("layout", "Layout", _LAYOUTS, format_func=str.upper, width=105)
-        drawn_in = nav.select("dimensions", "Drawn in", ["2-D", "3-D"], width=95)
-        others = {
-            each.run_id: run_label(each.config)
-            for each in page.ended
-            if each.run_id != run.run_id
-            and (each.config.seed, each.config.variation) == (run.config.seed, run.config.variation)
-        }
-        other = nav.select(
-            "other",
-            "Beside it",
-            ["", *others],
-            format_func=lambda run_id: others.get(run_id, "nothing"),
-            width=200,
-            help="The same map with the colours of another run.",
-        )
+        with st.popover("More", icon=":material/tune:"):
+            of_a_head = space not in ("features", "influence")
+            head = nav.select(
+                "head",
+                "Head whose gradients and logits are drawn",
+                _heads(bundle) if of_a_head else ["run"],
+                format_func=lambda each: _HEADS[each],
+                disabled=not of_a_head,
+            )
+            drawn_in = nav.select("dimensions", "Drawn in", ["2-D", "3-D"])
+            others = {
+                each.run_id: run_label(each.config)
+                for each in page.ended
+                if each.run_id != run.run_id
+                and (each.config.seed, each.config.variation)
+                == (run.config.seed, run.config.variation)
+            }
+            other = nav.select(
+                "other",
+                "The same map with the colours of another run",
+                ["", *others],
+                format_func=lambda run_id: others.get(run_id, "none"),
+            )
     return Looked(
         bundle=bundle,
         run=run,
@@ -228,7 +233,8 @@ def _drawings(
     """Return what to draw side by side: key, title, places and whose colours."""
     found = []
     for space, (places, method) in there.items():
-        title = f"**{space.capitalize()}**, {method.upper()}"
+        of = f" of {_HEADS[looked.head]} head" * (space in ("gradients", "logits"))
+        title = f"**{space.capitalize()}**{of * (looked.head != 'run')}, {method.upper()}"
         if looked.other is None:
             found.append((f"map {space}", title, places, looked.run))
             continue
