@@ -39,6 +39,11 @@ class Workspace:
         return self.root / "maps"
 
     @property
+    def graphs(self) -> Path:
+        """Directory of neighbour graphs, kept by the digest of what they were computed from."""
+        return self.root / "graphs"
+
+    @property
     def extractions(self) -> Path:
         """Directory of features, kept by the digest of what they were computed from."""
         return self.root / "extractions"

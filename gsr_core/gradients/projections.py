@@ -1,4 +1,4 @@
-"""Maps: many numbers a row drawn as two.
+"""Maps: many numbers a row drawn as two or three.
 
 PCA is linear, instant and exact. UMAP (McInnes, Healy and Melville, "UMAP: Uniform Manifold
 Approximation and Projection for Dimension Reduction", 2018, https://arxiv.org/abs/1802.03426)
@@ -11,37 +11,34 @@ the eigenvalue solver that can stall or fail on a graph in several pieces is nev
 
 from __future__ import annotations
 
-import threading
+import re
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-from sklearn.utils.extmath import randomized_svd
 from torch import Tensor
 
+from gsr_core.gradients.graph import ONE_AT_A_TIME, NeighbourGraph, Progress
 from gsr_core.gradients.neighbours import Metric
+from gsr_core.gradients.reduction import N_COLUMNS, as_array, leading, reduced
 
-__all__ = ["FIT_LIMIT", "Progress", "pca_map", "umap_map"]
+__all__ = ["FIT_LIMIT", "Dimensions", "Progress", "pca_map", "umap_map"]
+
+Dimensions = Literal[2, 3]
 
 FIT_LIMIT = 50_000
 """Above so many rows UMAP is fitted to a sample, and the others are placed among them."""
 
-Progress = Callable[[float, str], None]
-"""Told the fraction done and what is being done."""
-
-_N_COMPONENTS = 50
-_MAX_EIGH = 1024
-"""Up to so many columns PCA is an eigenvalue problem, solved exactly; above, randomised."""
 _KEPT_PER_STRATUM = 100
 _SMALLEST = 4
 """Rows below which there is no neighbourhood to keep."""
-# numba's simplest threading layer ends the process if two threads enter it at once.
-_ONE_AT_A_TIME = threading.Lock()
 
 
-def pca_map(representation: Tensor | np.ndarray, seed: int = 0) -> np.ndarray:
-    """Return the two leading principal components of each row, (n, 2) float32.
+def pca_map(
+    representation: Tensor | np.ndarray, seed: int = 0, *, dimensions: Dimensions = 2
+) -> np.ndarray:
+    """Return the leading principal components of each row, (n, dimensions) float32.
 
     Each component's largest loading is positive, so that the picture does not flip.
 
@@ -49,8 +46,10 @@ def pca_map(representation: Tensor | np.ndarray, seed: int = 0) -> np.ndarray:
         representation: (n, r).
         seed: Of the random start that more than 1,024 columns need; rounding apart, it does not
             show.
+        dimensions: How many components.
     """
-    return _leading(_array(representation), 2, seed=seed, centred=True).astype(np.float32)
+    matrix = as_array(representation)
+    return leading(matrix, dimensions, centred=True, seed=seed).astype(np.float32)
 
 
 def umap_map(
@@ -59,12 +58,14 @@ def umap_map(
     metric: Metric = "cosine",
     n_neighbors: int = 15,
     min_dist: float = 0.1,
+    dimensions: Dimensions = 2,
     seed: int | None = 0,
+    graph: NeighbourGraph | None = None,
     strata: np.ndarray | None = None,
     limit: int = FIT_LIMIT,
     progress: Progress | None = None,
 ) -> np.ndarray:
-    """Return a UMAP embedding of the rows, (n, 2) float32.
+    """Return a UMAP embedding of the rows, (n, dimensions) float32.
 
     More than 50 columns are first reduced to 50: by principal components, not centred where the
     metric is cosine, because centring would change the angles.
@@ -72,42 +73,57 @@ def umap_map(
     Args:
         representation: (n, r).
         metric: Geometry of the rows.
-        n_neighbors: Neighbours that each row keeps close; fewer where there are not so many rows.
+        n_neighbors: Neighbours that each row keeps close, itself among them; fewer where there are
+            not so many rows.
         min_dist: How tightly rows may be packed.
+        dimensions: Numbers of a place.
         seed: Makes the map repeatable, on one thread; None is faster on several.
+        graph: The rows' neighbours if they are known, at least n_neighbors - 1 of each. Of no use
+            above `limit` rows.
         strata: (n,) whatever each row should be represented by in the sample; rare values are
             kept whole where there is room.
         limit: Fit to at most so many rows, place the others.
         progress: Told the fraction done and what is being done.
+
+    Raises:
+        SettingError: If the graph has too few neighbours.
     """
     tell = progress or (lambda fraction, text: None)
-    matrix = _array(representation)
+    matrix = as_array(representation)
     n = len(matrix)
     if n < _SMALLEST:
-        return pca_map(matrix)
-    if matrix.shape[1] > _N_COMPONENTS:
-        tell(0.0, f"Reducing {matrix.shape[1]} columns to {_N_COMPONENTS}")
-        matrix = _leading(matrix, _N_COMPONENTS, seed=seed or 0, centred=metric != "cosine")
-    matrix = np.ascontiguousarray(matrix, dtype=np.float32)
+        return pca_map(matrix, dimensions=dimensions)
+    if matrix.shape[1] > N_COLUMNS:
+        tell(0.0, f"Reducing {matrix.shape[1]} columns to {N_COLUMNS}")
+    matrix = reduced(matrix, centred=metric != "cosine", seed=seed or 0)
 
     generator = np.random.default_rng(seed)
     fitted = np.arange(n)
     if n > limit:
         fitted = _sample(n, max(limit, _SMALLEST), strata, generator)
+    n_neighbors = min(n_neighbors, len(fitted) - 1)
+    known = None if graph is None or n > limit else _precomputed(graph, n_neighbors)
     tell(0.05, "Loading UMAP")
-    with _ONE_AT_A_TIME:
+    with ONE_AT_A_TIME, warnings.catch_warnings():
+        # Rows are only placed among those of a sample, whose neighbours UMAP finds itself.
+        warnings.filterwarnings("ignore", r"precomputed_knn\[2\]", UserWarning)
+        fitting = f"Fitting UMAP to {len(fitted):,} rows"
+        end = 0.95 if len(fitted) == n else 0.7
         model = _umap_class()(
-            n_neighbors=min(n_neighbors, len(fitted) - 1),
+            n_neighbors=n_neighbors,
+            n_components=dimensions,
             min_dist=min_dist,
             metric=metric,
-            init=_start(matrix[fitted], generator),
+            init=_start(matrix[fitted], dimensions, generator),
             random_state=seed,
             n_jobs=-1 if seed is None else 1,
             # The default drops edges between opposite directions and may leave rows without any.
             disconnection_distance=np.inf,
+            precomputed_knn=(None, None, None) if known is None else known,
+            tqdm_kwds=_epochs(lambda done: tell(0.2 + (end - 0.2) * done, fitting)),
         )
-        tell(0.1, f"Fitting UMAP to {len(fitted):,} rows")
-        placed = np.empty((n, 2), dtype=np.float32)
+        tell(0.1, fitting)
+        placed = np.empty((n, dimensions), dtype=np.float32)
         placed[fitted] = model.fit_transform(matrix[fitted])
         others = np.setdiff1d(np.arange(n), fitted, assume_unique=True)
         if others.size:
@@ -115,6 +131,35 @@ def umap_map(
             placed[others] = model.transform(matrix[others])
     tell(1.0, "Done")
     return placed
+
+
+def _precomputed(graph: NeighbourGraph, n_neighbors: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return a graph as UMAP takes one: with the row itself as its first neighbour."""
+    known = graph.first(n_neighbors - 1)
+    own = np.arange(len(graph), dtype=np.int32)[:, None]
+    return (
+        np.hstack([own, known.indices]),
+        np.hstack([np.zeros(own.shape, np.float32), known.distances]),
+    )
+
+
+class _Epochs:
+    """A text file for tqdm to draw its bar on, which is `done of all`."""
+
+    def __init__(self, told: Callable[[float], None]) -> None:
+        self._told = told
+
+    def write(self, text: str) -> None:
+        if found := re.search(r"(\d+) of (\d+)", text):
+            self._told(int(found[1]) / int(found[2]))
+
+    def flush(self) -> None:
+        pass
+
+
+def _epochs(told: Callable[[float], None]) -> dict[str, Any]:
+    """Return how UMAP shall draw its progress: as a fraction of its epochs that is told."""
+    return {"disable": False, "file": _Epochs(told), "bar_format": "{n} of {total}"}
 
 
 def _umap_class() -> type[Any]:
@@ -125,33 +170,11 @@ def _umap_class() -> type[Any]:
     return UMAP
 
 
-def _array(representation: Tensor | np.ndarray) -> np.ndarray:
-    if isinstance(representation, Tensor):
-        representation = representation.cpu().numpy()
-    return np.asarray(representation)
-
-
-def _leading(matrix: np.ndarray, count: int, *, seed: int, centred: bool) -> np.ndarray:
-    """Return the rows along `count` leading directions; zeros where there are fewer."""
-    if not matrix.size:
-        return np.zeros((len(matrix), count), dtype=matrix.dtype)
-    if centred:
-        matrix = matrix - matrix.mean(axis=0)
-    if matrix.shape[1] <= _MAX_EIGH:
-        _, vectors = np.linalg.eigh((matrix.T @ matrix).astype(np.float64))
-        directions = vectors[:, ::-1][:, :count]
-    else:
-        _, _, rows = randomized_svd(matrix, min(count, *matrix.shape), random_state=seed)
-        directions = rows.T
-    largest = np.abs(directions).argmax(axis=0)
-    signs = np.sign(directions[largest, np.arange(directions.shape[1])])
-    scores = matrix @ (directions * signs).astype(matrix.dtype)
-    return np.pad(scores, ((0, 0), (0, count - scores.shape[1])))
-
-
-def _start(matrix: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+def _start(
+    matrix: np.ndarray, dimensions: Dimensions, generator: np.random.Generator
+) -> np.ndarray:
     """Return the PCA map at UMAP's scale, with noise so that no two rows start at one place."""
-    start = pca_map(matrix)
+    start = pca_map(matrix, dimensions=dimensions)
     if (extent := np.abs(start).max()) > 0:
         start = 10 * (start / extent)
     return start + generator.normal(scale=1e-3, size=start.shape).astype(np.float32)

@@ -32,7 +32,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -43,6 +42,7 @@ from gsr_core.linear.objective import centred_basis
 
 __all__ = [
     "COLUMNS_BUDGET",
+    "AnyGradients",
     "CentredGradients",
     "Gradients",
     "centre_by_class",
@@ -243,7 +243,7 @@ class CentredGradients:
         return self.factors.transposed_times(vectors) - self.means @ by_class
 
 
-_Kind = TypeVar("_Kind", Gradients, CentredGradients)
+AnyGradients = Gradients | CentredGradients
 
 
 def gradients(head: Head, features: Tensor, labels: Tensor) -> Gradients:
@@ -266,7 +266,7 @@ def gradients(head: Head, features: Tensor, labels: Tensor) -> Gradients:
     return Gradients(torch.cat(parts), features)
 
 
-def gram(left: _Kind, right: _Kind) -> Tensor:
+def gram(left: AnyGradients, right: AnyGradients) -> Tensor:
     """Return all inner products between two sets of gradients, (n_left, n_right).
 
     Args:
@@ -279,13 +279,14 @@ def gram(left: _Kind, right: _Kind) -> Tensor:
         inner -= right.along[:, left.labels].T
         inner += left.between[left.labels][:, right.labels]
         return left.scale[:, None] * inner * right.scale
-    assert isinstance(left, Gradients) and isinstance(right, Gradients)
+    assert isinstance(left, Gradients)
+    assert isinstance(right, Gradients)
     wide = left.residuals
     inner = left.features.to(wide) @ right.features.to(wide).T + 1
     return (left.residuals @ right.residuals.T) * inner
 
 
-def paired(left: _Kind, right: _Kind) -> Tensor:
+def paired(left: AnyGradients, right: AnyGradients) -> Tensor:
     """Return the inner products of q gradients with k others each, (q, k).
 
     Args:
@@ -300,7 +301,8 @@ def paired(left: _Kind, right: _Kind) -> Tensor:
         inner -= right.along.gather(1, own.expand_as(labels).reshape(-1, 1)).view_as(labels)
         inner += left.between[own, labels]
         return left.scale[:, None] * inner * right.scale.view(q, -1)
-    assert isinstance(left, Gradients) and isinstance(right, Gradients)
+    assert isinstance(left, Gradients)
+    assert isinstance(right, Gradients)
     wide = left.residuals
     features = right.features.to(wide).view(q, -1, right.features.shape[1])
     residuals = right.residuals.view(q, -1, right.residuals.shape[1])
@@ -368,7 +370,7 @@ def gradient_representation(
     return project(space.unit() if unit else space, rank, seed).to(features.dtype)
 
 
-def project(space: Gradients | CentredGradients, rank: int, seed: int = 0) -> Tensor:
+def project(space: AnyGradients, rank: int, seed: int = 0) -> Tensor:
     """Return the orthogonal projection of gradients onto their leading subspace.
 
     Args:

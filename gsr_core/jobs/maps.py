@@ -1,26 +1,74 @@
-"""Maps of a bundle's samples, with the head of a run."""
+"""Maps of a bundle's samples, with a head or the influence of a run.
+
+Which head is looked at is a choice of its own: a run's, the backbone's, one fitted to the same
+rows without a method, or one stopped early, whose logits and gradients are early-training outputs.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal, get_args
 
+import numpy as np
 import pandas as pd
 import torch
 
+from gsr_core.compute import pick, threads_for
 from gsr_core.data.bundle import Bundle, open_bundle
-from gsr_core.gradients.maps import MapConfig, compute_map
+from gsr_core.data.splits import load_problem
+from gsr_core.data.variation import Variation, make_variation
+from gsr_core.errors import SettingError
+from gsr_core.gradients.maps import InfluenceProfile, MapConfig, compute_map
+from gsr_core.inference.references import EARLY_STEPS, early_heads, fitted_head
 from gsr_core.linear.head import Head
 from gsr_core.runs.store import Run, open_run
 from gsr_core.workspace import Workspace
 
-__all__ = ["draw_map", "map_head"]
+__all__ = ["REFIT_L2", "WhichHead", "draw_map", "map_head", "map_profile"]
+
+WhichHead = Literal["run", "backbone", "refit", "early"]
+"""The run's kept head; the backbone's own; one fitted to the weighted rows at equal weights, until
+it converges; one stopped after `EARLY_STEPS` steps on them."""
+
+REFIT_L2 = 1e-3
+"""Penalty of the fitted head, on features centred and divided by their spread."""
 
 
-def map_head(bundle: Bundle, run: Run | None) -> Head | None:
-    """Return the head whose gradients to draw: the run's, else the backbone's own, else None."""
-    arrays = run.head() if run is not None else bundle.head
+def map_head(bundle: Bundle, run: Run | None, which: WhichHead = "run") -> Head | None:
+    """Return the head that a map looks at the rows with; None if there is no such head.
+
+    Heads that are computed see the weighted rows as the run does, with its label noise; they are
+    computed once in a process.
+
+    Args:
+        bundle: The data.
+        run: Whose head and whose data; None for the bundle's own.
+        which: Without a run, `run` is `backbone`.
+
+    Raises:
+        SettingError: If there is no such choice.
+    """
+    if which not in get_args(WhichHead):
+        raise SettingError(
+            f"head '{which}' is unknown; allowed are {', '.join(get_args(WhichHead))}"
+        )
+    if which in ("refit", "early"):
+        noise = 0.0 if run is None else make_variation(run.config.variation).label_noise
+        # Without noise the weighted rows are the same for every seed.
+        seed = run.config.seed if run is not None and noise else 0
+        return _computed(bundle.path, bundle.manifest.digest, which, seed, noise)
+    arrays = run.head() if run is not None and which == "run" else bundle.head
     return None if arrays is None else Head(*(torch.from_numpy(part) for part in arrays))
+
+
+def map_profile(run: Run) -> InfluenceProfile | None:
+    """Return the influence of a run's weighted rows on each group, or None if it has none."""
+    values, weights = run.influence(), run.weights(["row"])
+    if values is None or weights is None:
+        return None
+    return InfluenceProfile(weights["row"].to_numpy(), np.asarray(values))
 
 
 def draw_map(
@@ -29,6 +77,7 @@ def draw_map(
     *,
     run_id: str | None,
     bundle: str,
+    which: WhichHead = "run",
     progress: Callable[[float, str], None] | None = None,
 ) -> pd.DataFrame:
     """Compute a map from plain values, or read it if it is known.
@@ -36,11 +85,41 @@ def draw_map(
     Args:
         workspace: Where maps are kept.
         config: Fields of a `MapConfig`.
-        run_id: The run whose head to use, or None for the backbone's own.
+        run_id: The run whose head, data and influence to use, or None for the bundle's own.
         bundle: Name of the bundle.
+        which: As in `map_head`.
         progress: Told the fraction done and what is being done.
     """
     opened = open_bundle(workspace, bundle)
     run = None if run_id is None else open_run(workspace, run_id)
-    head = map_head(opened, run)
-    return compute_map(workspace, opened, head, MapConfig.model_validate(config), progress)
+    wanted = MapConfig.model_validate(config)
+    of_a_head = wanted.space in ("gradients", "logits")
+    head = map_head(opened, run, which) if of_a_head else None
+    profile = map_profile(run) if run is not None and wanted.space == "influence" else None
+    return compute_map(workspace, opened, head, wanted, progress, profile=profile)
+
+
+@lru_cache(maxsize=16)
+def _computed(path: Path, digest: str, which: WhichHead, seed: int, label_noise: float) -> Head:
+    """Return a head that is fitted to the weighted rows.
+
+    Args:
+        path: Of the bundle.
+        digest: Of its content, so that what was computed for another is not taken.
+        which: `refit` or `early`.
+        seed: Of the noise.
+        label_noise: Share of the rows with another class.
+
+    Raises:
+        SettingError: If the bundle has other content.
+    """
+    bundle = open_bundle(Workspace(path.parent.parent), str(path))
+    if bundle.manifest.digest != digest:
+        raise SettingError(f"bundle '{bundle.name}' was just replaced; open it again")
+    variation = Variation(label_noise=label_noise)
+    problem, _ = load_problem(bundle, pick("cpu"), seed=seed, variation=variation)
+    # One thread: the worker must find the very numbers that the page asked for.
+    with threads_for(0):
+        if which == "early":
+            return early_heads(problem, [EARLY_STEPS])[0]
+        return fitted_head(problem, problem.weighted, l2=REFIT_L2)

@@ -15,8 +15,10 @@ import streamlit as st
 import torch
 
 from gsr_core.data.bundle import Bundle, list_bundles, open_bundle
-from gsr_core.gradients.neighbours import cosine_neighbours, nearest
-from gsr_core.gradients.representations import Gradients, gradients
+from gsr_core.gradients.graph import NeighbourGraph
+from gsr_core.gradients.maps import graph_path, map_config, map_rows, read_graph
+from gsr_core.gradients.neighbours import nearest
+from gsr_core.gradients.representations import CentredGradients, gradients
 from gsr_core.jobs.maps import map_head
 from gsr_core.runs.compare import outcome
 from gsr_core.runs.samples import sample_table
@@ -171,7 +173,11 @@ def _weight_paths(path: str, index: int, group: str, stamp: int) -> pd.DataFrame
 def load_neighbours(
     run: Run, split: str, space: str, index: int, count: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the nearest samples of a split by cosine distance.
+    """Return the nearest samples of a split by cosine distance, as its map has them.
+
+    Gradients are taken from the mean of their class, as on the map; whoever looks at both finds
+    the same neighbours. They are those of the map's graph if there is one, else found by comparing
+    with every row.
 
     Args:
         run: Whose head gives the gradients.
@@ -183,17 +189,41 @@ def load_neighbours(
     Returns:
         Rows in the split and distances, nearest first.
     """
-    within = _space(str(run.path), split, space, _stamp(run.path / "head.safetensors"))
-    row = np.array([index])
-    if isinstance(within, Gradients):
-        near, distance = cosine_neighbours(within, row, count)
-    else:
-        near, distance = nearest(within, row, count)
+    stamp = _stamp(run.path / "head.safetensors")
+    graph = _graph(run, split, space, stamp)
+    if graph is not None and graph.k >= min(count, len(graph) - 1):
+        return graph.indices[index, :count].astype(np.int64), graph.distances[index, :count]
+    near, distance = nearest(_space(str(run.path), split, space, stamp), np.array([index]), count)
     return near[0], distance[0]
 
 
+def _graph(run: Run, split: str, space: str, stamp: int) -> NeighbourGraph | None:
+    """Return the kept graph of a split's rows, if these are the run's."""
+    bundle = load_bundle(run.config.bundle)
+    file, rows = _graph_file(str(run.path), split, space, stamp)
+    if not file.exists() or not np.array_equal(run.rows_of(split, bundle), rows):
+        return None
+    return _kept_graph(str(file), _stamp(file))
+
+
+@st.cache_resource(max_entries=64, show_spinner=False)
+def _graph_file(path: str, split: str, space: str, stamp: int) -> tuple[Path, np.ndarray]:
+    """Return where the graph of a split would be, and the rows that it would have."""
+    run = _run(path)
+    bundle = load_bundle(run.config.bundle)
+    head = map_head(bundle, run)
+    within = "features" if space == "features" or head is None else "gradients"
+    config = map_config(bundle, head, space=within, splits=[split])
+    return graph_path(run.workspace, config), map_rows(bundle, config)
+
+
+@st.cache_resource(max_entries=4, show_spinner=False)
+def _kept_graph(file: str, stamp: int) -> NeighbourGraph | None:
+    return read_graph(Path(file))
+
+
 @st.cache_resource(max_entries=4, show_spinner="Looking for neighbours")
-def _space(path: str, split: str, space: str, stamp: int) -> torch.Tensor | Gradients:
+def _space(path: str, split: str, space: str, stamp: int) -> torch.Tensor | CentredGradients:
     run = _run(path)
     bundle = load_bundle(run.config.bundle)
     rows = run.rows_of(split, bundle)
@@ -201,7 +231,8 @@ def _space(path: str, split: str, space: str, stamp: int) -> torch.Tensor | Grad
     head = map_head(bundle, run)
     if space == "features" or head is None:
         return features
-    return gradients(head, features, torch.from_numpy(bundle.y[rows]))
+    labels = torch.from_numpy(bundle.y[rows])
+    return gradients(head, features, labels).centred(labels)
 
 
 @st.cache_resource(max_entries=2, show_spinner=False)

@@ -4,7 +4,7 @@ import torch
 from sklearn.neighbors import NearestNeighbors
 
 from gsr_core.gradients import neighbours
-from gsr_core.gradients.neighbours import cosine_neighbours, nearest
+from gsr_core.gradients.neighbours import distances_within, nearest
 from gsr_core.gradients.representations import gradient_representation, gradients
 
 
@@ -47,10 +47,45 @@ def test_a_read_only_array_is_taken_without_a_warning():
     assert nearest(matrix, [0], 1)[0].shape == (1, 1)
 
 
-def test_cosine_neighbours_from_factors_equal_those_of_full_gradients(sampled):
-    problem = sampled(n=70, k=3)
-    rows = torch.arange(0, 70, 3)
-    found = cosine_neighbours(gradients(*problem), rows, 5)
-    full = nearest(gradient_representation(*problem, rank=None), rows, 5)
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+@pytest.mark.parametrize("centred", [False, True])
+@pytest.mark.parametrize("k", [2, 3])
+def test_neighbours_from_factors_equal_those_of_full_gradients(sampled, k, centred, metric):
+    problem = sampled(n=70, k=k)
+    factors, rows = gradients(*problem), torch.arange(0, 70, 3)
+    space = factors.centred(problem[2]) if centred else factors
+    found = nearest(space, rows, 5, metric)
+    explicit = gradient_representation(*problem, rank=None, centred=centred)
+    full = nearest(explicit, rows, 5, metric)
     np.testing.assert_array_equal(found[0], full[0])
-    np.testing.assert_allclose(found[1], full[1], atol=1e-12)
+    np.testing.assert_allclose(found[1], full[1], atol=1e-8)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+@pytest.mark.parametrize("held", [False, True])
+@pytest.mark.parametrize("kind", ["matrix", "gradients", "centred"])
+def test_distances_to_some_are_those_to_all(sampled, kind, held, metric):
+    head, features, labels = sampled(n=70, k=3)
+    space = {
+        "matrix": features,
+        "gradients": gradients(head, features, labels),
+        "centred": gradients(head, features, labels).centred(labels),
+    }[kind]
+    within = distances_within(space, metric, hold=held)
+    rows, others = torch.tensor([3, 3, 69]), torch.tensor([[0, 5], [3, 1], [69, 68]])
+    expected = within.to_all(rows).gather(1, others)
+    torch.testing.assert_close(within.to_some(rows, others), expected, rtol=0, atol=1e-6)
+
+
+def test_copies_are_at_distance_zero_far_from_the_origin():
+    matrix = np.array([[1e6, 1.0], [1e6, 1.0], [1e6, 1.001], [1e6, 3.0]])
+    indices, distances = nearest(matrix, [0], 3, "euclidean")
+    np.testing.assert_array_equal(indices, [[1, 2, 3]])
+    np.testing.assert_allclose(distances, [[0, 0.001, 2]], rtol=1e-6, atol=0)
+
+
+def test_a_sample_at_its_class_mean_is_at_distance_one_from_every_other(sampled):
+    head, features, labels = sampled(n=9, k=3)
+    labels = torch.tensor([0, 1, 1, 1, 1, 1, 1, 1, 1])  # the only one of its class
+    _, distances = nearest(gradients(head, features, labels).centred(labels), [0], 8)
+    np.testing.assert_allclose(distances, 1, atol=1e-12)

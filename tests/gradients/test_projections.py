@@ -1,9 +1,18 @@
+import dataclasses
+
 import numpy as np
 import pytest
+import torch
+from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
+from sklearn.metrics import pairwise_distances
 
+from gsr_core.errors import SettingError
 from gsr_core.gradients import projections
+from gsr_core.gradients.graph import neighbour_graph
 from gsr_core.gradients.projections import pca_map, umap_map
+from gsr_core.gradients.representations import gradients
+from gsr_core.linear.head import Head
 
 
 def blobs(n: int = 60, columns: int = 5) -> np.ndarray:
@@ -32,13 +41,15 @@ def fitted() -> tuple[np.ndarray, list[tuple[float, str]]]:
     return places, told
 
 
+@pytest.mark.parametrize("dimensions", [2, 3])
 @pytest.mark.parametrize("columns", [5, 60, 1100])
-def test_pca_map_equals_scikit_learn_up_to_sign(columns):
+def test_pca_map_equals_scikit_learn_up_to_sign(columns, dimensions):
     matrix = np.random.default_rng(0).normal(size=(50, columns)) + 3
     matrix[:, 0] *= 60
     matrix[:, 1] *= 40
-    found = pca_map(matrix)
-    expected = PCA(2, svd_solver="full").fit_transform(matrix)
+    matrix[:, 2] *= 20
+    found = pca_map(matrix, dimensions=dimensions)
+    expected = PCA(dimensions, svd_solver="full").fit_transform(matrix)
     assert found.dtype == np.float32
     np.testing.assert_allclose(np.abs(found), np.abs(expected), rtol=1e-3, atol=1e-3)
 
@@ -52,6 +63,7 @@ def test_pca_map_is_deterministic_and_does_not_flip_with_row_order():
 @pytest.mark.parametrize("shape", [(0, 3), (1, 3), (5, 1), (2, 2)])
 def test_pca_map_fills_up_with_zeros(shape):
     assert pca_map(np.ones(shape, np.float32)).shape == (shape[0], 2)
+    assert pca_map(np.ones(shape, np.float32), dimensions=3).shape == (shape[0], 3)
 
 
 def test_umap_separates_planted_blobs_and_tells_its_progress(fitted):
@@ -61,6 +73,8 @@ def test_umap_separates_planted_blobs_and_tells_its_progress(fitted):
     fractions = [fraction for fraction, _ in told]
     assert fractions == sorted(fractions)
     assert told[-1] == (1.0, "Done")
+    # tqdm tells at most ten times a second, and always of the last epoch.
+    assert (0.95, "Fitting UMAP to 60 rows") in told
 
 
 def test_seeded_umap_repeats(fitted):
@@ -69,6 +83,73 @@ def test_seeded_umap_repeats(fitted):
 
 def test_rows_above_the_limit_are_placed_beside_their_like(fitted):
     assert apart(umap_map(blobs(), seed=0, limit=30))
+
+
+def test_a_known_graph_is_taken_and_must_have_enough_neighbours(fitted):
+    matrix = blobs()
+    graph = neighbour_graph(matrix, 14)
+    places = umap_map(matrix, seed=0, graph=graph)
+    assert apart(places)
+    # Neighbours of the other half alone pull every row to its like in the other half.
+    crossed = np.roll(graph.indices, 30, axis=0)
+    other = dataclasses.replace(graph, indices=crossed)
+    assert not apart(umap_map(matrix, seed=0, graph=other))
+    with pytest.raises(SettingError, match="k=14"):
+        umap_map(matrix, graph=graph.first(13))
+
+
+def test_umap_in_three_dimensions_separates_planted_blobs_too(fitted):
+    places = umap_map(blobs(), seed=0, dimensions=3)
+    assert places.shape == (60, 3)
+    assert apart(places)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+def test_the_approximate_graph_finds_nearly_all_neighbours_at_exact_distances(fitted, metric):
+    """At least 0.9 of them on digits, whose 64 columns are searched in 50."""
+    digits = load_digits().data
+    exact = neighbour_graph(digits, 15, metric)
+    found = neighbour_graph(digits, 15, metric, exact_limit=100)
+    assert exact.exact
+    assert not found.exact
+    shared = [len(np.intersect1d(*pair)) for pair in zip(found.indices, exact.indices, strict=True)]
+    assert np.mean(shared) / 15 >= 0.9
+
+    rows = np.arange(len(digits))[:, None]
+    assert (found.indices != rows).all()
+    assert (np.diff(np.sort(found.indices, axis=1), axis=1) > 0).all()
+    assert (np.diff(found.distances, axis=1) >= 0).all()
+    distance = pairwise_distances(digits, metric=metric)
+    np.testing.assert_allclose(found.distances, distance[rows, found.indices], atol=1e-6)
+
+    again = neighbour_graph(digits, 15, metric, exact_limit=100)
+    np.testing.assert_array_equal(again.indices, found.indices)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+def test_the_approximate_graph_of_gradients_is_searched_in_their_projection(fitted, metric):
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(300, 80, generator=generator, dtype=torch.float64)
+    features = features * torch.arange(1, 81).to(features).rsqrt() ** 3
+    labels = torch.arange(300) % 3
+    head = Head(features[:3], features.new_zeros(3))
+    space = gradients(head, features, labels).centred(labels)
+    assert space.width > 50
+    exact = neighbour_graph(space, 10, metric)
+    found = neighbour_graph(space, 10, metric, exact_limit=100)
+    shared = [len(np.intersect1d(*pair)) for pair in zip(found.indices, exact.indices, strict=True)]
+    assert np.mean(shared) / 10 >= 0.9
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+def test_the_approximate_graph_of_copies_and_zero_rows_is_whole(fitted, metric):
+    matrix = np.vstack([np.zeros((40, 4)), np.repeat(np.eye(4), 40, axis=0)])
+    graph = neighbour_graph(matrix, 10, metric, exact_limit=10)
+    assert (graph.indices != np.arange(200)[:, None]).all()
+    assert np.isfinite(graph.distances).all()
+    np.testing.assert_allclose(graph.distances[40:], 0, atol=1e-6)
+    # A zero row has no direction.
+    np.testing.assert_allclose(graph.distances[:40], float(metric == "cosine"), atol=1e-6)
 
 
 def test_unseeded_umap_separates_planted_blobs_too(fitted):

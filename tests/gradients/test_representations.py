@@ -4,12 +4,14 @@ from torch import Tensor
 from torch.func import grad, vmap
 from torch.nn.functional import cross_entropy, normalize
 
+from gsr_core.errors import SettingError
 from gsr_core.gradients import representations
 from gsr_core.gradients.representations import (
     centre_by_class,
     gradient_representation,
     gradients,
     gram,
+    paired,
     unit_rows,
 )
 from gsr_core.linear.head import Head
@@ -49,6 +51,35 @@ def test_gram_equals_the_inner_products_of_autograd_gradients(sampled, k):
     expected = inner(by_autograd(*problem))
     torch.testing.assert_close(gram(factors, factors), expected, rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(factors.norms(), expected.diagonal().sqrt(), rtol=1e-10, atol=0)
+
+
+@pytest.mark.parametrize("k", [2, 3])
+@pytest.mark.parametrize("unit", [False, True])
+def test_centred_gradients_in_factored_form_equal_explicit_ones(sampled, k, unit):
+    problem = sampled(k=k)
+    full = explicit(*problem, centred=True, unit=unit)
+    space = gradients(*problem).centred(problem[2])
+    space = space.unit() if unit else space
+    torch.testing.assert_close(gram(space, space), inner(full), rtol=0, atol=1e-10)
+    torch.testing.assert_close(space.norms(), full.norm(dim=1), rtol=0, atol=1e-10)
+
+    rows, others = torch.tensor([1, 0, 7]), torch.tensor([[2, 3], [1, 0], [7, 39]])
+    pairs = paired(space.rows(rows), space.rows(others.flatten()))
+    torch.testing.assert_close(pairs, inner(full)[rows[:, None], others], rtol=0, atol=1e-10)
+
+    vectors = torch.randn(40, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    moved = space.transposed_times(vectors)
+    torch.testing.assert_close(space.times(moved), inner(full) @ vectors, rtol=0, atol=1e-8)
+
+
+def test_the_full_matrix_is_only_built_within_its_budget(sampled, monkeypatch):
+    problem = sampled(n=40, d=6, k=3)  # 40 rows of 14 numbers of 8 bytes
+    monkeypatch.setattr(representations, "COLUMNS_BUDGET", 40 * 14 * 8)
+    assert gradient_representation(*problem, rank=None).shape == (40, 14)
+    monkeypatch.setattr(representations, "COLUMNS_BUDGET", 40 * 14 * 8 - 1)
+    with pytest.raises(SettingError, match="rank="):
+        gradient_representation(*problem, rank=None)
+    assert gradient_representation(*problem, rank=5).shape == (40, 5)
 
 
 @pytest.mark.parametrize("k", [2, 3])
