@@ -246,7 +246,7 @@ def _table(bundle: Bundle, found: Sequence[Slice]) -> None:
             st.form(f"rename form {chosen.name} {done}", border=False),
         ):
             new = st.text_input("New name", value=chosen.name, max_chars=NAME_LENGTH)
-            if st.form_submit_button("Rename", type="primary"):
+            if st.form_submit_button("Rename the slice", type="primary"):
                 _do(
                     lambda: rename_slice(workspace(), bundle, chosen.name, new),
                     f"It is called {plain(new.strip())} now",

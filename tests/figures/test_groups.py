@@ -107,3 +107,10 @@ def test_the_same_table_gives_the_same_bytes():
     assert groups.group_accuracy(accuracies(4)).to_json() == (
         groups.group_accuracy(accuracies(4)).to_json()
     )
+
+
+def test_a_row_can_be_something_else_than_a_group():
+    figure = groups.group_accuracy(accuracies(4), what="slice")
+    texts = " ".join(a.text for a in figure.layout.annotations)
+    assert "worst slice" in texts
+    assert "group" not in texts
