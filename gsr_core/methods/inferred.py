@@ -103,8 +103,8 @@ class InferThenTrain(FittedHead, GroupInference):
         """Return the method that follows, with the settings that it shares with this one."""
         method = _TRAINING[self.then]
         shared = {"steps", *_SHARED}.intersection(each.name for each in fields(method))
-        own = {name: getattr(self, name) for name in shared}
-        return method(**own, **_WITH_GROUPS.get(self.then, {}))
+        given = {name: getattr(self, name) for name in shared}
+        return method(**{**given, **_WITH_GROUPS.get(self.then, {})})
 
     def iterate(
         self, problem: Problem, checkpoint: Mapping[str, Tensor] | None = None
