@@ -16,12 +16,22 @@ if TYPE_CHECKING:
     from gsr_core.examples import coloured_digits
     from gsr_core.features.backbones import load_backbone
     from gsr_core.features.extract import extract
+    from gsr_core.inference.registry import INFERENCES, make_inference
     from gsr_core.ingest import Plan, import_data, make_plan
     from gsr_core.linear.head import Head
     from gsr_core.methods.base import Method, Step
     from gsr_core.methods.fit import FitResult, fit
     from gsr_core.methods.registry import METHODS, make_method
+    from gsr_core.runs.clustering import (
+        Clustering,
+        compute_clustering,
+        list_clusterings,
+        open_clustering,
+        request_clustering,
+    )
+    from gsr_core.runs.clusters import cluster_table, clusters_as_bundle, describe_clusters
     from gsr_core.runs.execute import continue_run, execute, run
+    from gsr_core.runs.slices import flag_rows, flagged, list_slices, name_slice
     from gsr_core.runs.store import Run, create_run, list_runs, open_run
     from gsr_core.runs.summary import summarise
     from gsr_core.workspace import Workspace
@@ -52,6 +62,21 @@ _WHERE = {
     "fit": "gsr_core.methods.fit",
     "FitResult": "gsr_core.methods.fit",
     "pick": "gsr_core.compute",
+    # groups that nobody labelled
+    "INFERENCES": "gsr_core.inference.registry",
+    "make_inference": "gsr_core.inference.registry",
+    "Clustering": "gsr_core.runs.clustering",
+    "request_clustering": "gsr_core.runs.clustering",
+    "compute_clustering": "gsr_core.runs.clustering",
+    "open_clustering": "gsr_core.runs.clustering",
+    "list_clusterings": "gsr_core.runs.clustering",
+    "cluster_table": "gsr_core.runs.clusters",
+    "clusters_as_bundle": "gsr_core.runs.clusters",
+    "describe_clusters": "gsr_core.runs.clusters",
+    "name_slice": "gsr_core.runs.slices",
+    "list_slices": "gsr_core.runs.slices",
+    "flag_rows": "gsr_core.runs.slices",
+    "flagged": "gsr_core.runs.slices",
     # runs
     "run": "gsr_core.runs.execute",
     "create_run": "gsr_core.runs.store",
@@ -66,8 +91,10 @@ _WHERE = {
 }
 
 __all__ = [
+    "INFERENCES",
     "METHODS",
     "Bundle",
+    "Clustering",
     "FitResult",
     "GsrError",
     "Head",
@@ -78,22 +105,34 @@ __all__ = [
     "Run",
     "Step",
     "Workspace",
+    "cluster_table",
+    "clusters_as_bundle",
     "coloured_digits",
+    "compute_clustering",
     "continue_run",
     "create_run",
+    "describe_clusters",
     "execute",
     "extract",
     "fit",
+    "flag_rows",
+    "flagged",
     "import_data",
     "list_bundles",
+    "list_clusterings",
     "list_runs",
+    "list_slices",
     "load_backbone",
     "load_problem",
+    "make_inference",
     "make_method",
     "make_plan",
+    "name_slice",
     "open_bundle",
+    "open_clustering",
     "open_run",
     "pick",
+    "request_clustering",
     "run",
     "summarise",
     "write_bundle",
