@@ -8,8 +8,8 @@ of `overcluster` times as many components, of which a part is kept if its silhou
 loss are above those of the cluster it is mostly from, and if it is large enough.
 
 Where we differ: the default reduction is PCA, which takes no time, to five columns, because its
-leading two often miss what UMAP's would show. By UMAP the rows of the three splits are placed
-together; by PCA those of target and val fall where they fall.
+leading two often miss what UMAP's would show. Rows of target and val decide nothing: by PCA they
+fall where they fall, by UMAP each where its nearest weighted row is.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from scipy.special import log_softmax
 from sklearn.decomposition import PCA
 from sklearn.metrics import silhouette_samples
 from sklearn.mixture import GaussianMixture
+from sklearn.neighbors import NearestNeighbors
 
 from gsr_core.data.splits import Problem
 from gsr_core.gradients.projections import umap_map
@@ -164,16 +165,23 @@ class GeorgeInference(GroupInference):
     def _reduced(self, features: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Return (n, r) places of the rows of one class."""
         if self.reduce == "umap":
-            together = umap_map(
-                np.concatenate(list(features.values())),
+            fitted = features["weighted"]
+            places = umap_map(
+                fitted,
                 metric="euclidean",
                 n_neighbors=_NEIGHBOURS,
                 min_dist=0.0,
                 seed=self.seed,
-            )
-            ends = np.cumsum([len(part) for part in features.values()])[:-1]
-            parts = np.split(together.astype(np.float64), ends)
-            return _scaled(dict(zip(features, parts, strict=True)))
+            ).astype(np.float64)
+            # UMAP's own placing of further rows is another fit; the nearest row says as much.
+            nearest = NearestNeighbors(n_neighbors=1).fit(fitted)
+            others = {
+                split: places[nearest.kneighbors(part, return_distance=False)[:, 0]]
+                if len(part)
+                else places[:0]
+                for split, part in features.items()
+            }
+            return _scaled({**others, "weighted": places})
         fitted = features["weighted"]
         model = PCA(min(self.dimensions, *fitted.shape), random_state=self.seed).fit(fitted)
         return _scaled(

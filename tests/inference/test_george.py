@@ -86,5 +86,9 @@ def test_umap_finds_the_blobs_too(planted):
         # umap and numba warn of their own use of other libraries.
         warnings.simplefilter("ignore")
         found = GeorgeInference(reduce="umap").infer(problem)
-    true = problem.weighted.groups.cpu().numpy()
-    assert agreement(found.weighted, true).ari > 0.9
+        moved = replace(problem.val, features=problem.val.features + 3)
+        other = GeorgeInference(reduce="umap").infer(replace(problem, val=moved))
+    for split in ("weighted", "target", "val"):
+        true = getattr(problem, split).groups.cpu().numpy()
+        assert agreement(getattr(found, split), true).ari > 0.9
+    np.testing.assert_array_equal(other.weighted, found.weighted)
