@@ -19,4 +19,4 @@ linked_maps(looked)
 find_clusters(bundle, run, expanded=False)
 if looked.clustering is not None:
     cluster_panel(looked.clustering, looked.samples, bundle, looked.split)
-sample_detail(bundle, run)
+sample_detail(bundle, run, to_map=False)
