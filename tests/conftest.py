@@ -6,16 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 from filelock import FileLock
-from xdist.remote import Producer
-from xdist.scheduler import LoadFileScheduling
 
 from gsr_core.compute import Compute, pick
 from gsr_core.data.bundle import Bundle, open_bundle
 from gsr_core.examples import coloured_digits
 from gsr_core.workspace import Workspace
 
-BROWSER = "browser"
-FIRST = (BROWSER, "features", "test_cli.py", "jobs")
+FIRST = ("browser", "features", "test_cli.py", "jobs")
 """Where the longest tests are: what takes long and begins last leaves the other processes idle."""
 
 
@@ -34,17 +31,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
     rank = {folder: number for number, folder in enumerate(FIRST)}
     items.sort(key=lambda item: rank.get(item.path.relative_to(here).parts[0], len(FIRST)))
-
-
-class ByFile(LoadFileScheduling):
-    """The tests of a file go to one process; those of the browser too, which share a dashboard."""
-
-    def _split_scope(self, nodeid: str) -> str:
-        return BROWSER if f"/{BROWSER}/" in nodeid.split("::")[0] else super()._split_scope(nodeid)
-
-
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByFile:
-    return ByFile(config, log)
 
 
 @pytest.fixture(autouse=True, scope="session")

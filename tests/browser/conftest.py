@@ -24,8 +24,9 @@ from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 import pytest
+from filelock import FileLock
 from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, expect, sync_playwright
-from playwright.sync_api import TimeoutError as PlaywrightTimeout
+from playwright.sync_api import Error as PlaywrightError
 
 from gsr_core.data.bundle import Bundle, open_bundle
 from gsr_core.runs.execute import run as compute_run
@@ -97,6 +98,34 @@ IDLE = """
 The pause covers the way from a click to Streamlit's request, which is all in the browser. A page
 that is left before its images are there makes the browser complain about them.
 """
+
+SHOWN = """
+box => {
+  const tags = box.closest('[data-testid=stMultiSelect]')?.querySelectorAll('[data-tag]') ?? [];
+  return [box.value, ...[...tags].map(tag => tag.innerText.trim())];
+}
+"""
+"""What a selection box, for one or for several, has chosen."""
+
+NOTE_CHOICES = f"""
+box => {{
+  const shown = {SHOWN.strip()};
+  const noted = window.choicesNoted = new Set(shown(box));
+  new MutationObserver(() => shown(box).forEach(each => noted.add(each))).observe(
+    box.closest('[data-testid=stSelectbox], [data-testid=stMultiSelect]'),
+    {{subtree: true, childList: true, attributes: true, attributeFilter: ['value']}},
+  );
+}}
+"""
+"""Notes everything that a selection box has chosen from now on, however shortly."""
+
+NOTE_CLICK = """
+element => element.addEventListener('click', () => { window.clickNoted = true; }, {once: true})
+"""
+"""Notes whether an element is clicked."""
+
+ONCE = 3000
+"""Milliseconds for one of several tries."""
 
 OFTEN = 40
 """Milliseconds between two looks: at every frame, the looks would make the browser draw it."""
@@ -206,8 +235,10 @@ def install_chromium() -> str:
 
 
 @pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
-    program = find_browser()
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    # One process at a time: only one can install it.
+    with FileLock(tmp_path_factory.getbasetemp().parent / "browser.lock"):
+        program = find_browser()
     expect.set_options(timeout=PATIENCE * 1000)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
@@ -429,7 +460,7 @@ class Screen:
 
     def follow(self, name: str) -> None:
         """Go to a page by the links on top."""
-        self.page.locator(".st-key-pages").get_by_role("link", name=name, exact=True).click()
+        self.click(self.page.locator(".st-key-pages").get_by_role("link", name=name, exact=True))
         self.arrive(name)
 
     def arrive(self, name: str) -> None:
@@ -470,42 +501,85 @@ class Screen:
         self.pick(self.box(label), option)
 
     def pick(self, box: Locator, option: str | re.Pattern[str]) -> None:
-        """Choose in a selection box; a list that a rerun took away meanwhile is opened again."""
-        exact = isinstance(option, str)
-        for _ in range(5):
+        """Choose in a selection box, for one or for several, and look whether it took the choice.
+
+        A list closes when anything scrolls, which layout does for a while after something was
+        unfolded; an option that is clicked just then is not chosen, and the click does not fail.
+        Such a choice is made again. One that the box took and has lost when the page is at rest
+        is the page's fault.
+        """
+        options = self.page.get_by_role("option", name=option, exact=isinstance(option, str))
+        label = ""
+
+        def attempt() -> bool:
+            nonlocal label
             self.unfold(box)
-            try:
-                self.page.get_by_role("option", name=option, exact=exact).first.click(timeout=5000)
-            except PlaywrightTimeout:
-                continue
+            label = options.first.inner_text(timeout=ONCE)
+            box.evaluate(NOTE_CHOICES)
+            options.first.click(timeout=ONCE)
             self.idle()
             self.sound()
-            return
-        pytest.fail(f"the option {option} cannot be chosen")
+            return self.page.evaluate("label => window.choicesNoted.has(label)", label)
+
+        insist(attempt, f"the option {option} to be chosen")
+        # A choice may lead to where this box is not.
+        if box.count():
+            shown = box.evaluate(SHOWN)
+            assert label in shown, f"the box took {label!r} and shows {shown}"
 
     def unfold(self, box: Locator) -> None:
         """Open a selection box's list; one that a late scroll closed again is opened again."""
         box.scroll_into_view_if_needed()
-        for _ in range(5):
+
+        def attempt() -> bool:
             if box.get_attribute("aria-expanded") != "true":
                 box.click()
-            try:
-                self.page.get_by_role("option").first.wait_for(timeout=2000)
-            except PlaywrightTimeout:
-                continue
-            return
-        pytest.fail("the list of options does not open")
+            self.page.get_by_role("option").first.wait_for(timeout=ONCE)
+            return True
+
+        insist(attempt, "the list of options to open")
+
+    def click(self, target: Locator) -> None:
+        """Click until it arrives: what moves between press and release of the mouse gets none."""
+
+        def attempt() -> bool:
+            # An earlier one may have arrived after the driver gave it up.
+            if not self.page.evaluate("window.clickNoted"):
+                element = target.element_handle(timeout=ONCE)
+                element.evaluate(NOTE_CLICK)
+                element.click(timeout=ONCE)
+            return self.page.evaluate("window.clickNoted")
+
+        self.page.evaluate("window.clickNoted = false")
+        insist(attempt, f"the click on {target} to arrive")
 
     def press(self, label: str, within: Locator | None = None) -> None:
         """Click a button."""
-        (within or self.page).get_by_role("button", name=label, exact=True).first.click()
+        self.click((within or self.page).get_by_role("button", name=label, exact=True).first)
 
     def enter(self, label: str, value: object, *, nth: int = 0) -> None:
-        """Type into a field and confirm it."""
+        """Type into a field and confirm it, and look whether it is there when all is at rest.
+
+        What is typed into a field that the page replaces meanwhile is typed again; what was
+        confirmed must not be lost.
+        """
+        text = str(value)
         field = self.page.get_by_label(label, exact=True).nth(nth)
-        field.fill(str(value))
-        field.press("Enter")
+
+        def attempt() -> bool:
+            # The element itself: a locator would press Enter in the one that has replaced it.
+            element = field.element_handle(timeout=ONCE)
+            element.fill(text, timeout=ONCE)
+            if element.input_value() != text:
+                return False
+            element.press("Enter", timeout=ONCE)
+            return True
+
+        insist(attempt, f"{label} to become {text}")
         self.idle()
+        if field.count():
+            shown = field.input_value()
+            assert same(shown, text), f"{label} became {text} and shows {shown!r}"
 
     def keyed(self, key: str) -> Locator:
         """Return an element by its Streamlit key."""
@@ -567,6 +641,26 @@ class Screen:
         self.page.set_viewport_size(size)
         (directory / f"{name}.html").write_text(self.page.content())
         return picture
+
+
+def insist(attempt: Callable[[], bool], what: str) -> None:
+    """Try until it succeeds, or until patience is at an end; then say what was in the way."""
+    end, reason = time.monotonic() + PATIENCE, ""
+    while time.monotonic() < end:
+        try:
+            if attempt():
+                return
+        except PlaywrightError as error:
+            reason = f": {error}"
+    pytest.fail(f"waited {PATIENCE:.0f} s for {what}{reason}")
+
+
+def same(shown: str, text: str) -> bool:
+    """Return whether a field shows what was typed, be it as a number in another form."""
+    try:
+        return shown == text or float(shown) == float(text)
+    except ValueError:
+        return False
 
 
 def wait_for_page(page: Page, condition: Callable[[], bool], what: str) -> None:
