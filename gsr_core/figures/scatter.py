@@ -23,6 +23,7 @@ from gsr_core.figures import theme
 __all__ = [
     "MAX_DRAWN",
     "MAX_DRAWN_3D",
+    "MAX_ON_TOP",
     "Kind",
     "density_map",
     "legend_keys",
@@ -37,6 +38,9 @@ MAX_DRAWN = 200_000
 
 MAX_DRAWN_3D = 20_000
 """Points of a map in space, which WebGL sorts and draws anew at every turn."""
+
+MAX_ON_TOP = 5_000
+"""Points over a density image; more would hide it."""
 
 MANY_POINTS = 5_000
 """Above this, points say their row and not their sample id, and all have one shape."""
@@ -169,24 +173,26 @@ def point_map_3d(
         if part.any() or not name:
             figure.add_trace(_in_space(points[part], ink[part], np.array(hover)[part], opacity))
     at = points[points["row"] == focus] if focus is not None else points.iloc[:0]
+    names = []
     if len(at):
-        figure.add_trace(
-            go.Scatter3d(
-                **{axis: at[axis].to_numpy(np.float32) for axis in "xyz"},
-                mode="markers+text",
-                text=_who(at),
-                textposition="top center",
-                textfont={"color": theme.ACCENT},
-                marker={
-                    "symbol": "circle-open",
-                    "size": 12,
-                    "color": theme.ACCENT,
-                    "line": {"width": 3, "color": theme.ACCENT},
-                },
-                hoverinfo="skip",
-                showlegend=False,
-            )
+        place = {axis: float(at[axis].iloc[0]) for axis in "xyz"}
+        ring = {"symbol": "circle-open", "size": 12, "color": theme.ACCENT}
+        figure.add_scatter3d(
+            **{axis: [value] for axis, value in place.items()},
+            mode="markers",
+            marker={**ring, "line": {"width": 3, "color": theme.ACCENT}},
+            hoverinfo="skip",
+            showlegend=False,
         )
+        # An annotation is never behind a point, as a ring may be.
+        arrow = {
+            "showarrow": True,
+            "arrowcolor": theme.ACCENT,
+            "arrowwidth": 2,
+            "ax": 40,
+            "ay": -60,
+        }
+        names = [{**place, **arrow, "text": _who(at)[0]}]
     figure.add_traces(_keys_3d(inks, label))
     bare = {
         "title": "",
@@ -196,7 +202,7 @@ def point_map_3d(
     }
     axes = {f"{axis}axis": {**bare, "gridcolor": "rgba(128,128,128,0.25)"} for axis in "xyz"}
     return figure.update_layout(
-        scene={**axes, "aspectmode": "data", "uirevision": revision},
+        scene={**axes, "aspectmode": "data", "uirevision": revision, "annotations": names},
         height=560,
         showlegend=kind == "category",
         legend={"title": {"text": label}, "itemsizing": "constant", "itemclick": False},

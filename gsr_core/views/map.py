@@ -15,7 +15,7 @@ import streamlit as st
 
 from gsr_core.data.bundle import SPLITS, Bundle
 from gsr_core.figures import theme
-from gsr_core.figures.scatter import MAX_DRAWN, MAX_DRAWN_3D, Kind, point_map_3d
+from gsr_core.figures.scatter import MAX_DRAWN, MAX_DRAWN_3D, MAX_ON_TOP, Kind, point_map_3d
 from gsr_core.gradients.maps import MapConfig, compute_map, load_map, map_config
 from gsr_core.inference.base import OUTLIER
 from gsr_core.jobs.maps import WhichHead, map_head, map_profile
@@ -209,11 +209,13 @@ def linked_maps(looked: Looked) -> None:
         return
     if looked.colour == "group" and (looked.bundle.membership.sum(axis=1) > 1).any():
         st.caption("Groups overlap: a point in several has the colour of the rarest.")
-    limit = MAX_DRAWN if looked.dimensions == 2 else MAX_DRAWN_3D
+    dense = looked.dimensions == 2 and len(looked.samples) > MAX_DRAWN
+    limit = MAX_ON_TOP if dense else MAX_DRAWN if looked.dimensions == 2 else MAX_DRAWN_3D
     keep = _worth_keeping(looked, limit)
     shown = drawn_rows(looked.samples, limit, keep)
-    if note := drawn_note(len(shown), len(looked.samples), min(len(keep), limit)):
-        st.caption(f"{note} A lasso takes in those that are not drawn too." * (limit == MAX_DRAWN))
+    kept = min(len(np.unique(keep)), limit)
+    if note := drawn_note(len(shown), len(looked.samples), kept, on_image=dense):
+        st.caption(note)
 
     @st.fragment
     def maps() -> None:

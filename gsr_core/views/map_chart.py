@@ -125,8 +125,8 @@ def selectable_map(
         title: Title of the legend or colour bar.
         chosen: Bundle rows drawn as selected, whoever selected them: `selected_rows`.
         focus: Bundle row to ring and name, selected or not.
-        on_top: (q,) positions in `points` of those drawn over a density image, from `drawn_rows`;
-            none if None. Without effect on fewer points.
+        on_top: (q,) positions in `points` of those drawn over a density image, from `drawn_rows`,
+            at most some `MAX_ON_TOP`; none if None. Without effect on fewer points.
         alt: What the map shows, for those who cannot see it.
 
     Returns:
@@ -283,18 +283,20 @@ def _shares(sizes: np.ndarray, room: int) -> np.ndarray:
     return least + more
 
 
-def drawn_note(drawn: int, total: int, kept: int, which: str = "flagged or extreme") -> str:
+def drawn_note(drawn: int, total: int, kept: int, *, on_image: bool = False) -> str:
     """Return the sentence that says which samples are drawn; empty if all are.
 
     Args:
-        drawn: How many are drawn.
+        drawn: How many are drawn as points.
         total: How many there are.
-        kept: How many of those drawn were kept for what they are.
-        which: What they are.
+        kept: How many of those drawn were kept because they are flagged or extreme.
+        on_image: Whether they are drawn over a density image of all.
     """
     if drawn >= total:
         return ""
+    image = " over an image of how many lie where, in which a lasso takes all that is inside"
     return (
-        f"Drawing {drawn:,} of {total:,} samples: the {kept:,} {which} ones, and of every group a "
-        "share of the rest, of small groups more than their share."
+        f"Drawing {drawn:,} of {total:,} samples{image * on_image}: the {kept:,} flagged or "
+        "extreme ones, and of every group a share of the rest, of small groups more than their "
+        "share."
     )

@@ -233,14 +233,14 @@ def test_in_space_selected_points_are_over_faded_ones_and_the_focus_is_ringed(co
     chosen = points["row"].to_numpy()[[4, 7, 9]]
     focus = int(points["row"].iloc[20])
     drawing = {"colour": colour, "kind": kind}
-    faded, bright, ring, *_ = scatter.point_map_3d(
-        points, **drawing, chosen=chosen, focus=focus
-    ).data
+    figure = scatter.point_map_3d(points, **drawing, chosen=chosen, focus=focus)
+    faded, bright, ring, *_ = figure.data
     assert sorted(bright.customdata) == sorted(chosen)
     assert sorted([*faded.customdata, *bright.customdata]) == sorted(points["row"])
     assert faded.marker.opacity < bright.marker.opacity
-    assert (ring.x[0], ring.z[0]) == tuple(points[["x", "z"]].iloc[20].astype(np.float32))
-    assert ring.text[0] == f"row {focus}"
+    assert (ring.x[0], ring.z[0]) == tuple(points[["x", "z"]].iloc[20])
+    (name,) = figure.layout.scene.annotations
+    assert (name.text, name.y) == (f"row {focus}", points["y"].iloc[20])
     plain = scatter.point_map_3d(points, **drawing)
     np.testing.assert_array_equal(plain.data[0].customdata, points["row"])
     again = scatter.point_map_3d(sample_points(), **drawing)

@@ -214,3 +214,5 @@ def test_the_page_says_what_is_drawn():
     assert drawn_note(50_000, 186_412, 1_204).startswith(
         "Drawing 50,000 of 186,412 samples: the 1,204 flagged or extreme ones"
     )
+    assert "image" not in drawn_note(50_000, 186_412, 1_204)
+    assert "a lasso takes all that is inside" in drawn_note(5_000, 300_000, 500, on_image=True)
