@@ -27,7 +27,7 @@ from gsr_core.gradients.neighbours import (
     nearest,
 )
 from gsr_core.gradients.reduction import N_COLUMNS, as_array, reduced
-from gsr_core.gradients.representations import CentredGradients, Gradients, project
+from gsr_core.gradients.representations import CentredGradients, Gradients, project, unit_rows
 
 __all__ = ["EXACT_LIMIT", "ONE_AT_A_TIME", "NeighbourGraph", "Progress", "neighbour_graph"]
 
@@ -44,6 +44,8 @@ _BLOCK_NUMBERS = 2**23
 """Numbers gathered at a time."""
 _MORE = 1.5
 """Candidates for a neighbour; what is lost by the reduction is found again among them."""
+_FAR = 4.0
+"""Length of a row that is farther from all rows of length one than these are from each other."""
 
 
 @dataclass(frozen=True)
@@ -139,11 +141,19 @@ def _candidates(space: Space, count: int, metric: Metric, seed: int) -> np.ndarr
     """Return (n, count) positions of rows that are likely near, -1 where too few were found."""
     from pynndescent import NNDescent
 
+    cosine = metric == "cosine"
     if isinstance(space, Gradients | CentredGradients):
-        space = project(space.unit() if metric == "cosine" else space, N_COLUMNS, seed)
-    columns = reduced(as_array(space), centred=metric != "cosine", seed=seed)
+        space = project(space.unit() if cosine else space, N_COLUMNS, seed)
+    matrix = space.cpu() if isinstance(space, Tensor) else torch.tensor(space)
+    matrix = unit_rows(matrix) if cosine else matrix
+    columns = reduced(as_array(matrix), centred=not cosine, seed=seed)
+    if cosine:
+        # At length one both metrics have the same order, and one is compiled for both. A zero row,
+        # which is at 1 from every other, is put away from all of them.
+        columns = unit_rows(torch.from_numpy(columns)).numpy()
+        columns[~columns.any(axis=1), 0] = _FAR
     with ONE_AT_A_TIME:
-        search: Any = NNDescent(columns, metric=metric, n_neighbors=count, random_state=seed)
+        search: Any = NNDescent(columns, n_neighbors=count, random_state=seed)
         return search.neighbor_graph[0]
 
 
