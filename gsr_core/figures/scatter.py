@@ -185,14 +185,9 @@ def point_map_3d(
             showlegend=False,
         )
         # An annotation is never behind a point, as a ring may be.
-        arrow = {
-            "showarrow": True,
-            "arrowcolor": theme.ACCENT,
-            "arrowwidth": 2,
-            "ax": 40,
-            "ay": -60,
-        }
-        names = [{**place, **arrow, "text": _who(at)[0]}]
+        arrow = {"showarrow": True, "arrowcolor": theme.ACCENT, "arrowwidth": 2}
+        plate = {"text": _who(at)[0], "bgcolor": theme.ACCENT, "font": {"color": "#ffffff"}}
+        names = [{**place, **arrow, **plate, "ax": 40, "ay": -60}]
     figure.add_traces(_keys_3d(inks, label))
     bare = {
         "title": "",
