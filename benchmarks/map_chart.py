@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -112,12 +113,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--n", type=int, default=50_000)
     parser.add_argument("--charts", default="own,plotly")
-    parser.add_argument("--browser", default="chromium")
+    parser.add_argument("--browser", default=shutil.which("chromium") or shutil.which("chrome"))
     chosen = parser.parse_args()
     with serving() as (url, server), sync_playwright() as playwright:
         browser = playwright.chromium.launch(
-            channel=None if "/" in chosen.browser else chosen.browser,
-            executable_path=chosen.browser if "/" in chosen.browser else None,
+            executable_path=chosen.browser,
             args=["--no-sandbox", "--disable-gpu"],
         )
         for chart in chosen.charts.split(","):
