@@ -67,6 +67,9 @@ IN_THE_PLANE: dict[str, tuple[str, dict[str, object], tuple[float, float] | None
 
 PUBLISHED_COMPAS = {"eiil": -0.0025, "george": 0.1962, "feasp": 0.2956, "grasp": 0.5453}
 
+ALONE = "classes alone"
+"""What an inference that splits nothing would score."""
+
 BATCH = 128
 WIDTH = 50
 """Of the three hidden layers of the paper's network for COMPAS."""
@@ -110,7 +113,11 @@ def in_the_plane(flipped: float, seed: int) -> Problem:
 
 def score(name: str, settings: Mapping[str, object], problem: Problem) -> Row:
     """Infer groups and compare those of the weighted rows with the true ones."""
-    found = make_inference(name, settings).infer(problem).weighted
+    return compared(make_inference(name, settings).infer(problem).weighted, problem)
+
+
+def compared(found: np.ndarray, problem: Problem) -> Row:
+    """Compare groups of the weighted rows with the true ones."""
     agreed = agreement(found, problem.weighted.groups.numpy())
     return {
         "ARI": agreed.ari,
@@ -198,6 +205,8 @@ def compas_groups(place: Workspace, seeds: int, file: Path | None) -> None:
         bundle = made(place, f"compas-{seed}", partial(compas, seed=seed, file=file))
         problem, _ = load_problem(bundle, pick("cpu"))
         joined = together(problem)
+        alone = compared(joined.weighted.labels.numpy(), joined)
+        rows.setdefault(ALONE, []).append(alone)
         for name in PUBLISHED_COMPAS:
             rows.setdefault(name, []).append(score(name, {}, joined))
         rows.setdefault("grasp, released choice", []).append(score("grasp", RELEASED, joined))
@@ -260,11 +269,13 @@ def cmnist(place: Workspace, seeds: int, file: Path | None) -> None:
             "conflicting ones in a class",
             flush=True,
         )
-        for name in ("erm", "spare", "eiil", "george", "grasp", "feasp"):
+        for name in (ALONE, "erm", "spare", "eiil", "george", "grasp", "feasp"):
             row: Row = {}
             if name != "erm":
-                request = request_clustering(bundle, name)
-                found = compute_clustering(place, request, device="cpu").clusters_of(weighted)
+                found = labels
+                if name != ALONE:
+                    request = request_clustering(bundle, name)
+                    found = compute_clustering(place, request, device="cpu").clusters_of(weighted)
                 by_colour = agreement(found, cells[:, None] == np.unique(cells))
                 row = {
                     "ARI, class x colour": by_colour.ari,
@@ -273,8 +284,9 @@ def cmnist(place: Workspace, seeds: int, file: Path | None) -> None:
                     "outliers": float((found == OUTLIER).mean()),
                     **recovered(found, labels, conflicting),
                 }
-            reached = outcome(place, bundle.name, name)
-            row |= {each: reached[each] for each in ("worst group", "mean")}
+            if name != ALONE:
+                reached = outcome(place, bundle.name, name)
+                row |= {each: reached[each] for each in ("worst group", "mean")}
             rows.setdefault(name, []).append(row)
         print(f"  {time.perf_counter() - begun:.0f} s", flush=True)
     print("\n" + table(rows, {}))
