@@ -7,7 +7,7 @@ selection are one fragment, so that a lasso draws only them again.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -141,7 +141,7 @@ def choose_maps(page: Frame) -> Looked:
         clustering=clustering,
         colour=colour,
         spaces=_SPACES[space],
-        head=next((each for each in _HEADS if each == head), "run"),
+        head=_which(head),
         layout=layout,
         dimensions=3 if drawn_in == "3-D" else 2,
     )
@@ -153,6 +153,10 @@ def _spaces(bundle: Bundle, run: Run, split: str) -> list[str]:
     if split != run.values_split or run.influence() is None:
         found.remove("influence")
     return found if map_head(bundle, run) is not None else ["features"]
+
+
+def _which(head: str) -> WhichHead:
+    return next((each for each in get_args(WhichHead) if each == head), "run")
 
 
 def _heads(bundle: Bundle) -> list[str]:
