@@ -324,7 +324,11 @@ def accuracy_of_slices(bundle: Bundle, run: Run, split: str, samples: pd.DataFra
             what="slice",
         )
         show(figure, key="slice accuracy", alt="Accuracy of each slice with its 95 % interval.")
-        st.caption("As above; a slice has the colour of the group that most of its samples are in.")
+        st.caption(
+            f"Dots are accuracies on the slice's samples in {split}, bars 95 % Wilson intervals; "
+            "grey are fewer than 20 samples. A slice has the colour of the group that most of its "
+            "samples are in."
+        )
     with right:
         _worst(there)
         share = st.column_config.NumberColumn(format="percent")
