@@ -28,6 +28,7 @@ COMMANDS = (
     "compare",
     "study",
     "sweep",
+    "cluster",
     "slices",
     "flags",
     "runs",
