@@ -4,7 +4,7 @@
 
 The rows are a mixture of a hundred clusters in two classes, whose spectrum falls as that of a
 network's features does. Stages are those of a worker and of a page: the space's columns, the graph
-of 30 neighbours that a panel and a clustering share (of more than 20,000 rows the approximate one),
+of 30 neighbours that maps and panels share (of more than 20,000 rows the approximate one),
 PCA or UMAP (of more than 50,000 rows fitted to 50,000, the others placed), and the description of
 the picture as the browser gets it. Beside elapsed seconds are processor seconds, which a busy
 machine changes less; the peak is that of the process up to the end of the stage. `--warm` runs
@@ -85,7 +85,8 @@ def main() -> None:
     if chosen.warm:
         few = features[:4200, :40].numpy()
         if chosen.method == "umap":
-            umap_map(few[:600], limit=500)
+            # Below 4,096 fitted rows UMAP compares all, and compiles less.
+            umap_map(few, limit=4100)
         if chosen.graph:
             neighbour_graph(few, 10, exact_limit=100)
 

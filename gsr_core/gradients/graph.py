@@ -1,4 +1,4 @@
-"""The k nearest neighbours of every row: one graph a space, for maps, panels and clusterings.
+"""The k nearest neighbours of every row: one graph a space, for maps and for panels.
 
 Up to 20,000 rows every pair is compared. Beyond, candidates come from nearest-neighbour descent
 (Dong, Charikar and Li, "Efficient k-nearest neighbor graph construction for generic similarity

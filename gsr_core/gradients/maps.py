@@ -64,7 +64,7 @@ Space = Literal["gradients", "features", "logits", "influence"]
 Method = Literal["pca", "umap"]
 
 GRAPH_K = 30
-"""Neighbours that a kept graph has at least: enough for a map's default, a panel, a clustering."""
+"""Neighbours that a kept graph has at least: enough for a map's default and a panel."""
 
 _VERSION = 2
 """Raised when the same settings begin to give another map or graph."""

@@ -127,7 +127,9 @@ def umap_map(
         placed[fitted] = model.fit_transform(matrix[fitted])
         others = np.setdiff1d(np.arange(n), fitted, assume_unique=True)
         if others.size:
-            tell(0.7, f"Placing {len(others):,} more rows")
+            placing = f"Placing {len(others):,} more rows"
+            tell(0.7, placing)
+            model.tqdm_kwds = _epochs(lambda done: tell(0.85 + 0.1 * done, placing))
             placed[others] = model.transform(matrix[others])
     tell(1.0, "Done")
     return placed

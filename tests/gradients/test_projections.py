@@ -82,7 +82,14 @@ def test_seeded_umap_repeats(fitted):
 
 
 def test_rows_above_the_limit_are_placed_beside_their_like(fitted):
-    assert apart(umap_map(blobs(), seed=0, limit=30))
+    told: list[tuple[float, str]] = []
+    places = umap_map(
+        blobs(), seed=0, limit=30, progress=lambda fraction, text: told.append((fraction, text))
+    )
+    assert apart(places)
+    fractions = [fraction for fraction, _ in told]
+    assert fractions == sorted(fractions)
+    assert (0.95, "Placing 30 more rows") in told
 
 
 def test_a_known_graph_is_taken_and_must_have_enough_neighbours(fitted):
