@@ -88,7 +88,9 @@ def cluster(
             f"{', '.join(opened.manifest.split_sizes)}"
         )
     own = open_run(place, run) if run else None
-    request = request_clustering(opened, inference, terminal.pairs("--set", settings), run=own)
+    request = request_clustering(
+        place, opened, inference, terminal.pairs("--set", settings), run=own
+    )
     with terminal.progress(f"clustering {opened.name}") as report:
         found = compute_clustering(place, request, device=device, progress=report)
     result = _result(found, own or _baseline(place, opened), looked_at)
@@ -115,7 +117,7 @@ def _baseline(place: Workspace, bundle: Bundle) -> Run:
         for run in list_runs(place)
         if run.config.bundle_digest == bundle.manifest.digest
         and run.config.method == "erm"
-        and not run.config.part_of
+        and not (run.config.part_of or run.config.seed or run.config.variation)
         and run.head() is not None
     )
     return next(there, None) or compute(place, bundle.name, "erm")

@@ -16,7 +16,7 @@ st.caption(
 )
 looked = choose_maps(page)
 linked_maps(looked)
-find_clusters(bundle, run, expanded=False)
+find_clusters(bundle, run)
 if looked.clustering is not None:
     cluster_panel(looked.clustering, looked.samples, bundle, looked.split)
 sample_detail(bundle, run, to_map=False)

@@ -76,7 +76,15 @@ RESERVED_COLUMNS = (
     "weight",
     "rank",
     "x",
+    "y",
+    "z",
     "right or wrong",
+    "cluster",
+    "inferred group",
+    "inferred_group",
+    "flagged",
+    "gradient norm",
+    "isolated",
 )
 """Columns of the bundle, of a run's table of samples and of its charts; no attribute is so called,
 and none begins with `INFLUENCE`."""
@@ -287,6 +295,11 @@ class Bundle:
         file = self.path / "thumbnails.arrow"
         # Memory-mapped: opening reads nothing, and one row is one slice of the file.
         return pa.ipc.open_file(pa.memory_map(str(file))) if file.exists() else None
+
+    @property
+    def has_images(self) -> bool:
+        """Whether there are images; single rows may still have none."""
+        return self._thumbnails is not None
 
     def verify(self) -> None:
         """Read every file and compare it with the digest that the manifest keeps of it.

@@ -30,6 +30,7 @@ import pandas as pd
 import torch
 from filelock import FileLock
 from pydantic import BaseModel, ConfigDict
+from torch import Tensor
 
 from gsr_core.compute import pick
 from gsr_core.data.bundle import Bundle, open_bundle
@@ -37,6 +38,7 @@ from gsr_core.data.splits import Problem, Rows, load_problem
 from gsr_core.data.variation import make_variation
 from gsr_core.errors import BundleError, RunNotFoundError, SettingError
 from gsr_core.files import new_directory, replace_file
+from gsr_core.gradients.maps import head_digest
 from gsr_core.gradients.outliers import gradient_norms, isolation
 from gsr_core.gradients.representations import (
     centre_by_class,
@@ -53,11 +55,14 @@ from gsr_core.runs.store import Run, now, open_run
 from gsr_core.workspace import Workspace
 
 __all__ = [
+    "NO_NAMES",
+    "UNASSIGNED",
     "Clustering",
     "ClusteringRecord",
     "ClusteringRequest",
     "compute_clustering",
     "list_clusterings",
+    "looks_at_backbone",
     "merge_clusters",
     "open_clustering",
     "rename_cluster",
@@ -66,6 +71,12 @@ __all__ = [
 ]
 
 FORMAT = 1
+UNASSIGNED = -2
+"""What stands for the cluster of a row that the clustering did not look at."""
+
+NO_NAMES = ("outlier", "outliers", "not clustered")
+"""What no cluster may be called, because something else is."""
+
 _MOST_TRAIN = 200_000
 """Rows of `train` that carry no weight are assigned too, up to so many."""
 _CHUNK = 100_000
@@ -80,11 +91,12 @@ class ClusteringRequest(BaseModel):
     """All that a clustering depends on.
 
     Attributes:
-        bundle: Name of the bundle.
+        bundle: Name of the bundle, or its directory if it is outside of the workspace.
         bundle_digest: Digest of its content.
         inference: A key of `INFERENCES`.
         settings: All settings of the inference.
         run: The run whose head stands for the backbone's own; "" takes the backbone's.
+        head: Digest of that head, which changes when the run goes on; "" without a run.
         seed: Seed of the run whose target and val are meant; 0 is the bundle's own.
         variation: What that run changed about the rows.
     """
@@ -96,6 +108,7 @@ class ClusteringRequest(BaseModel):
     inference: str
     settings: dict[str, Any]
     run: str = ""
+    head: str = ""
     seed: int = 0
     variation: dict[str, Any] = {}
 
@@ -178,6 +191,9 @@ class Clustering:
         ]
         if asked.run:
             changed.append(f"head of {asked.run}")
+        if asked.seed:
+            changed.append(f"seed {asked.seed}'s rows")
+        changed += [f"{key}={value}" for key, value in asked.variation.items()]
         title = inference.title.partition(":")[0]
         return f"{title} ({', '.join(changed)})" if changed else title
 
@@ -207,7 +223,8 @@ class Clustering:
 
         Returns:
             Columns `row`; `cluster`, `OUTLIER` for none, after merging; `central`, the cosine with
-            the mean direction of its cluster, in [-1, 1], NaN for outliers; `gradient_norm`; and
+            the mean direction of its cluster as it was found, before merging, in [-1, 1], NaN for
+            outliers; `gradient_norm`; and
             `isolated`, 0 or how far an isolated gradient is from the next, see
             `gradients.outliers`.
         """
@@ -222,8 +239,8 @@ class Clustering:
         return pd.read_parquet(self.path / "candidates.parquet")
 
     def clusters_of(self, rows: np.ndarray) -> np.ndarray:
-        """Return the cluster of some rows of the bundle, `OUTLIER` where there is none."""
-        return self.columns_of(rows)["cluster"].fillna(OUTLIER).to_numpy(np.int64)
+        """Return the cluster of some rows of the bundle, `UNASSIGNED` for those without a place."""
+        return self.columns_of(rows)["cluster"].fillna(UNASSIGNED).to_numpy(np.int64)
 
     def columns_of(self, rows: np.ndarray) -> pd.DataFrame:
         """Return `assigned` of some rows of the bundle, in their order; NaN where not assigned."""
@@ -234,6 +251,7 @@ class Clustering:
 
 
 def request_clustering(
+    workspace: Workspace,
     bundle: Bundle,
     inference: str,
     settings: Mapping[str, Any] | None = None,
@@ -243,6 +261,7 @@ def request_clustering(
     """Return a request, after checking what can be checked before anything is computed.
 
     Args:
+        workspace: Where it shall be computed.
         bundle: The data.
         inference: A key of `INFERENCES`.
         settings: Settings that differ from the defaults; text is read as the setting's type.
@@ -250,22 +269,67 @@ def request_clustering(
             (`reference=backbone`); None takes the backbone's.
 
     Raises:
-        SettingError: If the inference or a setting is unknown, or a value is not allowed.
+        SettingError: If the inference or a setting is unknown, a value is not allowed, it would
+            not fit in memory, or a run is named whose head would not be looked at.
         BundleError: If the run was made on other data.
     """
     made = make_inference(inference, settings or {})
+    rows = bundle.rows_of[bundle.manifest.weighted_split]
+    sizes = np.bincount(bundle.y[rows], minlength=len(bundle.manifest.classes)).tolist()
+    made.check_memory(sizes, bundle.manifest.n_features, len(sizes))
     if run is not None and run.config.bundle_digest != bundle.manifest.digest:
         raise BundleError(
             f"run '{run.run_id}' was made on other data than bundle '{bundle.name}' holds; choose "
             "a run on this bundle"
         )
+    if run is not None and not looks_at_backbone(made):
+        raise SettingError(
+            f"{inference} with these settings does not look at the backbone's head, so that of run "
+            f"'{run.run_id}' changes nothing; set {_backbone_setting(made)} or leave the run out"
+        )
+    inside = bundle.path.parent == workspace.bundles
     return ClusteringRequest(
-        bundle=bundle.name,
+        bundle=bundle.name if inside else str(bundle.path.resolve()),
         bundle_digest=bundle.manifest.digest,
         inference=inference,
         settings=_settings(made),
         run="" if run is None else run.run_id,
+        head="" if run is None else head_digest(_head_of(run)),
     )
+
+
+def looks_at_backbone(inference: GroupInference) -> bool:
+    """Return whether an inference looks at the backbone's own head, as it is set."""
+    named = "backbone" in (
+        getattr(inference, "reference", ""),
+        getattr(inference, "clustered", ""),
+    )
+    # GEORGE asks a head which clusters to cut finer, and only then.
+    return named and (inference.space != "features" or getattr(inference, "overcluster", 1) > 1)
+
+
+def _backbone_setting(inference: GroupInference) -> str:
+    if hasattr(inference, "clustered"):
+        return "clustered=backbone"
+    if hasattr(inference, "overcluster"):
+        return "overcluster above 1 and reference=backbone"
+    if hasattr(inference, "reference"):
+        return "reference=backbone" + ", space=gradients" * (inference.space == "features")
+    return "an inference that does, such as grasp with reference=backbone,"
+
+
+def _head_of(run: Run) -> Head:
+    """Return a run's head.
+
+    Raises:
+        SettingError: If it has none yet.
+    """
+    arrays = run.head()
+    if arrays is None:
+        raise SettingError(
+            f"run '{run.run_id}' has no head yet; wait until it has ended or leave it out"
+        )
+    return Head(*(torch.from_numpy(part) for part in arrays))
 
 
 def request_of_run(run: Run) -> ClusteringRequest | None:
@@ -360,8 +424,8 @@ def compute_clustering(
             "cluster": np.concatenate([found.weighted, found.target, found.val]),
         }
     )
-    y = bundle.y[assigned["row"].to_numpy()]
-    # The cluster of a class is one of its own rows'.
+    # Classes as the inference saw them: of noisy labels, those that were flipped.
+    y = _all_rows(problem).labels.cpu().numpy()
     classes = assigned.assign(y=y)[assigned["cluster"] != OUTLIER].groupby("cluster")["y"].first()
     tell(0.6, "Scoring outliers")
     head = inference.head(problem) or reference_head(problem, "backbone")
@@ -409,7 +473,7 @@ def _problem(
     """Return the problem, its `val` lengthened by all rows that are only to be assigned.
 
     Raises:
-        SettingError: If the run has no head yet.
+        SettingError: If the run has no head, or another one by now.
     """
     compute = pick(device)
     problem, test = load_problem(
@@ -424,12 +488,12 @@ def _problem(
     ):
         others.append(problem.train())
     if request.run:
-        arrays = open_run(workspace, request.run).head()
-        if arrays is None:
+        head = _head_of(open_run(workspace, request.run))
+        if head_digest(head) != request.head:
             raise SettingError(
-                f"run '{request.run}' has no head yet; wait until it has ended or leave it out"
+                f"run '{request.run}' has gone on since its clusters were asked for; ask again"
             )
-        weight, bias = (torch.from_numpy(part).to(compute.device) for part in arrays)
+        weight, bias = head.weight.to(compute.device), head.bias.to(compute.device)
         problem = replace(problem, backbone_head=(weight, bias))
     return replace(problem, val=_joined(others))
 
@@ -478,19 +542,26 @@ def _central(problem: Problem, inference: GroupInference, cluster: np.ndarray) -
         if inference.space == "logits" and (head := inference.head(problem)) is not None:
             vectors = head.logits(vectors.to(head.weight))
         directions = centre_by_class(vectors, rows.labels)
-    directions = unit_rows(directions.double().cpu())
     member = torch.from_numpy(cluster)
-    inside = member != OUTLIER
-    size = int(member.max()) + 1 if inside.any() else 0
-    means = directions.new_zeros(size, directions.shape[1])
-    means = unit_rows(means.index_add_(0, member[inside], directions[inside]))
     central = np.full(len(cluster), np.nan)
-    for start in range(0, len(cluster), _CHUNK):
-        part = slice(start, start + _CHUNK)
-        own = means[member[part].clamp(min=0)] if size else directions[part]
-        central[part] = (directions[part] * own).sum(dim=1).clamp(-1, 1).numpy()
-    central[~inside.numpy()] = np.nan
+    if not (member != OUTLIER).any():
+        return central
+    # In chunks: all rows in float64 would be more than all else together.
+    chunks = [slice(start, start + _CHUNK) for start in range(0, len(cluster), _CHUNK)]
+    means = torch.zeros(int(member.max()) + 1, directions.shape[1], dtype=torch.float64)
+    for part in chunks:
+        inside = member[part] != OUTLIER
+        means.index_add_(0, member[part][inside], _unit(directions[part])[inside])
+    means = unit_rows(means)
+    for part in chunks:
+        own = means[member[part].clamp(min=0)]
+        central[part] = (_unit(directions[part]) * own).sum(dim=1).clamp(-1, 1).numpy()
+    central[cluster == OUTLIER] = np.nan
     return central
+
+
+def _unit(rows: Tensor) -> Tensor:
+    return unit_rows(rows.double().cpu())
 
 
 def _named(name: str, classes: list[str], label: int) -> str:
@@ -505,12 +576,17 @@ def rename_cluster(clustering: Clustering, cluster: int, name: str) -> None:
     """Give a cluster a name of the user's.
 
     Raises:
-        SettingError: If the name is empty, too long or taken, or there is no such cluster.
+        SettingError: If the name is empty, too long, taken or reserved, or there is no such
+            cluster.
     """
     name = name.strip()
     if not 1 <= len(name) <= _NAME_LENGTH:
         raise SettingError(
             f"a cluster's name has {len(name)} characters; give it 1 to {_NAME_LENGTH}"
+        )
+    if name in NO_NAMES:
+        raise SettingError(
+            f"'{name}' says that a sample is in no cluster; give the cluster another name"
         )
 
     def change(edits: _Edits, names: Mapping[int, str]) -> None:

@@ -36,11 +36,12 @@ def cluster_table(clustering: Clustering, samples: pd.DataFrame, bundle: Bundle)
         bundle: The data.
 
     Returns:
-        A row a cluster that has samples there, and last one for the outliers (`OUTLIER`), with
-        columns `cluster`, `name`, `size`, `share` of the samples, `majority` (the group most of
-        them are in), `purity` (its share of the cluster), `accuracy`, `loss` (mean, nats),
-        `worst_errors` (share of the worst group's errors that are in the cluster; NaN if it has
-        none), and `weight` (mean, relative to uniform) where the samples have one.
+        A row a cluster that has samples there, and last one for the outliers (`OUTLIER`); samples
+        that the clustering did not look at are in none. Columns `cluster`, `name`, `size`, `share`
+        of the samples, `majority` (the group most of them are in), `purity` (its share of the
+        cluster), `accuracy`, `loss` (mean, nats), `worst_errors` (share of the worst group's errors
+        that are in the cluster; NaN if it has none), and `weight` (mean, relative to uniform) where
+        the samples have one.
     """
     rows = samples["row"].to_numpy()
     cluster = clustering.clusters_of(rows)
@@ -158,21 +159,23 @@ def clusters_as_bundle(clustering: Clustering, name: str) -> Bundle:
                 f"cluster '{each}' has no sample in target, so nothing could drive its weights; "
                 "merge it with another cluster first"
             )
-    number = np.full(max(names, default=-1) + 2, OUTLIER)
+    number = np.full(max(names, default=0) + 1, OUTLIER)
     number[list(names)] = np.arange(len(names))
-    manifest, index = bundle.manifest, number[cluster]
+    manifest = bundle.manifest
+    index = np.where(cluster >= 0, number[np.maximum(cluster, 0)], OUTLIER)
     lost = {
         split: int((index[rows] == OUTLIER).sum())
         for split in SPLITS
         if len(rows := bundle.rows_of[split])
     }
     outside = ", ".join(f"{count:,} of {split}" for split, count in lost.items() if count)
-    notes = [note for note in manifest.notes if not note.startswith("Group '")]
+    # Writing a bundle notes these anew.
+    again = ("Group '", "There is no heldout split")
+    notes = [note for note in manifest.notes if not note.startswith(again)]
     notes.append(
         f"The groups are clusters of '{bundle.name}' by {clustering.label}, inferred without group "
         f"labels; {outside or 'none'} of the samples are in no group."
     )
-    pictures = (bundle.path / "thumbnails.arrow").exists()
     return write_bundle(
         directory,
         samples=bundle.samples,
@@ -185,7 +188,9 @@ def clusters_as_bundle(clustering: Clustering, name: str) -> Bundle:
         source=f"{manifest.source}; groups from clustering {clustering.name}",
         title=name,
         head=bundle.head,
-        thumbnails=(bundle.thumbnail(row) for row in range(len(bundle))) if pictures else None,
+        thumbnails=(bundle.thumbnail(row) for row in range(len(bundle)))
+        if bundle.has_images
+        else None,
         backbone=manifest.backbone,
         notes=notes,
         recipe={"clusters_of": json.loads(clustering.record.request.model_dump_json())},

@@ -128,9 +128,11 @@ def save_slice(workspace: Workspace, rows: np.ndarray) -> str:
     """Keep a set of positions in a bundle and return its key, made from its content."""
     positions = np.unique(np.asarray(rows, dtype=np.int64))
     key = hashlib.sha256(positions.tobytes()).hexdigest()[:12]
-    workspace.slices.mkdir(parents=True, exist_ok=True)
-    with replace_file(workspace.slices / f"{key}.npy") as temporary, temporary.open("wb") as file:
-        np.save(file, positions)
+    kept = workspace.slices / f"{key}.npy"
+    if not kept.exists():
+        workspace.slices.mkdir(parents=True, exist_ok=True)
+        with replace_file(kept) as temporary, temporary.open("wb") as file:
+            np.save(file, positions)
     return key
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,15 +16,18 @@ from pydantic import TypeAdapter
 from gsr_core.data.bundle import Bundle
 from gsr_core.errors import GsrError
 from gsr_core.inference.base import OUTLIER
-from gsr_core.inference.registry import INFERENCES
+from gsr_core.inference.registry import INFERENCES, make_inference
 from gsr_core.jobs.progress import read_job
 from gsr_core.jobs.queue import start_job
 from gsr_core.methods.fit import Status
 from gsr_core.runs.clustering import (
+    UNASSIGNED,
     Clustering,
     ClusteringRequest,
     list_clusterings,
+    looks_at_backbone,
     merge_clusters,
+    open_clustering,
     rename_cluster,
     request_clustering,
     request_of_run,
@@ -49,6 +53,7 @@ from gsr_core.workspace import DEFAULT_WORKSPACE
 
 __all__ = ["choose_clustering", "cluster_panel", "find_clusters"]
 
+_NONE = "none"
 _OF_RUN = "of this run"
 _STRIP = 8
 """Images at either end of a cluster."""
@@ -70,27 +75,27 @@ def choose_clustering(bundle: Bundle, run: Run) -> Clustering | None:
     chosen = nav.select(
         "clusters",
         "Clusters",
-        ["", *options],
-        default=own.name if own is not None else "",
-        format_func=lambda name: labels.get(name, "none"),
+        [_NONE, *options],
+        default=own.name if own is not None else _NONE,
+        format_func=lambda name: labels.get(name, _NONE),
         width=240,
     )
     if own is not None and chosen == own.name and chosen not in known:
-        _watch(own)
+        if own != _asked(bundle):
+            _watch(own)
         return None
     return known.get(chosen)
 
 
-def find_clusters(bundle: Bundle, run: Run, *, expanded: bool) -> None:
+def find_clusters(bundle: Bundle, run: Run) -> None:
     """Draw the form that infers groups, and how far what was asked for is.
 
     Args:
         bundle: The data.
         run: Whose head can take the place of the backbone's.
-        expanded: Whether the form is open from the start.
     """
-    asked = _asked()
-    with st.expander("Find clusters", expanded=expanded or asked is not None, key="find clusters"):
+    asked = _asked(bundle)
+    with st.expander("Find clusters", expanded=asked is not None, key="find clusters"):
         left, right = st.columns([2, 3], gap="large")
         with left:
             name = st.selectbox(
@@ -112,12 +117,14 @@ def find_clusters(bundle: Bundle, run: Run, *, expanded: bool) -> None:
                         name, key, schema[key], getattr(defaults, key), form="cluster"
                     )
         changed = {key: each for key, each in values.items() if each != getattr(defaults, key)}
-        uses_head = values.get("reference") == "backbone"
-        of_run = uses_head and st.toggle(
-            "Take this run's head for the backbone's own", value=True, key="cluster head"
-        )
         try:
-            request = request_clustering(bundle, name, changed, run=run if of_run else None)
+            uses_head = looks_at_backbone(make_inference(name, changed))
+            of_run = uses_head and st.toggle(
+                "Take this run's head for the backbone's own", value=True, key="cluster head"
+            )
+            request = request_clustering(
+                workspace(), bundle, name, changed, run=run if of_run else None
+            )
             st.caption(_memory(bundle, request))
         except GsrError as error:
             st.error(str(error))
@@ -160,9 +167,16 @@ def _command(bundle: Bundle, name: str, changed: dict[str, Any], run: Run | None
     return shlex.join(words)
 
 
-def _asked() -> ClusteringRequest | None:
-    """Return what this window asked for and has not yet seen the end of."""
-    return st.session_state.get("cluster asked")
+def _asked(bundle: Bundle) -> ClusteringRequest | None:
+    """Return what this window asked for of a bundle and has not yet seen the end of."""
+    asked = st.session_state.get("cluster asked")
+    same = asked is not None and asked.bundle_digest == bundle.manifest.digest
+    return asked if same else None
+
+
+def _forget(request: ClusteringRequest) -> None:
+    if st.session_state.get("cluster asked") == request:
+        del st.session_state["cluster asked"]
 
 
 def _start(request: ClusteringRequest) -> None:
@@ -175,15 +189,22 @@ def _watch(request: ClusteringRequest) -> None:
     key = request.name
     place = workspace()
     state = read_job(place, "cluster", key)
-    if (place.clusterings / key / "clustering.json").exists():
-        st.session_state.pop("cluster asked", None)
+    if (place.clusterings / key).exists():
+        try:
+            open_clustering(place, key)
+        except GsrError as error:
+            st.error(str(error))
+            return
+        _forget(request)
         nav.put(clusters=key, colour="cluster")
         st.rerun()
     if state is not None and state.status is Status.FAILED:
         st.error(f"The clusters could not be found: {state.text}")
-        if st.button("Try again", key="cluster again"):
-            _start(request)
-            st.rerun()
+        with st.container(horizontal=True, key=f"cluster failed {key}"):
+            if st.button("Try again", key=f"cluster again {key}"):
+                _start(request)
+                st.rerun()
+            st.button("Dismiss", key=f"cluster dismiss {key}", on_click=_forget, args=(request,))
         return
     if state is None or not state.active:
         _start(request)
@@ -219,7 +240,7 @@ def cluster_panel(
     choice = record.choice
     st.caption(
         f"{choice[:1].upper()}{choice[1:]}. {percent(record.outliers)} of the clustered samples "
-        f"are outliers. The table is of {split}."
+        f"are outliers. The table is of {split}{_missing(clustering, samples)}."
     )
     _agreement(clustering)
     table = cluster_table(clustering, samples, bundle)
@@ -228,6 +249,12 @@ def cluster_panel(
     _strips(clustering, table, samples, bundle, chosen)
     with st.expander("What was tried"):
         st.dataframe(clustering.candidates(), hide_index=True, key="cluster candidates")
+
+
+def _missing(clustering: Clustering, samples: pd.DataFrame) -> str:
+    """Say how many samples the clustering did not look at, if there are any."""
+    count = int((clustering.clusters_of(samples["row"].to_numpy()) == UNASSIGNED).sum())
+    return f", without {count:,} samples that were not clustered" if count else ""
 
 
 def _agreement(clustering: Clustering) -> None:
@@ -250,6 +277,7 @@ def _agreement(clustering: Clustering) -> None:
             value = agreed[key]
             st.metric(name, "–" if value is None else f"{value:.2f}", border=True, help=said)
     with st.expander("How well each true group was found"):
+        st.caption("Of the clusters as they were found, before merging and renaming.")
         st.dataframe(
             pd.DataFrame(agreed["groups"]),
             hide_index=True,
@@ -263,7 +291,11 @@ def _agreement(clustering: Clustering) -> None:
 
 def _table(clustering: Clustering, table: pd.DataFrame, samples: pd.DataFrame) -> list[int]:
     """Draw the table; return the clusters chosen in it, which are then selected on the maps."""
-    key = f"cluster table {clustering.name} {clustering.stamp} {len(samples)}"
+    # Streamlit keeps the ticks of a key, so that other samples or clusters need another one.
+    content = zlib.crc32(
+        samples["row"].to_numpy().tobytes() + table["cluster"].to_numpy().tobytes()
+    )
+    key = f"cluster table {clustering.name} {clustering.stamp} {content}"
 
     def choose() -> None:
         picked = table["cluster"].iloc[st.session_state[key]["selection"]["rows"]]
@@ -309,7 +341,7 @@ def _strips(
     chosen: list[int],
 ) -> None:
     """Draw the most central and the most peripheral images of clusters."""
-    if bundle.thumbnail(int(samples["row"].iloc[0])) is None:
+    if not bundle.has_images:
         return
     rows = samples["row"].to_numpy()
     names = table.set_index("cluster")["name"]
@@ -369,8 +401,7 @@ def _actions(
             icon=":material/flag:",
             help="Those of all splits go to the flag list, which Samples shows.",
         ):
-            flag_outliers(clustering, bundle)
-            st.toast(f"{sizes[OUTLIER]:,} outliers are on the flag list.")
+            _try(lambda: flag_outliers(clustering, bundle))
         _as_groups(clustering)
         downloads(
             lambda: describe_clusters(clustering, bundle),
@@ -398,7 +429,7 @@ def _as_groups(clustering: Clustering) -> None:
         request = clustering.record.request
         name = st.text_input(
             "Name of the bundle",
-            value=f"{request.bundle}-{request.inference}",
+            value=f"{Path(request.bundle).name}-{request.inference}",
             key="cluster bundle",
         )
         if st.button("Make the bundle", key="cluster bundle make"):

@@ -14,6 +14,7 @@ import pandas as pd
 import streamlit as st
 
 from gsr_core.data.bundle import SPLITS, Bundle
+from gsr_core.data.variation import make_variation
 from gsr_core.figures import theme
 from gsr_core.figures.scatter import MAX_DRAWN, MAX_DRAWN_3D, MAX_ON_TOP, Kind, point_map_3d
 from gsr_core.gradients.maps import MapConfig, compute_map, load_map, map_config
@@ -42,7 +43,7 @@ _AT_ONCE = 30_000
 """Samples whose PCA is computed while the page waits; that of more is the worker's."""
 
 _MOST_VALUES = 20
-"""Attributes of more values than this cannot be told apart by colour."""
+"""Text of more values than this cannot be told apart by colour; numbers are a scale then."""
 
 _SPACES = {
     "both": ("gradients", "features"),
@@ -93,7 +94,8 @@ class Looked:
     @property
     def scope(self) -> str:
         """What a selection is of."""
-        return f"{self.bundle.manifest.digest} {self.split}"
+        config = self.run.config
+        return f"{self.bundle.manifest.digest} {self.split} {config.seed} {config.variation}"
 
 
 def choose_maps(page: Frame) -> Looked:
@@ -106,7 +108,17 @@ def choose_maps(page: Frame) -> Looked:
         split = nav.select("split", "Split", present, default=run.values_split, width=120)
         clustering = choose_clustering(bundle, run)
         samples = _with_more(load_samples(run, split), bundle, clustering)
-        colour = nav.select("colour", "Colour", list(_colourings(bundle, samples)), width=190)
+        kinds = _colourings(bundle, samples)
+        left_out = [name for name in manifest.attributes if name not in kinds]
+        colour = nav.select(
+            "colour",
+            "Colour",
+            list(kinds),
+            width=190,
+            help=f"Without {', '.join(left_out)}: more than {_MOST_VALUES} values."
+            if left_out
+            else None,
+        )
         space = nav.select("space", "Space", _spaces(bundle, run, split), width=130)
         layout = nav.select("layout", "Layout", _LAYOUTS, format_func=str.upper, width=105)
         with st.popover("More", icon=":material/tune:"):
@@ -194,8 +206,12 @@ def _colourings(bundle: Bundle, samples: pd.DataFrame) -> dict[str, Kind]:
     if "flagged" in samples.columns:
         kinds["flagged"] = "category"
     for name in bundle.manifest.attributes:
-        if name not in kinds and samples[name].nunique() <= _MOST_VALUES:
+        if name in kinds:
+            continue
+        if samples[name].nunique() <= _MOST_VALUES:
             kinds[name] = "category"
+        elif pd.api.types.is_numeric_dtype(samples[name]):
+            kinds[name] = "value"
     for column in samples.columns:
         if column.startswith(INFLUENCE):
             kinds[column] = "signed"
@@ -343,10 +359,13 @@ def _places(looked: Looked, space: str) -> tuple[pd.DataFrame, str] | None:
     PCA is there at once, UMAP when the worker has it; PCA of many samples is the worker's too.
     """
     bundle, run, split = looked.bundle, looked.run, looked.split
-    head = map_head(bundle, run, looked.head)
+    with st.spinner("Fitting the head", show_time=True):
+        head = map_head(bundle, run, looked.head)
     profile = map_profile(run) if space == "influence" else None
     # A seed above 0 draws target and val anew from their union, which is then what is mapped.
-    redrawn = run.config.seed and split in ("target", "val")
+    # So it is where the two share their rows.
+    changed = run.config.seed or make_variation(run.config.variation).leak
+    redrawn = changed and split in ("target", "val")
     wanted: dict[str, Any] = {
         "space": space,
         "profile": profile,

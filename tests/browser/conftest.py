@@ -20,13 +20,22 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 import pytest
 from filelock import FileLock
-from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, expect, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    ConsoleMessage,
+    Locator,
+    Page,
+    ViewportSize,
+    expect,
+    sync_playwright,
+)
 from playwright.sync_api import Error as PlaywrightError
+from playwright.sync_api import TimeoutError as PlaywrightTimeout
 
 from gsr_core.data.bundle import Bundle, open_bundle
 from gsr_core.runs.execute import run as compute_run
@@ -60,6 +69,7 @@ LISTEN = """
     }
   };
   window.scriptAwaited = false;
+  window.scriptsAsked = 0;
   window.WebSocket = class extends WebSocket {
     constructor(...words) {
       super(...words);
@@ -68,7 +78,10 @@ LISTEN = """
       });
     }
     send(data) {
-      if (typeof data !== 'string' && kind(data) === RERUN_SCRIPT) window.scriptAwaited = true;
+      if (typeof data !== 'string' && kind(data) === RERUN_SCRIPT) {
+        window.scriptAwaited = true;
+        window.scriptsAsked += 1;
+      }
       super.send(data);
     }
   };
@@ -76,7 +89,8 @@ LISTEN = """
 """
 """Notes whether Streamlit asked for its script and the server has not begun it yet.
 
-Meanwhile the page still says that no script is running, on a busy machine for long.
+Meanwhile the page still says that no script is running, on a busy machine for long. Counts also
+how often it asked.
 """
 
 IDLE = """
@@ -88,16 +102,26 @@ IDLE = """
     && app.getAttribute('data-test-connection-state') === 'CONNECTED'
     && !document.querySelector('[data-stale=true], [data-testid=stSkeleton]')
     && [...document.images].every(image => image.complete);
-  if (!quiet) { window.quietSince = undefined; return false; }
-  window.quietSince ??= performance.now();
-  return performance.now() - window.quietSince > 250;
+  if (!quiet) { window.quiet = undefined; return false; }
+  if (!window.quiet) {
+    const now = window.quiet = {since: performance.now(), frames: 0};
+    const frame = () => {
+      if (window.quiet === now && ++now.frames < 3) requestAnimationFrame(frame);
+    };
+    requestAnimationFrame(frame);
+  }
+  return window.quiet.frames >= 3 && performance.now() - window.quiet.since > 250;
 }
 """
 """Whether script and images have been at rest for a moment.
 
-The pause covers the way from a click to Streamlit's request, which is all in the browser. A page
-that is left before its images are there makes the browser complain about them.
+The pause covers the way from a click to Streamlit's request, which is all in the browser; on a
+busy machine, frames say better than a clock how far it has got. A page that is left before its
+images are there makes the browser complain about them.
 """
+
+ASKED = "asked => window.scriptsAsked > asked"
+"""Whether Streamlit has asked for its script again."""
 
 SHOWN = """
 box => {
@@ -434,14 +458,32 @@ def killer() -> Callable[[Sequence[int]], None]:
 class Screen:
     """A browser window, and how a user gets around in it."""
 
-    def __init__(self, page: Page, url: str) -> None:
+    def __init__(self, page: Page, url: str, *, fresh: bool = False) -> None:
         self.page = page
         self.url = url
+        self.fresh = fresh
         self.problems: list[str] = []
         self.expected: tuple[str, ...] = ()
-        page.add_init_script(LISTEN)
         page.on("console", self._console)
-        page.on("pageerror", lambda error: self.problems.append(f"page error: {error}"))
+        page.on("pageerror", self._error)
+
+    def leave(self) -> bool:
+        """Leave the window as good as new; return whether that is possible."""
+        self.page.remove_listener("console", self._console)
+        self.page.remove_listener("pageerror", self._error)
+        if self.fresh or self.page.is_closed():
+            return False
+        # The browser keeps the last 50 addresses, and tests may count them.
+        if self.page.evaluate("history.length") > 30:
+            return False
+        self.page.evaluate("localStorage.clear(); sessionStorage.clear()")
+        self.page.goto("about:blank")
+        self.page.set_viewport_size(SIZE)
+        self.page.mouse.move(0, 0)
+        return True
+
+    def _error(self, error: PlaywrightError) -> None:
+        self.problems.append(f"page error: {error}")
 
     def _console(self, message: ConsoleMessage) -> None:
         if message.type != "error":
@@ -471,8 +513,17 @@ class Screen:
 
     def idle(self) -> None:
         """Wait until the page's script has come to rest."""
-        self.page.evaluate("window.quietSince = undefined")
+        self.page.evaluate("window.quiet = undefined")
         self.page.wait_for_function(IDLE, timeout=PATIENCE * 1000, polling=OFTEN)
+
+    @contextlib.contextmanager
+    def asking(self, *, when: bool) -> Iterator[None]:
+        """Do what makes the page ask for its script, and wait until it has, if it should."""
+        asked = self.page.evaluate("window.scriptsAsked")
+        yield
+        if when:
+            with contextlib.suppress(PlaywrightTimeout):
+                self.page.wait_for_function(ASKED, arg=asked, timeout=ONCE, polling=OFTEN)
 
     def sound(self) -> None:
         """Fail if the page shows a traceback."""
@@ -516,7 +567,8 @@ class Screen:
             self.unfold(box)
             label = options.first.inner_text(timeout=ONCE)
             box.evaluate(NOTE_CHOICES)
-            options.first.click(timeout=ONCE)
+            with self.asking(when=label not in box.evaluate(SHOWN)):
+                options.first.click(timeout=ONCE)
             self.idle()
             self.sound()
             return self.page.evaluate("label => window.choicesNoted.has(label)", label)
@@ -569,10 +621,11 @@ class Screen:
         def attempt() -> bool:
             # The element itself: a locator would press Enter in the one that has replaced it.
             element = field.element_handle(timeout=ONCE)
-            element.fill(text, timeout=ONCE)
-            if element.input_value() != text:
-                return False
-            element.press("Enter", timeout=ONCE)
+            with self.asking(when=not same(element.input_value(), text)):
+                element.fill(text, timeout=ONCE)
+                if element.input_value() != text:
+                    return False
+                element.press("Enter", timeout=ONCE)
             return True
 
         insist(attempt, f"{label} to become {text}")
@@ -672,14 +725,16 @@ def wait_for_page(page: Page, condition: Callable[[], bool], what: str) -> None:
         page.wait_for_timeout(100)
 
 
-def _window(browser: Browser, url: str, **options: Any) -> Screen:
-    context = browser.new_context(viewport={"width": 1400, "height": 900}, **options)
-    context.set_default_timeout(PATIENCE * 1000)
-    return Screen(context.new_page(), url)
+SIZE: ViewportSize = {"width": 1400, "height": 900}
 
 
-def _end(screens: Sequence[Screen], request: pytest.FixtureRequest, directory: Path) -> None:
-    """Close windows; keep a picture if the test failed, and fail it for errors nobody expects."""
+def _end(
+    screens: Sequence[Screen],
+    spare: list[Page],
+    request: pytest.FixtureRequest,
+    directory: Path,
+) -> None:
+    """Leave windows; keep a picture if the test failed, and fail it for errors nobody expects."""
     problems: list[str] = []
     failed = request.node.stash.get(FAILED, False)
     for number, screen in enumerate(screens):
@@ -693,24 +748,50 @@ def _end(screens: Sequence[Screen], request: pytest.FixtureRequest, directory: P
                 print(f"the window: {screen.save(directory, f'failed-{number}')}")
             except Exception as error:
                 print(f"no picture of the window: {error}")
-        screen.page.context.close()
+        if not failed and not problems and screen.leave():
+            spare.append(screen.page)
+        else:
+            screen.page.context.close()
     if problems:
         pytest.fail("errors in the browser:\n" + "\n".join(problems), False)
 
 
+@pytest.fixture(scope="session")
+def spare() -> list[Page]:
+    """Windows that earlier tests have left.
+
+    A window keeps its process, and that keeps what it has compiled: most of the work of opening a
+    page. Streamlit begins a new session with every page.
+    """
+    return []
+
+
 @pytest.fixture
 def windows(
-    browser: Browser, request: pytest.FixtureRequest, tmp_path: Path
+    browser: Browser, request: pytest.FixtureRequest, tmp_path: Path, spare: list[Page]
 ) -> Iterator[Callable[..., Screen]]:
-    """Make windows on any dashboard."""
+    """Make windows on any dashboard; one that a test changes for good must be `fresh`."""
     made: list[Screen] = []
 
-    def make(dashboard: Dashboard, **options: Any) -> Screen:
-        made.append(_window(browser, dashboard.url, **options))
+    def make(
+        dashboard: Dashboard,
+        *,
+        color_scheme: Literal["light", "dark"] = "light",
+        fresh: bool = False,
+    ) -> Screen:
+        if spare and not fresh:
+            page = spare.pop()
+        else:
+            context = browser.new_context(viewport=SIZE)
+            context.set_default_timeout(PATIENCE * 1000)
+            page = context.new_page()
+            page.add_init_script(LISTEN)
+        page.emulate_media(color_scheme=color_scheme)
+        made.append(Screen(page, dashboard.url, fresh=fresh))
         return made[-1]
 
     yield make
-    _end(made, request, tmp_path)
+    _end(made, spare, request, tmp_path)
 
 
 @pytest.fixture

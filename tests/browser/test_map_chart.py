@@ -244,7 +244,7 @@ def test_pointing_says_what_the_colour_means(maps):
 
 
 def test_a_map_needs_no_webgl(windows, page_url):
-    screen = windows(SimpleNamespace(url=page_url))
+    screen = windows(SimpleNamespace(url=page_url), fresh=True)
     screen.page.add_init_script(
         "const real = HTMLCanvasElement.prototype.getContext;"
         "HTMLCanvasElement.prototype.getContext = function (kind, ...more) {"

@@ -11,6 +11,7 @@ from gsr_core.errors import BundleError, RunNotFoundError, SettingError
 from gsr_core.inference.base import OUTLIER
 from gsr_core.inference.registry import INFERENCES, make_inference
 from gsr_core.runs.clustering import (
+    UNASSIGNED,
     compute_clustering,
     list_clusterings,
     merge_clusters,
@@ -26,9 +27,11 @@ from gsr_core.runs.clusters import (
     flag_outliers,
     strips,
 )
+from gsr_core.runs.execute import continue_run, execute
 from gsr_core.runs.execute import run as compute_run
 from gsr_core.runs.samples import sample_table
 from gsr_core.runs.slices import flagged
+from gsr_core.runs.store import create_run
 
 # Small enough for the forty weighted rows of `tiny`.
 SETTINGS = {
@@ -49,7 +52,9 @@ def clustered(workspace, tiny):
     """Compute a clustering of `tiny`; two means of each class unless told otherwise."""
 
     def clustered(inference="kmeans", bundle=tiny, **settings):
-        return compute_clustering(workspace, request_clustering(bundle, inference, settings))
+        return compute_clustering(
+            workspace, request_clustering(workspace, bundle, inference, settings)
+        )
 
     return clustered
 
@@ -97,7 +102,9 @@ def test_what_is_only_assigned_and_the_group_labels_decide_nothing(workspace, ti
     for inference in ("grasp", "kmeans", "spare"):
         settings = SETTINGS.get(inference, {})
         one, other = (
-            compute_clustering(workspace, request_clustering(bundle, inference, settings))
+            compute_clustering(
+                workspace, request_clustering(workspace, bundle, inference, settings)
+            )
             for bundle in (tiny, changed)
         )
         np.testing.assert_array_equal(one.clusters_of(rows), other.clusters_of(rows))
@@ -119,7 +126,7 @@ def test_a_request_is_computed_once_and_kept_by_all_that_it_depends_on(
     }
     other = write(workspace, "other", seed=1)
     assert list_clusterings(workspace, other) == []
-    assert request_clustering(other, "kmeans").name != one.name
+    assert request_clustering(workspace, other, "kmeans").name != one.name
 
 
 def test_the_middle_of_a_cluster_is_nearest_to_its_mean_direction(tiny, clustered):
@@ -197,7 +204,8 @@ def test_the_head_of_a_run_takes_the_place_of_the_backbones(workspace, tiny):
     made = compute_run(workspace, "tiny", "gsr", device="cpu", steps=5)
     own, of_run = (
         compute_clustering(
-            workspace, request_clustering(tiny, "kmeans", {"reference": "backbone"}, run=each)
+            workspace,
+            request_clustering(workspace, tiny, "kmeans", {"reference": "backbone"}, run=each),
         )
         for each in (None, made)
     )
@@ -205,10 +213,56 @@ def test_the_head_of_a_run_takes_the_place_of_the_backbones(workspace, tiny):
     assert not np.allclose(own.assigned()["gradient_norm"], of_run.assigned()["gradient_norm"])
 
 
+def test_a_run_that_went_on_has_other_clusters_and_a_head_not_looked_at_is_refused(workspace, tiny):
+    made = compute_run(workspace, "tiny", "gsr", device="cpu", steps=2)
+    looked = {"reference": "backbone"}
+    before = request_clustering(workspace, tiny, "kmeans", looked, run=made)
+    continue_run(made, 8)
+    execute(made)
+    after = request_clustering(workspace, tiny, "kmeans", looked, run=made)
+    assert before.head != after.head
+    assert before.name != after.name
+    with pytest.raises(SettingError, match="has gone on"):
+        compute_clustering(workspace, before)
+    for inference, settings in (
+        ("grasp", {}),
+        ("feasp", {}),
+        ("george", looked),
+        ("kmeans", {**looked, "space": "features"}),
+    ):
+        with pytest.raises(SettingError, match="does not look at the backbone's head"):
+            request_clustering(workspace, tiny, inference, settings, run=made)
+
+
+def test_a_cluster_of_noisy_labels_has_the_class_that_was_seen(workspace, tiny):
+    run = create_run(
+        workspace, "tiny", "spare", {"seed": 1}, device="cpu", variation={"label_noise": 0.4}
+    )
+    execute(run)
+    found = compute_clustering(workspace, request_of_run(run))
+    seen = sample_table(run, "heldout")["label seen"].to_numpy()
+    classes = np.array(found.record.classes)[found.clusters_of(tiny.rows_of["heldout"])]
+    np.testing.assert_array_equal(classes, seen)
+    assert len(set(found.names.values())) == len(found.names)
+
+
+def test_a_row_that_was_not_looked_at_is_in_no_cluster_and_no_outlier(workspace, tiny, clustered):
+    found = clustered()
+    table = pd.read_parquet(found.path / "assigned.parquet")
+    lost = tiny.rows_of["test"][:7]
+    table[~table["row"].isin(lost)].to_parquet(found.path / "assigned.parquet")
+    assert (found.clusters_of(lost) == UNASSIGNED).all()
+    made = compute_run(workspace, "tiny", "erm", device="cpu")
+    rows = cluster_table(found, sample_table(made, "test"), tiny)
+    assert OUTLIER not in rows["cluster"].tolist()
+    assert rows["size"].sum() == len(tiny.rows_of["test"]) - 7
+
+
 def test_norms_are_those_of_explicit_gradients(workspace, tiny):
     made = compute_run(workspace, "tiny", "erm", device="cpu")
     found = compute_clustering(
-        workspace, request_clustering(tiny, "kmeans", {"reference": "backbone"}, run=made)
+        workspace,
+        request_clustering(workspace, tiny, "kmeans", {"reference": "backbone"}, run=made),
     )
     weight, bias = made.head()
     features = tiny.features.astype(np.float64)
@@ -258,6 +312,7 @@ def test_what_cannot_be_changed_is_told(clustered):
         (lambda: rename_cluster(found, zero, " "), "has 0 characters"),
         (lambda: rename_cluster(found, zero, "x" * 61), "has 61 characters"),
         (lambda: rename_cluster(found, zero, taken), "is called"),
+        (lambda: rename_cluster(found, zero, "outliers"), "another name"),
         (lambda: rename_cluster(found, 99, "x"), "no cluster 99"),
         (lambda: merge_clusters(found, zero, one), "different classes"),
         (lambda: merge_clusters(found, zero, zero), "with itself"),
@@ -270,18 +325,18 @@ def test_what_cannot_be_changed_is_told(clustered):
 def test_what_cannot_be_asked_for_is_told(workspace, tiny, write):
     other = write(workspace, "other", seed=1)
     with pytest.raises(SettingError, match="did you mean 'grasp'"):
-        request_clustering(tiny, "grsp")
+        request_clustering(workspace, tiny, "grsp")
     with pytest.raises(SettingError, match="no setting 'epsilon'"):
-        request_clustering(tiny, "grasp", {"epsilon": 1})
+        request_clustering(workspace, tiny, "grasp", {"epsilon": 1})
     made = compute_run(workspace, "other", "erm", device="cpu")
     with pytest.raises(BundleError, match="made on other data"):
-        request_clustering(tiny, "grasp", run=made)
+        request_clustering(workspace, tiny, "grasp", run=made)
     with pytest.raises(RunNotFoundError, match="'gsr cluster' begins one"):
         open_clustering(workspace, "nothing")
     for name in ("../runs", "", "."):
         with pytest.raises(RunNotFoundError):
             open_clustering(workspace, name)
-    request = request_clustering(other, "kmeans")
+    request = request_clustering(workspace, other, "kmeans")
     write(workspace, "other", seed=2, overwrite=True)
     with pytest.raises(BundleError, match="has changed"):
         compute_clustering(workspace, request)
@@ -351,5 +406,5 @@ def test_without_known_groups_there_is_nothing_to_agree_with(workspace, tiny, wr
     membership = tiny.membership.copy()
     membership[tiny.rows_of["heldout"]] = False
     unknown = write(workspace, "unknown", membership=membership)
-    found = compute_clustering(workspace, request_clustering(unknown, "kmeans"))
+    found = compute_clustering(workspace, request_clustering(workspace, unknown, "kmeans"))
     assert found.record.agreement is None
