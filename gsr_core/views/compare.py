@@ -67,7 +67,10 @@ def choose_entries(page: Frame) -> list[Entry]:
     offered = entries(run for run in page.ended if run.config.part_of in shown)
     _say_what_is_left_out(page, asked)
     by_id = {entry.run_id: entry for entry in offered}
-    of_run = {run.run_id: entry.run_id for entry in offered for run in entry.runs}
+    # An address may have a run whose seed was computed again since: its entry is still meant.
+    same = {(identity(entry.config), entry.config.part_of): entry.run_id for entry in offered}
+    keys = {run.run_id: (identity(run.config), run.config.part_of) for run in page.ended}
+    of_run = {run_id: same[key] for run_id, key in keys.items() if key in same}
     if "compare runs" not in st.session_state:
         st.session_state["compare runs"] = asked or _first_choice(offered)
     before = st.session_state["compare runs"]

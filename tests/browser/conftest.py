@@ -501,8 +501,20 @@ class Screen:
         self.arrive(name)
 
     def follow(self, name: str) -> None:
-        """Go to a page by the links on top."""
-        self.click(self.page.locator(".st-key-pages").get_by_role("link", name=name, exact=True))
+        """Go to a page by the links on top.
+
+        Streamlit loses a change of page that comes just when a part of the page asks to be drawn
+        again; a user clicks once more.
+        """
+        link = self.page.locator(".st-key-pages").get_by_role("link", name=name, exact=True)
+        heading = self.page.get_by_role("heading", name=name, level=1, exact=True)
+
+        def attempt() -> bool:
+            self.click(link)
+            heading.wait_for(timeout=5 * ONCE)
+            return True
+
+        insist(attempt, f"the page {name} to come")
         self.arrive(name)
 
     def arrive(self, name: str) -> None:

@@ -187,3 +187,12 @@ def test_runs_on_other_data_are_left_out_with_the_reason(screen, dashboard, ids)
         assert len(screen.table("worst-group accuracy")) == 1
     finally:
         shutil.rmtree(folder)
+
+
+def test_an_address_with_a_run_that_was_computed_again_shows_its_method(screen, dashboard, ids):
+    again = compute_run(dashboard.workspace, "coloured-digits", "llr", device="cpu")
+    try:
+        screen.open("Compare", runs=f"{ids['llr']},{ids['gsr']}")
+        assert [row["method"] for row in screen.table("seeds")] == ["LLR", "GSR"]
+    finally:
+        shutil.rmtree(again.path)
