@@ -212,7 +212,7 @@ def _watch(request: ClusteringRequest) -> None:
     def look() -> None:
         now = read_job(place, "cluster", key)
         if now is None or not now.active:
-            st.rerun()
+            nav.refresh()
         st.progress(now.fraction, text=now.text)
 
     st.fragment(look, run_every=0.5)()

@@ -221,7 +221,7 @@ def _chip(runs: list[Run]) -> None:
     def chip() -> None:
         active = [run for run in runs if run.run_id in waiting and run.state.active]
         if len(active) < len(waiting):
-            st.rerun()
+            nav.refresh()
         for run in active[:1]:
             state = run.state
             more = f" · {len(active) - 1} waiting" if len(active) > 1 else ""

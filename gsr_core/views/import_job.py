@@ -72,7 +72,7 @@ def import_job(name: str) -> None:
 def _watch(name: str) -> None:
     now = read_job(workspace(), "import", name)
     if now is None or not now.active:
-        st.rerun()
+        nav.refresh()
     text = now.text
     if stop_requested(workspace(), "import", name):
         text = f"Stopping after this batch · {text}"

@@ -54,7 +54,7 @@ def _example(*, aside: bool = False) -> None:
             now = read_job(workspace(), "example", _EXAMPLE)
             if now is None or not now.active:
                 nav.put(bundle=_EXAMPLE if _EXAMPLE in bundle_names() else None)
-                st.rerun()
+                nav.refresh()
             st.progress(now.fraction, text=now.text)
 
         st.fragment(watch, run_every=0.5)()

@@ -11,6 +11,7 @@ from gsr_core.methods.fit import Status
 from gsr_core.runs.execute import continue_run
 from gsr_core.runs.store import Run
 from gsr_core.runs.summary import headline, run_label, unsolved_steps
+from gsr_core.views import navigation as nav
 from gsr_core.views.charts import percent, show
 from gsr_core.views.frame import Frame, link
 from gsr_core.views.session import load_history
@@ -35,7 +36,7 @@ def _live(active: list[Run]) -> None:
     """Draw the first active run, look again twice a second, and redraw the page when it ends."""
     states = [run.state for run in active]
     if not all(state.active for state in states):
-        st.rerun()
+        nav.refresh()
     place = next((i for i, each in enumerate(states) if each.status is Status.RUNNING), 0)
     run, state = active[place], states[place]
     st.subheader(run_label(run.config), anchor=False)

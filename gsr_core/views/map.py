@@ -417,7 +417,7 @@ def _progress(looked: Looked, config: MapConfig, space: str, *, instead: bool) -
     def watch() -> None:
         now = read_job(workspace(), "map", key)
         if now is None or not now.active:
-            st.rerun()
+            nav.refresh()
         st.progress(now.fraction, text=f"{name}: {now.text}{meanwhile}")
 
     st.fragment(watch, run_every=1.0)()

@@ -10,11 +10,11 @@ reload, a shared link and the browser's back button restore the view. Links betw
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import streamlit as st
 
-__all__ = ["DEFAULTS", "PAGES", "begin", "get", "go", "params", "put", "select"]
+__all__ = ["DEFAULTS", "PAGES", "begin", "get", "go", "params", "put", "refresh", "select"]
 
 PAGES = {
     "Setup": "pages/setup.py",
@@ -106,6 +106,16 @@ def go(page: str, **changes: object) -> None:
     """Open a page, by its title, with changed choices. Not to be called from a callback."""
     _choices().update(_text(changes))
     st.switch_page(PAGES[page], query_params=params())
+
+
+def refresh() -> NoReturn:
+    """Draw the page anew, from a fragment that has seen what it watches come to an end.
+
+    What the user asked for meanwhile goes first: `st.rerun` alone would put this page in the place
+    of another one whose link was just clicked.
+    """
+    st.empty()  # Whatever is drawn is an occasion for that.
+    st.rerun()
 
 
 def select(

@@ -240,7 +240,7 @@ def _watch(name: str, done: int) -> None:
     state = read_job(workspace(), "study", name)
     there = next(iter(each for each in list_studies(workspace()) if each.name == name), None)
     if state is None or not state.active or there is None or len(there.record.runs) > done:
-        st.rerun()
+        nav.refresh()
     stopping = stop_requested(workspace(), "study", name)
     text = f"Stopping after this step · {state.text}" if stopping else state.text
     st.progress(state.fraction, text=plain(text or "Starting"))

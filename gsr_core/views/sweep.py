@@ -218,7 +218,7 @@ def _watch(sweep: Sweep) -> None:
     job = read_job(workspace(), "sweep", sweep.name)
     by_job = job is not None and job.active
     if not by_job and not sweep.active:
-        st.rerun()
+        nav.refresh()
     record = sweep.record
     table = _table(sweep, record)
     if by_job and job is not None:
