@@ -34,7 +34,7 @@ def look(screen, path) -> None:
     screen.open("Setup")
     more = screen.page.get_by_text("Add another data set")
     if more.count():
-        more.click()
+        screen.click(more)
     screen.enter(PATH, path)
     screen.press("Look at the data")
 
@@ -147,7 +147,7 @@ def test_an_import_is_stopped_and_goes_on(empty_screen, empty_dashboard, birds: 
     look(empty_screen, birds)
     settle(empty_screen)
     choose_small_network(empty_screen, birds)
-    page.get_by_text("How features are computed").click()
+    empty_screen.click(page.get_by_text("How features are computed"))
     empty_screen.enter("Batch size", 1)
     empty_screen.enter("Name of the bundle", "stopped")
     empty_screen.press("Import")
@@ -190,9 +190,9 @@ def test_from_a_folder_and_a_trained_network_to_a_run(empty_screen, empty_dashbo
     # Nothing starts before the code is trusted.
     expect(page.get_by_text("Tick “I trust this file”")).to_be_visible()
     expect(page.get_by_role("button", name="Import", exact=True)).to_have_count(0)
-    page.get_by_text("I trust this file", exact=True).first.click()
+    empty_screen.click(page.get_by_text("I trust this file", exact=True).first)
     empty_screen.idle()
-    page.get_by_text(DETAILS).click()
+    empty_screen.click(page.get_by_text(DETAILS))
     empty_screen.enter("Image size", 64)
     arguments = page.get_by_label("Arguments of the function", exact=True)
     arguments.fill("model_name=efficientnet-lite0")

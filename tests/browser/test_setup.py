@@ -74,13 +74,13 @@ def look_at(screen, file: Path, *, upload: bool = False) -> None:
     screen.open("Setup")
     more = screen.page.get_by_text("Add another data set")
     if more.count():
-        more.click()
+        screen.click(more)
     screen.choose("What do you have?", "Arrays (.npz)")
     # The field of the path is that of the reader; what is typed into the last one's is lost.
     path = screen.page.get_by_label("Path on the machine that runs this dashboard", exact=True)
     expect(path).to_have_attribute("placeholder", "the .npz file")
     if upload:
-        screen.page.get_by_text("Or upload the file").click()
+        screen.click(screen.page.get_by_text("Or upload the file"))
         screen.page.locator("input[type=file]").set_input_files(file)
         expect(screen.page.get_by_text(file.name)).to_be_visible()
         screen.idle()
