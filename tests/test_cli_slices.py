@@ -46,7 +46,8 @@ def workspace(tmp_path_factory) -> Workspace:
 
 @pytest.fixture
 def gsr(workspace, monkeypatch, capsys):
-    """Run `gsr` with some words."""
+    """Run `gsr` with some words, its tables as wide as they need."""
+    monkeypatch.setenv("COLUMNS", "160")
 
     def gsr(*words) -> Outcome:
         line = ["gsr", *map(str, words), "--workspace", str(workspace.root)]
