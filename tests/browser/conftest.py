@@ -1,7 +1,8 @@
 """A real dashboard in a real browser.
 
-`dashboard` is one for all tests, with the example and four runs in it; `empty_dashboard` begins
-with nothing. `screen` is a browser window on either, which also watches for errors.
+`dashboard` is one for all tests, with the example and four runs in it, and without what the tests
+of other files have marked; `empty_dashboard` begins with nothing. `screen` is a browser window on
+either, which also watches for errors.
 """
 
 from __future__ import annotations
@@ -147,6 +148,9 @@ NOTE_CLICK = """
 element => element.addEventListener('click', () => { window.clickNoted = true; }, {once: true})
 """
 """Notes whether an element is clicked."""
+
+DRAWN = "grid => grid.ariaRowCount === '1' || grid.querySelector('tbody tr') !== null"
+"""Whether a table has drawn rows, if it has any beside its head."""
 
 ONCE = 3000
 """Milliseconds for one of several tries."""
@@ -396,7 +400,7 @@ def wait_for(condition: Callable[[], Any], what: str, *, seconds: float = PATIEN
 
 
 @pytest.fixture(scope="session")
-def dashboard(
+def lasting_dashboard(
     tmp_path_factory: pytest.TempPathFactory, digits_bundle: Bundle
 ) -> Iterator[Dashboard]:
     """The dashboard with the example, the classifier as it came, LLR and two runs of GSR."""
@@ -420,10 +424,19 @@ METHODS: dict[str, dict[str, Any]] = {
 """Name and settings of the runs that are there from the start."""
 
 
+@pytest.fixture(scope="module")
+def dashboard(lasting_dashboard: Dashboard) -> Dashboard:
+    """The dashboard without slices, flags and clusterings; which files came before is chance."""
+    place = lasting_dashboard.workspace
+    for made in (place.slices, place.flags, place.clusterings):
+        shutil.rmtree(made, ignore_errors=True)
+    return lasting_dashboard
+
+
 @pytest.fixture(scope="session")
-def ids(dashboard: Dashboard) -> dict[str, str]:
+def ids(lasting_dashboard: Dashboard) -> dict[str, str]:
     """The run ids of `METHODS`."""
-    return dashboard.ids
+    return lasting_dashboard.ids
 
 
 @pytest.fixture(scope="module")
@@ -662,10 +675,19 @@ class Screen:
         return found.get_by_test_id("stMetricValue").inner_text().strip()
 
     def table(self, column: str) -> list[dict[str, str]]:
-        """Return the rows of the table with this column, as a screen reader gets them."""
+        """Return the rows of the table with this column, as a screen reader gets them.
+
+        A table tells how many rows it has before it draws them.
+        """
         head = self.page.locator("th[role=columnheader]").get_by_text(column, exact=True)
         grid = self.page.locator("[data-testid=stDataFrame] table[role=grid]", has=head).first
         grid.wait_for(state="attached")
+        self.idle()
+        wait_for_page(
+            self.page,
+            lambda: grid.evaluate(DRAWN),
+            f"the rows of the table with {column} to be drawn",
+        )
         names = [cell.strip() for cell in grid.locator("th[role=columnheader]").all_inner_texts()]
         rows = grid.locator("tbody tr").all()
         texts = [row.locator("td").evaluate_all("cs => cs.map(c => c.textContent)") for row in rows]
