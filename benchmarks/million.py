@@ -36,10 +36,10 @@ from gsr_core.data.groups import Group
 from gsr_core.data.splits import load_problem
 from gsr_core.runs.execute import run as compute_run
 from gsr_core.runs.samples import sample_table
+from gsr_core.runs.slices import load_slice, save_slice
 from gsr_core.runs.store import Run, list_runs
 from gsr_core.views.overview import size_table
 from gsr_core.views.samples import passing
-from gsr_core.views.slices import load_slice, save_slice
 from gsr_core.workspace import Workspace
 
 NAME = "million"
@@ -221,7 +221,9 @@ def warm(workspace: Workspace) -> dict[str, tuple[float, float]]:
         ),
         "group table": lambda: size_table(bundle),
         "slice of 20,000 saved, loaded, applied": lambda: passing(
-            bundle, table, rows=load_slice(workspace, save_slice(workspace, selected))
+            bundle,
+            table,
+            rows=load_slice(workspace, bundle, save_slice(workspace, bundle, selected)),
         ),
     }
     seconds = {}

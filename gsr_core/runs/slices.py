@@ -1,14 +1,14 @@
 """Slices and flags: the sets of samples and the suspect samples that a user leaves with.
 
 ```
-<workspace>/slices/<key>.npy          positions in a bundle, ascending; the key is made of them
+<workspace>/slices/<key>.npy          positions in a bundle, ascending; the key is made of both
                    <digest>.json      the slices that have a name, of a bundle with that digest
           /flags/<digest>.parquet     row, reason, note, proposed_label, created
 ```
 
-A set of positions alone is small enough to travel in a URL by its key. A name belongs to a
-bundle's content (`Manifest.digest`): a bundle that is written anew begins without slices and
-flags, because its positions may be of other samples.
+A set of positions travels in a URL by its key. Keys, names and flags belong to a bundle's content
+(`Manifest.digest`): a bundle that is written anew begins without slices and flags, and links to
+sets of the old one lead nowhere, because its positions may be of other samples.
 """
 
 from __future__ import annotations
@@ -124,10 +124,10 @@ class _Names(BaseModel):
 # Sets of samples -----------------------------------------------------------------------------
 
 
-def save_slice(workspace: Workspace, rows: np.ndarray) -> str:
-    """Keep a set of positions in a bundle and return its key, made from its content."""
+def save_slice(workspace: Workspace, bundle: Bundle, rows: np.ndarray) -> str:
+    """Keep a set of positions in a bundle and return its key, made from the content of both."""
     positions = np.unique(np.asarray(rows, dtype=np.int64))
-    key = hashlib.sha256(positions.tobytes()).hexdigest()[:12]
+    key = _key(bundle, positions)
     kept = workspace.slices / f"{key}.npy"
     if not kept.exists():
         workspace.slices.mkdir(parents=True, exist_ok=True)
@@ -136,15 +136,21 @@ def save_slice(workspace: Workspace, rows: np.ndarray) -> str:
     return key
 
 
-def load_slice(workspace: Workspace, key: str) -> np.ndarray | None:
-    """Return the positions of a set, or None if there is none of that key that can be read."""
+def load_slice(workspace: Workspace, bundle: Bundle, key: str) -> np.ndarray | None:
+    """Return the positions of a set, or None if the bundle has no readable one of that key."""
     file = workspace.slices / f"{key}.npy"
     if not re.fullmatch(r"[0-9a-f]{12}", key) or not file.exists():
         return None
     try:
-        return np.load(file, allow_pickle=False)
+        positions = np.load(file, allow_pickle=False)
     except (ValueError, OSError, EOFError):
         return None
+    return positions if key == _key(bundle, positions) else None
+
+
+def _key(bundle: Bundle, positions: np.ndarray) -> str:
+    content = bundle.manifest.digest.encode() + positions.tobytes()
+    return hashlib.sha256(content).hexdigest()[:12]
 
 
 # Names ---------------------------------------------------------------------------------------
@@ -175,7 +181,7 @@ def name_slice(
         _check_free(name, others)
         made = _Named(
             name=name,
-            key=save_slice(workspace, positions),
+            key=save_slice(workspace, bundle, positions),
             about=" ".join(about.split()),
             created=now(),
         )
@@ -189,8 +195,10 @@ def list_slices(workspace: Workspace, bundle: Bundle) -> list[Slice]:
     Raises:
         GsrError: If the workspace's list of slices cannot be read.
     """
-    rows = ((each, load_slice(workspace, each.key)) for each in _read_names(workspace, bundle))
-    return [Slice(**each.model_dump(), rows=found) for each, found in rows if found is not None]
+    kept = (
+        (each, load_slice(workspace, bundle, each.key)) for each in _read_names(workspace, bundle)
+    )
+    return [Slice(**each.model_dump(), rows=rows) for each, rows in kept if rows is not None]
 
 
 def find_slice(workspace: Workspace, bundle: Bundle, name: str) -> Slice:

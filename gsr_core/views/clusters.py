@@ -380,7 +380,7 @@ def _actions(
             link(
                 "Samples",
                 "Open in Samples",
-                slice=save_slice(workspace(), table.loc[here, "row"].to_numpy()),
+                slice=save_slice(workspace(), bundle, table.loc[here, "row"].to_numpy()),
                 **dict.fromkeys(("group", "y", "prediction", "changed")),
             )
             # With the samples of every split, so that every page has some of them.

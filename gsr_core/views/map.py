@@ -460,7 +460,7 @@ def _selected(looked: Looked, rows: np.ndarray) -> None:
         link(
             "Samples",
             "Open these in Samples",
-            slice=save_slice(workspace(), rows),
+            slice=save_slice(workspace(), bundle, rows),
             **dict.fromkeys(("group", "y", "prediction", "changed")),
         )
         save_and_flag(bundle, rows, f"selected on the map of {looked.split}")

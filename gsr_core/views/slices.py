@@ -109,7 +109,7 @@ def choose_slice(bundle: Bundle) -> Chosen | None:
         names[each.key] = f"{names[each.key]} = {each.name}" if each.key in names else each.name
         rows[each.key] = each.rows
     if key and key not in rows:
-        found = load_slice(workspace(), key)
+        found = load_slice(workspace(), bundle, key)
         if found is not None:
             st.button(
                 f"{len(found):,} selected on the map",
@@ -119,7 +119,7 @@ def choose_slice(bundle: Bundle) -> Chosen | None:
                 on_click=lambda: nav.put(slice=None),
             )
             return Chosen(key, "the selection", found)
-        st.caption("The selection in this link is not in this workspace.")
+        st.caption("The selection in this link is not in this workspace, or is of other data.")
     if not names:
         return None
     chosen = nav.select(

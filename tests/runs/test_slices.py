@@ -9,7 +9,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 
 from gsr_core.data.bundle import MIN_GROUP_SIZE, open_bundle
@@ -58,23 +58,28 @@ def other(workspace, write):
 
 
 @given(rows=st.lists(st.integers(0, 10**6), max_size=20))
-@hypothesis_settings(max_examples=30, deadline=None)
-def test_a_set_comes_back_by_a_key_made_of_its_content_alone(tmp_path_factory, rows):
-    workspace = Workspace(tmp_path_factory.getbasetemp() / "sets")
-    key = save_slice(workspace, np.array(rows, dtype=np.int64))
+@hypothesis_settings(
+    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_a_set_comes_back_by_a_key_made_of_its_content_and_the_bundles(
+    workspace, bundle, other, rows
+):
+    key = save_slice(workspace, bundle, np.array(rows, dtype=np.int64))
     assert re.fullmatch("[0-9a-f]{12}", key)
-    assert load_slice(workspace, key).tolist() == sorted(set(rows))
-    assert save_slice(workspace, np.array(rows[::-1] * 2, dtype=np.int64)) == key
-    assert save_slice(workspace, np.array([*rows, 10**7], dtype=np.int64)) != key
+    assert load_slice(workspace, bundle, key).tolist() == sorted(set(rows))
+    assert save_slice(workspace, bundle, np.array(rows[::-1] * 2, dtype=np.int64)) == key
+    assert save_slice(workspace, bundle, np.array([*rows, 10**7], dtype=np.int64)) != key
+    assert load_slice(workspace, other, key) is None
+    assert save_slice(workspace, other, np.array(rows, dtype=np.int64)) != key
 
 
 @pytest.mark.parametrize("key", ["", "flagged", "0" * 12, "../../etc/passwd", "ABCDEF123456"])
-def test_a_key_of_nothing_leads_nowhere(workspace, key):
-    assert load_slice(workspace, key) is None
+def test_a_key_of_nothing_leads_nowhere(workspace, bundle, key):
+    assert load_slice(workspace, bundle, key) is None
 
 
-def test_what_is_no_array_is_not_unpickled(workspace, tmp_path):
-    key = save_slice(workspace, ROWS)
+def test_what_is_no_array_is_not_unpickled(workspace, bundle, tmp_path):
+    key = save_slice(workspace, bundle, ROWS)
     touched = tmp_path / "touched"
 
     class Bomb:
@@ -83,10 +88,10 @@ def test_what_is_no_array_is_not_unpickled(workspace, tmp_path):
 
     with (workspace.slices / f"{key}.npy").open("wb") as file:
         np.save(file, np.array([Bomb()], dtype=object), allow_pickle=True)
-    assert load_slice(workspace, key) is None
+    assert load_slice(workspace, bundle, key) is None
     assert not touched.exists()
     (workspace.slices / f"{key}.npy").write_bytes(b"")
-    assert load_slice(workspace, key) is None
+    assert load_slice(workspace, bundle, key) is None
 
 
 # Names ---------------------------------------------------------------------------------------
@@ -100,7 +105,7 @@ def test_a_named_slice_comes_back(workspace, bundle, name):
     (found,) = list_slices(Workspace(workspace.root), bundle)
     assert found == made
     assert found.rows.tolist() == made.rows.tolist()
-    assert load_slice(workspace, made.key).tolist() == made.rows.tolist()
+    assert load_slice(workspace, bundle, made.key).tolist() == made.rows.tolist()
     assert find_slice(workspace, bundle, name) == made
 
 
@@ -163,7 +168,7 @@ def test_slices_are_listed_as_they_came_and_can_be_renamed_and_deleted(workspace
     delete_slice(workspace, bundle, "z")
     assert [each.name for each in list_slices(workspace, bundle)] == ["c", "b"]
     # An address that has the key still leads to the samples.
-    assert load_slice(workspace, key) is not None
+    assert load_slice(workspace, bundle, key) is not None
 
 
 def test_a_slice_that_is_not_there_is_named_with_the_nearest(workspace, bundle):
