@@ -4,8 +4,9 @@
     python benchmarks/groups.py compas compas-scores-two-years.csv
     python benchmarks/groups.py cmnist mnist.npz [--seeds 3]
 
-`synthetic` is GraSP's table on its clusters in the plane, clean and with 5 % of the labels flipped:
-features and gradients by k-means, by DBSCAN on Euclidean and on cosine distances. `compas` is
+`synthetic` is GraSP's table on its clusters in the plane, clean and with 5 % of the training labels
+flipped: features and gradients by k-means, by DBSCAN on Euclidean and on cosine distances; at the
+variance of the released code, from which the published numbers are, and at the printed one. `compas` is
 ProPublica's table with 12 groups. In both the training and validation rows are clustered together,
 as in the paper, and its numbers stand beside ours. `cmnist` is Coloured MNIST with ten classes and
 ten colours, 5 % of the training images in the colour of another class; a small network is trained
@@ -25,7 +26,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +50,10 @@ from gsr_core.workspace import Workspace
 Row = dict[str, float]
 
 RELEASED = {"silhouette": "euclidean", "count_outliers": True, "max_outliers": 1.0}
-"""How the released code of GraSP chooses radius and density."""
+"""How the released code of GraSP judges a radius and density; the grid stays the paper's."""
+
+RELEASED_VARIANCE = 0.1
+"""Of a cluster in the plane: what the released notebook draws with; the paper says 0.01."""
 
 IN_THE_PLANE: dict[str, tuple[str, dict[str, object], tuple[float, float] | None]] = {
     "features, k-means": ("kmeans", {"space": "features"}, (0.5505, 0.3631)),
@@ -58,8 +62,8 @@ IN_THE_PLANE: dict[str, tuple[str, dict[str, object], tuple[float, float] | None
     "gradients, k-means": ("kmeans", {"space": "gradients"}, (0.8409, 0.6436)),
     "gradients, DBSCAN, Euclidean": ("grasp", {"metric": "euclidean"}, (0.7724, 0.7237)),
     "gradients, DBSCAN, cosine (GraSP)": ("grasp", {}, (0.6943, 0.6944)),
-    "FeaSP, released choice": ("feasp", RELEASED, None),
-    "GraSP, released choice": ("grasp", RELEASED, None),
+    "FeaSP, released criterion": ("feasp", RELEASED, None),
+    "GraSP, released criterion": ("grasp", RELEASED, None),
     "GraSP, head after 50 epochs": ("grasp", {"reference": "backbone"}, None),
     "k-means, head after 50 epochs": ("kmeans", {"reference": "backbone"}, None),
 }
@@ -87,19 +91,25 @@ def adam(model: nn.Module, features: Tensor, labels: Tensor, *, epochs: int, see
             optimiser.step()
 
 
-def in_the_plane(flipped: float, seed: int) -> Problem:
+def in_the_plane(flipped: float, variance: float, seed: int) -> Problem:
     """Return the training and validation rows, with a head trained for 50 epochs as the backbone's.
 
-    Nothing else is to be assigned, so target and val are the same rows.
+    As in the released code, only training labels are flipped, and a flipped row is of the group of
+    its new label and a random attribute. Nothing else is to be assigned, so target and val are the
+    same rows.
     """
-    source = Synthetic2D(flipped=flipped, seed=seed).read()
+    source = Synthetic2D(flipped=flipped, flip_in="train", variance=variance, seed=seed).read()
     assert isinstance(source.inputs, Numbers)
     split = source.table["split"].to_numpy()
     position = np.flatnonzero(split != "test")
-    group = source.table["true_group"].to_numpy()[position]
+    part = source.table.iloc[position]
+    label = part["label"].to_numpy(np.int64)
+    attribute = part["centre"].str[1].to_numpy(np.int64)  # The first coordinate, 0 or 1.
+    random = np.random.default_rng(seed).integers(2, size=len(part))
+    group = 2 * label + np.where(part["flipped"], random, attribute)
     rows = Rows(
         torch.from_numpy(source.inputs.array[position]),
-        torch.from_numpy(source.table["label"].to_numpy(np.int64)[position]),
+        torch.from_numpy(label),
         torch.from_numpy(group[:, None] == np.unique(group)),
         position,
     )
@@ -130,17 +140,23 @@ def compared(found: np.ndarray, problem: Problem) -> Row:
 def synthetic(place: Workspace, seeds: int, file: Path | None) -> None:
     """Print GraSP's table in the plane."""
     del place, file
-    for which, (kind, flipped) in enumerate({"clean": 0.0, "contaminated": 0.05}.items()):
-        problems = [in_the_plane(flipped, seed) for seed in range(seeds)]
+    kinds = {"clean": 0.0, "contaminated": 0.05}
+    for variance, (which, kind) in product((RELEASED_VARIANCE, 0.01), enumerate(kinds)):
+        problems = [in_the_plane(kinds[kind], variance, seed) for seed in range(seeds)]
         rows = {
             name: [score(inference, settings, problem) for problem in problems]
             for name, (inference, settings, _) in IN_THE_PLANE.items()
         }
         published = {
-            name: numbers[which] for name, (*_, numbers) in IN_THE_PLANE.items() if numbers
+            name: numbers[which]
+            for name, (*_, numbers) in IN_THE_PLANE.items()
+            if numbers and variance == RELEASED_VARIANCE
         }
         right = [accuracy(problem) for problem in problems]
-        print(f"\n{kind}; training accuracy of the head after 50 epochs {cell(right, 3)}\n")
+        print(
+            f"\nvariance {variance}, {kind}; training accuracy of the head after 50 epochs "
+            f"{cell(right, 3)}\n"
+        )
         print(table(rows, published), flush=True)
 
 
@@ -209,11 +225,11 @@ def compas_groups(place: Workspace, seeds: int, file: Path | None) -> None:
         rows.setdefault(ALONE, []).append(alone)
         for name in PUBLISHED_COMPAS:
             rows.setdefault(name, []).append(score(name, {}, joined))
-        rows.setdefault("grasp, released choice", []).append(score("grasp", RELEASED, joined))
-        rows.setdefault("feasp, released choice", []).append(score("feasp", RELEASED, joined))
+        rows.setdefault("grasp, released criterion", []).append(score("grasp", RELEASED, joined))
+        rows.setdefault("feasp, released criterion", []).append(score("feasp", RELEASED, joined))
         # FeaSP on gradients is GraSP.
         deep = with_features(joined, network_gradients(problem, seed))
-        for name, settings in {"": {}, ", released choice": RELEASED}.items():
+        for name, settings in {"": {}, ", released criterion": RELEASED}.items():
             found = score("feasp", settings, deep)
             rows.setdefault(f"grasp, gradients of a network{name}", []).append(found)
         print(f"seed {seed}", flush=True)
