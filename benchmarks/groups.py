@@ -109,7 +109,7 @@ def in_the_plane(flipped: float, variance: float, seed: int) -> Problem:
     group = 2 * label + np.where(part["flipped"], random, attribute)
     rows = Rows(
         torch.from_numpy(source.inputs.array[position]),
-        torch.from_numpy(label),
+        torch.tensor(label),
         torch.from_numpy(group[:, None] == np.unique(group)),
         position,
     )
