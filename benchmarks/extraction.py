@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,14 +36,14 @@ from gsr_core.features.extract import extract
 from gsr_core.features.forward import Forward, resolve_precision
 from gsr_core.features.preprocessing import ImagePreprocessing
 
-PHOTO = (256, 320)
-"""Height and width of the files, in pixels."""
+PHOTO = (320, 256)
+"""Width and height of the files, in pixels."""
 
 
 class Ready(ImagePreprocessing, frozen=True):
     """Hands on a batch that was prepared before."""
 
-    def prepare(self, item):
+    def prepare(self, item: Any) -> Any:
         """Return the item as it is."""
         return item
 
@@ -83,7 +84,9 @@ def backbone_of(name: str, ready: bool) -> Backbone:
     """Return a network of random weights, without its head."""
     torch.manual_seed(0)
     network = build(f"torchvision:{name}", 2).eval().requires_grad_(False)
-    head, layer = [each for each in network.named_modules() if isinstance(each[1], nn.Linear)][-1]
+    head, layer = [
+        (key, each) for key, each in network.named_modules() if isinstance(each, nn.Linear)
+    ][-1]
     network.set_submodule(head, nn.Identity())
     preprocessing = default_preprocessing(f"torchvision:{name}")
     if ready:
@@ -91,12 +94,19 @@ def backbone_of(name: str, ready: bool) -> Backbone:
     return Backbone(network, None, preprocessing, {"n_features": layer.in_features})
 
 
+def prepared_batch(backbone: Backbone, rows: int) -> torch.Tensor:
+    """Return random numbers of the shape that the network takes."""
+    preprocessing = backbone.preprocessing
+    assert isinstance(preprocessing, ImagePreprocessing)
+    return torch.randn(rows, 3, preprocessing.image_size, preprocessing.image_size)
+
+
 def photos(folder: Path, n: int) -> ImageFiles:
     """Write smooth pictures, which compress as photos do."""
     rng = np.random.default_rng(0)
     for row in range(n):
         small = Image.fromarray(rng.integers(0, 256, (32, 40, 3), dtype=np.uint8))
-        small.resize(PHOTO[::-1], Image.Resampling.BICUBIC).save(folder / f"{row}.jpg", quality=90)
+        small.resize(PHOTO, Image.Resampling.BICUBIC).save(folder / f"{row}.jpg", quality=90)
     return ImageFiles(folder, [f"{row}.jpg" for row in range(n)])
 
 
@@ -105,8 +115,7 @@ def rates(options: argparse.Namespace) -> dict[str, float | str]:
     device = pick(options.device).device
     precision = resolve_precision(options.precision, device)
     backbone = backbone_of(options.network, ready=True)
-    size = backbone.preprocessing.image_size
-    batch = torch.randn(options.batch_size, 3, size, size)
+    batch = prepared_batch(backbone, options.batch_size)
     if device.type == "cuda":
         batch = batch.pin_memory()
     forward = Forward(backbone, device, precision)
@@ -120,10 +129,9 @@ def rates(options: argparse.Namespace) -> dict[str, float | str]:
         with forward.ready():
             began = time.perf_counter()
             for _ in range(n_batches):
-                features = backbone.trunk(on_device)
+                backbone.trunk(on_device)
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
-            del features
         return n / (time.perf_counter() - began)
 
     def engine(inputs: Inputs, network: Backbone, workers: int | None) -> float:
@@ -189,8 +197,7 @@ def main() -> None:
         torch.set_num_threads(options.threads)
     if options.only_memory:
         backbone = backbone_of(options.network, ready=True)
-        size = backbone.preprocessing.image_size
-        batch = torch.randn(options.batch_size, 3, size, size)
+        batch = prepared_batch(backbone, options.batch_size)
         with tempfile.TemporaryDirectory() as folder:
             extract(
                 backbone,

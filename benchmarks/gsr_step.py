@@ -297,7 +297,7 @@ def report(name: str, shape: Shape, steps: int, plain: str) -> None:
 
 def main() -> None:
     """Read the command line and report each shape asked for."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--shape", choices=[*SHAPES, "all"], default="all")
     parser.add_argument("--steps", type=int, default=20, help="at least 2")
     parser.add_argument("--threads", type=int, help="of torch; all cores if not given")

@@ -21,7 +21,6 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import gsr_core as gsr
@@ -163,7 +162,6 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.data != "digits" and arguments.file is None:
         parser.error(f"{arguments.data} needs its file")
-    make = partial(DATA[arguments.data], file=arguments.file)
     rows: dict[str, list[Row]] = {name: [] for name in arguments.methods.split(",")}
     with tempfile.TemporaryDirectory() as temporary:
         place = gsr.Workspace.at(arguments.workspace or temporary)
@@ -171,7 +169,7 @@ def main() -> None:
         for seed in range(arguments.seeds):
             bundle = f"{arguments.data}-{seed}"
             if bundle not in known:
-                make(place, bundle, seed)
+                DATA[arguments.data](place, bundle, seed, arguments.file)
             begun = time.perf_counter()
             for name, each in rows.items():
                 each.append(outcome(place, bundle, name))

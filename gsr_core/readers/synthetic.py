@@ -47,7 +47,8 @@ class Synthetic2D(Reader):
 
     The paper calls both minorities group 2; the last is taken for group 4 of the four it speaks
     of. A flipped point keeps the group that it was drawn from. The authors' code flips training
-    labels only: `flip_in` has both.
+    labels only: `flip_in` has both. They also draw with a variance of 0.1, of which the published
+    numbers are.
     """
 
     name: ClassVar[str] = "synthetic"

@@ -345,8 +345,12 @@ def _strips(
         return
     rows = samples["row"].to_numpy()
     names = table.set_index("cluster")["name"]
-    drawn = chosen or table["cluster"].tolist()[:_MOST_STRIPS]
-    for cluster in drawn:
+    worst = table.sort_values("accuracy", kind="stable")["cluster"].tolist()
+    if not chosen and len(worst) > _MOST_STRIPS:
+        st.caption(
+            f"Images of the {_MOST_STRIPS} clusters with the lowest accuracy, of {len(worst)}."
+        )
+    for cluster in chosen or worst[:_MOST_STRIPS]:
         near, far = strips(clustering, cluster, rows, _STRIP)
         first, last = ("in the middle", "at the edge")
         if cluster == OUTLIER:
@@ -363,7 +367,7 @@ def _strips(
 def _images(bundle: Bundle, rows: np.ndarray, said: str) -> None:
     found = [image for row in rows if (image := picture(bundle, int(row))) is not None]
     if found:
-        st.image(found, width=56, alt=[f"{said}, {place + 1}" for place in range(len(found))])
+        st.image(found, width=48, alt=[f"{said}, {place + 1}" for place in range(len(found))])
 
 
 def _actions(
