@@ -8,6 +8,8 @@ go of a lasso around everything to the count, a table and 24 pictures of what is
 times; and from a button to a highlighted point. Beside elapsed seconds are processor seconds of
 the server and all of the browser, which a busy machine changes less, and the largest message that
 the lasso sent. Plotly shows a highlight by a new figure, so that its lasso is gone afterwards.
+
+It fails if an answer of our map at up to 50,000 points takes longer than 1.5 s.
 """
 
 from __future__ import annotations
@@ -96,6 +98,11 @@ def body():
 body()
 """
 
+PROMISED = 1.5
+"""Seconds within which our map answers a lasso..."""
+PROMISED_AT = 50_000
+"""... of at most so many points."""
+
 AREAS = {"own": ".plot", "plotly": ".js-plotly-plot .nsewdrag"}
 """Where a lasso is drawn."""
 
@@ -123,13 +130,15 @@ def main() -> None:
         for chart in chosen.charts.split(","):
             page = browser.new_page(viewport={"width": 1400, "height": 900})
             page.set_default_timeout(180_000)
-            measure(page, f"{url}?chart={chart}&n={chosen.n}", chart, server)
+            slowest = measure(page, f"{url}?chart={chart}&n={chosen.n}", chart, server)
             page.close()
+            if chart == "own" and chosen.n <= PROMISED_AT and slowest > PROMISED:
+                raise SystemExit(f"an answer took {slowest:.2f} s, more than {PROMISED} s")
         browser.close()
 
 
-def measure(page: Page, url: str, chart: str, server: int) -> None:
-    """Print what one chart costs."""
+def measure(page: Page, url: str, chart: str, server: int) -> float:
+    """Print what one chart costs, and return the seconds of its slowest answer to a lasso."""
     sent = [0]
     page.on(
         "websocket",
@@ -149,6 +158,7 @@ def measure(page: Page, url: str, chart: str, server: int) -> None:
     opened()
     report(f"{chart}: page", server, opened)
     said = page.get_by_test_id("stText")
+    answers = []
     for turn in range(3):
         before = said.inner_text()
         report(f"{chart}: drawing a lasso", server, lambda turn=turn: around(page, area, turn))
@@ -163,7 +173,7 @@ def measure(page: Page, url: str, chart: str, server: int) -> None:
             )
             there()
 
-        report(f"{chart}: its answer", server, answered)
+        answers.append(report(f"{chart}: its answer", server, answered))
         print(f"    {said.inner_text()}, sent {max(sent) / 1e6:.3f} MB", flush=True)
     for _ in range(2):
         before = said.inner_text()
@@ -178,6 +188,7 @@ def measure(page: Page, url: str, chart: str, server: int) -> None:
 
         report(f"{chart}: a highlight", server, highlighted)
         print(f"    {said.inner_text()}", flush=True)
+    return max(answers)
 
 
 def around(page: Page, area: Locator, turn: int) -> None:
@@ -193,12 +204,13 @@ def around(page: Page, area: Locator, turn: int) -> None:
         page.mouse.move(*place, steps=12)
 
 
-def report(what: str, server: int, action: Callable[[], object]) -> None:
-    """Print how long something took."""
+def report(what: str, server: int, action: Callable[[], object]) -> float:
+    """Print how long something took, and return the elapsed seconds."""
     elapsed, processor = time.perf_counter(), processor_seconds(server)
     action()
     page = time.perf_counter() - elapsed
     print(f"{what:28} {page:6.2f} s, processor {processor_seconds(server) - processor:6.2f} s")
+    return page
 
 
 def processor_seconds(server: int) -> float:
