@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,16 +38,19 @@ from gsr_core.runs.clusters import (
     flag_outliers,
     strips,
 )
-from gsr_core.runs.slices import save_slice
 from gsr_core.runs.store import Run
 from gsr_core.views import navigation as nav
 from gsr_core.views.charts import percent, plain
 from gsr_core.views.fields import field
-from gsr_core.views.frame import link
 from gsr_core.views.gallery import picture
 from gsr_core.views.map_chart import select_rows
 from gsr_core.views.session import workspace
-from gsr_core.views.slices import downloads, save_and_flag
+from gsr_core.views.slices import (
+    change_and_redraw,
+    downloads,
+    open_in_samples,
+    save_and_flag,
+)
 from gsr_core.workspace import DEFAULT_WORKSPACE
 
 __all__ = ["choose_clustering", "cluster_panel", "find_clusters"]
@@ -381,12 +383,7 @@ def _actions(
         if chosen:
             said = " + ".join(names[each] for each in chosen)
             here = table["row"].isin(samples["row"]) & table["cluster"].isin(chosen)
-            link(
-                "Samples",
-                "Open in Samples",
-                slice=save_slice(workspace(), bundle, table.loc[here, "row"].to_numpy()),
-                **dict.fromkeys(("group", "y", "prediction", "changed")),
-            )
+            open_in_samples(bundle, table.loc[here, "row"].to_numpy(), "Open in Samples")
             # With the samples of every split, so that every page has some of them.
             rows = table.loc[table["cluster"].isin(chosen), "row"].to_numpy()
             save_and_flag(
@@ -398,14 +395,14 @@ def _actions(
         if len(kept) == 2:
             one, other = sorted(kept, key=lambda each: -sizes.get(each, 0))
             if st.button(f"Merge into {plain(names[one])}", key="cluster merge"):
-                _try(lambda: merge_clusters(clustering, one, other))
+                change_and_redraw(lambda: merge_clusters(clustering, one, other))
         if OUTLIER in sizes and st.button(
             f"Flag the {sizes[OUTLIER]:,} outliers",
             key="cluster flag",
             icon=":material/flag:",
             help="Those of all splits go to the flag list, which Samples shows.",
         ):
-            _try(lambda: flag_outliers(clustering, bundle))
+            change_and_redraw(lambda: flag_outliers(clustering, bundle))
         _as_groups(clustering)
         downloads(
             lambda: describe_clusters(clustering, bundle),
@@ -421,7 +418,7 @@ def _rename(clustering: Clustering, cluster: int) -> None:
             "New name", value=clustering.names[cluster], key=f"cluster name {cluster}"
         )
         if st.button("Rename", key="cluster rename"):
-            _try(lambda: rename_cluster(clustering, cluster, name))
+            change_and_redraw(lambda: rename_cluster(clustering, cluster, name))
 
 
 def _as_groups(clustering: Clustering) -> None:
@@ -441,16 +438,6 @@ def _as_groups(clustering: Clustering) -> None:
                 with st.spinner("Writing the bundle"):
                     made = clusters_as_bundle(clustering, name.strip())
             except GsrError as error:
-                st.error(str(error))
+                st.error(plain(error))
                 return
             nav.go("Setup", bundle=made.name, run=None, runs=None, clusters=None, slice=None)
-
-
-def _try(change: Callable[[], object]) -> None:
-    """Make a change and draw the page again, or say in a sentence why it cannot be made."""
-    try:
-        change()
-    except GsrError as error:
-        st.error(str(error))
-        return
-    st.rerun()

@@ -25,17 +25,17 @@ from gsr_core.jobs.queue import start_job
 from gsr_core.methods.fit import Status
 from gsr_core.runs.clustering import Clustering
 from gsr_core.runs.samples import INFLUENCE
-from gsr_core.runs.slices import describe_rows, save_slice
+from gsr_core.runs.slices import describe_rows
 from gsr_core.runs.store import Run
 from gsr_core.runs.summary import run_label
 from gsr_core.views import navigation as nav
 from gsr_core.views.charts import colours_of, percent, plain, show, single_group
 from gsr_core.views.clusters import choose_clustering
-from gsr_core.views.frame import Frame, link
+from gsr_core.views.frame import Frame
 from gsr_core.views.gallery import gallery
 from gsr_core.views.map_chart import drawn_note, drawn_rows, selectable_map, selected_rows
 from gsr_core.views.session import load_samples, workspace
-from gsr_core.views.slices import downloads, flags_of, save_and_flag
+from gsr_core.views.slices import downloads, flags_of, open_in_samples, save_and_flag
 
 __all__ = ["Looked", "choose_maps", "linked_maps"]
 
@@ -457,12 +457,7 @@ def _selected(looked: Looked, rows: np.ndarray) -> None:
         else:
             gallery(bundle, table, key="selected", sizes=(12,))
     with st.container(horizontal=True, vertical_alignment="center", key="selected actions"):
-        link(
-            "Samples",
-            "Open these in Samples",
-            slice=save_slice(workspace(), bundle, rows),
-            **dict.fromkeys(("group", "y", "prediction", "changed")),
-        )
+        open_in_samples(bundle, rows, "Open these in Samples")
         save_and_flag(bundle, rows, f"selected on the map of {looked.split}")
         downloads(
             lambda: describe_rows(bundle, rows),

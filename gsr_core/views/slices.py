@@ -31,6 +31,7 @@ from gsr_core.runs.slices import (
     load_slice,
     name_slice,
     rename_slice,
+    save_slice,
     slice_accuracy,
     unflag_rows,
 )
@@ -44,10 +45,12 @@ __all__ = [
     "FLAGGED",
     "Chosen",
     "accuracy_of_slices",
+    "change_and_redraw",
     "choose_slice",
     "downloads",
     "flags_of",
     "look_after_slices",
+    "open_in_samples",
     "save_and_flag",
     "slices_of",
     "within",
@@ -187,14 +190,43 @@ def save_and_flag(
 
 def _do(what: Callable[[], object], said: str) -> None:
     """Change slices or flags and draw the page again, or say what was wrong."""
-    try:
+
+    def change() -> None:
         what()
+        st.session_state["slices said"] = said
+        st.session_state["slices done"] += 1
+
+    change_and_redraw(change)
+
+
+def change_and_redraw(change: Callable[[], object]) -> None:
+    """Make a change and draw the page again, or say in a sentence why it cannot be made.
+
+    Args:
+        change: May raise `GsrError`.
+    """
+    try:
+        change()
     except GsrError as error:
         st.error(plain(error))
         return
-    st.session_state["slices said"] = said
-    st.session_state["slices done"] += 1
     st.rerun()
+
+
+def open_in_samples(bundle: Bundle, rows: np.ndarray, text: str) -> None:
+    """Draw the way to Samples with these samples alone.
+
+    Args:
+        bundle: The data.
+        rows: (q,) positions in the bundle.
+        text: What the link says.
+    """
+    link(
+        "Samples",
+        text,
+        slice=save_slice(workspace(), bundle, rows),
+        **dict.fromkeys(("group", "y", "prediction", "changed")),
+    )
 
 
 # Looking after them --------------------------------------------------------------------------
