@@ -2,6 +2,7 @@
 
 import streamlit as st
 
+from gsr_core.views.charts import plain
 from gsr_core.views.detail import sample_detail
 from gsr_core.views.frame import frame
 from gsr_core.views.gallery import gallery
@@ -13,7 +14,7 @@ bundle, run = page.bundle, page.run
 assert run is not None
 table, places, filters = choose_samples(bundle, run)
 if not len(places):
-    st.info(f"No sample is left. The filters are {filters}; take one back.")
+    st.info(f"No sample is left. The filters are {plain(filters)}; take one back.")
     look_after_slices(bundle)
     st.stop()
 

@@ -634,6 +634,24 @@ class Screen:
         """Click a button."""
         self.click((within or self.page).get_by_role("button", name=label, exact=True).first)
 
+    def unfold_popover(
+        self, opener: re.Pattern[str], inner: Locator, within: Locator | None = None
+    ) -> None:
+        """Open a popover until something inside is there: what closes it may come late.
+
+        What lies above may still be unfolding, and the page may be drawn again.
+        """
+        button = (within or self.page).get_by_role("button", name=opener)
+
+        def attempt() -> bool:
+            if not inner.is_visible():
+                button.click(timeout=ONCE)
+            inner.wait_for(timeout=ONCE)
+            return True
+
+        self.idle()
+        insist(attempt, f"the popover {opener} to open")
+
     def enter(self, label: str, value: object, *, nth: int = 0) -> None:
         """Type into a field and confirm it, and look whether it is there when all is at rest.
 

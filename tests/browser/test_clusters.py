@@ -9,6 +9,7 @@ from gsr_core.runs.clustering import list_clusterings
 from gsr_core.runs.slices import find_slice
 
 NAME = "greens below five"
+SAVE = re.compile("Save these .* as a slice")
 
 
 def test_a_cluster_is_found_saved_as_a_slice_opened_and_exported(screen, dashboard, ids, tmp_path):
@@ -40,8 +41,9 @@ def test_a_cluster_is_found_saved_as_a_slice_opened_and_exported(screen, dashboa
 
     everywhere = found.assigned().query(f"cluster == {smallest}")["row"].to_numpy()
     actions = screen.keyed("cluster actions")
-    actions.get_by_role("button", name=re.compile("Save these .* as a slice")).click()
-    page.get_by_label("Name of the slice", exact=True).fill(NAME)
+    field = page.get_by_label("Name of the slice", exact=True)
+    screen.unfold_popover(SAVE, field, within=actions)
+    field.fill(NAME)
     screen.press("Save")
     screen.idle()
     saved = find_slice(dashboard.workspace, bundle, NAME)

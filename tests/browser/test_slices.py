@@ -15,8 +15,8 @@ NAME = "wrong greens: *第一*"
 
 def fill(screen, opener: str, label: str, text: str, button: str) -> None:
     """Open what is folded, type, and press."""
-    screen.page.get_by_role("button", name=re.compile(opener)).click()
     field = screen.page.get_by_label(label, exact=True)
+    screen.unfold_popover(re.compile(opener), field)
     field.fill(text)
     screen.press(button)
     screen.idle()
@@ -95,7 +95,8 @@ def test_a_slice_saved_on_samples_is_judged_on_audit_and_compare(screen, dashboa
     fill(screen, "^Rename", "New name", "greens", "Rename the slice")
     assert [each.name for each in list_slices(place, bundle)] == ["greens"]
     expect(screen.box("Slice")).to_have_value("greens")
-    screen.page.get_by_role("button", name=re.compile("^Delete")).click()
+    delete = screen.page.get_by_role("button", name="Delete the slice", exact=True)
+    screen.unfold_popover(re.compile("^Delete"), delete)
     screen.press("Delete the slice")
     expect(screen.page.get_by_text("No slice is saved on this bundle yet.")).to_be_visible()
     assert list_slices(place, bundle) == []
@@ -139,7 +140,10 @@ def test_flags_are_seen_on_the_cards_changed_in_the_detail_and_taken_home(screen
     assert table["row"].tolist() == flags["row"].tolist()
     assert table.set_index("row").loc[row, "reason"] == "wrong red; blurred"
 
-    page.get_by_role("button", name=re.compile("^Flag these")).click()
-    screen.press(f"Take back the flags of {len(flags)}")
+    take_back = f"Take back the flags of {len(flags)}"
+    screen.unfold_popover(
+        re.compile("^Flag these"), page.get_by_role("button", name=take_back, exact=True)
+    )
+    screen.press(take_back)
     expect(page.get_by_text("No sample is left.")).to_be_visible()
     assert flagged(place, bundle).empty
