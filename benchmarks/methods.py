@@ -17,6 +17,7 @@ kept in the workspace, and those that are there are not computed again.
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 import tempfile
 import time
@@ -120,7 +121,7 @@ def outcome(place: Workspace, bundle: str, method: str) -> Row:
 
 def cell(values: list[float], digits: int) -> str:
     """Return mean ± standard deviation."""
-    known = [value for value in values if value is not None]
+    known = [value for value in values if value is not None and not math.isnan(value)]
     if not known:
         return "-"
     spread = f" ± {statistics.stdev(known):.{digits}f}" if len(known) > 1 else ""
