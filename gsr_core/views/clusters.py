@@ -45,12 +45,7 @@ from gsr_core.views.fields import field
 from gsr_core.views.gallery import picture
 from gsr_core.views.map_chart import select_rows
 from gsr_core.views.session import workspace
-from gsr_core.views.slices import (
-    change_and_redraw,
-    downloads,
-    open_in_samples,
-    save_and_flag,
-)
+from gsr_core.views.slices import change_and_redraw, downloads, open_in_samples, save_and_flag
 from gsr_core.workspace import DEFAULT_WORKSPACE
 
 __all__ = ["choose_clustering", "cluster_panel", "find_clusters"]

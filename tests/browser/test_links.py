@@ -30,6 +30,9 @@ def test_an_address_restores_its_view(screen, windows, dashboard, ids, name: str
     query = {**query, "run": ids["gsr short"]}
     screen.open(name, **query)
     check(screen, query, boxes)
+    screen.page.reload()
+    screen.arrive(name)
+    check(screen, query, boxes)
     # Somebody else gets the link.
     other = windows(dashboard)
     other.page.goto(screen.page.url)
