@@ -34,7 +34,7 @@ from torch.func import grad, jvp, vmap
 from torch.nn.functional import cross_entropy
 
 from gsr_core.compute import Compute
-from gsr_core.data.splits import Problem, Rows
+from gsr_core.data.problem import Problem, Rows
 from gsr_core.linear.feature_map import FeatureMap
 from gsr_core.linear.objective import Objective
 from gsr_core.linear.solver import Solver

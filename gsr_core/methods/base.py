@@ -13,7 +13,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as settings
 from torch import Tensor
 
-from gsr_core.data.splits import Problem
+from gsr_core.data.problem import Problem
 from gsr_core.linear.head import Head
 
 __all__ = [

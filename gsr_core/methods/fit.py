@@ -6,17 +6,17 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import StrEnum
 
 import numpy as np
 import pandas as pd
 from torch import Tensor
 
 from gsr_core.compute import threads_for
-from gsr_core.data.splits import Problem, Rows
+from gsr_core.data.problem import Problem, Rows
 from gsr_core.errors import SettingError
 from gsr_core.methods.base import Method, Step
 from gsr_core.metrics import GroupScores, group_scores
+from gsr_core.progress import Status
 
 __all__ = [
     "HISTORY_COLUMNS",
@@ -25,23 +25,12 @@ __all__ = [
     "Monitor",
     "Progress",
     "SelectionRule",
-    "Status",
     "fit",
 ]
 
 HISTORY_COLUMNS = ["step", "split", "group", "metric", "value"]
 
 Record = tuple[int, str, str, str, float]
-
-
-class Status(StrEnum):
-    """How a run stands or ended; its value is the text shown."""
-
-    QUEUED = "queued"
-    RUNNING = "running"
-    FINISHED = "finished"
-    CANCELLED = "cancelled"
-    FAILED = "failed"
 
 
 @dataclass(frozen=True)
