@@ -1,8 +1,8 @@
 """A workspace that an older version wrote opens, continues, compares and is exported.
 
-`old_workspace/make.py` says which version wrote it and how; `expected.json.xz` has what that version
-said of it. What is read from files is the same to the bit. What is computed again is the same to
-`NEAR`: stored numbers are float32, and other processors and libraries add in another order.
+`old_workspace/make.py` says which version wrote it and how; `expected.json.xz` has what that
+version said of it. What is read from files is the same to the bit. What is computed again is the
+same to `NEAR`; on the processor and with the libraries that wrote it, it was the same to the bit.
 """
 
 import base64
@@ -30,7 +30,9 @@ import gsr_core as gsr
 
 HERE = Path(__file__).parent / "old_workspace"
 EXPECTED = json.loads(lzma.decompress((HERE / "expected.json.xz").read_bytes()))
-NEAR = {"rtol": 2e-5, "atol": 2e-6}
+NEAR = {"rtol": 1e-5, "atol": 1e-6}
+"""Some ten units in the last place of the float32 that is kept: others add in another order."""
+
 PATIENCE = 120
 """Seconds that a busy machine may take for what takes a few."""
 
@@ -53,6 +55,12 @@ def place(original, tmp_path, monkeypatch) -> gsr.Workspace:
     return gsr.Workspace.at()
 
 
+@pytest.fixture(scope="module")
+def shared(original) -> Path:
+    """A copy for tests each of which changes a run of its own."""
+    return shutil.copytree(original, original.with_name("shared"))
+
+
 @pytest.fixture
 def ask(place, monkeypatch, capfd):
     """Return what the command line prints with `--json`."""
@@ -60,10 +68,11 @@ def ask(place, monkeypatch, capfd):
     def ask(*arguments):
         monkeypatch.setattr(sys, "argv", ["gsr", *map(str, arguments), "--json"])
         capfd.readouterr()
-        with pytest.raises(SystemExit) as stop, warnings.catch_warnings():
+        with warnings.catch_warnings():
             # The command line may be imported already.
             warnings.simplefilter("ignore", RuntimeWarning)
-            runpy.run_module("gsr_core.cli", run_name="__main__")
+            with pytest.raises(SystemExit) as stop:
+                runpy.run_module("gsr_core.cli", run_name="__main__")
         out, err = capfd.readouterr()
         assert not stop.value.code, err
         return json.loads(out.replace(str(Path.cwd()), "HERE"))
@@ -74,11 +83,13 @@ def ask(place, monkeypatch, capfd):
 def close(found, wanted, where="") -> None:
     """Check that two JSON values are equal, numbers to 1e-9."""
     if isinstance(wanted, dict):
-        assert isinstance(found, dict) and list(found) == list(wanted), where
+        assert isinstance(found, dict), where
+        assert list(found) == list(wanted), where
         for key, value in wanted.items():
             close(found[key], value, f"{where}.{key}")
     elif isinstance(wanted, list):
-        assert isinstance(found, list) and len(found) == len(wanted), where
+        assert isinstance(found, list), where
+        assert len(found) == len(wanted), where
         for number, value in enumerate(wanted):
             close(found[number], value, f"{where}[{number}]")
     elif isinstance(wanted, float):
@@ -118,7 +129,9 @@ def near(found, packed, where) -> None:
         assert found is None, where
         return
     wanted = np.frombuffer(base64.b64decode(packed["f4"]), "<f4").reshape(packed["shape"])
-    np.testing.assert_allclose(np.asarray(found), wanted, err_msg=where, **NEAR)
+    np.testing.assert_allclose(
+        np.asarray(found), wanted, err_msg=where, rtol=NEAR["rtol"], atol=NEAR["atol"]
+    )
 
 
 def check_whole(run, wanted) -> None:
@@ -137,7 +150,9 @@ def check_whole(run, wanted) -> None:
         near(run.weights_at(int(step)), packed, f"{name}: weights at {step}")
     for column in ("step", "split", "group", "metric"):
         assert digest(history[column].to_numpy()) == wanted["digests"]["metrics"][column], name
-    near(history.loc[history["metric"] != "seconds", "value"], wanted["metrics"], f"{name}: metrics")
+    near(
+        history.loc[history["metric"] != "seconds", "value"], wanted["metrics"], f"{name}: metrics"
+    )
 
 
 def ids_are_of_the_table(run) -> None:
@@ -145,7 +160,6 @@ def ids_are_of_the_table(run) -> None:
     weights = run.weights()
     table = pd.read_csv("birds.csv").set_index("id").loc[weights["sample_id"]]
     assert set(table["split"]) <= {"heldout", "target", "val"}
-    assert table["species"].eq("water").to_numpy().sum() > 0
     seen = weights["y"] if "flipped" not in weights else weights["y"] ^ weights["flipped"]
     assert seen.to_list() == table["species"].eq("water").astype(int).to_list()
     assert weights["group"].to_list() == (table["species"] + ", " + table["place"]).to_list()
@@ -183,7 +197,8 @@ def test_the_command_line_gives_the_answers_of_then(ask):
         found, wanted = ask(*question["asked"]), question["answer"]
         if question["asked"][-1] == EXPECTED["interrupted"]["died"]:
             # The only sentence that is not stored.
-            assert "ended" in found.pop("message") and wanted.pop("message")
+            assert "ended" in found.pop("message")
+            assert wanted.pop("message")
         close(found, wanted, " ".join(question["asked"]))
 
 
@@ -231,7 +246,9 @@ def test_a_stopped_sweep_goes_on_with_what_is_missing(ask, place):
 
 
 @pytest.mark.parametrize("label", EXPECTED["interrupted"])
-def test_an_interrupted_run_ends_where_one_long_run_ended(place, label):
+def test_an_interrupted_run_ends_where_one_long_run_ended(shared, monkeypatch, label):
+    monkeypatch.chdir(shared)
+    place = gsr.Workspace.at("gsr_workspace")
     run = gsr.open_run(place, EXPECTED["interrupted"][label])
     # One whose process died has what was stored before it, at least the first step.
     assert 1 <= run.state.step < EXPECTED["whole"][run.run_id]["step"]
@@ -253,9 +270,11 @@ def test_the_command_line_continues_and_exports(ask, place):
     close(gsr.summarise(run) | {"run_dir": found["run_dir"]}, found)
     files = ask("export", run_id, "--to", "taken")["files"]
     assert files == sorted(file.name for file in Path("taken").iterdir())
-    assert "weights.csv" in files and "influence.npy" in files
-    taken = pd.read_csv("taken/weights.csv")
-    assert taken["sample_id"].to_list() == run.weights()["sample_id"].to_list()
+    assert "weights.csv" in files
+    assert "influence.npy" in files
+    taken, weights = pd.read_csv("taken/weights.csv"), run.weights()
+    assert weights is not None
+    assert taken["sample_id"].to_list() == weights["sample_id"].to_list()
 
 
 def test_slices_flags_and_clusters_are_exported_by_the_ids_of_the_user(ask):
@@ -296,11 +315,14 @@ def test_an_extraction_that_was_stopped_goes_on_where_it_was(place):
     (half,) = (file for file, told in journals.items() if told["rows"] < told["n"])
     begun = np.fromfile(half.with_name("features.npy"), np.uint8)
     birds = gsr.open_bundle(place, "birds")
+    assert birds.manifest.recipe is not None
     plan = birds.manifest.recipe["plan"]
     plan["name"] = "half"
     plan["backbone"]["arguments"] = {"shift": 0.5}
     asked = []
-    bundle = gsr.import_data(place, gsr.make_plan(**plan), should_stop=lambda: asked.append(1))
+    bundle = gsr.import_data(
+        place, gsr.make_plan(**plan), should_stop=lambda: bool(asked.append(1))
+    )
     told = json.loads(half.read_text())
     assert told["rows"] == told["n"] == len(bundle)
     # Only the batches that were missing.
