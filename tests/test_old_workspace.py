@@ -31,7 +31,7 @@ import gsr_core as gsr
 HERE = Path(__file__).parent / "old_workspace"
 EXPECTED = json.loads(lzma.decompress((HERE / "expected.json.xz").read_bytes()))
 NEAR = {"rtol": 1e-5, "atol": 1e-6}
-"""Some ten units in the last place of the float32 that is kept: others add in another order."""
+"""A hundred units in the last place of a float32: other processors add in another order."""
 
 PATIENCE = 120
 """Seconds that a busy machine may take for what takes a few."""
