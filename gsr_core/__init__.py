@@ -15,12 +15,17 @@ if TYPE_CHECKING:
     from gsr_core.clusterings.store import Clustering, list_clusterings, open_clustering
     from gsr_core.compute import pick
     from gsr_core.curation.flags import flag_rows, flagged
-    from gsr_core.curation.slices import list_slices, name_slice
+    from gsr_core.curation.slices import find_slice, list_slices, name_slice
     from gsr_core.data.bundle import Bundle, list_bundles, open_bundle
     from gsr_core.data.bundle_writing import write_bundle
     from gsr_core.data.problem import Problem, Rows, load_problem
     from gsr_core.errors import GsrError
     from gsr_core.examples import coloured_digits
+    from gsr_core.experiments.study import make_study, open_study
+    from gsr_core.experiments.study_outcomes import outcomes, summarise_outcomes
+    from gsr_core.experiments.study_runs import run_study
+    from gsr_core.experiments.sweep import make_sweep, open_sweep
+    from gsr_core.experiments.sweep_loop import run_sweep
     from gsr_core.features.backbones import load_backbone
     from gsr_core.features.extract import extract
     from gsr_core.inference.registry import INFERENCES, make_inference
@@ -73,6 +78,7 @@ _WHERE = {
     "clusters_as_bundle": "gsr_core.clusterings.describe",
     "describe_clusters": "gsr_core.clusterings.describe",
     "name_slice": "gsr_core.curation.slices",
+    "find_slice": "gsr_core.curation.slices",
     "list_slices": "gsr_core.curation.slices",
     "flag_rows": "gsr_core.curation.flags",
     "flagged": "gsr_core.curation.flags",
@@ -85,6 +91,15 @@ _WHERE = {
     "open_run": "gsr_core.runs.store",
     "list_runs": "gsr_core.runs.store",
     "summarise": "gsr_core.runs.summary",
+    # studies and sweeps
+    "make_study": "gsr_core.experiments.study",
+    "open_study": "gsr_core.experiments.study",
+    "run_study": "gsr_core.experiments.study_runs",
+    "outcomes": "gsr_core.experiments.study_outcomes",
+    "summarise_outcomes": "gsr_core.experiments.study_outcomes",
+    "make_sweep": "gsr_core.experiments.sweep",
+    "open_sweep": "gsr_core.experiments.sweep",
+    "run_sweep": "gsr_core.experiments.sweep_loop",
     # errors
     "GsrError": "gsr_core.errors",
 }
@@ -113,6 +128,7 @@ __all__ = [
     "describe_clusters",
     "execute",
     "extract",
+    "find_slice",
     "fit",
     "flag_rows",
     "flagged",
@@ -126,14 +142,22 @@ __all__ = [
     "make_inference",
     "make_method",
     "make_plan",
+    "make_study",
+    "make_sweep",
     "name_slice",
     "open_bundle",
     "open_clustering",
     "open_run",
+    "open_study",
+    "open_sweep",
+    "outcomes",
     "pick",
     "request_clustering",
     "run",
+    "run_study",
+    "run_sweep",
     "summarise",
+    "summarise_outcomes",
     "write_bundle",
 ]
 

@@ -2,7 +2,7 @@
 
 ```
 <name>/sweep.json   what was asked for, and what came out (`SweepRecord`)
-       trials.log   every trial (`runs.search`)
+       trials.log   every trial (`experiments.search`)
        lock         held by the process that computes
 ```
 

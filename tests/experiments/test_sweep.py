@@ -264,7 +264,8 @@ def test_nobody_outlives_a_sweep_that_was_killed(begin, whole):
     sweep = begin(name="killed", method="gsr", trials=40, fixed={"steps": 200, "l2": 0.01})
     code = (
         "import sys\n"
-        "from gsr_core.runs.sweep import open_sweep, run_sweep\n"
+        "from gsr_core.experiments.sweep import open_sweep\n"
+        "from gsr_core.experiments.sweep_loop import run_sweep\n"
         "from gsr_core.workspace import Workspace\n"
         "if __name__ == '__main__':\n"
         "    sweep = open_sweep(Workspace.at(sys.argv[1]), sys.argv[2])\n"

@@ -263,7 +263,7 @@ def test_an_unknown_split_is_refused(bundle):
 
 def test_importing_maps_loads_neither_umap_nor_the_dashboard():
     code = (
-        "import sys, gsr_core.gradients.maps; "
+        "import sys, gsr_core.maps.compute; "
         "heavy = ('umap', 'pynndescent', 'numba', 'streamlit', 'plotly'); "
         "print([m for m in heavy if m in sys.modules])"
     )

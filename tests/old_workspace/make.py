@@ -37,6 +37,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from gsr_core.jobs.progress import JobState, keep_arguments, read_job, request_stop, write_job
+from gsr_core.jobs.studies import compute_study
+from gsr_core.runs.clustering import list_clusterings, merge_clusters, rename_cluster
+from gsr_core.runs.slices import flag_rows, name_slice
+from gsr_core.runs.study import make_study
+from gsr_core.runs.sweep import make_sweep, run_sweep
 
 import gsr_core
 from gsr_core import Run, Workspace
@@ -45,18 +51,12 @@ from gsr_core.data.bundle import open_bundle
 from gsr_core.errors import RunStateError
 from gsr_core.ingest import import_data, make_plan
 from gsr_core.jobs.lock import worker_alive
-from gsr_core.jobs.progress import JobState, keep_arguments, read_job, request_stop, write_job
 from gsr_core.jobs.queue import open_queue, start_job
-from gsr_core.jobs.studies import compute_study
 from gsr_core.jobs.tasks import make_tasks
 from gsr_core.methods.fit import Progress, Status
 from gsr_core.methods.registry import METHODS, make_method
-from gsr_core.runs.clustering import list_clusterings, merge_clusters, rename_cluster
 from gsr_core.runs.execute import execute
-from gsr_core.runs.slices import flag_rows, name_slice
 from gsr_core.runs.store import create_run, list_runs
-from gsr_core.runs.study import make_study
-from gsr_core.runs.sweep import make_sweep, run_sweep
 
 SIZES = {"train": 60, "heldout": 80, "target": 48, "val": 48, "test": 96}
 NETWORK = '''"""A network whose features are the walk-through's."""
