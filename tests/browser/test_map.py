@@ -106,7 +106,7 @@ def test_a_lasso_on_one_map_fills_the_gallery_marks_the_other_and_goes_to_sample
     by_group = pca.table("selected")
     assert sum(int(row["selected"].replace(",", "")) for row in by_group) == many
 
-    pca.page.get_by_role("link", name="Open these in Samples").click()
+    pca.click(pca.page.get_by_role("link", name="Open these in Samples"))
     pca.arrive("Samples")
     expect(pca.keyed("gallery bar")).to_contain_text(f"of {many:,} samples")
     pca.page.reload()
@@ -121,7 +121,7 @@ def test_a_card_rings_its_sample_and_neither_that_nor_a_colour_lets_go(pca):
     count = lasso(pca, "gradients", width=0.4)
     card = pca.page.locator("[class*='st-key-selected-card']").first
     name = card.inner_text().split("\n")[-1]
-    card.locator("button:visible").last.click()
+    pca.click(card.locator("button:visible").last)
     dialog = pca.page.get_by_role("dialog")
     expect(dialog.get_by_role("heading", name=name)).to_be_visible()
     pca.page.keyboard.press("Escape")
@@ -148,7 +148,7 @@ def test_other_spaces_heads_dimensions_and_the_colours_of_another_run(pca, ids):
     pca.choose("Space", "influence")
     drawn(pca, "influence")
     pca.choose("Space", "logits")
-    more.click()
+    pca.click(more)
     pca.choose("Head whose gradients and logits are drawn", "an early-stopped")
     pca.wait_query(head="early")
     expect(pca.page.get_by_text("Logits of an early-stopped head, PCA")).to_be_visible()
