@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # Processes that only look after others need no torch.
     from gsr_core.compute import Compute
     from gsr_core.data.bundle import Bundle
 
-FIRST = ("browser", "features", "test_cli.py", "jobs")
+FIRST = ("browser", "features", "cli", "jobs")
 """Where the longest tests are: what takes long and begins last leaves the other processes idle."""
 
 MOST_RERUNS = 10

@@ -39,7 +39,7 @@ from playwright.sync_api import Error as PlaywrightError
 from playwright.sync_api import TimeoutError as PlaywrightTimeout
 
 from gsr_core.data.bundle import Bundle, open_bundle
-from gsr_core.jobs.progress import JobState, list_jobs, request_stop
+from gsr_core.jobs.state import JobState, list_jobs, request_stop
 from gsr_core.runs.execute import run as compute_run
 from gsr_core.runs.store import Run, list_runs
 from gsr_core.workspace import Workspace
@@ -171,6 +171,15 @@ element => element.addEventListener('click', () => { window.clickNoted = true; }
 
 DRAWN = "grid => grid.ariaRowCount === '1' || grid.querySelector('tbody tr') !== null"
 """Whether a table has drawn rows, if it has any beside its head."""
+
+RETOLD = """
+async () => {
+  await new Promise(resolve => setTimeout(resolve, 250));
+  for (let frame = 0; frame < 3; frame++) await new Promise(requestAnimationFrame);
+}
+"""
+"""Comes after tables have told screen readers what they draw: they set a timer of 200 ms for it,
+and of two timers of a page the later one ends later, however slow the machine is."""
 
 ONCE = 3000
 """Milliseconds for one of several tries."""
@@ -780,6 +789,7 @@ class Screen:
             lambda: grid.evaluate(DRAWN),
             f"the rows of the table with {column} to be drawn",
         )
+        self.page.evaluate(RETOLD)
         names = [cell.strip() for cell in grid.locator("th[role=columnheader]").all_inner_texts()]
         rows = grid.locator("tbody tr").all()
         texts = [row.locator("td").evaluate_all("cs => cs.map(c => c.textContent)") for row in rows]

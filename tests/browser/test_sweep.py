@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from playwright.sync_api import expect
 
-from gsr_core.runs.sweep import Sweep, list_sweeps
+from gsr_core.experiments.sweep import Sweep, list_sweeps
 
 
 @pytest.fixture
