@@ -38,14 +38,16 @@ from torch import Tensor
 
 from gsr_core.data.splits import Problem
 from gsr_core.linear.objective import State
-from gsr_core.methods.base import SETTINGS_CONFIG, LabelNeeds, Range, Step, settings
+from gsr_core.linear.solver import ARMIJO
+from gsr_core.methods.base import SETTINGS_CONFIG, LabelNeeds, SearchSpace, Step, settings
 from gsr_core.methods.inner import FittedHead, InnerProblem
 
 __all__ = ["CVaRDORO", "CappedSimplex", "ChiSquareBall"]
 
-_ARMIJO = 1e-4
 _BISECTIONS = 100
+"""Halvings of a range of levels; more than there are digits in a float64."""
 _FAR = 1e15
+"""Below the losses no level is sought that is further away: rounding would take the losses."""
 
 
 class Ambiguity(ABC):
@@ -136,7 +138,7 @@ class CVaRDORO(FittedHead):
         "very highest left out as outliers."
     )
     needs: ClassVar[LabelNeeds] = LabelNeeds.NONE
-    search: ClassVar[Mapping[str, Range | tuple[str | float | bool, ...]]] = {
+    search: ClassVar[SearchSpace] = {
         **FittedHead.search,
         "alpha": (0.1, 0.2, 0.5),
         "eps": (0.005, 0.01, 0.02, 0.1, 0.2),
@@ -229,7 +231,7 @@ class CVaRDORO(FittedHead):
                 moved = fitted(weight + length * direction, state.u)
                 fits += 1
                 higher = float(moved.value) - float(state.value)
-                if higher >= _ARMIJO * length * slope or fits >= self.fits:
+                if higher >= ARMIJO * length * slope or fits >= self.fits:
                     break
                 length /= 2
             if higher <= 0:

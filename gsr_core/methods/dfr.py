@@ -35,12 +35,11 @@ from torch import Tensor
 from gsr_core.data.splits import Problem, Rows
 from gsr_core.linear.feature_map import FeatureMap
 from gsr_core.linear.head import Head
-from gsr_core.linear.solver import Solver
 from gsr_core.methods.base import (
     SETTINGS_CONFIG,
     LabelNeeds,
     Method,
-    Range,
+    SearchSpace,
     Step,
     Values,
     settings,
@@ -73,7 +72,7 @@ class DFR(Method):
     needs: ClassVar[LabelNeeds] = LabelNeeds.TARGET
     values: ClassVar[Values] = Values.SUBSET
     values_on: ClassVar[Literal["weighted", "target"]] = "target"
-    search: ClassVar[Mapping[str, Range | tuple[str | float | bool, ...]]] = {
+    search: ClassVar[SearchSpace] = {
         "penalty": ("l2", "l1"),
         "standardise": (True, False),
     }
@@ -104,11 +103,6 @@ class DFR(Method):
     standardise: Annotated[
         bool, Field(description="Standardise the features on the target rows.")
     ] = True
-
-    @property
-    def max_steps(self) -> int:
-        """How many strengths to try."""
-        return self.steps
 
     def iterate(
         self, problem: Problem, checkpoint: Mapping[str, Tensor] | None = None
@@ -145,26 +139,35 @@ class DFR(Method):
             bias = torch.stack([refit.head.bias for refit in refits]).mean(dim=0)
             weight = weight / scaling.scale
             named = f"C {strength:.2g}" if self.penalty == "l1" else f"l2 {strength:.2g}"
+            short = [refit.shortfall for refit in refits if refit.shortfall]
+            note = (
+                f"{self.heads} heads, each on {int(subsets[0].sum()):,} target rows balanced over "
+                f"groups; {named}."
+            )
+            if short:
+                note += f" {len(short)} of the fits are not solved: {short[0]}."
             yield Step(
                 head=Head(weight, bias - weight @ scaling.mean),
                 sample_weight=share / share.sum(),
                 objective=float(np.mean([refit.objective for refit in refits])),
                 gradient_norm=max(refit.gradient_norm for refit in refits),
                 relative_gradient_norm=max(refit.relative_gradient_norm for refit in refits),
-                solved=all(refit.converged for refit in refits),
+                solved=not short,
                 checkpoint={"step": torch.tensor(step)},
-                note=f"{self.heads} heads, each on {int(subsets[0].sum()):,} target rows balanced "
-                f"over groups; {named}.",
+                note=note,
             )
 
 
 @dataclass(frozen=True)
 class _Refit:
-    """A head on scaled features, and how well it was fitted; NaN where nothing was measured."""
+    """A head on scaled features, and how well it was fitted; NaN where nothing was measured.
+
+    `shortfall` says why the fit is not solved, and is empty if it is.
+    """
 
     head: Head
     objective: float
-    converged: bool
+    shortfall: str
     gradient_norm: float = math.nan
     relative_gradient_norm: float = math.nan
 
@@ -178,13 +181,13 @@ class _L2Part:
 
     def refit(self, strength: float) -> _Refit:
         inner = self._inner
-        # A fresh solver: a run that goes on here must not know what came before.
-        inner.l2, inner.solver = strength, Solver()
+        inner.l2 = strength
+        inner.forget()
         fit = inner.fit(self._weight, inner.zero())
         return _Refit(
             head=inner.head(fit.state.u),
             objective=float(fit.state.value),
-            converged=fit.converged,
+            shortfall="" if fit.converged else str(fit.ending),
             gradient_norm=fit.gradient_norm,
             relative_gradient_norm=fit.relative_gradient_norm,
         )
@@ -234,7 +237,9 @@ class _L1Part:
         return _Refit(
             head=Head(theta[:, :-1], theta[:, -1]),
             objective=float(objective),
-            converged=all(bool((model.n_iter_ < _MAX_PASSES).all()) for model in models),
+            shortfall=""
+            if all(bool((model.n_iter_ < _MAX_PASSES).all()) for model in models)
+            else f"liblinear made all its {_MAX_PASSES:,} passes",
         )
 
 

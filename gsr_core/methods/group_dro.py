@@ -40,8 +40,8 @@ from torch import Tensor
 from gsr_core.data.splits import Problem, Rows
 from gsr_core.linear.influence import group_gradients
 from gsr_core.linear.objective import State
-from gsr_core.linear.solver import Fit
-from gsr_core.methods.base import SETTINGS_CONFIG, LabelNeeds, Range, Step, settings
+from gsr_core.linear.solver import ARMIJO, Fit, FitEnding
+from gsr_core.methods.base import SETTINGS_CONFIG, LabelNeeds, Range, SearchSpace, Step, settings
 from gsr_core.methods.inner import TOLERANCE, FittedHead, InnerProblem
 from gsr_core.methods.rwg import group_shares, groups_with_rows
 
@@ -53,7 +53,9 @@ _EQUAL = 1e-5
 """Losses that differ by no more are equal, nats."""
 _CLOSE = 1e-11
 """Relative gradient norm of the exact fits: losses are off by what the head is, to first order."""
-_ARMIJO = 1e-4
+_RIDGE = 1e-9
+"""Added to the curvature of the dual, relative to its scale: groups with equal gradients make it
+singular, and the model is that of one step only."""
 
 
 @settings(frozen=True, kw_only=True, config=SETTINGS_CONFIG)
@@ -67,7 +69,7 @@ class GroupDRO(FittedHead):
         "the worst group of the held-out rows does best."
     )
     needs: ClassVar[LabelNeeds] = LabelNeeds.TRAIN
-    search: ClassVar[Mapping[str, Range | tuple[str | float | bool, ...]]] = {
+    search: ClassVar[SearchSpace] = {
         **FittedHead.search,
         "adjustment": Range(0.0, 5.0, log=False),
     }
@@ -91,11 +93,6 @@ class GroupDRO(FittedHead):
         Field(ge=0, description="C: the loss of a group of n samples counts C / sqrt(n) more."),
     ] = 0.0
 
-    @property
-    def max_steps(self) -> int:
-        """How many steps to take at most."""
-        return self.steps
-
     def iterate(
         self, problem: Problem, checkpoint: Mapping[str, Tensor] | None = None
     ) -> Iterator[Step]:
@@ -107,20 +104,21 @@ class GroupDRO(FittedHead):
                 weights if None.
         """
         game = _Game(self.inner(problem), problem.weighted, self.adjustment)
-        stored: dict[str, Tensor] = {}
-        if checkpoint is not None:
-            # Cloned, so that values read from a file are aligned in memory like computed ones.
-            stored = {key: value.to(game.margin).clone() for key, value in checkpoint.items()}
-            game.restore(stored)
+        stored = game.inner.resume(checkpoint)
         if stored and bool(stored["ended"]):
             return
         moves = self._online if self.solver == "online" else self._exact
         for q, fit, memory in moves(game, stored):
             fitted = fit.relative_gradient_norm <= TOLERANCE
             ended = fitted and game.spread(q, fit) <= _EQUAL
+            one_step = self.solver == "online" and fit.ending is not FitEnding.LINE_SEARCH
             kept = {"memory": memory, "u": fit.state.u, "ended": q.new_tensor(float(ended))}
-            solved = fitted or self.solver == "online"
-            yield game.step(q, fit, solved=solved, checkpoint={**kept, **game.anchor()})
+            yield game.step(
+                q,
+                fit,
+                solved=fitted or one_step,
+                checkpoint={**kept, **game.inner.solver.state()},
+            )
             if ended:
                 return
 
@@ -207,7 +205,7 @@ class _Game:
         gradients = group_gradients(
             inner.design, state.probabilities, inner.labels, self._members, inner.basis
         )
-        moved = inner.solver.solve(objective, state, gradients, tolerance=TOLERANCE)
+        moved = inner.solver.solve(objective, state, gradients, tolerance=TOLERANCE).columns
         curvature = torch.einsum("pcg,pch->gh", gradients, moved)
         best = q.new_tensor(best_on_simplex(*(x.cpu().numpy() for x in (curvature, losses, q))))
         slope = float(losses @ (best - q))
@@ -217,7 +215,7 @@ class _Game:
             candidate = (1 - size) * q + size * best
             fit = self.fit(candidate, u)
             raised = float(fit.state.value + self.margin @ candidate) - value
-            if raised >= _ARMIJO * size * slope:
+            if raised >= ARMIJO * size * slope:
                 return candidate, fit
             size /= 2
         return None
@@ -231,31 +229,16 @@ class _Game:
         gap = worst - float(q @ losses) + short
         everywhere = q.new_zeros(len(self._present))
         everywhere[self._present] = q
-        return Step(
-            head=self.inner.head(fit.state.u),
-            sample_weight=self.weight(q),
-            objective=worst + self.inner.l2 * float(fit.state.u.square().sum()),
-            gradient_norm=fit.gradient_norm,
-            relative_gradient_norm=fit.relative_gradient_norm,
+        return self.inner.as_step(
+            fit,
+            self.weight(q),
             solved=solved,
-            group_weight=everywhere,
-            checkpoint=checkpoint,
             note=f"The objective is at most {max(gap, 0.0):.2g} nats above the optimum; the losses "
             f"of the groups that carry weight differ by {self.spread(q, fit):.2g} nats.",
+            objective=worst + self.inner.l2 * float(fit.state.u.square().sum()),
+            group_weight=everywhere,
+            checkpoint=checkpoint,
         )
-
-    def anchor(self) -> dict[str, Tensor]:
-        """Return what the solver has factorised, for a checkpoint."""
-        if self.inner.solver.anchor is None:
-            return {}
-        weight, u = self.inner.solver.anchor
-        return {"anchor_weight": weight, "anchor_u": u}
-
-    def restore(self, stored: Mapping[str, Tensor]) -> None:
-        """Factorise what a checkpoint says, so that solves give the bits they would have given."""
-        if "anchor_weight" in stored:
-            objective = self.inner.objective(stored["anchor_weight"])
-            self.inner.solver.factorise(objective, objective.at(stored["anchor_u"]))
 
 
 def best_on_simplex(curvature: np.ndarray, slope: np.ndarray, point: np.ndarray) -> np.ndarray:
@@ -273,10 +256,13 @@ def best_on_simplex(curvature: np.ndarray, slope: np.ndarray, point: np.ndarray)
 
     Returns:
         (m,) on the simplex; what is zero is exactly zero.
+
+    Example:
+        >>> best_on_simplex(np.diag([1.0, 2.0, 4.0]), np.array([0.3, 0.2, -9.0]), np.full(3, 1 / 3))
+        array([0.7, 0.3, 0. ])
     """
     m = len(slope)
-    # Groups with equal gradients make A singular.
-    ridge = 1e-9 * (np.trace(curvature) / m + np.ptp(slope)) + np.finfo(float).tiny
+    ridge = _RIDGE * (np.trace(curvature) / m + np.ptp(slope)) + np.finfo(float).tiny
     curvature = (curvature + curvature.T) / 2 + ridge * np.eye(m)
     root = np.linalg.cholesky(curvature).T
     # A constant in s changes nothing on the simplex, and rounds.
@@ -286,5 +272,5 @@ def best_on_simplex(curvature: np.ndarray, slope: np.ndarray, point: np.ndarray)
     if unit == 0:
         return point
     system = np.vstack([columns, np.full(m, unit)])
-    found, _ = nnls(system, np.append(np.zeros(m), unit))
-    return found / found.sum()
+    shares, _ = nnls(system, np.append(np.zeros(m), unit))
+    return shares / shares.sum()

@@ -43,7 +43,7 @@ from gsr_core.methods.base import (
     SETTINGS_CONFIG,
     LabelNeeds,
     Method,
-    Range,
+    SearchSpace,
     Step,
     Values,
     settings,
@@ -217,9 +217,6 @@ def _about(inferred: InferredGroups) -> str:
     return f"{text}; {inferred.choice}."
 
 
-_Space = Mapping[str, Range | tuple[str | float | bool, ...]]
-
-
 @settings(frozen=True, kw_only=True, config=SETTINGS_CONFIG)
 class Spare(InferThenTrain, SpareInference):
     """Clusters of early outputs, drawn inversely to a power of their size."""
@@ -232,7 +229,7 @@ class Spare(InferThenTrain, SpareInference):
     )
     needs: ClassVar[LabelNeeds] = LabelNeeds.NONE
     values: ClassVar[Values] = Values.PROBABILITIES
-    search: ClassVar[_Space] = {
+    search: ClassVar[SearchSpace] = {
         **FittedHead.search,
         "power_clear": (0.0, 1.0, 2.0),
         "power_blurred": (0.0, 1.0, 2.0),
@@ -318,7 +315,7 @@ class EIIL(InferThenTrain, EIILInference):
         "and trains with part and class as groups."
     )
     needs: ClassVar[LabelNeeds] = LabelNeeds.NONE
-    search: ClassVar[_Space] = {**FittedHead.search, "reference": ("early", "backbone")}
+    search: ClassVar[SearchSpace] = {**FittedHead.search, "reference": ("early", "backbone")}
 
     then: _Then = "group_dro"
 
@@ -334,7 +331,7 @@ class George(InferThenTrain, GeorgeInference):
         "components as groups."
     )
     needs: ClassVar[LabelNeeds] = LabelNeeds.NONE
-    search: ClassVar[_Space] = {**FittedHead.search, "overcluster": (1, 2, 5, 10)}
+    search: ClassVar[SearchSpace] = {**FittedHead.search, "overcluster": (1, 2, 5, 10)}
 
     then: _Then = "group_dro"
 
@@ -350,7 +347,7 @@ class GraSP(InferThenTrain, GraspInference):
         "trains with the clusters as groups."
     )
     needs: ClassVar[LabelNeeds] = LabelNeeds.NONE
-    search: ClassVar[_Space] = {**FittedHead.search, "reference": ("converged", "backbone")}
+    search: ClassVar[SearchSpace] = {**FittedHead.search, "reference": ("converged", "backbone")}
 
     then: _Then = "group_dro"
 
@@ -380,6 +377,6 @@ class SSA(InferThenTrain, SSAInference):
         "with the predictions as groups."
     )
     needs: ClassVar[LabelNeeds] = LabelNeeds.TARGET
-    search: ClassVar[_Space] = {**FittedHead.search, "threshold": (0.8, 0.9, 0.95, 0.99)}
+    search: ClassVar[SearchSpace] = {**FittedHead.search, "threshold": (0.8, 0.9, 0.95, 0.99)}
 
     then: _Then = "group_dro"

@@ -31,8 +31,7 @@ from pydantic import Field
 from torch import Tensor
 
 from gsr_core.data.splits import Problem
-from gsr_core.linear.solver import Solver
-from gsr_core.methods.base import SETTINGS_CONFIG, LabelNeeds, Range, Step, settings
+from gsr_core.methods.base import SETTINGS_CONFIG, LabelNeeds, Range, SearchSpace, Step, settings
 from gsr_core.methods.biased import curvature_bound
 from gsr_core.methods.inner import FittedHead, InnerProblem, Scored
 from gsr_core.methods.lookahead import Descent, agreement
@@ -52,7 +51,7 @@ class L2R(FittedHead):
         "under their mean."
     )
     needs: ClassVar[LabelNeeds] = LabelNeeds.NONE
-    search: ClassVar[Mapping[str, Range | tuple[str | float | bool, ...]]] = {
+    search: ClassVar[SearchSpace] = {
         **FittedHead.search,
         "updates": Range(1, 30),
     }
@@ -63,11 +62,6 @@ class L2R(FittedHead):
     updates: Annotated[
         int, Field(ge=1, le=100_000, description="Full-batch steps of the head between refits.")
     ] = 5
-
-    @property
-    def max_steps(self) -> int:
-        """How many times to refit."""
-        return self.steps
 
     def iterate(
         self, problem: Problem, checkpoint: Mapping[str, Tensor] | None = None
@@ -81,12 +75,9 @@ class L2R(FittedHead):
         """
         inner = self.inner(problem)
         target, descent = inner.scored(problem.target), Descent(curvature_bound(inner))
-        if checkpoint is None:
-            u, total, done = inner.zero(), torch.zeros_like(inner.uniform()), 0
-        else:
-            # Cloned, so that values read from a file are aligned in memory like computed ones.
-            u, total = (checkpoint[key].to(inner.basis).clone() for key in ("u", "total"))
-            done = int(checkpoint["done"])
+        nothing = torch.zeros_like(inner.uniform())
+        stored = inner.resume(checkpoint, u=inner.zero(), total=nothing, done=nothing.sum())
+        u, total, done = stored["u"], stored["total"], int(stored["done"])
 
         agreed = True
         while agreed:
@@ -97,8 +88,7 @@ class L2R(FittedHead):
                     break
                 total, done = total + weight, done + 1
                 u = descent.step(inner.objective(weight), u)
-            # A fresh solver: a run that goes on here must not know what came before.
-            inner.solver = Solver()
+            inner.forget()
             yield inner.step(
                 total / total.sum() if done else inner.uniform(),
                 u,

@@ -36,7 +36,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
@@ -45,76 +44,29 @@ from pydantic import Field
 from torch import Tensor
 
 from gsr_core.data.splits import Problem, Rows
-from gsr_core.linear.feature_map import FeatureMap
 from gsr_core.linear.influence import influence
 from gsr_core.linear.objective import times, transposed_times
-from gsr_core.linear.solver import Fit, Solver
-from gsr_core.methods.base import SETTINGS_CONFIG, LabelNeeds, Range, Step, settings
+from gsr_core.linear.solver import Fit
+from gsr_core.methods.base import SETTINGS_CONFIG, LabelNeeds, Range, SearchSpace, Step, settings
 from gsr_core.methods.biased import curvature_bound
 from gsr_core.methods.crossfit import crossfitted_logits, draw_folds
 from gsr_core.methods.draws import per_row
 from gsr_core.methods.inner import FittedHead, InnerProblem
+from gsr_core.methods.lookahead import Descent
+from gsr_core.methods.weight_network import MOMENTUM, Network, network_inputs
 
 __all__ = [
     "LRW",
-    "MOMENTUM",
     "LRWEasy",
     "LRWHard",
     "LRWRandom",
-    "Network",
     "Reweighted",
     "Reweighting",
     "choose_validation",
     "exact_influence",
     "lookahead_influence",
     "margins",
-    "network_inputs",
 ]
-
-MOMENTUM = 0.9
-"""Of the descent of every network here, as in the paper."""
-
-
-@dataclass(frozen=True)
-class Network:
-    """A network with one output and at most one hidden layer, its parameters in one vector.
-
-    Attributes:
-        inputs: How many numbers it is given.
-        hidden: Hidden units; 0 makes it linear.
-    """
-
-    inputs: int
-    hidden: int
-
-    def start(self, seed: int, like: Tensor) -> Tensor:
-        """Return parameters at which the output is 0 everywhere."""
-        if self.hidden == 0:
-            return like.new_zeros(self.inputs + 1)
-        generator = torch.Generator().manual_seed(seed)
-        first = torch.randn(self.hidden, self.inputs + 1, generator=generator)
-        first[:, -1] = 0
-        return torch.cat([first.flatten(), torch.zeros(self.hidden + 1)]).to(like)
-
-    def __call__(self, parameters: Tensor, inputs: Tensor) -> Tensor:
-        """Return the (n,) outputs for inputs (n, i)."""
-        if self.hidden == 0:
-            return inputs @ parameters[:-1] + parameters[-1]
-        cut = self.hidden * (self.inputs + 1)
-        first = parameters[:cut].reshape(self.hidden, self.inputs + 1)
-        second = parameters[cut:]
-        return torch.tanh(inputs @ first[:, :-1].T + first[:, -1]) @ second[:-1] + second[-1]
-
-
-def network_inputs(rows: Rows, *, standardise: bool, dtype: torch.dtype) -> Tensor:
-    """Return (n, d): the features, scaled so that a row's length is about one.
-
-    They are not in the row space, whose axes depend on the order of the rows.
-    """
-    scaling = FeatureMap.fit(rows.features, standardise=standardise, dtype=dtype, row_space=False)
-    features = scaling.design(rows.features, dtype)[:, :-1]
-    length = features.square().sum(dim=1).mean().sqrt()
-    return features / length.clamp(min=torch.finfo(dtype).tiny)
 
 
 def margins(logits: Tensor, labels: Tensor) -> Tensor:
@@ -165,7 +117,7 @@ def exact_influence(
     judge = inner.objective(judge_weight)
     residuals = judge_weight[:, None] * judge.residuals(fit.state)
     slope = transposed_times(inner.design, residuals)[:, :, None]
-    return influence(inner.solver, inner.objective(train_weight), fit.state, slope)[:, 0]
+    return influence(inner.solver, inner.objective(train_weight), fit.state, slope).values[:, 0]
 
 
 def lookahead_influence(
@@ -196,29 +148,38 @@ class Reweighting:
         velocity: Of the network's descent with momentum.
     """
 
-    def __init__(self, settings: Reweighted, problem: Problem, inner: InnerProblem) -> None:
+    def __init__(
+        self,
+        settings: Reweighted,
+        problem: Problem,
+        inner: InnerProblem,
+        stored: Mapping[str, Tensor],
+    ) -> None:
+        """Begin where a checkpoint was taken, else at the zero head and equal weights.
+
+        Args:
+            settings: The method.
+            problem: The data.
+            inner: The inner problem of the weighted rows.
+            stored: What `checkpoint` returned, as `InnerProblem.resume` gives it; may be empty.
+        """
         self._settings, self._inner = settings, inner
         self._inputs = network_inputs(
             problem.weighted, standardise=settings.standardise, dtype=inner.basis.dtype
         )
         self._network = Network(self._inputs.shape[1], settings.hidden)
-        self._bound = curvature_bound(inner)
-        self.u = inner.zero()
-        self.phi = self._network.start(settings.seed, inner.basis)
-        self.velocity = torch.zeros_like(self.phi)
+        self._descent = Descent(curvature_bound(inner))
+        phi = self._network.start(settings.seed, inner.basis)
+        self.u = stored.get("u", inner.zero())
+        self.phi = stored.get("phi", phi)
+        self.velocity = stored.get("velocity", torch.zeros_like(phi))
 
     def warm_up(self, training: Tensor) -> None:
         """Put the head at its optimum under uniform weights of the training part (n,)."""
         self.u = self._inner.fit(training.to(self.u) / training.sum(), self.u).state.u
 
-    def restore(self, checkpoint: Mapping[str, Tensor]) -> None:
-        """Go on from where `checkpoint` was taken."""
-        # Cloned, so that values read from a file are aligned in memory like computed ones.
-        stored = {key: checkpoint[key].to(self.u).clone() for key in ("u", "phi", "velocity")}
-        self.u, self.phi, self.velocity = stored["u"], stored["phi"], stored["velocity"]
-
     def checkpoint(self) -> dict[str, Tensor]:
-        """Return what `restore` needs."""
+        """Return what it takes to go on from here."""
         return {"u": self.u, "phi": self.phi, "velocity": self.velocity}
 
     def weight(self, training: Tensor, phi: Tensor | None = None) -> Tensor:
@@ -242,26 +203,19 @@ class Reweighting:
         self.velocity = MOMENTUM * self.velocity + slope
         self.phi = self.phi - self._settings.lr * self.velocity
 
-        objective = self._inner.objective(self.weight(training))
         if self._settings.lookahead == "exact":
             return
-        size = self.step_size(objective.sample_weight)
+        objective = self._inner.objective(self.weight(training))
         for _ in range(self._settings.head_updates):
-            self.u = self.u - size * objective.gradient(objective.at(self.u))
+            self.u = self._descent.step(objective, self.u)
 
     def _influence(self, weight: Tensor, judge_weight: Tensor) -> Tensor:
         if self._settings.lookahead == "one_step":
-            return lookahead_influence(
-                self._inner, self.u, weight, judge_weight, self.step_size(weight)
-            )
+            size = self._descent.size(self._inner.objective(weight))
+            return lookahead_influence(self._inner, self.u, weight, judge_weight, size)
         fit = self._inner.fit(weight, self.u)
         self.u = fit.state.u
         return exact_influence(self._inner, fit, weight, judge_weight)
-
-    def step_size(self, weight: Tensor) -> float:
-        """Return a step size that cannot overshoot under weights (n,)."""
-        # No weighted second moment exceeds the plain one by more than the largest weight.
-        return 1 / (len(weight) * float(weight.max()) * self._bound + 2 * self._inner.l2)
 
 
 @settings(frozen=True, kw_only=True, config=SETTINGS_CONFIG)
@@ -269,7 +223,7 @@ class Reweighted(FittedHead, ABC):
     """What the methods with a learned network of weights have in common."""
 
     needs: ClassVar[LabelNeeds] = LabelNeeds.NONE
-    search: ClassVar[Mapping[str, Range | tuple[str | float | bool, ...]]] = {
+    search: ClassVar[SearchSpace] = {
         **FittedHead.search,
         "delta": (0.05, 0.1, 0.2),
         "lr": Range(1.0, 1000.0),
@@ -306,11 +260,6 @@ class Reweighted(FittedHead, ABC):
         ),
     ] = 5
 
-    @property
-    def max_steps(self) -> int:
-        """How many times to refit."""
-        return self.steps
-
 
 @settings(frozen=True, kw_only=True, config=SETTINGS_CONFIG)
 class LRW(Reweighted, ABC):
@@ -344,17 +293,14 @@ class LRW(Reweighted, ABC):
         chosen = choose_validation(self.rank(rows, inner), labels, int(self.delta * len(rows)))
         validation = torch.from_numpy(chosen).to(rows.labels.device)
         judge_weight = validation.to(inner.basis) / validation.sum()
-        reweighting = Reweighting(self, problem, inner)
+        reweighting = Reweighting(self, problem, inner, inner.resume(checkpoint))
         if checkpoint is None:
             reweighting.warm_up(~validation)
-        else:
-            reweighting.restore(checkpoint)
         while True:
-            # Fresh solvers: a run that goes on here must not know what came before.
-            inner.solver = Solver()
+            inner.forget()
             for _ in range(self.updates):
                 reweighting.update(~validation, judge_weight)
-            inner.solver = Solver()
+            inner.forget()
             yield inner.step(
                 reweighting.weight(~validation),
                 reweighting.u,

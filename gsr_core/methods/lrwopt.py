@@ -40,17 +40,10 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, one_hot
 
 from gsr_core.data.splits import Problem
-from gsr_core.linear.solver import Solver
 from gsr_core.methods.base import SETTINGS_CONFIG, Step, settings
 from gsr_core.methods.draws import per_row
-from gsr_core.methods.lrw import (
-    MOMENTUM,
-    Network,
-    Reweighted,
-    Reweighting,
-    choose_validation,
-    network_inputs,
-)
+from gsr_core.methods.lrw import Reweighted, Reweighting, choose_validation
+from gsr_core.methods.weight_network import MOMENTUM, Network, network_inputs
 
 __all__ = ["LRWOpt", "splitter_loss"]
 
@@ -94,7 +87,6 @@ class LRWOpt(Reweighted):
         """
         inner, rows = self.inner(problem), problem.weighted
         labels = rows.labels.cpu().numpy()
-        reweighting = Reweighting(self, problem, inner)
         truth = one_hot(rows.labels, problem.n_classes).to(inner.basis)
         features = network_inputs(
             rows, standardise=self.standardise, dtype=problem.compute.accumulate_dtype
@@ -109,22 +101,23 @@ class LRWOpt(Reweighted):
             chosen = choose_validation(np.argsort(order), labels, int(self.delta * len(rows)))
             return torch.from_numpy(chosen).to(rows.labels.device)
 
+        theta = splitter.start(self.seed, inner.basis)
+        theta[-1] = float(np.log((1 - self.delta) / self.delta))
+        stored = inner.resume(
+            checkpoint,
+            theta=theta,
+            theta_velocity=torch.zeros_like(theta),
+            gap=torch.tensor(-torch.inf),
+            shrunk=torch.tensor(0),
+        )
+        theta, velocity = stored["theta"], stored["theta_velocity"]
+        gap, shrunk = float(stored["gap"]), int(stored["shrunk"])
+        reweighting = Reweighting(self, problem, inner, stored)
         if checkpoint is None:
-            theta = splitter.start(self.seed, inner.basis)
-            theta[-1] = float(np.log((1 - self.delta) / self.delta))
-            velocity = torch.zeros_like(theta)
-            gap, shrunk = -np.inf, 0
             reweighting.warm_up(~part(theta))
-        else:
-            theta, velocity = (
-                checkpoint[key].to(inner.basis).clone() for key in ("theta", "theta_velocity")
-            )
-            gap, shrunk = float(checkpoint["gap"]), int(checkpoint["shrunk"])
-            reweighting.restore(checkpoint)
 
         while shrunk < self.patience:
-            # Fresh solvers: a run that goes on here must not know what came before.
-            inner.solver = Solver()
+            inner.forget()
             validation = part(theta)
             judge = inner.objective(validation.to(inner.basis) / validation.sum())
             for _ in range(self.updates):
@@ -148,7 +141,7 @@ class LRWOpt(Reweighted):
             losses = judge.at(reweighting.u).losses
             before, gap = gap, float(losses[validation].mean() - losses[~validation].mean())
             shrunk = shrunk + 1 if gap < before else 0
-            inner.solver = Solver()
+            inner.forget()
             yield inner.step(
                 reweighting.weight(~validation),
                 reweighting.u,

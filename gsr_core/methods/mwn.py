@@ -30,12 +30,11 @@ from pydantic import Field
 from torch import Tensor
 
 from gsr_core.data.splits import Problem
-from gsr_core.linear.solver import Solver
-from gsr_core.methods.base import SETTINGS_CONFIG, LabelNeeds, Range, Step, settings
+from gsr_core.methods.base import SETTINGS_CONFIG, LabelNeeds, Range, SearchSpace, Step, settings
 from gsr_core.methods.biased import curvature_bound
 from gsr_core.methods.inner import FittedHead, InnerProblem, Scored
 from gsr_core.methods.lookahead import Descent, agreement
-from gsr_core.methods.lrw import MOMENTUM, Network
+from gsr_core.methods.weight_network import MOMENTUM, Network
 
 __all__ = ["MWN", "map_gradient", "mapped_weight"]
 
@@ -51,7 +50,7 @@ class MWN(FittedHead):
         "under these weights does well on the target set, whose classes alone are read."
     )
     needs: ClassVar[LabelNeeds] = LabelNeeds.NONE
-    search: ClassVar[Mapping[str, Range | tuple[str | float | bool, ...]]] = {
+    search: ClassVar[SearchSpace] = {
         **FittedHead.search,
         "lr": Range(0.1, 100.0),
     }
@@ -65,11 +64,6 @@ class MWN(FittedHead):
     lr: Annotated[float, Field(gt=0, description="Step size of the network.")] = 3.0
     hidden: Annotated[int, Field(ge=1, le=10_000, description="Hidden units of the network.")] = 100
 
-    @property
-    def max_steps(self) -> int:
-        """How many times to refit."""
-        return self.steps
-
     def iterate(
         self, problem: Problem, checkpoint: Mapping[str, Tensor] | None = None
     ) -> Iterator[Step]:
@@ -82,14 +76,9 @@ class MWN(FittedHead):
         """
         inner, network = self.inner(problem), Network(1, self.hidden)
         target, descent = inner.scored(problem.target), Descent(curvature_bound(inner))
-        if checkpoint is None:
-            u, phi = inner.zero(), network.start(self.seed, inner.basis)
-            velocity = torch.zeros_like(phi)
-        else:
-            # Cloned, so that values read from a file are aligned in memory like computed ones.
-            u, phi, velocity = (
-                checkpoint[key].to(inner.basis).clone() for key in ("u", "phi", "velocity")
-            )
+        phi = network.start(self.seed, inner.basis)
+        stored = inner.resume(checkpoint, u=inner.zero(), phi=phi, velocity=torch.zeros_like(phi))
+        u, phi, velocity = stored["u"], stored["phi"], stored["velocity"]
 
         losses = inner.objective(inner.uniform()).at(u).losses
         while True:
@@ -100,8 +89,7 @@ class MWN(FittedHead):
                 objective = inner.objective(mapped_weight(network, phi, losses))
                 u = descent.step(objective, u)
                 losses = objective.at(u).losses
-            # A fresh solver: a run that goes on here must not know what came before.
-            inner.solver = Solver()
+            inner.forget()
             yield inner.step(
                 mapped_weight(network, phi, losses),
                 u,

@@ -37,7 +37,15 @@ from torch import Tensor
 
 from gsr_core.data.splits import Problem, Rows
 from gsr_core.linear.objective import Objective
-from gsr_core.methods.base import SETTINGS_CONFIG, LabelNeeds, Range, Step, Values, settings
+from gsr_core.methods.base import (
+    SETTINGS_CONFIG,
+    LabelNeeds,
+    Range,
+    SearchSpace,
+    Step,
+    Values,
+    settings,
+)
 from gsr_core.methods.draws import per_row
 from gsr_core.methods.inner import FittedHead
 from gsr_core.methods.subg import balanced_subset
@@ -60,7 +68,7 @@ class PDE(FittedHead):
     )
     needs: ClassVar[LabelNeeds] = LabelNeeds.TRAIN
     values: ClassVar[Values] = Values.SUBSET
-    search: ClassVar[Mapping[str, Range | tuple[str | float | bool, ...]]] = {
+    search: ClassVar[SearchSpace] = {
         **FittedHead.search,
         "lr": Range(1e-3, 0.1),
         "expansion_lr": Range(1e-3, 1.0),
@@ -86,11 +94,6 @@ class PDE(FittedHead):
         float, Field(ge=0, lt=1, description="Share of the last update that is kept.")
     ] = 0.9
 
-    @property
-    def max_steps(self) -> int:
-        """How many stages to take at most."""
-        return self.steps
-
     def iterate(
         self, problem: Problem, checkpoint: Mapping[str, Tensor] | None = None
     ) -> Iterator[Step]:
@@ -103,12 +106,9 @@ class PDE(FittedHead):
         """
         inner = self.inner(problem)
         order, warm = joining_order(problem.weighted, np.random.default_rng(self.seed))
-        if checkpoint is None:
-            u, velocity, done = inner.zero(), inner.zero(), 0
-        else:
-            # Cloned, so that values read from a file are aligned in memory like computed ones.
-            stored = {key: value.to(inner.basis).clone() for key, value in checkpoint.items()}
-            u, velocity, done = stored["u"], stored["velocity"], int(stored["done"])
+        zero = inner.zero()
+        stored = inner.resume(checkpoint, u=zero, velocity=zero, done=zero.sum())
+        u, velocity, done = stored["u"], stored["velocity"], int(stored["done"])
 
         while done == 0 or warm + (done - 1) * self.add < len(order):
             size = min(warm + done * self.add, len(order))

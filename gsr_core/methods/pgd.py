@@ -35,7 +35,15 @@ from torch.nn.functional import one_hot
 from gsr_core.data.splits import Problem, Rows
 from gsr_core.linear.feature_map import FeatureMap
 from gsr_core.linear.objective import State
-from gsr_core.methods.base import SETTINGS_CONFIG, LabelNeeds, Range, Step, Values, settings
+from gsr_core.methods.base import (
+    SETTINGS_CONFIG,
+    LabelNeeds,
+    Range,
+    SearchSpace,
+    Step,
+    Values,
+    settings,
+)
 from gsr_core.methods.biased import curvature_bound, gce_gradient
 from gsr_core.methods.inner import FittedHead, InnerProblem
 
@@ -57,7 +65,7 @@ class PGD(FittedHead):
     )
     needs: ClassVar[LabelNeeds] = LabelNeeds.NONE
     values: ClassVar[Values] = Values.PROBABILITIES
-    search: ClassVar[Mapping[str, Range | tuple[str | float | bool, ...]]] = {
+    search: ClassVar[SearchSpace] = {
         **FittedHead.search,
         "alpha": (0.3, 0.5, 0.7, 0.9),
         "updates": Range(10, 1000),
