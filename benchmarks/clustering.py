@@ -26,7 +26,7 @@ from sklearn.metrics import adjusted_rand_score, silhouette_score
 from threadpoolctl import threadpool_limits
 
 from gsr_core.compute import pick
-from gsr_core.data.splits import Problem, Rows
+from gsr_core.data.problem import Problem, Rows
 from gsr_core.gradients.representations import gradients
 from gsr_core.inference.agreement import agreement
 from gsr_core.inference.base import OUTLIER

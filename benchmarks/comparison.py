@@ -18,9 +18,9 @@ import pandas as pd
 from gsr_step import Shape, make_problem
 
 import gsr_core as gsr
+from gsr_core.comparing.entries import default_reference, entries
+from gsr_core.comparing.report import comparison
 from gsr_core.data.groups import Group
-from gsr_core.runs.compare import default_reference, entries
-from gsr_core.runs.comparison import comparison
 
 SIZES = {"heldout": 479, "target": 600, "val": 599, "test": 5_794}
 

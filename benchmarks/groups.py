@@ -38,14 +38,15 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 import gsr_core as gsr
+from gsr_core.clusterings.compute import compute_clustering
+from gsr_core.clusterings.request import request_clustering
 from gsr_core.compute import pick
 from gsr_core.data.inputs import Numbers
-from gsr_core.data.splits import Problem, Rows, load_problem
+from gsr_core.data.problem import Problem, Rows, load_problem
 from gsr_core.inference.agreement import agreement
 from gsr_core.inference.base import OUTLIER
 from gsr_core.inference.registry import make_inference
 from gsr_core.readers.synthetic import Synthetic2D
-from gsr_core.runs.clustering import compute_clustering, request_clustering
 from gsr_core.workspace import Workspace
 
 Row = dict[str, float]

@@ -34,13 +34,14 @@ from torch.func import grad, jvp, vmap
 from torch.nn.functional import cross_entropy
 
 from gsr_core.compute import Compute
-from gsr_core.data.splits import Problem, Rows
+from gsr_core.data.problem import Problem, Rows
 from gsr_core.linear.feature_map import FeatureMap
 from gsr_core.linear.objective import Objective
 from gsr_core.linear.solver import Solver
 from gsr_core.methods.base import Step
-from gsr_core.methods.fit import Progress, fit
+from gsr_core.methods.fit import fit
 from gsr_core.methods.gsr import GSR
+from gsr_core.methods.monitor import Progress
 
 CPU = Compute(torch.device("cpu"), torch.float64, torch.float64)
 PARTS = ("fit", "hessian", "inverse", "gradients")

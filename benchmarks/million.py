@@ -31,14 +31,15 @@ import pandas as pd
 from PIL import Image
 
 from gsr_core.compute import pick
-from gsr_core.data.bundle import Bundle, list_bundles, open_bundle, write_bundle
+from gsr_core.curation.slices import load_slice, save_slice
+from gsr_core.data.bundle import Bundle, list_bundles, open_bundle
+from gsr_core.data.bundle_writing import write_bundle
 from gsr_core.data.groups import Group
-from gsr_core.data.splits import load_problem
+from gsr_core.data.problem import load_problem
 from gsr_core.runs.execute import run as compute_run
 from gsr_core.runs.samples import sample_table
-from gsr_core.runs.slices import load_slice, save_slice
 from gsr_core.runs.store import Run, list_runs
-from gsr_core.views.overview import size_table
+from gsr_core.views.bundle_contents import size_table
 from gsr_core.views.samples import passing
 from gsr_core.workspace import Workspace
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 import gsr_core as gsr
-from gsr_core.data.splits import Problem, Rows
+from gsr_core.data.problem import Problem, Rows
 
 GROUPS = ["y0 a0", "y0 a1", "y1 a0", "y1 a1"]
 

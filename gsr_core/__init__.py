@@ -9,29 +9,33 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gsr_core.clusterings.compute import compute_clustering
+    from gsr_core.clusterings.describe import cluster_table, clusters_as_bundle, describe_clusters
+    from gsr_core.clusterings.request import request_clustering
+    from gsr_core.clusterings.store import Clustering, list_clusterings, open_clustering
     from gsr_core.compute import pick
-    from gsr_core.data.bundle import Bundle, list_bundles, open_bundle, write_bundle
-    from gsr_core.data.splits import Problem, Rows, load_problem
+    from gsr_core.curation.flags import flag_rows, flagged
+    from gsr_core.curation.slices import find_slice, list_slices, name_slice
+    from gsr_core.data.bundle import Bundle, list_bundles, open_bundle
+    from gsr_core.data.bundle_writing import write_bundle
+    from gsr_core.data.problem import Problem, Rows, load_problem
     from gsr_core.errors import GsrError
     from gsr_core.examples import coloured_digits
+    from gsr_core.experiments.study import make_study, open_study
+    from gsr_core.experiments.study_outcomes import outcomes, summarise_outcomes
+    from gsr_core.experiments.study_runs import run_study
+    from gsr_core.experiments.sweep import make_sweep, open_sweep
+    from gsr_core.experiments.sweep_loop import run_sweep
     from gsr_core.features.backbones import load_backbone
     from gsr_core.features.extract import extract
     from gsr_core.inference.registry import INFERENCES, make_inference
-    from gsr_core.ingest import Plan, import_data, make_plan
+    from gsr_core.ingest.importing import import_data
+    from gsr_core.ingest.plan import Plan, make_plan
     from gsr_core.linear.head import Head
     from gsr_core.methods.base import Method, Step
     from gsr_core.methods.fit import FitResult, fit
     from gsr_core.methods.registry import METHODS, make_method
-    from gsr_core.runs.clustering import (
-        Clustering,
-        compute_clustering,
-        list_clusterings,
-        open_clustering,
-        request_clustering,
-    )
-    from gsr_core.runs.clusters import cluster_table, clusters_as_bundle, describe_clusters
     from gsr_core.runs.execute import continue_run, execute, run
-    from gsr_core.runs.slices import flag_rows, flagged, list_slices, name_slice
     from gsr_core.runs.store import Run, create_run, list_runs, open_run
     from gsr_core.runs.summary import summarise
     from gsr_core.workspace import Workspace
@@ -42,10 +46,10 @@ _WHERE = {
     "Bundle": "gsr_core.data.bundle",
     "list_bundles": "gsr_core.data.bundle",
     "open_bundle": "gsr_core.data.bundle",
-    "write_bundle": "gsr_core.data.bundle",
-    "Plan": "gsr_core.ingest",
-    "make_plan": "gsr_core.ingest",
-    "import_data": "gsr_core.ingest",
+    "write_bundle": "gsr_core.data.bundle_writing",
+    "Plan": "gsr_core.ingest.plan",
+    "make_plan": "gsr_core.ingest.plan",
+    "import_data": "gsr_core.ingest.importing",
     "coloured_digits": "gsr_core.examples",
     # features
     "load_backbone": "gsr_core.features.backbones",
@@ -56,27 +60,28 @@ _WHERE = {
     "Method": "gsr_core.methods.base",
     "Step": "gsr_core.methods.base",
     "Head": "gsr_core.linear.head",
-    "Problem": "gsr_core.data.splits",
-    "Rows": "gsr_core.data.splits",
-    "load_problem": "gsr_core.data.splits",
+    "Problem": "gsr_core.data.problem",
+    "Rows": "gsr_core.data.problem",
+    "load_problem": "gsr_core.data.problem",
     "fit": "gsr_core.methods.fit",
     "FitResult": "gsr_core.methods.fit",
     "pick": "gsr_core.compute",
     # groups that nobody labelled
     "INFERENCES": "gsr_core.inference.registry",
     "make_inference": "gsr_core.inference.registry",
-    "Clustering": "gsr_core.runs.clustering",
-    "request_clustering": "gsr_core.runs.clustering",
-    "compute_clustering": "gsr_core.runs.clustering",
-    "open_clustering": "gsr_core.runs.clustering",
-    "list_clusterings": "gsr_core.runs.clustering",
-    "cluster_table": "gsr_core.runs.clusters",
-    "clusters_as_bundle": "gsr_core.runs.clusters",
-    "describe_clusters": "gsr_core.runs.clusters",
-    "name_slice": "gsr_core.runs.slices",
-    "list_slices": "gsr_core.runs.slices",
-    "flag_rows": "gsr_core.runs.slices",
-    "flagged": "gsr_core.runs.slices",
+    "Clustering": "gsr_core.clusterings.store",
+    "request_clustering": "gsr_core.clusterings.request",
+    "compute_clustering": "gsr_core.clusterings.compute",
+    "open_clustering": "gsr_core.clusterings.store",
+    "list_clusterings": "gsr_core.clusterings.store",
+    "cluster_table": "gsr_core.clusterings.describe",
+    "clusters_as_bundle": "gsr_core.clusterings.describe",
+    "describe_clusters": "gsr_core.clusterings.describe",
+    "name_slice": "gsr_core.curation.slices",
+    "find_slice": "gsr_core.curation.slices",
+    "list_slices": "gsr_core.curation.slices",
+    "flag_rows": "gsr_core.curation.flags",
+    "flagged": "gsr_core.curation.flags",
     # runs
     "run": "gsr_core.runs.execute",
     "create_run": "gsr_core.runs.store",
@@ -86,6 +91,15 @@ _WHERE = {
     "open_run": "gsr_core.runs.store",
     "list_runs": "gsr_core.runs.store",
     "summarise": "gsr_core.runs.summary",
+    # studies and sweeps
+    "make_study": "gsr_core.experiments.study",
+    "open_study": "gsr_core.experiments.study",
+    "run_study": "gsr_core.experiments.study_runs",
+    "outcomes": "gsr_core.experiments.study_outcomes",
+    "summarise_outcomes": "gsr_core.experiments.study_outcomes",
+    "make_sweep": "gsr_core.experiments.sweep",
+    "open_sweep": "gsr_core.experiments.sweep",
+    "run_sweep": "gsr_core.experiments.sweep_loop",
     # errors
     "GsrError": "gsr_core.errors",
 }
@@ -114,6 +128,7 @@ __all__ = [
     "describe_clusters",
     "execute",
     "extract",
+    "find_slice",
     "fit",
     "flag_rows",
     "flagged",
@@ -127,14 +142,22 @@ __all__ = [
     "make_inference",
     "make_method",
     "make_plan",
+    "make_study",
+    "make_sweep",
     "name_slice",
     "open_bundle",
     "open_clustering",
     "open_run",
+    "open_study",
+    "open_sweep",
+    "outcomes",
     "pick",
     "request_clustering",
     "run",
+    "run_study",
+    "run_sweep",
     "summarise",
+    "summarise_outcomes",
     "write_bundle",
 ]
 

@@ -9,7 +9,6 @@ so that a network trained plainly leans on colour and fails where the two disagr
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,13 +22,16 @@ from sklearn.model_selection import train_test_split
 from torchvision.transforms.v2 import functional
 
 from gsr_core.compute import threads_for
-from gsr_core.data.bundle import SPLITS, Bundle, bundle_directory, write_bundle
+from gsr_core.data.bundle import SPLITS, Bundle
+from gsr_core.data.bundle_writing import bundle_directory, write_bundle
 from gsr_core.data.groups import class_by_attribute
 from gsr_core.data.inputs import ImageArrays
 from gsr_core.errors import SettingError
 from gsr_core.features.backbones import load_backbone, load_network, save_checkpoint
 from gsr_core.features.extract import extract
-from gsr_core.features.training import Training, train
+from gsr_core.features.presets import Training
+from gsr_core.features.training import train
+from gsr_core.progress import Report
 from gsr_core.workspace import Workspace
 
 __all__ = ["CONFLICTING", "MAX_SEED", "SOURCE", "coloured_digits", "settings_of", "source_text"]
@@ -89,7 +91,7 @@ def coloured_digits(
     name: str = "coloured-digits",
     conflicting: float = CONFLICTING,
     overwrite: bool = False,
-    progress: Callable[[float, str], None] | None = None,
+    progress: Report | None = None,
 ) -> Bundle:
     """Make the example: draw the images, train SimConv-1 plainly, extract, write the bundle.
 

@@ -5,7 +5,8 @@ import streamlit as st
 from gsr_core.views.clusters import cluster_panel, find_clusters
 from gsr_core.views.detail import sample_detail
 from gsr_core.views.frame import frame
-from gsr_core.views.map import choose_maps, linked_maps
+from gsr_core.views.map import linked_maps
+from gsr_core.views.map_choices import choose_maps
 
 page = frame("Map", "Do the samples that matter form patterns?", needs_run=True)
 bundle, run = page.bundle, page.run

@@ -5,11 +5,7 @@ import streamlit as st
 from gsr_core.data.bundle import SPLITS
 from gsr_core.figures.groups import group_sizes
 from gsr_core.views import navigation as nav
-from gsr_core.views.charts import show
-from gsr_core.views.frame import frame, link, start
-from gsr_core.views.import_job import import_jobs
-from gsr_core.views.intake import add_data, intake
-from gsr_core.views.overview import (
+from gsr_core.views.bundle_contents import (
     backbone_facts,
     group_counts,
     group_table,
@@ -18,6 +14,10 @@ from gsr_core.views.overview import (
     size_table,
     small_groups,
 )
+from gsr_core.views.charts import show
+from gsr_core.views.frame import frame, link, start
+from gsr_core.views.import_job import import_jobs
+from gsr_core.views.new_data import add_data, intake
 from gsr_core.views.session import bundle_names
 
 QUESTION = "Did data, groups and backbone load as you think?"

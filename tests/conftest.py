@@ -12,7 +12,7 @@ from gsr_core.data.bundle import Bundle, open_bundle
 from gsr_core.examples import coloured_digits
 from gsr_core.workspace import Workspace
 
-FIRST = ("browser", "features", "test_cli.py", "jobs")
+FIRST = ("browser", "features", "cli", "jobs")
 """Where the longest tests are: what takes long and begins last leaves the other processes idle."""
 
 

@@ -1,1 +1,1 @@
-"""Data sets with frozen features: bundles, groups, splits, readers and examples."""
+"""Data sets: what a source gives, groups, splits, and bundles with frozen features."""

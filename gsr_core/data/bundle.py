@@ -20,11 +20,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import re
-import shutil
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -36,35 +32,42 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from gsr_core.data.groups import Group, describe, patterns, training_shares
 from gsr_core.errors import BundleError, BundleNotFoundError
-from gsr_core.files import new_directory, restore_directory, sha256
+from gsr_core.files import sha256
 from gsr_core.workspace import Workspace
 
 __all__ = [
     "FORMAT",
     "INFLUENCE",
+    "MIN_GROUP_SIZE",
+    "OWN_COLUMNS",
+    "OWN_FILES",
+    "REQUIRED_SPLITS",
     "RESERVED_COLUMNS",
     "SPLITS",
+    "THUMBNAILS",
     "Bundle",
     "Manifest",
-    "bundle_directory",
-    "check_attribute",
-    "check_rows",
     "list_bundles",
     "load_head",
     "open_bundle",
-    "write_bundle",
 ]
 
+
 FORMAT = 1
+
 SPLITS = ("train", "heldout", "target", "val", "test")
+
 REQUIRED_SPLITS = ("target", "val", "test")
+
 OWN_COLUMNS = ("sample_id", "split", "y", "path", "text")
+
 INFLUENCE = "influence: "
 """Prefix of the columns with the influence on a group, in a run's table of samples."""
+
 RESERVED_COLUMNS = (
     *OWN_COLUMNS,
     "row",
@@ -88,6 +91,7 @@ RESERVED_COLUMNS = (
 )
 """Columns of the bundle, of a run's table of samples and of its charts; no attribute is so called,
 and none begins with `INFLUENCE`."""
+
 OWN_FILES = (
     "manifest.json",
     "samples.parquet",
@@ -96,15 +100,11 @@ OWN_FILES = (
     "head.safetensors",
     "thumbnails.arrow",
 )
+
 MIN_GROUP_SIZE = 20
 """Below this a group's accuracy in target, val or test says little; such groups are noted."""
 
-_CHUNK = 1 << 26
-"""Bytes of features that are held at a time while a bundle is checked and written."""
-
-_ROW_GROUP = 8192
-"""Rows of `samples.parquet` that one text is read with."""
-_THUMBNAILS = 1024
+THUMBNAILS = 1024
 """Images a batch of `thumbnails.arrow`; readers count on it."""
 
 
@@ -307,7 +307,7 @@ class Bundle:
         Raises:
             BundleError: If a file is missing or is not what was written.
         """
-        _check_sizes(self.path, self.manifest)
+        check_sizes(self.path, self.manifest)
         for name, digest in self.manifest.digests.items():
             if sha256(self.path / name) != digest:
                 raise BundleError(
@@ -319,152 +319,8 @@ class Bundle:
         """Return one row's encoded image, or None if it has none."""
         if self._thumbnails is None:
             return None
-        batch = self._thumbnails.get_batch(row // _THUMBNAILS)
-        return batch.column(0)[row % _THUMBNAILS].as_py()
-
-
-def write_bundle(
-    directory: Path,
-    *,
-    samples: pd.DataFrame,
-    membership: np.ndarray,
-    groups: Sequence[Group],
-    classes: Sequence[str],
-    features: np.ndarray,
-    source: str,
-    title: str | None = None,
-    head: tuple[np.ndarray, np.ndarray] | None = None,
-    thumbnails: Iterable[bytes | None] | None = None,
-    backbone: Mapping[str, str | int | float | None] | None = None,
-    notes: Sequence[str] = (),
-    recipe: dict[str, Any] | None = None,
-    files: Mapping[str, bytes] | None = None,
-    adopt_features: bool = False,
-    overwrite: bool = False,
-) -> Bundle:
-    """Check everything, then write a bundle: whole, or not at all.
-
-    Args:
-        directory: Where; its last part is the bundle's name.
-        samples: One row a sample: `sample_id` (unique text), `split` (one of `SPLITS`), `y`
-            (class index), attribute columns, optional `path` and `text`.
-        membership: (n, m) bool.
-        groups: m groups.
-        classes: K class names.
-        features: (n, d) finite numbers; stored as float32.
-        source: Where the rows came from, in words.
-        title: Name for people; the directory's name by default.
-        head: weight (K, d) and bias (K,) of the backbone's own head.
-        thumbnails: Encoded images in row order, None for a row without one.
-        backbone: Facts about the network behind the features.
-        notes: What a user should know about this data.
-        recipe: How the bundle was made, in what JSON can hold; kept in the manifest.
-        files: More files to keep in the bundle, by name.
-        adopt_features: Whoever made `features` gives it up: where it is a whole `.npy` file of
-            float32 in row order, memory-mapped, the bundle takes a hard link of that file rather
-            than a copy, so nobody may write to it again.
-        overwrite: Replace a bundle of that name.
-
-    Raises:
-        BundleError: If a check fails; the sentence names the array, the row and the fix.
-    """
-    name = directory.name
-    _check_name(name)
-    _check_free(directory, overwrite=overwrite)
-    check_rows(samples, membership, groups, classes, features)
-    if head is not None:
-        _check_head(head, n_classes=len(classes), n_features=features.shape[1])
-    _check_extra(recipe, files or {})
-
-    attributes = [column for column in samples.columns if column not in OWN_COLUMNS]
-    counts = samples["split"].value_counts()
-    split_sizes = {split: int(counts[split]) for split in SPLITS if split in counts}
-    notes = [*notes, *_notes_on_groups(_split_codes(samples), membership, groups)]
-    if "heldout" not in split_sizes:
-        notes.insert(
-            0,
-            "There is no heldout split, so the weights live on train, the rows that the backbone "
-            "was trained on; a fit there tends to be optimistic.",
-        )
-
-    with new_directory(directory, overwrite=overwrite) as temporary:
-        samples.reset_index(drop=True).to_parquet(
-            temporary / "samples.parquet", index=False, row_group_size=_ROW_GROUP
-        )
-        columns = [pa.array(membership[:, g]) for g in range(len(groups))]
-        pq.write_table(
-            pa.table(columns, names=[group.name for group in groups]),
-            temporary / "groups.parquet",
-        )
-        whole = _whole_file(features) if adopt_features else None
-        if whole is None:
-            _write_features(temporary / "features.npy", features)
-        else:
-            _link(whole, temporary / "features.npy")
-        if head is not None:
-            weight, bias = (np.ascontiguousarray(part, dtype=np.float32) for part in head)
-            save_file({"weight": weight, "bias": bias}, temporary / "head.safetensors")
-        if thumbnails is not None:
-            _write_thumbnails(temporary / "thumbnails.arrow", thumbnails)
-        for file, content in (files or {}).items():
-            (temporary / file).write_bytes(content)
-        written = sorted(temporary.iterdir())
-        manifest = Manifest(
-            name=name,
-            title=title or name,
-            created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            source=source,
-            classes=list(classes),
-            groups=list(groups),
-            attributes=attributes,
-            n_features=int(features.shape[1]),
-            split_sizes=split_sizes,
-            backbone=dict(backbone or {}),
-            notes=notes,
-            digests={file.name: sha256(file) for file in written},
-            sizes={file.name: file.stat().st_size for file in written},
-            recipe=recipe,
-        )
-        (temporary / "manifest.json").write_text(manifest.model_dump_json(indent=2) + "\n")
-    return Bundle(directory, manifest)
-
-
-def bundle_directory(workspace: Workspace, name: str, *, overwrite: bool = False) -> Path:
-    """Return where a new bundle goes, after checking what can be checked before it is made.
-
-    Args:
-        workspace: The workspace.
-        name: Name of the new bundle.
-        overwrite: Whether it may replace a bundle of that name.
-
-    Raises:
-        BundleError: If the name is not allowed or is taken.
-    """
-    _check_name(name)
-    directory = workspace.bundles / name
-    _check_free(directory, overwrite=overwrite)
-    return directory
-
-
-def _check_name(name: str) -> None:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", name):
-        raise BundleError(
-            f"bundle name '{name}' is not allowed; use up to 100 letters, digits, '.', '_' and "
-            "'-', beginning with a letter or digit"
-        )
-
-
-def _check_free(directory: Path, *, overwrite: bool) -> None:
-    name = directory.name
-    restore_directory(directory)
-    if directory.exists() and not (directory / "manifest.json").is_file():
-        raise BundleError(
-            f"{directory} exists and is not a bundle; choose another name or take it away"
-        )
-    if directory.exists() and not overwrite:
-        raise BundleError(
-            f"bundle '{name}' exists already; choose another name or replace it with --overwrite"
-        )
+        batch = self._thumbnails.get_batch(row // THUMBNAILS)
+        return batch.column(0)[row % THUMBNAILS].as_py()
 
 
 def open_bundle(workspace: Workspace, name: str) -> Bundle:
@@ -508,11 +364,11 @@ def _open(directory: Path) -> Bundle:
             f"bundle '{directory.name}' has format {manifest.format}; this version reads format "
             f"{FORMAT}: import the data again"
         )
-    _check_sizes(directory, manifest)
+    check_sizes(directory, manifest)
     return Bundle(directory, manifest)
 
 
-def _check_sizes(directory: Path, manifest: Manifest) -> None:
+def check_sizes(directory: Path, manifest: Manifest) -> None:
     for name in manifest.digests:
         file = directory / name
         if not file.is_file():
@@ -523,239 +379,6 @@ def _check_sizes(directory: Path, manifest: Manifest) -> None:
                 f"{file} has {size:,} bytes, but {expected:,} were written; restore it or import "
                 "the data again"
             )
-
-
-def check_rows(
-    samples: pd.DataFrame,
-    membership: np.ndarray,
-    groups: Sequence[Group],
-    classes: Sequence[str],
-    features: np.ndarray,
-) -> None:
-    """Check that the parts of a bundle fit together.
-
-    Raises:
-        BundleError: If they do not; the sentence names the array, the first bad row (counted
-            from 0) and the fix.
-    """
-    n = len(samples)
-    if features.ndim != 2 or features.shape[1] == 0:
-        raise BundleError(
-            f"features has shape {features.shape}; expected (n, d) with d at least 1: one row of "
-            "numbers a sample"
-        )
-    if len(features) != n:
-        raise BundleError(
-            f"features has {len(features)} rows, but y has {n}; every array needs one row a sample"
-        )
-    if membership.shape != (n, len(groups)):
-        raise BundleError(
-            f"groups has shape {membership.shape}; expected ({n}, {len(groups)}): one row a "
-            "sample, one column a group"
-        )
-    if not groups:
-        raise BundleError("there are no groups; give at least one group of samples")
-    if len(names := [group.name for group in groups]) != len(set(names)):
-        raise BundleError(f"group names {names} are not unique; name each group differently")
-
-    if len(set(classes)) != len(classes):
-        raise BundleError(
-            f"class names {list(classes)} are not unique; name each class differently"
-        )
-    for column in samples.columns:
-        if column not in OWN_COLUMNS:
-            check_attribute(str(column))
-
-    split = _split_codes(samples)
-    if (bad := np.flatnonzero(split < 0)).size:
-        raise BundleError(
-            f"split has the unknown word '{samples['split'].iloc[bad[0]]}' in row {bad[0]}; "
-            f"allowed are {', '.join(SPLITS)}"
-        )
-    present = {SPLITS[code] for code in np.unique(split)}
-    for name in REQUIRED_SPLITS:
-        if name not in present:
-            raise BundleError(
-                f"split has no '{name}' row; target, val and test are required, and at least one "
-                "of heldout and train: mark some rows with that word"
-            )
-    if not present & {"heldout", "train"}:
-        raise BundleError(
-            "split has neither 'heldout' nor 'train' rows; the weights need rows to live on: mark "
-            "the rows that the backbone did not see as heldout"
-        )
-
-    y = samples["y"].to_numpy()
-    if (bad := np.flatnonzero((y < 0) | (y >= len(classes)))).size:
-        raise BundleError(
-            f"y is {y[bad[0]]} in row {bad[0]}; allowed are the class indices 0 to "
-            f"{len(classes) - 1}"
-        )
-    weighted = "heldout" if "heldout" in present else "train"
-    if len(found := np.unique(y[split == SPLITS.index(weighted)])) < 2:
-        raise BundleError(
-            f"y has only class {found[0]} in the {weighted} split; a head needs samples of at "
-            "least two classes there"
-        )
-    identity = samples["sample_id"]
-    if (twice := identity.duplicated()).any():
-        row = int(np.flatnonzero(twice.to_numpy())[0])
-        raise BundleError(
-            f"sample_id '{identity.iloc[row]}' in row {row} is there twice; ids must be unique: "
-            "rename or drop the duplicate"
-        )
-
-    empty = np.flatnonzero(membership[split == SPLITS.index("target")].sum(axis=0) == 0)
-    if empty.size:
-        raise BundleError(
-            f"group '{groups[empty[0]].name}' has no sample in the target split, so nothing could "
-            "drive its weights: move labelled samples of it to target, or merge it with another "
-            "group"
-        )
-    for name in ("val", "test"):
-        if not membership[split == SPLITS.index(name)].any():
-            raise BundleError(
-                f"split {name} has no sample of any group ({', '.join(names)}), so nothing could "
-                "be measured there: move labelled samples to it"
-            )
-    # In chunks, so that a memory-mapped array is never read as a whole.
-    for start, chunk in _chunks(features):
-        if not (finite := np.isfinite(chunk)).all():
-            row, column = np.argwhere(~finite)[0]
-            raise BundleError(
-                f"features is {features[start + row, column]} in row {start + row}, column "
-                f"{column}; every feature must be a finite number within float32's range: drop "
-                "the row or extract it again"
-            )
-
-
-def _split_codes(samples: pd.DataFrame) -> np.ndarray:
-    """Return each row's split as its place in `SPLITS`, -1 for an unknown word."""
-    codes, words = pd.factorize(samples["split"])
-    # One place more, so that a missing word, which has the code -1, is unknown too.
-    places = [SPLITS.index(word) if word in SPLITS else -1 for word in words]
-    return np.array([*places, -1])[codes]
-
-
-def _chunks(features: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield the first row and the rows, as float32, of parts of about 64 MB."""
-    size = max(_CHUNK // (4 * features.shape[1]), 1)
-    for start in range(0, len(features), size):
-        # Too large a number becomes infinite, which `check_rows` reports.
-        with np.errstate(over="ignore", invalid="ignore"):
-            yield start, np.ascontiguousarray(features[start : start + size], dtype=np.float32)
-
-
-def check_attribute(name: str, *, where: str = "a column of samples") -> None:
-    """Check that an attribute's column does not take the place of one of the library's own.
-
-    Args:
-        name: Of the column.
-        where: What it was found in, for the sentence.
-
-    Raises:
-        BundleError: If it does.
-    """
-    if not name or name in RESERVED_COLUMNS or name.startswith(INFLUENCE):
-        raise BundleError(
-            f"{where} cannot become an attribute '{name}'; call it something else than "
-            f"{', '.join(RESERVED_COLUMNS)}, and begin it with something else than '{INFLUENCE}'"
-        )
-
-
-def _check_head(head: tuple[np.ndarray, np.ndarray], *, n_classes: int, n_features: int) -> None:
-    weight, bias = head
-    if weight.shape != (n_classes, n_features) or bias.shape != (n_classes,):
-        raise BundleError(
-            f"the head has shapes {weight.shape} and {bias.shape}; expected "
-            f"({n_classes}, {n_features}) and ({n_classes},) for these classes and features"
-        )
-
-
-def _check_extra(recipe: dict[str, Any] | None, files: Mapping[str, bytes]) -> None:
-    for file in files:
-        if file in OWN_FILES or not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", file):
-            raise BundleError(
-                f"a bundle cannot hold a file '{file}'; use a plain file name other than "
-                f"{', '.join(OWN_FILES)}"
-            )
-    try:
-        json.dumps(recipe, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise BundleError(
-            f"the recipe cannot be written as JSON ({error}); give text, finite numbers, lists "
-            "and dictionaries"
-        ) from error
-
-
-def _whole_file(features: np.ndarray) -> Path | None:
-    """Return the `.npy` file that holds just this array as the bundle would write it, or None."""
-    # Changes of a copy-on-write mapping are not in the file.
-    if not isinstance(features, np.memmap) or not features.filename or features.mode == "c":
-        return None
-    file = Path(features.filename)
-    try:
-        stored = np.load(file, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError):
-        return None
-    same = (
-        stored.dtype == np.float32
-        and features.dtype == np.float32
-        and stored.shape == features.shape
-        and stored.strides == features.strides
-        and stored.flags.c_contiguous
-        # The file of that name may be another by now, or hold more than the array.
-        and file.stat().st_size == stored.offset + stored.nbytes
-        and all(np.array_equal(stored[row], features[row]) for row in (0, -1))
-    )
-    if not same:
-        return None
-    features.flush()
-    return file
-
-
-def _link(source: Path, target: Path) -> None:
-    try:
-        os.link(source.resolve(), target)
-    except OSError:  # On another disk, or on one without links.
-        shutil.copyfile(source, target)
-
-
-def _write_features(file: Path, features: np.ndarray) -> None:
-    # Written rather than mapped, so that the pages need not stay in memory.
-    header = {"descr": "<f4", "fortran_order": False, "shape": features.shape}
-    with file.open("wb") as sink:
-        np.lib.format.write_array_header_1_0(sink, header)
-        for _, chunk in _chunks(features):
-            sink.write(chunk.astype("<f4", copy=False).data)
-
-
-def _notes_on_groups(
-    split: np.ndarray, membership: np.ndarray, groups: Sequence[Group]
-) -> list[str]:
-    notes = []
-    for name in REQUIRED_SPLITS:
-        counts = membership[split == SPLITS.index(name)].sum(axis=0)
-        for group, count in zip(groups, counts, strict=True):
-            if count < MIN_GROUP_SIZE:
-                notes.append(
-                    f"Group '{group.name}' has {count} samples in {name}: its accuracy there "
-                    f"{'cannot be measured' if count == 0 else 'is very uncertain'}."
-                )
-    return notes
-
-
-def _write_thumbnails(file: Path, thumbnails: Iterable[bytes | None]) -> None:
-    schema = pa.schema([("image", pa.large_binary())])
-    with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
-        chunk: list[bytes | None] = []
-        for image in thumbnails:
-            chunk.append(image)
-            if len(chunk) == _THUMBNAILS:
-                writer.write_batch(pa.record_batch([pa.array(chunk, pa.large_binary())], schema))
-                chunk = []
-        if chunk:
-            writer.write_batch(pa.record_batch([pa.array(chunk, pa.large_binary())], schema))
 
 
 def load_head(file: Path) -> tuple[np.ndarray, np.ndarray]:

@@ -11,11 +11,11 @@ import numpy as np
 import pandas as pd
 
 from gsr_core.data.bundle import INFLUENCE, RESERVED_COLUMNS, SPLITS
-from gsr_core.data.grouping import make_groups
+from gsr_core.data.group_rules import make_groups
 from gsr_core.data.groups import Group
 from gsr_core.data.inputs import Inputs, Texts
 from gsr_core.data.source import Roles, Source
-from gsr_core.data.splitting import LEFT_OUT, make_splits
+from gsr_core.data.splits import LEFT_OUT, make_splits
 from gsr_core.errors import SourceError
 
 __all__ = ["Dataset", "amend", "define"]

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 import pandas as pd
 
 from gsr_core.data.source import GroupRule, Roles, SplitRule
-from gsr_core.data.splitting import WORDS
+from gsr_core.data.splits import WORDS
 
 __all__ = ["LABEL_NAMES", "SPLIT_NAMES", "propose_roles"]
 

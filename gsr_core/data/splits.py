@@ -1,190 +1,191 @@
-"""Rows in memory: what a method is given of a bundle."""
+"""Splits: taken from a column, or drawn, so that every split has the role that GSR gives it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 import numpy as np
-import torch
-from torch import Tensor
+import pandas as pd
 
-from gsr_core.compute import Compute
-from gsr_core.data.bundle import Bundle
-from gsr_core.data.variation import Variation, flip_labels, keep_share
+from gsr_core.data.source import SplitRule
+from gsr_core.errors import SourceError
 
-__all__ = ["Problem", "Rows", "load_problem", "positions_of", "redraw", "seen_labels"]
+__all__ = ["LEFT_OUT", "make_splits", "stratified_share"]
 
-
-@dataclass(frozen=True)
-class Rows:
-    """Some rows of a bundle, on the device of the computation.
-
-    Attributes:
-        features: (n, d) float32.
-        labels: (n,) int64, classes in [0, K).
-        groups: (n, m) bool, overlap allowed.
-        position: (n,) int64, positions in the bundle.
-    """
-
-    features: Tensor
-    labels: Tensor
-    groups: Tensor
-    position: np.ndarray
-
-    def __len__(self) -> int:
-        """Return the number of rows."""
-        return len(self.labels)
-
-
-@dataclass(frozen=True)
-class Problem:
-    """What a method may see. It never sees the test split; the driver scores that.
-
-    Attributes:
-        weighted: The rows whose weights are learned.
-        target: Group-labelled rows that drive the weights.
-        val: Group-labelled rows that only select.
-        n_classes: K.
-        training_shares: (m,) share of each group among the training rows, or None if unknown.
-        backbone_head: weight (K, d) and bias (K,) of the backbone's own head, or None.
-        train: Reads the rows of `train`, which may be many; None if there are none.
-        weighted_split: Where the weighted rows are from: `heldout`, else `train`.
-        compute: Where and how precisely to compute.
-    """
-
-    weighted: Rows
-    target: Rows
-    val: Rows
-    n_classes: int
-    compute: Compute
-    training_shares: np.ndarray | None = None
-    backbone_head: tuple[Tensor, Tensor] | None = None
-    train: Callable[[], Rows] | None = None
-    weighted_split: str = "heldout"
-
-    @property
-    def n_groups(self) -> int:
-        """Number of groups m."""
-        return self.target.groups.shape[1]
+LEFT_OUT = "none"
+"""What a row is called that belongs to no split."""
+WORDS = {
+    "train": "train",
+    "training": "train",
+    "tr": "train",
+    "0": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "dev": "validation",
+    "eval": "validation",
+    "1": "validation",
+    "test": "test",
+    "testing": "test",
+    "te": "test",
+    "2": "test",
+    "heldout": "heldout",
+    "held-out": "heldout",
+    "target": "target",
+    "none": LEFT_OUT,
+}
+MEANINGS = ("train", "validation", "test", "heldout", "target", "val", LEFT_OUT)
 
 
-def load_problem(
-    bundle: Bundle, compute: Compute, *, seed: int = 0, variation: Variation | None = None
-) -> tuple[Problem, Rows]:
-    """Load what a method sees of a bundle, and the test rows that it does not see.
+def make_splits(
+    column: pd.Series | None, strata: np.ndarray, labelled: np.ndarray, rule: SplitRule
+) -> tuple[np.ndarray, list[str]]:
+    """Return each row's split and what was done to get it.
+
+    Validation rows become target and val; some train rows are held out to carry the weights.
 
     Args:
-        bundle: The data.
-        compute: Where the tensors shall live.
-        seed: 0 takes `target` and `val` as they are in the bundle; any other seed redraws them
-            from their union (`redraw`).
-        variation: What is changed about the rows; nothing if None.
-    """
-    positions = positions_of(bundle, seed, variation)
-    y = seen_labels(bundle, seed, variation)
+        column: n split words or numbers; None to draw all splits.
+        strata: (n,) integers, for instance one for every class and combination of groups; each
+            draw takes the same share of every stratum.
+        labelled: (n,) bool, whether a row's group is known; the others may only train.
+        rule: The shares, the meaning of words, and the seed.
 
-    def rows(split: str) -> Rows:
-        index = positions[split]
-        return Rows(
-            features=torch.from_numpy(np.asarray(bundle.features)[index]).to(compute.device),
-            labels=torch.from_numpy(y[index]).to(compute.device),
-            groups=torch.from_numpy(bundle.membership[index]).to(compute.device),
-            position=index,
+    Returns:
+        (n,) text: a split of a bundle, or `LEFT_OUT`; and notes for the user.
+
+    Raises:
+        SourceError: If a word is unknown, or the column lacks what cannot be drawn.
+    """
+    generator = np.random.default_rng(rule.seed)
+    notes: list[str] = []
+    if column is None:
+        split = _drawn(strata, labelled, rule, generator)
+        notes.append(
+            f"The file has no splits, so they were drawn (seed {rule.seed}): {rule.train:.0%} "
+            f"train, {rule.validation:.0%} validation, the rest test, each with the same share of "
+            "every class and group."
         )
+    else:
+        split = _read(column, {_key(value): meaning for value, meaning in rule.words.items()})
+        if lost := int((~labelled & np.isin(split, ("validation", "target", "val", "test"))).sum()):
+            notes.append(
+                f"{lost:,} validation or test rows were left out, because their group is unknown."
+            )
+        split[~labelled & np.isin(split, ("validation", "target", "val", "test"))] = LEFT_OUT
 
-    head = bundle.head
-    problem = Problem(
-        weighted=rows(bundle.manifest.weighted_split),
-        target=rows("target"),
-        val=rows("val"),
-        n_classes=len(bundle.manifest.classes),
-        training_shares=bundle.training_shares,
-        backbone_head=None
-        if head is None
-        else (
-            torch.from_numpy(head[0]).to(compute.device),
-            torch.from_numpy(head[1]).to(compute.device),
-        ),
-        train=(lambda: rows("train")) if len(positions["train"]) else None,
-        compute=compute,
-        weighted_split=bundle.manifest.weighted_split,
-    )
-    return problem, rows("test")
-
-
-def positions_of(
-    bundle: Bundle, seed: int, variation: Variation | None = None
-) -> Mapping[str, np.ndarray]:
-    """Return the positions of each split's rows as a run sees them.
-
-    Args:
-        bundle: The data.
-        seed: Of the run; see `redraw`.
-        variation: Of the run. Rows of target that it leaves out are in no split.
-    """
-    positions = dict(redraw(bundle, seed))
-    varied = variation or Variation()
-    if varied.target_share < 1:
-        target = positions["target"]
-        positions["target"] = keep_share(
-            target, _stratum(bundle, target), share=varied.target_share, seed=seed
+    present = set(np.unique(split.astype(str)))
+    if len(own := present & {"target", "val"}) == 1 and "validation" not in present:
+        # One half alone stands for both.
+        split[np.isin(split, tuple(own))] = "validation"
+        present, own = present - own | {"validation"}, set[str]()
+    if not present & {"train", "heldout"}:
+        raise SourceError(
+            f"{_where(column)} has no train rows; say which value means train, for instance "
+            "--split-word VALUE=train"
         )
-    if varied.leak:
-        positions["val"] = positions["target"]
-    return positions
+    if "test" not in present:
+        raise SourceError(
+            f"{_where(column)} has no test rows with a known group; say which value means test, "
+            "or leave the column out to have splits drawn"
+        )
+    if not present & {"validation", "target"}:
+        pool = np.flatnonzero(np.isin(split, ("train", "heldout")) & labelled)
+        taken = pool[stratified_share(strata[pool], rule.validation, generator)]
+        if not len(taken):
+            raise SourceError("no validation rows are there and none could be drawn from train")
+        split[taken] = "validation"
+        notes.append(
+            f"The file has no validation rows, so {len(taken):,} train rows were drawn for it; a "
+            "backbone that was trained on them makes target and val look better than they are."
+        )
+    if "validation" in split:
+        pool = np.flatnonzero(split == "validation")
+        if own:
+            split[pool] = "val" if "target" in own else "target"
+        else:
+            chosen = stratified_share(strata[pool], rule.target, generator)
+            split[pool] = np.where(chosen, "target", "val")
+            shares = f"{rule.target:.0%} and {1 - rule.target:.0%}"
+            notes.append(f"Target and val are {shares} of the {len(pool):,} validation rows.")
+    if "heldout" not in present and rule.heldout:
+        pool = np.flatnonzero(split == "train")
+        chosen = stratified_share(strata[pool], rule.heldout, generator)
+        split[pool[chosen]] = "heldout"
+        notes.append(
+            f"{int(chosen.sum()):,} of {len(pool):,} train rows are held out and carry the "
+            "weights; a backbone that was trained on them should not have been."
+            if rule.heldout < 1
+            else f"All {len(pool):,} train rows are held out and carry the weights, as if the "
+            "backbone had seen none of them."
+        )
+    return split, notes
 
 
-def seen_labels(bundle: Bundle, seed: int, variation: Variation | None = None) -> np.ndarray:
-    """Return the (n,) classes of all rows as a run sees them.
+def stratified_share(
+    strata: np.ndarray, share: float, generator: np.random.Generator
+) -> np.ndarray:
+    """Return (n,) bool, true for a share of the rows of each stratum.
 
-    Only rows of the weighted split can differ from the bundle's.
-
-    Args:
-        bundle: The data.
-        seed: Of the run.
-        variation: Of the run.
+    A stratum of two rows or more is present on both sides unless the share is 0 or 1.
     """
-    if variation is None or not variation.label_noise:
-        return bundle.y
-    rows, y = bundle.rows_of[bundle.manifest.weighted_split], bundle.y.copy()
-    y[rows] = flip_labels(
-        y[rows],
-        rows,
-        share=variation.label_noise,
-        n_classes=len(bundle.manifest.classes),
-        seed=seed,
-    )
-    return y
+    chosen = np.zeros(len(strata), dtype=bool)
+    # One sort instead of one search a stratum: there may be thousands.
+    order = np.lexsort((generator.random(len(strata)), strata))
+    _, starts, counts = np.unique(strata[order], return_index=True, return_counts=True)
+    for start, count in zip(starts, counts, strict=True):
+        size = int(np.floor(share * count + 0.5))
+        if 0 < share < 1 and count > 1:
+            size = min(max(size, 1), count - 1)
+        chosen[order[start : start + size]] = True
+    return chosen
 
 
-def redraw(bundle: Bundle, seed: int) -> Mapping[str, np.ndarray]:
-    """Return the positions of each split, with target and val drawn anew for a seed above 0.
-
-    The two keep their sizes and, for every class and combination of groups, their number of
-    samples. All other splits stay as they are.
-    """
-    positions = dict(bundle.rows_of)
-    if seed == 0:
-        return positions
-    target = positions["target"]
-    pool = np.concatenate([target, positions["val"]])
-    stratum = _stratum(bundle, pool)
-    in_target = np.arange(len(pool)) < len(target)
-    # Shuffling which place each sample takes within its stratum keeps every count.
-    generator = np.random.default_rng(seed)
-    drawn = np.empty(len(pool), dtype=bool)
-    by_stratum = np.argsort(stratum, kind="stable")
-    _, first = np.unique(stratum[by_stratum], return_index=True)
-    for members in np.split(by_stratum, first[1:]):
-        drawn[members] = in_target[generator.permutation(members)]
-    positions["target"] = np.sort(pool[drawn])
-    positions["val"] = np.sort(pool[~drawn])
-    return positions
+def _drawn(
+    strata: np.ndarray, labelled: np.ndarray, rule: SplitRule, generator: np.random.Generator
+) -> np.ndarray:
+    if rule.train + rule.validation >= 1:
+        raise SourceError(
+            f"the shares of train ({rule.train:g}) and validation ({rule.validation:g}) leave "
+            "nothing for test; make them smaller"
+        )
+    # A row of unknown group can train, but nothing can be measured on it.
+    split = np.full(len(strata), "train", dtype=object)
+    pool = np.flatnonzero(labelled)
+    rest = pool[~stratified_share(strata[pool], rule.train, generator)]
+    share = rule.validation / (1 - rule.train)
+    validation = stratified_share(strata[rest], share, generator)
+    split[rest] = np.where(validation, "validation", "test")
+    return split
 
 
-def _stratum(bundle: Bundle, rows: np.ndarray) -> np.ndarray:
-    """Return a number for each row's class and combination of groups."""
-    found, which = bundle.group_patterns
-    # Classes first, then combinations in their order.
-    return bundle.y[rows] * len(found) + which[rows]
+def _read(column: pd.Series, words: Mapping[str, str]) -> np.ndarray:
+    texts = column.map(_key)
+    own = set(texts.unique()) & {"heldout", "held-out", "target"}
+    meanings: dict[str, str] = {}
+    for text in texts.unique():
+        meaning = words.get(text, WORDS.get(text, ""))
+        # Beside target rows, `val` is the bundle's own word.
+        if meaning == "validation" and text == "val" and "target" in own and text not in words:
+            meaning = "val"
+        meanings[text] = meaning
+    for value, meaning in {**meanings, **words}.items():
+        if meaning not in MEANINGS:
+            rows = np.flatnonzero(texts == value)
+            where = f" in row {rows[0]}" if len(rows) else ""
+            raise SourceError(
+                f"column '{column.name}' has the split '{value}'{where}, which has no known "
+                f"meaning; say what it means, for instance --split-word '{value}=train' (allowed: "
+                f"{', '.join(MEANINGS)})"
+            )
+    return texts.map(meanings).to_numpy(dtype=object, copy=True)
+
+
+def _key(value: object) -> str:
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return str(value).strip().lower()
+
+
+def _where(column: pd.Series | None) -> str:
+    return "the data" if column is None else f"split column '{column.name}'"

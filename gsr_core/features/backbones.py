@@ -23,9 +23,8 @@ the directory or program. Nothing that would run code of its own is loaded witho
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +49,8 @@ from gsr_core.features.heads import (
     head_arrays,
     new_head,
 )
-from gsr_core.features.networks import (
+from gsr_core.features.kinds import (
+    KINDS,
     Built,
     Classifier,
     Request,
@@ -64,7 +64,6 @@ from gsr_core.features.torchvision_networks import build_torchvision, published_
 from gsr_core.files import sha256
 
 __all__ = [
-    "KINDS",
     "OUTPUT",
     "Backbone",
     "Network",
@@ -78,43 +77,6 @@ __all__ = [
 ]
 
 Facts = dict[str, str | int | float | None]
-
-
-@dataclass(frozen=True)
-class Kind:
-    """One kind of network.
-
-    Attributes:
-        where: Module and function that load it.
-        example: A name, or what stands for one.
-        state: It takes a state dict; otherwise the file is the network.
-    """
-
-    where: str
-    example: str
-    state: bool = True
-
-    @property
-    def load(self) -> Callable[[Request], Built]:
-        """The function that loads it; its module is imported only now."""
-        module, _, name = self.where.partition(":")
-        return getattr(import_module(f"gsr_core.features.{module}"), name)
-
-
-KINDS = {
-    "simconv1": Kind("simconv:load_simconv", ""),
-    "torchvision": Kind("torchvision_networks:load_torchvision", "resnet50"),
-    "timm": Kind("timm_networks:load_timm", "vit_small_patch16_224"),
-    "hf": Kind("transformers_networks:load_transformers", "DIRECTORY"),
-    "sentence": Kind("sentence_networks:load_sentence", "DIRECTORY"),
-    "open_clip": Kind("open_clip_networks:load_open_clip", "ViT-B-32"),
-    "torchscript": Kind("programs:load_torchscript", "FILE", state=False),
-    "export": Kind("programs:load_export", "FILE", state=False),
-    "onnx": Kind("onnx_networks:load_onnx", "FILE", state=False),
-    "pickle": Kind("own:load_pickled", "FILE", state=False),
-    "own": Kind("own:load_own", "package.module:factory"),
-}
-"""By what stands before the colon of a name."""
 
 
 @dataclass(frozen=True)

@@ -30,13 +30,14 @@ from gsr_core.errors import BadRowsError, SettingError
 from gsr_core.features.backbones import Backbone
 from gsr_core.features.forward import Forward, Precision, resolve_precision
 from gsr_core.features.journal import BadRow, Store, open_store
-from gsr_core.features.networks import weights_digest
+from gsr_core.features.kinds import weights_digest
 from gsr_core.features.prepared import (
     PreparedBatch,
     default_workers,
     prepared_batches,
     worker_died,
 )
+from gsr_core.progress import ShouldStop
 
 __all__ = [
     "Extraction",
@@ -136,7 +137,7 @@ def extract(
     on_bad: OnBad = "stop",
     thumbnails: bool = False,
     progress: Callable[[ExtractionProgress], None] | None = None,
-    should_stop: Callable[[], bool] | None = None,
+    should_stop: ShouldStop | None = None,
 ) -> Extraction:
     """Compute the features of inputs, in their order.
 
@@ -263,7 +264,7 @@ def record(
     *,
     on_bad: OnBad,
     progress: Callable[[ExtractionProgress], None] | None,
-    should_stop: Callable[[], bool] | None,
+    should_stop: ShouldStop | None,
 ) -> bool:
     """Compute and write the rows that a store lacks; return whether all are there.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gsr_core.extras import require
-from gsr_core.features.networks import downloading
+from gsr_core.features.kinds import downloading
 
 __all__ = ["from_hub", "weight_files"]
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from gsr_core.errors import CheckpointError, SettingError
 from gsr_core.extras import require
 from gsr_core.features.heads import OUTPUT
-from gsr_core.features.networks import Built, Request, chosen_preprocessing, first_line
+from gsr_core.features.kinds import Built, Request, chosen_preprocessing, first_line
 from gsr_core.features.programs import FROZEN, in_batches_of, preprocessing_of_shape, program_file
 
 __all__ = ["OnnxTrunk", "load_onnx"]

@@ -10,7 +10,7 @@ from gsr_core.errors import SettingError
 from gsr_core.extras import require
 from gsr_core.features.checkpoints import load_state
 from gsr_core.features.hub import from_hub
-from gsr_core.features.networks import Built, Request
+from gsr_core.features.kinds import Built, Request
 from gsr_core.features.preprocessing import ImagePreprocessing
 
 __all__ = ["ImageTower", "load_open_clip"]

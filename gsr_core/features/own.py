@@ -17,7 +17,7 @@ from torch import nn
 
 from gsr_core.errors import CheckpointError, SettingError
 from gsr_core.features.checkpoints import load_pickle, need_trust
-from gsr_core.features.networks import Built, Request, chosen_preprocessing, first_line
+from gsr_core.features.kinds import Built, Request, chosen_preprocessing, first_line
 
 __all__ = ["load_own", "load_pickled"]
 

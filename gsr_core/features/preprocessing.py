@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import torch
 from PIL import Image
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
@@ -39,7 +39,6 @@ __all__ = [
     "TextPreprocessing",
     "load_tokenizer",
     "override",
-    "preprocessing_from",
 ]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -268,25 +267,6 @@ KINDS: dict[str, type[Preprocessing]] = {
     "text": TextPreprocessing,
     "numbers": NumbersPreprocessing,
 }
-
-_ANY = TypeAdapter(
-    Annotated[
-        ImagePreprocessing | TextPreprocessing | NumbersPreprocessing,
-        Field(discriminator="modality"),
-    ]
-)
-
-
-def preprocessing_from(stored: Mapping[str, Any]) -> Preprocessing:
-    """Return the preprocessing that a bundle stores (`model_dump` of one).
-
-    Raises:
-        SettingError: If it is none.
-    """
-    try:
-        return _ANY.validate_python(dict(stored))
-    except ValidationError as error:
-        raise SettingError(f"the stored preprocessing is wrong: {_sentence(error)}") from error
 
 
 def override(preprocessing: Preprocessing, overrides: Mapping[str, Any]) -> Preprocessing:

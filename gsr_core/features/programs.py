@@ -19,7 +19,7 @@ from torch import Tensor, fx, nn
 from gsr_core.errors import CheckpointError, SettingError
 from gsr_core.features.checkpoints import need_trust
 from gsr_core.features.heads import OUTPUT, first_tensor, head_arrays
-from gsr_core.features.networks import Built, Request, chosen_preprocessing, first_line
+from gsr_core.features.kinds import Built, Request, chosen_preprocessing, first_line
 from gsr_core.features.preprocessing import (
     IMAGENET_MEAN,
     IMAGENET_STD,

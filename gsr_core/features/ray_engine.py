@@ -39,6 +39,7 @@ from gsr_core.features.extract import (
 from gsr_core.features.forward import Forward, Precision, resolve_precision
 from gsr_core.features.journal import BadRow, MemoryStore, open_store
 from gsr_core.features.prepared import PreparedBatch, prepared_batches
+from gsr_core.progress import ShouldStop
 
 __all__ = ["ShardExtractor", "extract_on_ray"]
 
@@ -60,7 +61,7 @@ def extract_on_ray(
     on_bad: OnBad = "stop",
     thumbnails: bool = False,
     progress: Callable[[ExtractionProgress], None] | None = None,
-    should_stop: Callable[[], bool] | None = None,
+    should_stop: ShouldStop | None = None,
 ) -> Extraction:
     """Compute the features of inputs on a cluster; see `features.extract.extract`.
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from gsr_core.errors import CheckpointError
 from gsr_core.extras import require
 from gsr_core.features.hub import from_hub, weight_files
-from gsr_core.features.networks import Built, Request, Siamese
+from gsr_core.features.kinds import Built, Request, Siamese
 from gsr_core.features.preprocessing import TextPreprocessing
 
 __all__ = ["load_sentence"]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from gsr_core.features.networks import Built, Request
+from gsr_core.features.kinds import Built, Request
 from gsr_core.features.preprocessing import ImagePreprocessing
 
 __all__ = ["SIMCONV_PREPROCESSING", "SimConv1", "load_simconv"]

@@ -9,7 +9,7 @@ from typing import Any
 from gsr_core.errors import SettingError
 from gsr_core.extras import require
 from gsr_core.features.hub import from_hub
-from gsr_core.features.networks import Built, Request, first_line
+from gsr_core.features.kinds import Built, Request, first_line
 from gsr_core.features.preprocessing import ImagePreprocessing
 
 __all__ = ["load_timm", "timm_preprocessing"]

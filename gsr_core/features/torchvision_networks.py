@@ -14,7 +14,7 @@ from torch import nn
 from torchvision.models import WeightsEnum
 
 from gsr_core.errors import SettingError
-from gsr_core.features.networks import Built, Request, downloading
+from gsr_core.features.kinds import Built, Request, downloading
 from gsr_core.features.preprocessing import ImagePreprocessing
 
 __all__ = ["build_torchvision", "load_torchvision", "published_preprocessing"]

@@ -20,16 +20,9 @@ training that was killed and started again gives the same network as one that wa
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
-import math
-import os
-import pickle
-import queue
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -38,32 +31,24 @@ import numpy as np
 import torch
 from filelock import FileLock, Timeout
 from safetensors.torch import load_file
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch import Tensor
 
 from gsr_core.data.inputs import Inputs
-from gsr_core.errors import CheckpointError, DeviceError, GsrError, RunStateError, SettingError
-from gsr_core.extras import require
-from gsr_core.features.backbones import Network, save_checkpoint
-from gsr_core.features.batches import Batches, automatic_workers, to_device
-from gsr_core.features.heads import first_tensor
-from gsr_core.features.presets import PRESETS, Preset, Training, make_training
-from gsr_core.files import replace_file
+from gsr_core.errors import DeviceError, RunStateError, SettingError
+from gsr_core.features.backbones import Network
+from gsr_core.features.launch import launch
+from gsr_core.features.presets import Training
+from gsr_core.features.trainer import (
+    CHECKPOINT,
+    NETWORK,
+    RECORD,
+    TrainingJob,
+    epoch_batches,
+    train_rank,
+)
+from gsr_core.progress import Report, ShouldStop, never, silent
 
-__all__ = ["PRESETS", "Preset", "Training", "make_training", "train"]
-
-NETWORK = "network.safetensors"
-CHECKPOINT = "checkpoint.pt"
-HISTORY = "history.jsonl"
-RECORD = "training.json"
-
-SAVE_EVERY = 300.0
-"""Seconds between checkpoints within an epoch."""
-LOOK_EVERY = 10
-"""Steps between looks at the loss on a GPU, which has to wait for each."""
-FORMAT = 1
-
-Report = Callable[[float, str], None]
+__all__ = ["train"]
 
 
 def train(
@@ -78,7 +63,7 @@ def train(
     val_rows: np.ndarray | None = None,
     membership: np.ndarray | None = None,
     progress: Report | None = None,
-    should_stop: Callable[[], bool] | None = None,
+    should_stop: ShouldStop | None = None,
 ) -> Path | None:
     """Train a network and keep it in a folder; go on where an earlier call stopped.
 
@@ -128,17 +113,17 @@ def train(
         )
     if len(rows) < 2 * size:
         raise SettingError(f"there are {len(rows)} rows to train on; {2 * size} are the fewest")
-    job = _Job()
+    job = TrainingJob()
     job.network, job.inputs, job.labels, job.rows = network, inputs, labels, rows
     job.training, job.folder, job.device, job.size = training, folder, device, size
     job.dtype = _autocast_dtype(training.precision, device)
     job.val_rows = None if val_rows is None else np.asarray(val_rows, dtype=np.int64)
     job.membership = membership
     job.digest = _digest(job)
-    job.report = progress or (lambda fraction, text: None)
-    job.should_stop = should_stop or (lambda: False)
+    job.report = progress or silent
+    job.should_stop = should_stop or never
     # Fails on augmentation that the inputs do not allow before any process starts.
-    _batches(job)
+    epoch_batches(job)
 
     folder.mkdir(parents=True, exist_ok=True)
     with _lock(folder):
@@ -146,384 +131,11 @@ def train(
             left.unlink(missing_ok=True)
         if _finished(job):
             job.report(1.0, "Trained already")
-        elif not (_launch(job) if size > 1 else _train_rank(None, job)):
+        elif not (launch(job) if size > 1 else train_rank(None, job)):
             return None
         network.module.cpu().load_state_dict(load_file(folder / NETWORK))
         network.module.eval()
     return folder / NETWORK
-
-
-class _Job:
-    """What a process needs to know. No dataclass: Fabric would take one apart and copy it."""
-
-    network: Network
-    inputs: Inputs
-    labels: np.ndarray
-    rows: np.ndarray
-    training: Training
-    folder: Path
-    device: torch.device
-    size: int
-    dtype: torch.dtype | None
-    val_rows: np.ndarray | None
-    membership: np.ndarray | None
-    digest: str
-    report: Report
-    should_stop: Callable[[], bool]
-
-
-def _train_rank(fabric: Any, job: _Job) -> bool:
-    """Train as one process of `job.size`; return whether training came to its end."""
-    device = job.device if fabric is None else fabric.device
-    with _random_states(device):
-        return _Trainer(fabric, job, device).run()
-
-
-class _Trainer:
-    """One process's part in a training, and where it stands."""
-
-    def __init__(self, fabric: Any, job: _Job, device: torch.device) -> None:
-        self.fabric, self.job, self.device = fabric, job, device
-        self.rank = 0 if fabric is None else fabric.global_rank
-        training = job.training
-        _seed(training.seed + self.rank, device)
-        self.order = torch.Generator().manual_seed(training.seed)
-        self.order_before = self.order.get_state()
-        self.epoch = self.step = 0
-        self.loss = math.nan
-        self.history: list[dict[str, Any]] = []
-        # Loss, rows predicted right, rows: sums over the steps of this epoch in this process.
-        exact = torch.float32 if device.type == "mps" else torch.float64
-        self.sums = torch.zeros(3, dtype=exact, device=device)
-        module = job.network.module
-        if fabric is not None:
-            # Tensors sent to a process share their memory with all the others.
-            module = copy.deepcopy(module)
-            if device.type == "cuda":
-                module = nn.SyncBatchNorm.convert_sync_batchnorm(module)
-        self.module = module.to(device)
-        self.model = module if fabric is None else fabric.setup_module(module)
-        self.optimiser = _optimiser(training, module)
-        self.scaler = torch.amp.GradScaler(device.type, enabled=job.dtype is torch.float16)
-        self._restore()
-        self.batches = _batches(job)
-        self.started = self.saved = time.monotonic()
-        self.done = 0
-
-    def run(self) -> bool:
-        """Train to the end, unless asked to stop; return whether the end was reached."""
-        job = self.job
-        with self._memory_told():
-            while self.epoch < job.training.epochs:
-                if not self._train_epoch():
-                    return False
-                self._end_epoch()
-        if self.rank == 0:
-            save_checkpoint(self.module, job.folder / NETWORK, training=str(job.training))
-            record = {
-                "digest": job.digest,
-                "settings": job.training.settings(),
-                "rows": len(job.rows),
-                "network": job.network.facts,
-            }
-            _write_text(job.folder / RECORD, json.dumps(record, indent=1))
-            (job.folder / CHECKPOINT).unlink(missing_ok=True)
-        return True
-
-    def _train_epoch(self) -> bool:
-        job, size = self.job, self.job.size
-        self.order_before = self.order.get_state()
-        order = torch.randperm(len(job.rows), generator=self.order).numpy()
-        starts = range(0, len(order), job.training.batch_size)
-        batches = [job.rows[order[start : start + job.training.batch_size]] for start in starts]
-        if len(batches[-1]) < 2 * size:
-            batches.pop()
-        every = 1 if self.device.type == "cpu" else LOOK_EVERY
-        self.model.train()
-        mine = [batch[self.rank :: size] for batch in batches[self.step :]]
-        for batch, targets in self.batches.read(mine, self.epoch):
-            self._take_step(batch, targets.to(self.device), len(batches[self.step]))
-            self.step += 1
-            self.done += len(targets) * size
-            last = self.step == len(batches)
-            if self.step % every == 0 or last:
-                stop = self._look()
-                if stop and not last:
-                    return False
-            if self.rank == 0:
-                self._tell(len(batches))
-        return True
-
-    def _take_step(self, batch: Any, targets: Tensor, total: int) -> None:
-        with self._autocast():
-            logits = first_tensor(self.model(to_device(batch, self.device))).float()
-        loss = cross_entropy(logits, targets)
-        # The mean over processes of this is the mean over all rows of the batch.
-        share = len(targets) * self.job.size / total
-        self.optimiser.zero_grad()
-        self.scaler.scale(loss * share).backward()
-        self.scaler.step(self.optimiser)
-        self.scaler.update()
-        with torch.no_grad():
-            right = (logits.argmax(dim=1) == targets).sum()
-            seen = torch.tensor(float(len(targets)), device=self.device)
-            self.sums += torch.stack([loss.detach() * seen, right.to(loss), seen])
-
-    def _look(self) -> bool:
-        """Check the loss, keep a checkpoint when it is time; return whether to stop."""
-        stop = save = False
-        if self.rank == 0:
-            stop = self.job.should_stop()
-            save = time.monotonic() - self.saved > SAVE_EVERY
-        said = self.sums.new_tensor([stop, save])
-        loss, _, rows, stops, saves = self._sum(torch.cat([self.sums, said])).tolist()
-        self._check_finite(loss)
-        self.loss = loss / rows
-        if stops or saves:
-            self._save()
-        return bool(stops)
-
-    def _end_epoch(self) -> None:
-        job = self.job
-        loss, right, rows = self._sum(self.sums).tolist()
-        entry = {"epoch": self.epoch + 1, "loss": loss / rows, "accuracy": right / rows}
-        if job.val_rows is not None and len(job.val_rows):
-            entry |= self._scores(job.val_rows)
-        self.history.append(entry)
-        self.epoch, self.step = self.epoch + 1, 0
-        self.sums.zero_()
-        self.order_before = self.order.get_state()
-        self._save()
-        if self.rank == 0:
-            lines = "".join(json.dumps(each) + "\n" for each in self.history)
-            _write_text(job.folder / HISTORY, lines)
-
-    def _scores(self, rows: np.ndarray) -> dict[str, Any]:
-        """Return accuracy and worst-group accuracy of the network as it is, over all processes."""
-        job = self.job
-        members = (
-            np.zeros((len(job.labels), 0), bool)
-            if job.membership is None
-            else np.asarray(job.membership, dtype=bool)
-        )
-        mine = rows[self.rank :: job.size]
-        parts = [mine[at : at + 256] for at in range(0, len(mine), 256)]
-        # Right and counted: over all rows first, then in each group.
-        sums = np.zeros((2, 1 + members.shape[1]))
-        self.module.eval()
-        with torch.inference_mode():
-            for part, (batch, targets) in zip(parts, self.batches.read(parts), strict=True):
-                with self._autocast():
-                    logits = first_tensor(self.module(to_device(batch, self.device)))
-                right = (logits.argmax(dim=1).cpu() == targets).numpy()
-                counted = np.column_stack([np.ones(len(part)), members[part]])
-                sums += [right @ counted, counted.sum(axis=0)]
-        (right, *by_group), (counted, *counts) = self._sum(self.sums.new_tensor(sums)).tolist()
-        scores: dict[str, Any] = {"val_accuracy": right / counted}
-        accuracy = {
-            group: right / count
-            for group, (right, count) in enumerate(zip(by_group, counts, strict=True))
-            if count
-        }
-        if accuracy:
-            worst = min(accuracy, key=lambda group: accuracy[group])
-            scores |= {"val_worst_group": worst, "val_worst_group_accuracy": accuracy[worst]}
-        return scores
-
-    def _check_finite(self, loss: float) -> None:
-        if not math.isfinite(loss):
-            raise SettingError(
-                f"the loss is no longer finite in epoch {self.epoch + 1}, at learning rate "
-                f"{self.job.training.lr:g}; set a smaller lr, such as "
-                f"{self.job.training.lr / 10:g}; the last checkpoint is from before and stays"
-            )
-
-    @contextmanager
-    def _memory_told(self) -> Iterator[None]:
-        try:
-            yield
-        except RuntimeError as error:
-            if isinstance(error, GsrError) or not _is_out_of_memory(error):
-                raise
-            batch_size = self.job.training.batch_size
-            advice = (
-                f"set batch_size to {batch_size // 2}"
-                if batch_size >= 4 * self.job.size
-                else "take a smaller network or smaller inputs"
-            )
-            raise SettingError(
-                f"a batch of {batch_size} rows does not fit into the memory of {self.device}; "
-                f"{advice}"
-            ) from error
-
-    def _tell(self, n_batches: int) -> None:
-        epochs = self.job.training.epochs
-        rate = self.done / max(time.monotonic() - self.started, 1e-9)
-        self.job.report(
-            (self.epoch + self.step / n_batches) / epochs,
-            f"Training: epoch {self.epoch + 1} of {epochs}, loss {self.loss:.3f}, "
-            f"{rate:,.0f} rows/s",
-        )
-
-    def _autocast(self) -> torch.autocast:
-        dtype = self.job.dtype
-        return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
-
-    def _sum(self, values: Tensor) -> Tensor:
-        """Return the sum over all processes."""
-        return (
-            values
-            if self.fabric is None
-            else self.fabric.all_reduce(values.clone(), reduce_op="sum")
-        )
-
-    def _every(self, state: Tensor) -> Tensor:
-        """Return each process's random state (k,) uint8, one a row."""
-        states = torch.zeros((self.job.size, len(state)), dtype=torch.int32, device=self.device)
-        states[self.rank] = state.to(self.device, torch.int32)
-        return self._sum(states).to("cpu", torch.uint8)
-
-    def _save(self) -> None:
-        """Write where to go on: whole, or not at all.
-
-        Raises:
-            SettingError: If a parameter is not finite; the file stays as it is.
-        """
-        finite = all(bool(each.isfinite().all()) for each in self.module.parameters())
-        self._check_finite(0.0 if finite else math.nan)
-        cuda = self.device.type == "cuda"
-        state = {
-            "format": FORMAT,
-            "digest": self.job.digest,
-            "epoch": self.epoch,
-            "step": self.step,
-            "order": self.order_before,
-            "random": self._every(torch.get_rng_state()),
-            "random_cuda": self._every(torch.cuda.get_rng_state(self.device)) if cuda else None,
-            "sums": self._sum(self.sums).cpu(),
-            "history": self.history,
-        }
-        self.saved = time.monotonic()
-        if self.rank == 0:
-            state["module"] = self.module.state_dict()
-            state["optimiser"] = self.optimiser.state_dict()
-            state["scaler"] = self.scaler.state_dict()
-            with replace_file(self.job.folder / CHECKPOINT) as temporary:
-                torch.save(state, temporary)
-
-    def _restore(self) -> None:
-        """Go on from a checkpoint, if there is one of this very training.
-
-        Raises:
-            CheckpointError: If it cannot be read.
-        """
-        file = self.job.folder / CHECKPOINT
-        if not file.exists():
-            return
-        try:
-            state = torch.load(file, map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-            raise CheckpointError(
-                f"{file} cannot be read, so training cannot go on from it; delete it to begin anew"
-            ) from error
-        if state.get("format") != FORMAT or state.get("digest") != self.job.digest:
-            return
-        self.module.load_state_dict(state["module"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.scaler.load_state_dict(state["scaler"])
-        self.epoch, self.step, self.history = state["epoch"], state["step"], state["history"]
-        self.order.set_state(state["order"])
-        if self.rank == 0:
-            self.sums.copy_(state["sums"])
-        # On more devices than before the others begin with states of their own.
-        if self.rank < len(state["random"]):
-            torch.set_rng_state(state["random"][self.rank])
-            if state["random_cuda"] is not None and self.device.type == "cuda":
-                torch.cuda.set_rng_state(state["random_cuda"][self.rank], self.device)
-
-
-def _launch(job: _Job) -> bool:
-    """Train in `job.size` processes through Lightning Fabric; return whether it was finished."""
-    require("lightning_fabric", "train")
-    from lightning_fabric.fabric import Fabric
-    from lightning_fabric.plugins.environments.lightning import LightningEnvironment
-    from lightning_fabric.strategies.ddp import DDPStrategy
-
-    fabric = Fabric(
-        accelerator=job.device.type,
-        devices=job.size,
-        strategy=DDPStrategy(start_method="spawn", find_unused_parameters=_has_unused(job.network)),
-        # Not that of a cluster's scheduler or of torchrun, whose processes are not ours.
-        plugins=[LightningEnvironment()],
-    )
-    context = torch.multiprocessing.get_context("spawn")
-    said, stop = context.Queue(), context.Event()
-    report, should_stop = job.report, job.should_stop
-    sent = copy.copy(job)
-    sent.report, sent.should_stop = _Said(said), stop.is_set
-    outcome: dict[str, Any] = {}
-    run: Callable[..., bool] = _train_process
-
-    def launch() -> None:
-        try:
-            outcome["finished"] = fabric.launch(run, sent, said)
-        except BaseException as error:
-            outcome["error"] = error
-
-    # Aside, so that the caller is told in its own thread.
-    thread = threading.Thread(target=launch, daemon=True)
-    with _environment("MASTER_ADDR", "MASTER_PORT"):
-        thread.start()
-        try:
-            failure = None
-            while thread.is_alive() or not said.empty():
-                try:
-                    told = said.get(timeout=0.1)
-                except queue.Empty:
-                    continue
-                if isinstance(told, GsrError):
-                    failure = told
-                    continue
-                report(*told)
-                if should_stop():
-                    stop.set()
-        finally:
-            stop.set()
-            thread.join()
-    if failure is not None:
-        raise failure
-    if "error" in outcome:
-        raise outcome["error"]
-    return outcome["finished"]
-
-
-def _has_unused(network: Network) -> bool:
-    """Return whether the logits do not come from all parameters, as BERT's not from its pooler."""
-    module, preprocessing = network.module.eval(), network.preprocessing
-    example = preprocessing.prepare(preprocessing.example())
-    logits = first_tensor(module(preprocessing.collate([example, example])))
-    trained = [each for each in module.parameters() if each.requires_grad]
-    gradients = torch.autograd.grad(logits.sum(), trained, allow_unused=True)
-    return any(each is None for each in gradients)
-
-
-class _Said:
-    """Progress of the first process, sent to the one that asked for the training."""
-
-    def __init__(self, said: Any) -> None:
-        self.said = said
-
-    def __call__(self, fraction: float, text: str) -> None:
-        self.said.put((fraction, text))
-
-
-def _train_process(fabric: Any, job: _Job, said: Any) -> bool:
-    try:
-        return _train_rank(fabric, job)
-    except GsrError as error:
-        # Fabric would hand on only the text of a traceback.
-        said.put(error)
-        raise
 
 
 def _check(network: Network, inputs: Inputs, labels: np.ndarray, rows: np.ndarray) -> None:
@@ -597,32 +209,7 @@ def _autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
     return {"bfloat16": torch.bfloat16, "float16": torch.float16}[precision]
 
 
-def _batches(job: _Job) -> Batches:
-    workers = job.training.workers
-    return Batches(
-        job.inputs,
-        job.labels,
-        job.network.preprocessing,
-        workers=automatic_workers(job.inputs, job.size) if workers == "auto" else workers,
-        augment=job.training.augment,
-        seed=job.training.seed,
-        pin_memory=job.device.type == "cuda",
-    )
-
-
-def _optimiser(training: Training, module: nn.Module) -> torch.optim.Optimizer:
-    parameters = [each for each in module.parameters() if each.requires_grad]
-    shared: dict[str, Any] = {"lr": training.lr, "weight_decay": training.weight_decay}
-    match training.optimiser:
-        case "sgd":
-            return torch.optim.SGD(parameters, momentum=training.momentum, **shared)
-        case "adam":
-            return torch.optim.Adam(parameters, **shared)
-        case "adamw":
-            return torch.optim.AdamW(parameters, **shared)
-
-
-def _digest(job: _Job) -> str:
+def _digest(job: TrainingJob) -> str:
     """Return the SHA-256 of everything that the trained network follows from.
 
     On how many devices and by how many workers does not belong to it.
@@ -643,7 +230,7 @@ def _digest(job: _Job) -> str:
     return digest.hexdigest()
 
 
-def _finished(job: _Job) -> bool:
+def _finished(job: TrainingJob) -> bool:
     record = job.folder / RECORD
     if not (record.exists() and (job.folder / NETWORK).exists()):
         return False
@@ -652,48 +239,6 @@ def _finished(job: _Job) -> bool:
     except ValueError:
         return False
     return stored.get("digest") == job.digest
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    # Only CUDA has an error class of its own.
-    text = str(error)
-    return isinstance(error, torch.OutOfMemoryError) or any(
-        words in text for words in ("can't allocate memory", "out of memory")
-    )
-
-
-def _write_text(file: Path, text: str) -> None:
-    with replace_file(file) as temporary:
-        temporary.write_text(text)
-
-
-def _seed(seed: int, device: torch.device) -> None:
-    # Dropout knows only the global states; `torch.manual_seed` would touch every device's.
-    torch.default_generator.manual_seed(seed)
-    if device.type == "cuda":
-        with torch.cuda.device(device):
-            torch.cuda.manual_seed(seed)
-
-
-@contextmanager
-def _random_states(device: torch.device) -> Iterator[None]:
-    """Put torch's random states, on CPU and CUDA, back to what they were."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        yield
-
-
-@contextmanager
-def _environment(*names: str) -> Iterator[None]:
-    """Put environment variables back to what they were."""
-    before = {name: os.environ.get(name) for name in names}
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 @contextmanager

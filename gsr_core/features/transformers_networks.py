@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from gsr_core.errors import SettingError
 from gsr_core.extras import require
 from gsr_core.features.hub import from_hub, weight_files
-from gsr_core.features.networks import (
+from gsr_core.features.kinds import (
     Built,
     Classifier,
     Request,

@@ -45,7 +45,6 @@ __all__ = [
     "run_colours",
     "short",
     "step_axis",
-    "with_missing",
 ]
 
 _SHADES = (
@@ -214,27 +213,6 @@ def category_codes(
     ]
     marker = {"colorscale": scale, "cmin": -0.5, "cmax": steps - 0.5, "showscale": False}
     return codes.astype(np.int8 if steps < 128 else np.int16), marker
-
-
-def with_missing(
-    values: np.ndarray, low: float, high: float, scale: Sequence[Sequence[object]]
-) -> tuple[np.ndarray, dict[str, object]]:
-    """Return the values clipped to a range and the marker settings; missing ones turn grey.
-
-    Args:
-        values: Numbers, NaN allowed.
-        low: Value at the lower end of the scale.
-        high: Value at its upper end.
-        scale: Colour scale from 0 to 1.
-    """
-    span = high - low if high > low else 1.0
-    gap = 0.02
-    floor = low - span * gap / (1 - gap)
-    clipped = np.where(np.isnan(values), floor, np.clip(values, low, low + span))
-    shifted: list[list[object]] = [[0.0, UNKNOWN], [gap / 2, UNKNOWN], [gap / 2, scale[0][1]]]
-    shifted += [[gap + (1 - gap) * float(str(at)), colour] for at, colour in scale]
-    marker = {"colorscale": shifted, "cmin": floor, "cmax": low + span, "showscale": False}
-    return clipped.astype(np.float32), marker
 
 
 def short(name: str, width: int = 26) -> str:

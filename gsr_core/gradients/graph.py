@@ -10,7 +10,6 @@ nearer row may be missing.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,8 +27,9 @@ from gsr_core.gradients.neighbours import (
 )
 from gsr_core.gradients.reduction import N_COLUMNS, as_array, reduced
 from gsr_core.gradients.representations import CentredGradients, Gradients, project, unit_rows
+from gsr_core.progress import Report, silent
 
-__all__ = ["EXACT_LIMIT", "ONE_AT_A_TIME", "NeighbourGraph", "Progress", "neighbour_graph"]
+__all__ = ["EXACT_LIMIT", "ONE_AT_A_TIME", "NeighbourGraph", "neighbour_graph"]
 
 EXACT_LIMIT = 20_000
 """Rows up to which every pair is compared."""
@@ -37,8 +37,6 @@ EXACT_LIMIT = 20_000
 ONE_AT_A_TIME = threading.Lock()
 """numba's simplest threading layer ends the process if two threads enter it at once."""
 
-Progress = Callable[[float, str], None]
-"""Told the fraction done and what is being done."""
 
 _BLOCK_NUMBERS = 2**23
 """Numbers gathered at a time."""
@@ -96,7 +94,7 @@ def neighbour_graph(
     *,
     seed: int = 0,
     exact_limit: int = EXACT_LIMIT,
-    progress: Progress | None = None,
+    progress: Report | None = None,
 ) -> NeighbourGraph:
     """Return the k nearest neighbours of every row; the same for the same space and seed.
 
@@ -113,7 +111,7 @@ def neighbour_graph(
     """
     if k < 1:
         raise SettingError(f"k is {k}; a graph needs at least 1 neighbour of each row")
-    tell = progress or (lambda fraction, text: None)
+    tell = progress or silent
     n = len(space)
     k = max(0, min(k, n - 1))
     indices = np.empty((n, k), dtype=np.int32)

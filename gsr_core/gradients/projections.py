@@ -19,11 +19,12 @@ from typing import Any, Literal
 import numpy as np
 from torch import Tensor
 
-from gsr_core.gradients.graph import ONE_AT_A_TIME, NeighbourGraph, Progress
+from gsr_core.gradients.graph import ONE_AT_A_TIME, NeighbourGraph
 from gsr_core.gradients.neighbours import Metric
 from gsr_core.gradients.reduction import N_COLUMNS, as_array, leading, reduced
+from gsr_core.progress import Report, silent
 
-__all__ = ["FIT_LIMIT", "Dimensions", "Progress", "pca_map", "umap_map"]
+__all__ = ["FIT_LIMIT", "Dimensions", "Report", "pca_map", "umap_map"]
 
 Dimensions = Literal[2, 3]
 
@@ -63,7 +64,7 @@ def umap_map(
     graph: NeighbourGraph | None = None,
     strata: np.ndarray | None = None,
     limit: int = FIT_LIMIT,
-    progress: Progress | None = None,
+    progress: Report | None = None,
 ) -> np.ndarray:
     """Return a UMAP embedding of the rows, (n, dimensions) float32.
 
@@ -88,7 +89,7 @@ def umap_map(
     Raises:
         SettingError: If the graph has too few neighbours.
     """
-    tell = progress or (lambda fraction, text: None)
+    tell = progress or silent
     matrix = as_array(representation)
     n = len(matrix)
     if n < _SMALLEST:

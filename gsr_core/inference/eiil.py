@@ -26,7 +26,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from gsr_core.data.splits import Problem
+from gsr_core.data.problem import Problem
 from gsr_core.inference.base import (
     INFERENCE_CONFIG,
     ClassClusters,

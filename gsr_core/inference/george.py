@@ -26,7 +26,7 @@ from sklearn.metrics import silhouette_samples
 from sklearn.mixture import GaussianMixture
 from sklearn.neighbors import NearestNeighbors
 
-from gsr_core.data.splits import Problem
+from gsr_core.data.problem import Problem
 from gsr_core.gradients.projections import umap_map
 from gsr_core.inference.base import (
     INFERENCE_CONFIG,

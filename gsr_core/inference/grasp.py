@@ -25,7 +25,7 @@ from typing import Annotated, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from gsr_core.data.splits import Problem
+from gsr_core.data.problem import Problem
 from gsr_core.inference.base import INFERENCE_CONFIG, OUTLIER, Space, in_words, settings
 from gsr_core.inference.density import dbscan_grid, silhouettes
 from gsr_core.inference.pairwise import Found, PairwiseInference

@@ -20,7 +20,7 @@ from pydantic import Field
 from sklearn.cluster import KMeans
 from sklearn.metrics import silhouette_score
 
-from gsr_core.data.splits import Problem
+from gsr_core.data.problem import Problem
 from gsr_core.gradients.representations import Gradients, gradient_representation
 from gsr_core.inference.base import (
     INFERENCE_CONFIG,

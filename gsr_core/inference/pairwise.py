@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from gsr_core.data.splits import Problem
+from gsr_core.data.problem import Problem
 from gsr_core.errors import SettingError
 from gsr_core.gradients.representations import Gradients
 from gsr_core.inference.base import (

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gsr_core.data.splits import Problem, Rows
+from gsr_core.data.problem import Problem, Rows
 from gsr_core.inference.base import splits_of
 from gsr_core.linear.feature_map import FeatureMap
 from gsr_core.linear.head import Head

@@ -7,7 +7,7 @@ from typing import Annotated
 import torch
 from pydantic import Field
 
-from gsr_core.data.splits import Problem
+from gsr_core.data.problem import Problem
 from gsr_core.gradients.representations import Gradients, gradients
 from gsr_core.inference.base import (
     INFERENCE_CONFIG,

@@ -26,7 +26,7 @@ from pydantic import Field
 from scipy.special import softmax
 
 from gsr_core.data.groups import patterns
-from gsr_core.data.splits import Problem, Rows
+from gsr_core.data.problem import Problem, Rows
 from gsr_core.inference.base import (
     INFERENCE_CONFIG,
     OUTLIER,

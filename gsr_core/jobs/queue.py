@@ -24,7 +24,7 @@ from huey.serializer import Serializer
 
 from gsr_core.errors import DeviceError
 from gsr_core.jobs.lock import BACKGROUND, job_queue, worker_alive, worker_file
-from gsr_core.jobs.progress import JobState, keep_arguments, read_job, write_job
+from gsr_core.jobs.state import JobState, keep_arguments, read_job, write_job
 from gsr_core.runs.store import Run
 from gsr_core.workspace import Workspace
 

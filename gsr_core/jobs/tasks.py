@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -12,14 +12,12 @@ from filelock import Timeout
 from huey import SqliteHuey
 
 from gsr_core.errors import GsrError, RunStateError
-from gsr_core.jobs.progress import JobState, job_lock, stop_requested, write_job
-from gsr_core.methods.fit import Status
+from gsr_core.jobs.state import JobState, job_lock, stop_requested, write_job
+from gsr_core.progress import Report, Status
 from gsr_core.runs.store import open_run
 from gsr_core.workspace import Workspace
 
 __all__ = ["make_tasks"]
-
-Report = Callable[[float, str], None]
 
 
 def make_tasks(workspace: Workspace, queue: SqliteHuey) -> dict[str, Any]:
@@ -52,14 +50,15 @@ def make_tasks(workspace: Workspace, queue: SqliteHuey) -> dict[str, Any]:
         bundle: str,
         which: Literal["run", "backbone", "refit", "early"] = "run",
     ) -> None:
-        from gsr_core.jobs.maps import draw_map
+        from gsr_core.maps.draw import draw_map
 
         with _job(workspace, "map", key) as report:
             draw_map(workspace, config, run_id=run_id, bundle=bundle, which=which, progress=report)
 
     @queue.task(name="cluster")
     def cluster(key: str, request: dict[str, Any]) -> None:
-        from gsr_core.runs.clustering import ClusteringRequest, compute_clustering
+        from gsr_core.clusterings.compute import compute_clustering
+        from gsr_core.clusterings.request import ClusteringRequest
 
         with _job(workspace, "cluster", key) as report:
             compute_clustering(
@@ -68,7 +67,8 @@ def make_tasks(workspace: Workspace, queue: SqliteHuey) -> dict[str, Any]:
 
     @queue.task(name="import")
     def import_(key: str, plan: dict[str, Any], overwrite: bool) -> None:
-        from gsr_core.ingest import import_data, make_plan
+        from gsr_core.ingest.importing import import_data
+        from gsr_core.ingest.plan import make_plan
 
         with _job(workspace, "import", key) as report:
             if stop_requested(workspace, "import", key):
@@ -83,8 +83,8 @@ def make_tasks(workspace: Workspace, queue: SqliteHuey) -> dict[str, Any]:
 
     @queue.task(name="study")
     def study(key: str) -> None:
-        from gsr_core.jobs.studies import compute_study, told_failures
-        from gsr_core.runs.study import open_study
+        from gsr_core.experiments.strength import compute_study, told_failures
+        from gsr_core.experiments.study import open_study
 
         with _job(workspace, "study", key) as report:
             failed = compute_study(
@@ -97,7 +97,8 @@ def make_tasks(workspace: Workspace, queue: SqliteHuey) -> dict[str, Any]:
 
     @queue.task(name="sweep")
     def sweep(key: str, jobs: int) -> None:
-        from gsr_core.runs.sweep import open_sweep, run_sweep
+        from gsr_core.experiments.sweep import open_sweep
+        from gsr_core.experiments.sweep_loop import run_sweep
 
         with _job(workspace, "sweep", key) as report:
             run_sweep(

@@ -82,7 +82,7 @@ def _work(workspace: Workspace, name: str) -> None:
 
 def _requeue(workspace: Workspace, name: str, tasks: dict[str, Any], queue: SqliteHuey) -> None:
     """Queue the runs that wait on this device but were lost with the worker that had them."""
-    from gsr_core.methods.fit import Status
+    from gsr_core.progress import Status
     from gsr_core.runs.store import list_runs
 
     known = {task.kwargs.get("run_id") for task in queue.pending()}

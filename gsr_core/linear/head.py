@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-__all__ = ["Head"]
+__all__ = ["Head", "head_digest"]
 
 
 @dataclass(frozen=True)
@@ -32,3 +33,11 @@ class Head:
         """
         weight, bias = self.weight.to(features), self.bias.to(features)
         return torch.addmm(bias, features, weight.T)
+
+
+def head_digest(head: Head) -> str:
+    """Return the SHA-256 of a head's numbers, whatever device and precision hold them."""
+    state = hashlib.sha256(f"{tuple(head.weight.shape)}".encode())
+    for part in (head.weight, head.bias):
+        state.update(part.detach().cpu().double().contiguous().numpy().tobytes())
+    return state.hexdigest()

@@ -17,7 +17,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from gsr_core.data.splits import Problem
+from gsr_core.data.problem import Problem
 from gsr_core.methods.base import SETTINGS_CONFIG, LabelNeeds, settings
 from gsr_core.methods.inner import InnerProblem, Refit
 

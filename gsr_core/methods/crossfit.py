@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gsr_core.data.splits import Rows
+from gsr_core.data.problem import Rows
 from gsr_core.linear.objective import times
 from gsr_core.methods.draws import per_row
 from gsr_core.methods.inner import InnerProblem

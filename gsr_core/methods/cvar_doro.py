@@ -36,7 +36,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from gsr_core.data.splits import Problem
+from gsr_core.data.problem import Problem
 from gsr_core.linear.objective import State
 from gsr_core.linear.solver import ARMIJO
 from gsr_core.methods.base import SETTINGS_CONFIG, LabelNeeds, SearchSpace, Step, settings

@@ -32,7 +32,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from gsr_core.data.splits import Problem, Rows
+from gsr_core.data.problem import Problem, Rows
 from gsr_core.linear.feature_map import FeatureMap
 from gsr_core.linear.head import Head
 from gsr_core.methods.base import (

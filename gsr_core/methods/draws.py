@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gsr_core.data.splits import Rows
+from gsr_core.data.problem import Rows
 
 __all__ = ["per_row"]
 

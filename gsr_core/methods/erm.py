@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from gsr_core.data.splits import Problem
+from gsr_core.data.problem import Problem
 from gsr_core.linear.head import Head
 from gsr_core.methods.base import (
     SETTINGS_CONFIG,

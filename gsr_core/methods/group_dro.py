@@ -37,7 +37,7 @@ from pydantic import Field
 from scipy.optimize import nnls
 from torch import Tensor
 
-from gsr_core.data.splits import Problem, Rows
+from gsr_core.data.problem import Problem, Rows
 from gsr_core.linear.influence import group_gradients
 from gsr_core.linear.objective import State
 from gsr_core.linear.solver import ARMIJO, Fit, FitEnding

@@ -32,7 +32,7 @@ from pydantic import Field
 from torch import Tensor
 
 from gsr_core.data.groups import membership_from_index
-from gsr_core.data.splits import Problem, Rows
+from gsr_core.data.problem import Problem, Rows
 from gsr_core.inference.base import OUTLIER, GroupInference, InferredGroups
 from gsr_core.inference.eiil import EIILInference
 from gsr_core.inference.george import GeorgeInference

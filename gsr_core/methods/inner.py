@@ -16,7 +16,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from gsr_core.data.splits import Problem, Rows
+from gsr_core.data.problem import Problem, Rows
 from gsr_core.linear.feature_map import FeatureMap
 from gsr_core.linear.head import Head
 from gsr_core.linear.influence import Influence, group_gradients, influence

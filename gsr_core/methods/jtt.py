@@ -25,7 +25,7 @@ import numpy as np
 from pydantic import Field
 from torch import Tensor
 
-from gsr_core.data.splits import Problem
+from gsr_core.data.problem import Problem
 from gsr_core.linear.head import Head
 from gsr_core.methods.base import SETTINGS_CONFIG, LabelNeeds, Range, SearchSpace, settings
 from gsr_core.methods.crossfit import crossfitted_logits, draw_folds

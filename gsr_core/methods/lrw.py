@@ -43,7 +43,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from gsr_core.data.splits import Problem, Rows
+from gsr_core.data.problem import Problem, Rows
 from gsr_core.linear.influence import influence
 from gsr_core.linear.objective import times, transposed_times
 from gsr_core.linear.solver import Fit

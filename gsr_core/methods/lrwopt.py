@@ -39,7 +39,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, one_hot
 
-from gsr_core.data.splits import Problem
+from gsr_core.data.problem import Problem
 from gsr_core.methods.base import SETTINGS_CONFIG, Step, settings
 from gsr_core.methods.draws import per_row
 from gsr_core.methods.lrw import Reweighted, Reweighting, choose_validation

@@ -32,7 +32,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from gsr_core.data.splits import Problem, Rows
+from gsr_core.data.problem import Problem, Rows
 from gsr_core.linear.feature_map import FeatureMap
 from gsr_core.linear.objective import State
 from gsr_core.methods.base import (

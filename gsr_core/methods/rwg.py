@@ -17,7 +17,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from gsr_core.data.splits import Problem, Rows
+from gsr_core.data.problem import Problem, Rows
 from gsr_core.errors import SettingError
 from gsr_core.methods.base import SETTINGS_CONFIG, LabelNeeds, Values, settings
 from gsr_core.methods.inner import InnerProblem, Refit

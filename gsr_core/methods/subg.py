@@ -13,7 +13,7 @@ from typing import ClassVar
 import numpy as np
 from torch import Tensor
 
-from gsr_core.data.splits import Problem, Rows
+from gsr_core.data.problem import Problem, Rows
 from gsr_core.methods.base import SETTINGS_CONFIG, LabelNeeds, Values, settings
 from gsr_core.methods.draws import per_row
 from gsr_core.methods.inner import InnerProblem, Refit

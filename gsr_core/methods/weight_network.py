@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gsr_core.data.splits import Rows
+from gsr_core.data.problem import Rows
 from gsr_core.linear.feature_map import FeatureMap
 
 __all__ = ["MOMENTUM", "Network", "network_inputs"]

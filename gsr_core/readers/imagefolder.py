@@ -15,7 +15,7 @@ import pandas as pd
 from gsr_core.data.inputs import ImageFiles
 from gsr_core.data.proposal import MAX_VALUES
 from gsr_core.data.source import GroupRule, Roles, Source, SplitRule
-from gsr_core.data.splitting import WORDS
+from gsr_core.data.splits import WORDS
 from gsr_core.errors import SourceError
 from gsr_core.readers.base import READER_CONFIG, Reader, settings
 from gsr_core.readers.files import IMAGE_SUFFIXES, list_images, need_folder

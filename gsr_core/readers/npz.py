@@ -36,7 +36,8 @@ from typing import ClassVar
 import numpy as np
 import pandas as pd
 
-from gsr_core.data.bundle import SPLITS, check_attribute
+from gsr_core.data.bundle import SPLITS
+from gsr_core.data.bundle_checks import check_attribute
 from gsr_core.data.groups import Group, membership_from_index
 from gsr_core.data.inputs import Numbers
 from gsr_core.data.source import Roles, Source, SplitRule

@@ -1,1 +1,1 @@
-"""Runs: a method applied to a bundle, kept on disk, stoppable and continuable."""
+"""Runs on disk: what was asked for, how it stands, and what it left."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from gsr_core.methods.fit import Status
+from gsr_core.progress import Status
 
 __all__ = ["FORMAT", "RunConfig", "RunState", "versions"]
 
@@ -84,7 +84,7 @@ class RunState(BaseModel):
     @property
     def active(self) -> bool:
         """Whether the run waits or computes."""
-        return self.status in (Status.QUEUED, Status.RUNNING)
+        return self.status.active
 
 
 def versions() -> dict[str, str]:

@@ -43,12 +43,13 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from gsr_core.data.bundle import Bundle, load_head, open_bundle
-from gsr_core.data.splits import positions_of, seen_labels
+from gsr_core.data.problem import positions_of, seen_labels
 from gsr_core.data.variation import make_variation
 from gsr_core.errors import BundleError, GsrError, RunNotFoundError, RunStateError
 from gsr_core.files import replace_file
-from gsr_core.methods.fit import HISTORY_COLUMNS, Status
+from gsr_core.methods.history import HISTORY_COLUMNS
 from gsr_core.methods.registry import METHODS, make_method
+from gsr_core.progress import Status
 from gsr_core.runs.record import FORMAT, RunConfig, RunState, versions
 from gsr_core.workspace import Workspace
 

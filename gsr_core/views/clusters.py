@@ -12,32 +12,28 @@ import pandas as pd
 import streamlit as st
 from pydantic import TypeAdapter
 
-from gsr_core.data.bundle import Bundle
-from gsr_core.errors import GsrError
-from gsr_core.inference.base import OUTLIER
-from gsr_core.inference.registry import INFERENCES, make_inference
-from gsr_core.jobs.progress import read_job
-from gsr_core.jobs.queue import start_job
-from gsr_core.methods.fit import Status
-from gsr_core.runs.clustering import (
-    UNASSIGNED,
-    Clustering,
-    ClusteringRequest,
-    list_clusterings,
-    looks_at_backbone,
-    merge_clusters,
-    open_clustering,
-    rename_cluster,
-    request_clustering,
-    request_of_run,
-)
-from gsr_core.runs.clusters import (
+from gsr_core.clusterings.describe import (
     cluster_table,
     clusters_as_bundle,
     describe_clusters,
     flag_outliers,
     strips,
 )
+from gsr_core.clusterings.edit import merge_clusters, rename_cluster
+from gsr_core.clusterings.request import (
+    ClusteringRequest,
+    looks_at_backbone,
+    request_clustering,
+    request_of_run,
+)
+from gsr_core.clusterings.store import UNASSIGNED, Clustering, list_clusterings, open_clustering
+from gsr_core.data.bundle import Bundle
+from gsr_core.errors import GsrError
+from gsr_core.inference.base import OUTLIER
+from gsr_core.inference.registry import INFERENCES, make_inference
+from gsr_core.jobs.queue import start_job
+from gsr_core.jobs.state import read_job
+from gsr_core.progress import Status
 from gsr_core.runs.store import Run
 from gsr_core.views import navigation as nav
 from gsr_core.views.charts import percent, plain

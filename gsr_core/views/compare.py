@@ -10,22 +10,15 @@ from collections import Counter
 import pandas as pd
 import streamlit as st
 
+from gsr_core.comparing.entries import Entry, entries, identity, what_differs
+from gsr_core.comparing.scores import group_scores, scores, spread
+from gsr_core.comparing.slices import slice_scores
 from gsr_core.data.bundle import Bundle
 from gsr_core.errors import GsrError
 from gsr_core.figures.compare import group_dots
 from gsr_core.jobs.queue import submit
 from gsr_core.methods.registry import make_method
-from gsr_core.runs.compare import (
-    Entry,
-    entries,
-    group_scores,
-    identity,
-    scores,
-    spread,
-    what_differs,
-)
 from gsr_core.runs.protocol import protocol_of
-from gsr_core.runs.slices import slice_scores
 from gsr_core.runs.store import Run, create_run, list_runs
 from gsr_core.views import navigation as nav
 from gsr_core.views.charts import plain, show

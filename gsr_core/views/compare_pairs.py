@@ -7,21 +7,14 @@ import math
 import pandas as pd
 import streamlit as st
 
+from gsr_core.comparing.changes import changed_samples, shared_run
+from gsr_core.comparing.entries import Entry, default_reference
+from gsr_core.comparing.paired import paired, paired_values, rank_correlation, seed_differences
 from gsr_core.data.bundle import Bundle
 from gsr_core.errors import ComparisonError
 from gsr_core.figures.pairs import paired_differences, weight_against_weight
 from gsr_core.methods.base import Values
 from gsr_core.methods.registry import METHODS
-from gsr_core.runs.compare import (
-    Entry,
-    changed_samples,
-    default_reference,
-    paired,
-    paired_values,
-    rank_correlation,
-    seed_differences,
-    shared_run,
-)
 from gsr_core.runs.store import Run
 from gsr_core.runs.summary import run_label
 from gsr_core.views import navigation as nav

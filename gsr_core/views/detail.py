@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
+from gsr_core.curation.flags import flag_rows, unflag_rows
 from gsr_core.data.bundle import SPLITS, Bundle
 from gsr_core.errors import GsrError
 from gsr_core.figures.weights import sample_influence, weight_path
-from gsr_core.jobs.maps import map_head
+from gsr_core.maps.heads import map_head
 from gsr_core.runs.samples import INFLUENCE
-from gsr_core.runs.slices import flag_rows, unflag_rows
 from gsr_core.runs.store import Run
 from gsr_core.views import navigation as nav
 from gsr_core.views.charts import colours_of, percent, plain, show, single_group

@@ -21,8 +21,8 @@ from gsr_core.jobs.queue import (
     submit,
 )
 from gsr_core.methods.base import Values
-from gsr_core.methods.fit import Status
 from gsr_core.methods.registry import METHODS
+from gsr_core.progress import Status
 from gsr_core.runs.store import Run, create_run
 from gsr_core.runs.summary import run_label
 from gsr_core.views import navigation as nav

@@ -8,9 +8,9 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from gsr_core.data.grouping import MAX_VALUES
+from gsr_core.data.group_rules import MAX_VALUES
 from gsr_core.data.source import GroupRule, Roles, SplitRule
-from gsr_core.data.splitting import MEANINGS, WORDS
+from gsr_core.data.splits import MEANINGS, WORDS
 from gsr_core.views.charts import plain
 from gsr_core.views.import_source import Found, in_rows
 

@@ -7,11 +7,13 @@ from typing import Any
 
 import streamlit as st
 
-from gsr_core.data.bundle import bundle_directory
+from gsr_core.data.bundle_writing import bundle_directory
 from gsr_core.data.source import Roles
 from gsr_core.errors import GsrError
-from gsr_core.ingest import Plan, command, corrections, make_plan
-from gsr_core.jobs.progress import read_job
+from gsr_core.ingest.command import command
+from gsr_core.ingest.plan import Plan, corrections, make_plan
+from gsr_core.jobs.state import read_job
+from gsr_core.views.bundle_contents import group_table, small_groups
 from gsr_core.views.import_columns import choose_columns, choose_groups, propose_merges
 from gsr_core.views.import_job import import_job, own_import, start_import
 from gsr_core.views.import_network import (
@@ -21,7 +23,6 @@ from gsr_core.views.import_network import (
     choose_training,
 )
 from gsr_core.views.import_source import FAILURES, Found, choose_source, first_rows, look, sentence
-from gsr_core.views.overview import group_table, small_groups
 from gsr_core.views.session import bundle_names, workspace
 from gsr_core.workspace import DEFAULT_WORKSPACE
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import streamlit as st
 
 from gsr_core.errors import GsrError
-from gsr_core.jobs.progress import (
+from gsr_core.jobs.queue import start_job
+from gsr_core.jobs.state import (
     JobState,
     forget_job,
     job_arguments,
@@ -14,8 +15,7 @@ from gsr_core.jobs.progress import (
     request_stop,
     stop_requested,
 )
-from gsr_core.jobs.queue import start_job
-from gsr_core.methods.fit import Status
+from gsr_core.progress import Status
 from gsr_core.views import navigation as nav
 from gsr_core.views.charts import plain
 from gsr_core.views.import_source import forget_source

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import streamlit as st
 from pydantic import TypeAdapter
 
-from gsr_core.ingest import BackboneChoice, ExtractionChoice, TrainingChoice
+from gsr_core.ingest.plan import BackboneChoice, ExtractionChoice, TrainingChoice
 from gsr_core.views.import_source import in_rows
 from gsr_core.views.session import devices
 

@@ -16,7 +16,8 @@ from streamlit.delta_generator import DeltaGenerator
 from gsr_core.data.inputs import thumbnail
 from gsr_core.data.source import Source
 from gsr_core.errors import GsrError
-from gsr_core.ingest import Plan, preview
+from gsr_core.ingest.plan import Plan
+from gsr_core.ingest.read import preview
 from gsr_core.readers.registry import describe_readers, make_reader
 from gsr_core.views.session import bundle_names, workspace
 

@@ -24,7 +24,8 @@ import streamlit as st
 from streamlit.components.v2 import component
 
 from gsr_core.figures import theme
-from gsr_core.figures.scatter import MAX_DRAWN, Kind, density_map, point_map
+from gsr_core.figures.inks import Kind
+from gsr_core.figures.scatter import MAX_DRAWN, density_map, point_map
 
 __all__ = [
     "drawn_note",

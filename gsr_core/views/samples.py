@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
+from gsr_core.comparing.changes import changed_samples
 from gsr_core.data.bundle import SPLITS, Bundle
 from gsr_core.errors import GsrError
-from gsr_core.runs.compare import changed_samples
 from gsr_core.runs.store import Run, open_run
 from gsr_core.runs.summary import run_label
 from gsr_core.views import navigation as nav

@@ -14,15 +14,18 @@ import pandas as pd
 import streamlit as st
 import torch
 
+from gsr_core.comparing.scores import outcome
+from gsr_core.curation.accuracy import accuracies_on
+from gsr_core.curation.slices import Slice
 from gsr_core.data.bundle import Bundle, list_bundles, open_bundle
 from gsr_core.gradients.graph import NeighbourGraph
-from gsr_core.gradients.maps import graph_path, map_config, map_rows, read_graph
 from gsr_core.gradients.neighbours import nearest
 from gsr_core.gradients.representations import CentredGradients, gradients
-from gsr_core.jobs.maps import map_head
-from gsr_core.runs.compare import outcome
+from gsr_core.maps.config import map_config
+from gsr_core.maps.graphs import graph_path, read_graph
+from gsr_core.maps.heads import map_head
+from gsr_core.maps.rows import map_rows
 from gsr_core.runs.samples import sample_table
-from gsr_core.runs.slices import Slice, accuracies_on
 from gsr_core.runs.store import Run, list_runs
 from gsr_core.workspace import Workspace
 

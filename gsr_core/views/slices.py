@@ -13,28 +13,23 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from gsr_core.data.bundle import Bundle
-from gsr_core.errors import GsrError
-from gsr_core.figures.groups import group_accuracy
-from gsr_core.figures.theme import UNKNOWN
-from gsr_core.runs.slices import (
-    ENDINGS,
+from gsr_core.curation.accuracy import slice_accuracy
+from gsr_core.curation.flags import flag_rows, flagged, unflag_rows
+from gsr_core.curation.slices import (
     NAME_LENGTH,
     Slice,
     delete_slice,
-    describe_flags,
-    describe_rows,
-    encode_table,
-    flag_rows,
-    flagged,
     list_slices,
     load_slice,
     name_slice,
     rename_slice,
     save_slice,
-    slice_accuracy,
-    unflag_rows,
 )
+from gsr_core.curation.tables import ENDINGS, describe_flags, describe_rows, encode_table
+from gsr_core.data.bundle import Bundle
+from gsr_core.errors import GsrError
+from gsr_core.figures.groups import group_accuracy
+from gsr_core.figures.theme import UNKNOWN
 from gsr_core.runs.store import Run
 from gsr_core.views import navigation as nav
 from gsr_core.views.charts import colours_of, percent, plain, show

@@ -12,24 +12,19 @@ import streamlit as st
 
 from gsr_core.data.bundle import Bundle
 from gsr_core.errors import GsrError, SettingError
-from gsr_core.figures.study import accuracy_over_levels, flipped_and_clean, val_against_test
-from gsr_core.jobs.progress import JobState, read_job, request_stop, stop_requested
-from gsr_core.jobs.queue import start_job
-from gsr_core.jobs.studies import names_of_levels
-from gsr_core.methods.fit import Status
-from gsr_core.methods.registry import METHODS
-from gsr_core.runs.study import (
-    KINDS,
-    LEVELS,
-    Kind,
-    Study,
+from gsr_core.experiments.strength import names_of_levels
+from gsr_core.experiments.study import KINDS, LEVELS, Kind, Study, list_studies, make_study
+from gsr_core.experiments.study_outcomes import (
     flipped_weights,
-    list_studies,
-    make_study,
     outcomes,
     summarise_flipped,
     summarise_outcomes,
 )
+from gsr_core.figures.study import accuracy_over_levels, flipped_and_clean, val_against_test
+from gsr_core.jobs.queue import start_job
+from gsr_core.jobs.state import JobState, read_job, request_stop, stop_requested
+from gsr_core.methods.registry import METHODS
+from gsr_core.progress import Status
 from gsr_core.views import navigation as nav
 from gsr_core.views.charts import colours_of, plain, show
 from gsr_core.views.frame import link

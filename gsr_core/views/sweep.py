@@ -10,16 +10,17 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
+from gsr_core.comparing.scores import spread
+from gsr_core.experiments.search import Sampler
+from gsr_core.experiments.sweep import Sweep, SweepRecord, list_sweeps, make_sweep
+from gsr_core.experiments.sweep_loop import best_trial
 from gsr_core.figures.sweep import best_so_far, parallel_settings
-from gsr_core.jobs.progress import read_job, request_stop, stop_requested
 from gsr_core.jobs.queue import start_job
+from gsr_core.jobs.state import read_job, request_stop, stop_requested
 from gsr_core.methods.base import Range
-from gsr_core.methods.fit import Status
 from gsr_core.methods.registry import METHODS
-from gsr_core.runs.compare import spread
-from gsr_core.runs.search import Sampler
+from gsr_core.progress import Status
 from gsr_core.runs.summary import headline
-from gsr_core.runs.sweep import Sweep, SweepRecord, best_trial, list_sweeps, make_sweep
 from gsr_core.views import navigation as nav
 from gsr_core.views.charts import percent, plain, show
 from gsr_core.views.frame import Frame, link

@@ -5,8 +5,8 @@ import re
 import pandas as pd
 from playwright.sync_api import expect
 
-from gsr_core.runs.clustering import list_clusterings
-from gsr_core.runs.slices import find_slice
+from gsr_core.clusterings.store import list_clusterings
+from gsr_core.curation.slices import find_slice
 
 NAME = "greens below five"
 SAVE = re.compile("Save these .* as a slice")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from playwright.sync_api import expect
 
-from gsr_core.runs.compare import changed_samples
+from gsr_core.comparing.changes import changed_samples
 from gsr_core.runs.execute import run as compute_run
 from gsr_core.runs.samples import sample_table
 from gsr_core.runs.store import Run, open_run

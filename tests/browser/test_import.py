@@ -10,7 +10,8 @@ from playwright.sync_api import expect
 
 import gsr_core
 from gsr_core.features.backbones import SimConv1, save_checkpoint
-from gsr_core.ingest import command, plan_of
+from gsr_core.ingest.command import command
+from gsr_core.ingest.plan import plan_of
 
 PATH = "Path on the machine that runs this dashboard"
 OWN = "Your own network: a function that makes it, and a state dict"

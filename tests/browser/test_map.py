@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 from playwright.sync_api import expect
 
-from gsr_core.data.bundle import open_bundle, write_bundle
+from gsr_core.data.bundle import open_bundle
+from gsr_core.data.bundle_writing import write_bundle
 from gsr_core.data.groups import Group
 from gsr_core.runs.execute import run as compute_run
 

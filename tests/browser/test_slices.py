@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 from playwright.sync_api import expect
 
-from gsr_core.runs.slices import find_slice, flagged, list_slices
+from gsr_core.curation.flags import flagged
+from gsr_core.curation.slices import find_slice, list_slices
 
 NAME = "wrong greens: *第一*"
 

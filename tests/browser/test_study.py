@@ -5,7 +5,9 @@ import re
 import pytest
 from playwright.sync_api import expect
 
-from gsr_core.runs.study import make_study, open_study, outcomes, run_study
+from gsr_core.experiments.study import make_study, open_study
+from gsr_core.experiments.study_outcomes import outcomes
+from gsr_core.experiments.study_runs import run_study
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import expect
 
-from gsr_core.jobs.progress import forget_job, read_job, request_stop
-from gsr_core.runs.sweep import Sweep, list_sweeps
+from gsr_core.experiments.sweep import Sweep, list_sweeps
+from gsr_core.jobs.state import forget_job, read_job, request_stop
 
 
 @pytest.fixture

@@ -5,7 +5,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gsr_core.data.bundle import Bundle, write_bundle
+from gsr_core.data.bundle import Bundle
+from gsr_core.data.bundle_writing import write_bundle
 from gsr_core.data.groups import Group
 from gsr_core.workspace import Workspace
 

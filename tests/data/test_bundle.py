@@ -380,7 +380,7 @@ def large(write, parts):
 
 @pytest.fixture
 def small_row_groups(monkeypatch):
-    monkeypatch.setattr("gsr_core.data.bundle._ROW_GROUP", 700)
+    monkeypatch.setattr("gsr_core.data.bundle_writing._ROW_GROUP", 700)
 
 
 @pytest.mark.usefixtures("small_row_groups")

@@ -5,9 +5,10 @@ import pandas as pd
 import pytest
 import torch
 
-from gsr_core.data.bundle import Bundle, write_bundle
+from gsr_core.data.bundle import Bundle
+from gsr_core.data.bundle_writing import write_bundle
 from gsr_core.data.groups import Group
-from gsr_core.data.splits import load_problem, positions_of, seen_labels
+from gsr_core.data.problem import load_problem, positions_of, seen_labels
 from gsr_core.data.variation import Variation, flip_labels, keep_share, make_variation
 from gsr_core.errors import SettingError
 

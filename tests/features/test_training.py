@@ -17,11 +17,12 @@ from torch import nn
 
 from gsr_core.data.inputs import ImageArrays, ImageFiles, Numbers
 from gsr_core.errors import CheckpointError, DeviceError, RunStateError, SettingError, SourceError
-from gsr_core.features import training as module
 from gsr_core.features.backbones import Network, load_backbone, load_network
+from gsr_core.features.batches import Batches
 from gsr_core.features.heads import Seat
 from gsr_core.features.preprocessing import NumbersPreprocessing
-from gsr_core.features.training import PRESETS, Training, make_training, train
+from gsr_core.features.presets import PRESETS, Training, make_training
+from gsr_core.features.training import train
 
 CPU = torch.device("cpu")
 SETTINGS = {
@@ -193,7 +194,7 @@ def test_crops_are_of_70_to_100_percent_and_half_are_mirrored():
     across = np.broadcast_to(np.linspace(0, 255, side).astype(np.uint8), (side, side))
     down = across.T
     image = np.stack([across, down, np.zeros_like(across)], axis=2)
-    crop_flip = module.Batches(
+    crop_flip = Batches(
         ImageArrays(image[None]), np.zeros(1), new_network().preprocessing, workers=0,
         augment="crop-flip",
     )._loader.dataset.crop_flip  # fmt: skip

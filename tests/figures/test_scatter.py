@@ -6,6 +6,8 @@ import pandas as pd
 import pytest
 
 from gsr_core.figures import scatter, theme
+from gsr_core.figures.inks import MOST_COLOURS
+from gsr_core.figures.scatter_3d import point_map_3d
 
 
 def sample_points(n: int = 60) -> pd.DataFrame:
@@ -108,10 +110,10 @@ def test_of_many_categories_the_commonest_have_a_colour_and_all_keep_their_name(
     colours = theme.group_colours(names) if given else None
     described = scatter.point_map(points, colour="group", kind="category", colours=colours)
     *shown, rest = described["legend"]
-    assert [each["name"] for each in shown] == names[-scatter.MOST_COLOURS :]
+    assert [each["name"] for each in shown] == names[-MOST_COLOURS:]
     assert rest["name"] == "24 others"
     assert rest["count"] == sum(range(1, 25))
-    assert len({each["ink"] for each in shown}) == scatter.MOST_COLOURS
+    assert len({each["ink"] for each in shown}) == MOST_COLOURS
     assert said(described) == list(column)
     grey = [ink == theme.UNKNOWN for ink in inks(described)]
     assert grey == [name < "cluster 24" for name in column]
@@ -193,7 +195,7 @@ def test_no_points_are_drawn():
     for colour, kind in KINDS:
         assert scatter.point_map(empty, colour=colour, kind=kind)["n"] == 0
         assert scatter.density_map(empty, np.arange(0), colour=colour, kind=kind)["n"] == 0
-        assert scatter.point_map_3d(empty, colour=colour, kind=kind).data
+        assert point_map_3d(empty, colour=colour, kind=kind).data
 
 
 def test_a_density_image_grows_with_the_count_and_shows_every_lone_sample():
@@ -233,7 +235,7 @@ def test_in_space_selected_points_are_over_faded_ones_and_the_focus_is_ringed(co
     chosen = points["row"].to_numpy()[[4, 7, 9]]
     focus = int(points["row"].iloc[20])
     drawing = {"colour": colour, "kind": kind}
-    figure = scatter.point_map_3d(points, **drawing, chosen=chosen, focus=focus)
+    figure = point_map_3d(points, **drawing, chosen=chosen, focus=focus)
     faded, bright, ring, *_ = figure.data
     assert sorted(bright.customdata) == sorted(chosen)
     assert sorted([*faded.customdata, *bright.customdata]) == sorted(points["row"])
@@ -241,21 +243,21 @@ def test_in_space_selected_points_are_over_faded_ones_and_the_focus_is_ringed(co
     assert (ring.x[0], ring.z[0]) == tuple(points[["x", "z"]].iloc[20])
     (name,) = figure.layout.scene.annotations
     assert (name.text, name.y) == (f"row {focus}", points["y"].iloc[20])
-    plain = scatter.point_map_3d(points, **drawing)
+    plain = point_map_3d(points, **drawing)
     np.testing.assert_array_equal(plain.data[0].customdata, points["row"])
-    again = scatter.point_map_3d(sample_points(), **drawing)
+    again = point_map_3d(sample_points(), **drawing)
     assert plain.to_json() == again.to_json()
 
 
 def test_in_space_hover_names_what_the_colour_stands_for():
     points = sample_points()
-    figure = scatter.point_map_3d(points, colour="group", kind="category", title="groups")
+    figure = point_map_3d(points, colour="group", kind="category", title="groups")
     expected = [
         f"groups: {group}<br>row {row}"
         for group, row in zip(points["group"], points["row"], strict=True)
     ]
     assert list(figure.data[0].text) == expected
     assert [trace.name.split()[0] for trace in figure.data[1:]] == ["a", "b", "c"]
-    bar = scatter.point_map_3d(points, colour="number", kind="signed").data[-1].marker
+    bar = point_map_3d(points, colour="number", kind="signed").data[-1].marker
     assert bar.cmin == -bar.cmax
     assert bar.showscale

@@ -76,15 +76,6 @@ def test_category_codes_name_the_colour_of_each_point():
         assert [(a[1], b[1]) for a, b in bands] == [(want, want)]
 
 
-def test_missing_values_fall_into_the_grey_end():
-    values, marker = theme.with_missing(np.array([np.nan, -5, 0.5, 9]), 0, 1, theme.SEQUENTIAL)
-    at = (values - marker["cmin"]) / (marker["cmax"] - marker["cmin"])
-    assert at[0] == 0
-    assert marker["colorscale"][0] == [0.0, theme.UNKNOWN]
-    assert at[1] == pytest.approx(0.02, abs=1e-6)
-    assert at[3] == 1
-
-
 def test_short_keeps_both_ends():
     assert theme.short("short") == "short"
     cut = theme.short("a" * 30 + "b" * 30, 21)

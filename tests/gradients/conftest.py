@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from gsr_core.data.bundle import SPLITS, Bundle, write_bundle
+from gsr_core.data.bundle import SPLITS, Bundle
+from gsr_core.data.bundle_writing import write_bundle
 from gsr_core.data.groups import Group
 from gsr_core.linear.head import Head
 from gsr_core.workspace import Workspace

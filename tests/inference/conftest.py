@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from gsr_core.compute import Compute
-from gsr_core.data.splits import Problem, Rows
+from gsr_core.data.problem import Problem, Rows
 from gsr_core.inference.registry import INFERENCES, make_inference
 from gsr_core.inference.ssa import SSAInference
 

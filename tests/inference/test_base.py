@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import adjusted_rand_score
 
-from gsr_core.data.splits import Rows
+from gsr_core.data.problem import Rows
 from gsr_core.inference.base import OUTLIER, ClassClusters, in_words, within_classes
 
 SPLITS = ("weighted", "target", "val")

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from gsr_core.data.splits import Rows
+from gsr_core.data.problem import Rows
 from gsr_core.inference.references import (
     STEP_SIZE,
     early_heads,

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gsr_core.ingest import import_data, make_plan
+from gsr_core.ingest.importing import import_data
+from gsr_core.ingest.plan import make_plan
 from gsr_core.jobs.queue import _started
 from gsr_core.runs.store import Run, create_run
 from gsr_core.workspace import Workspace

@@ -11,9 +11,10 @@ from PIL import Image
 
 from gsr_core.data.bundle import open_bundle
 from gsr_core.features.backbones import SimConv1, save_checkpoint
-from gsr_core.ingest import make_plan
+from gsr_core.ingest.plan import make_plan
 from gsr_core.jobs.lock import job_queue, worker_file
-from gsr_core.jobs.progress import (
+from gsr_core.jobs.queue import start_job
+from gsr_core.jobs.state import (
     forget_job,
     job_arguments,
     list_jobs,
@@ -21,8 +22,7 @@ from gsr_core.jobs.progress import (
     request_stop,
     stop_requested,
 )
-from gsr_core.jobs.queue import start_job
-from gsr_core.methods.fit import Status
+from gsr_core.progress import Status
 
 IMAGES = 400
 

@@ -6,15 +6,18 @@ import torch
 
 from gsr_core.compute import pick
 from gsr_core.data.bundle import open_bundle
-from gsr_core.data.splits import load_problem
+from gsr_core.data.problem import load_problem
+from gsr_core.data.variation import Variation
 from gsr_core.errors import SettingError
-from gsr_core.gradients.maps import head_digest, map_config
 from gsr_core.inference.references import EARLY_STEPS, early_heads
-from gsr_core.jobs import maps
-from gsr_core.jobs.maps import draw_map, map_head, map_profile
-from gsr_core.jobs.progress import read_job
 from gsr_core.jobs.queue import start_job
-from gsr_core.methods.fit import Status
+from gsr_core.jobs.state import read_job
+from gsr_core.linear.head import head_digest
+from gsr_core.maps import heads
+from gsr_core.maps.config import map_config
+from gsr_core.maps.draw import draw_map
+from gsr_core.maps.heads import map_head, map_profile
+from gsr_core.progress import Status
 from gsr_core.runs.execute import execute
 from gsr_core.runs.store import create_run
 from tests.jobs.conftest import wait_for
@@ -55,28 +58,28 @@ def test_the_heads_are_the_runs_the_backbones_and_two_fitted_to_the_weighted_row
     penalty = (weight * spread).square().sum() + (bias + weight @ mean).square().sum()
     logits = features @ weight.T + bias
     value = torch.nn.functional.cross_entropy(logits, problem.weighted.labels)
-    value = value + maps.REFIT_L2 * penalty
+    value = value + heads.REFIT_L2 * penalty
     gradients = torch.autograd.grad(value, (weight, bias))
     assert all(part.abs().max() < 1e-6 for part in gradients)
 
 
 def test_a_fitted_head_is_computed_once_and_has_one_digest(bundle, run, monkeypatch):
     first = map_head(bundle, run, "refit")
-    maps._computed.cache_clear()
+    heads._computed.cache_clear()
     again = map_head(bundle, None, "refit")
     assert head_digest(first) == head_digest(again)
 
     def computed_again(*arguments, **settings):
         raise AssertionError
 
-    monkeypatch.setattr(maps, "load_problem", computed_again)
+    monkeypatch.setattr(heads, "load_problem", computed_again)
     assert map_head(bundle, run, "refit") is again
 
 
 def test_a_fitted_head_sees_the_labels_that_the_run_saw(workspace, bundle):
     noisy = create_run(workspace, "tiny", "erm", device="cpu", variation={"label_noise": 0.3})
     problem, _ = load_problem(
-        bundle, pick("cpu"), seed=noisy.config.seed, variation=maps.Variation(label_noise=0.3)
+        bundle, pick("cpu"), seed=noisy.config.seed, variation=Variation(label_noise=0.3)
     )
     expected = early_heads(problem, [EARLY_STEPS])[0]
     found = map_head(bundle, noisy, "early")

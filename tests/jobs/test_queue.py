@@ -10,7 +10,6 @@ from datetime import datetime
 import pytest
 
 from gsr_core.jobs.lock import worker_file, worker_lock
-from gsr_core.jobs.progress import read_job
 from gsr_core.jobs.queue import (
     BACKGROUND,
     ensure_run_worker,
@@ -20,8 +19,9 @@ from gsr_core.jobs.queue import (
     start_job,
     submit,
 )
+from gsr_core.jobs.state import read_job
 from gsr_core.jobs.tasks import make_tasks
-from gsr_core.methods.fit import Status
+from gsr_core.progress import Status
 from gsr_core.runs.execute import execute
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from gsr_core.compute import Compute
-from gsr_core.data.splits import Problem, Rows
+from gsr_core.data.problem import Problem, Rows
 
 
 def shortcut_rows(rng, n, d, minority, n_classes=2, compute=None) -> Rows:

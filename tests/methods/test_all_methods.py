@@ -8,8 +8,9 @@ from gsr_core.errors import SettingError
 from gsr_core.linear.iterative import SolveEnding
 from gsr_core.linear.solver import FitEnding, Solver
 from gsr_core.methods.base import Values
-from gsr_core.methods.fit import Status, fit
+from gsr_core.methods.fit import fit
 from gsr_core.methods.registry import METHODS, make_method
+from gsr_core.progress import Status
 
 GROUPS = ["a0", "a1", "b0", "b1"]
 FEW = {"steps": 5}

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from gsr_core.data.splits import Rows
+from gsr_core.data.problem import Rows
 from gsr_core.methods.class_balanced import ClassBalanced, class_balanced_weight
 from gsr_core.methods.llr import LLR
 

@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from gsr_core.data.splits import Rows
+from gsr_core.data.problem import Rows
 from gsr_core.methods.crossfit import crossfitted_logits, draw_folds
 from gsr_core.methods.inner import InnerProblem
 

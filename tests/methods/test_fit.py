@@ -7,9 +7,11 @@ import torch
 from gsr_core.errors import SettingError
 from gsr_core.linear.head import Head
 from gsr_core.methods.base import LabelNeeds, Method, Step
-from gsr_core.methods.fit import HISTORY_COLUMNS, Status, fit
+from gsr_core.methods.fit import fit
 from gsr_core.methods.gsr import GSR
+from gsr_core.methods.history import HISTORY_COLUMNS
 from gsr_core.methods.llr import LLR
+from gsr_core.progress import Status
 
 GROUPS = ["a0", "a1", "b0", "b1"]
 PER_GROUP = {"accuracy", "loss", "count"}

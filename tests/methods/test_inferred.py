@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from gsr_core.data.groups import membership_from_index
-from gsr_core.data.splits import Rows
+from gsr_core.data.problem import Rows
 from gsr_core.inference.base import OUTLIER, InferredGroups
 from gsr_core.methods.base import LabelNeeds
 from gsr_core.methods.fit import fit

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from gsr_core.data.splits import Rows
+from gsr_core.data.problem import Rows
 from gsr_core.methods.crossfit import crossfitted_logits, draw_folds
 from gsr_core.methods.inner import InnerProblem
 from gsr_core.methods.jtt import JTT

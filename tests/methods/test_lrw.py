@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load, save
 from torch.nn.functional import cross_entropy
 
-from gsr_core.data.splits import Problem, Rows
+from gsr_core.data.problem import Problem, Rows
 from gsr_core.methods.biased import curvature_bound
 from gsr_core.methods.inner import InnerProblem
 from gsr_core.methods.lookahead import Descent

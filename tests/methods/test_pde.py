@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load, save
 from torch.nn.functional import cross_entropy
 
-from gsr_core.data.splits import Rows
+from gsr_core.data.problem import Rows
 from gsr_core.methods.fit import fit
 from gsr_core.methods.pde import PDE, joining_order
 

@@ -6,7 +6,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch.nn.functional import cross_entropy, one_hot
 
-from gsr_core.data.splits import Rows
+from gsr_core.data.problem import Rows
 from gsr_core.methods.biased import curvature_bound, gce_gradient
 from gsr_core.methods.fit import fit
 from gsr_core.methods.inner import InnerProblem

@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from gsr_core.data.splits import Rows
+from gsr_core.data.problem import Rows
 from gsr_core.errors import SettingError
 from gsr_core.methods.fit import fit
 from gsr_core.methods.llr import LLR

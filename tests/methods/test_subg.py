@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gsr_core.data.splits import Rows
+from gsr_core.data.problem import Rows
 from gsr_core.methods.llr import LLR
 from gsr_core.methods.subg import SUBG, balanced_subset
 

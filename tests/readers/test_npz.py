@@ -14,7 +14,8 @@ from PIL import Image
 
 from gsr_core.data.bundle import SPLITS, Bundle, open_bundle
 from gsr_core.errors import GsrError
-from gsr_core.ingest import import_data, make_plan
+from gsr_core.ingest.importing import import_data
+from gsr_core.ingest.plan import make_plan
 from gsr_core.readers.npz import MAX_COUNT, Npz
 from gsr_core.workspace import Workspace
 
@@ -505,7 +506,7 @@ def test_rows_are_checked_before_images_are_read(imported, arrays, monkeypatch):
     def never(*_):
         raise AssertionError("an image was read")
 
-    monkeypatch.setattr("gsr_core.ingest._shown", never)
+    monkeypatch.setattr("gsr_core.ingest.importing._shown", never)
     arrays.update(path=np.full(30, "a.png"), sample_id=np.full(30, "same"))
     with pytest.raises(GsrError, match="sample id 'same' in row 1"):
         imported(arrays)

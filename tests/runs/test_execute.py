@@ -11,8 +11,8 @@ import torch
 
 from gsr_core.errors import RunStateError, SettingError
 from gsr_core.linear.head import Head
-from gsr_core.methods.fit import Status
 from gsr_core.methods.gsr import GSR
+from gsr_core.progress import Status
 from gsr_core.runs import execute as executing
 from gsr_core.runs.execute import continue_run, execute, run
 from gsr_core.runs.store import Run, list_runs, open_run

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gsr_core.data.bundle import write_bundle
+from gsr_core.data.bundle_writing import write_bundle
 from gsr_core.data.groups import Group
 from gsr_core.metrics import wilson_interval
 from gsr_core.views.audit import accuracy_within

@@ -1,18 +1,18 @@
 """What the import form decides without a browser."""
 
 from gsr_core.data.source import SplitRule
-from gsr_core.features import backbones
+from gsr_core.features import kinds
+from gsr_core.views.bundle_contents import small_groups
 from gsr_core.views.import_columns import split_words
 from gsr_core.views.import_network import KINDS
-from gsr_core.views.overview import small_groups
 
 
 def test_every_kind_of_network_is_offered():
-    assert set(KINDS) == set(backbones.KINDS)
+    assert set(KINDS) == set(kinds.KINDS)
     for name, kind in KINDS.items():
         assert kind.line
         # What takes a state dict is named otherwise than by a file.
-        assert kind.file != backbones.KINDS[name].state
+        assert kind.file != kinds.KINDS[name].state
 
 
 def test_split_values_mean_what_the_rule_and_the_usual_words_say():

@@ -2,9 +2,11 @@ import numpy as np
 import pytest
 
 from gsr_core.data.bundle import open_bundle
-from gsr_core.gradients.maps import compute_graph, map_config
-from gsr_core.ingest import import_data, make_plan
-from gsr_core.jobs.maps import map_head
+from gsr_core.ingest.importing import import_data
+from gsr_core.ingest.plan import make_plan
+from gsr_core.maps.config import map_config
+from gsr_core.maps.graphs import compute_graph
+from gsr_core.maps.heads import map_head
 from gsr_core.runs.execute import run as compute_run
 from gsr_core.views import session
 from gsr_core.views.session import load_neighbours

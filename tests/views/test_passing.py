@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gsr_core.data.bundle import write_bundle
+from gsr_core.data.bundle_writing import write_bundle
 from gsr_core.data.groups import Group
 from gsr_core.views.samples import passing
 

@@ -1,0 +1,1 @@
+"""The command line `gsr`, one module a family of commands."""

@@ -1,0 +1,165 @@
+"""`gsr demo`, `gsr train`, `gsr bundles` and `gsr readers`."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gsr_core.cli import terminal
+from gsr_core.cli.terminal import DeviceOption, JsonOption, WorkspaceOption
+
+if TYPE_CHECKING:
+    pass
+
+__all__ = ["OverwriteOption", "bundles", "demo", "readers", "report_bundle", "train"]
+
+
+OverwriteOption = Annotated[bool, typer.Option(help="Replace a bundle of that name.")]
+
+
+def demo(
+    workspace: WorkspaceOption = None,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**32 - 1, help="Decides splits, colours and network.")
+    ] = 0,
+    name: Annotated[str, typer.Option(help="Name of the bundle.")] = "coloured-digits",
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Prepare the built-in example, Coloured digits, as a bundle."""
+    from gsr_core.data.bundle import open_bundle
+    from gsr_core.errors import BundleNotFoundError
+    from gsr_core.examples import SOURCE, coloured_digits
+
+    place = terminal.open_workspace(workspace)
+    try:
+        bundle = None if overwrite else open_bundle(place, name)
+    except BundleNotFoundError:
+        bundle = None
+    if bundle is not None and bundle.manifest.source != SOURCE.format(seed=seed):
+        terminal.fail(
+            f"bundle '{name}' exists already and is not the example of seed {seed}, but from "
+            f"{bundle.manifest.source}; choose another name with --name or replace it with "
+            "--overwrite"
+        )
+    if bundle is None:
+        # Fails now rather than after the training, if the workspace cannot be written.
+        place.bundles.mkdir(parents=True, exist_ok=True)
+        with terminal.progress("Preparing the example") as report:
+            bundle = coloured_digits(
+                place, seed=seed, name=name, overwrite=overwrite, progress=report
+            )
+    report_bundle(bundle, as_json)
+
+
+def train(
+    bundle: Annotated[
+        str,
+        typer.Argument(help="A bundle made by 'gsr import'; its inputs are read again."),
+    ],
+    backbone: Annotated[
+        str,
+        typer.Option(help="Network to train, such as torchvision:resnet50.", show_default=False),
+    ],
+    name: Annotated[str, typer.Option(help="Name of the new bundle.", show_default=False)],
+    preset: Annotated[
+        str, typer.Option(help="Settings to begin with; see docs/data.md.")
+    ] = "quick",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A setting that differs; repeatable."),
+    ] = None,
+    weights: Annotated[
+        str, typer.Option(help="Named weights to begin with.", show_default=False)
+    ] = "",
+    checkpoint: Annotated[
+        str, typer.Option(help="State dict to begin with.", show_default=False)
+    ] = "",
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Load a file or factory that runs code of its own.")
+    ] = False,
+    device: DeviceOption = "auto",
+    workspace: WorkspaceOption = None,
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a network on a bundle's train rows by ERM, and import the data again with it."""
+    from gsr_core.data.bundle import open_bundle
+    from gsr_core.ingest.importing import import_data
+    from gsr_core.ingest.plan import make_plan, plan_of
+
+    place = terminal.open_workspace(workspace)
+    before = plan_of(open_bundle(place, bundle))
+    plan = make_plan(
+        **{
+            **before.model_dump(mode="json"),
+            "name": name,
+            "title": "",
+            "backbone": {
+                "name": backbone,
+                "weights": weights,
+                "checkpoint": checkpoint,
+                "trust": trust,
+            },
+            "training": {"preset": preset, "settings": terminal.pairs("--set", settings)},
+            "extraction": {**before.extraction.model_dump(), "device": device},
+        }
+    )
+    with terminal.progress(f"Training {backbone}") as report:
+        made = import_data(place, plan, overwrite=overwrite, progress=report)
+    report_bundle(made, as_json)
+
+
+def readers(as_json: JsonOption = False) -> None:
+    """List what 'gsr import' can read, with each reader's settings."""
+    from gsr_core.readers.registry import describe_readers
+
+    found = describe_readers()
+    if as_json:
+        terminal.print_json({"readers": found})
+        return
+    table = terminal.table("reader", "reads", "needs")
+    for each in found:
+        table.add_row(each["name"], each["summary"], each["extra"] or "")
+    terminal.console().print(table)
+    print("settings of a reader: gsr readers --json, or docs/data.md", file=sys.stderr)
+
+
+def bundles(workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
+    """List the bundles of the workspace."""
+    from gsr_core.data.bundle import list_bundles
+
+    found = [bundle.manifest for bundle in list_bundles(terminal.open_workspace(workspace))]
+    if as_json:
+        terminal.print_json({"bundles": [manifest.model_dump(mode="json") for manifest in found]})
+        return
+    if not found:
+        print("no bundles yet; make the example with 'gsr demo'", file=sys.stderr)
+        return
+    table = terminal.table("bundle", "title", "rows", "features", "classes", "groups")
+    for manifest in found:
+        table.add_row(
+            manifest.name,
+            manifest.title,
+            f"{sum(manifest.split_sizes.values()):,}",
+            str(manifest.n_features),
+            str(len(manifest.classes)),
+            str(len(manifest.groups)),
+        )
+    terminal.console().print(table)
+
+
+def report_bundle(bundle: Any, as_json: bool) -> None:
+    """Print a bundle's sizes and notes."""
+    manifest = bundle.manifest
+    if as_json:
+        terminal.print_json({"bundle_dir": str(bundle.path), **manifest.model_dump(mode="json")})
+        return
+    sizes = ", ".join(f"{split} {size:,}" for split, size in manifest.split_sizes.items())
+    print(
+        f"{manifest.name}: {sizes}; {manifest.n_features} features, {len(manifest.groups)} groups"
+    )
+    for note in manifest.notes:
+        print(f"note: {note}", file=sys.stderr)

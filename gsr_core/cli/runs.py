@@ -1,0 +1,304 @@
+"""`gsr run`, `gsr continue`, `gsr cancel`, `gsr runs`, `gsr show` and `gsr export`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gsr_core.cli import terminal
+from gsr_core.cli.terminal import DeviceOption, JsonOption, WorkspaceOption
+from gsr_core.progress import Report
+
+if TYPE_CHECKING:
+    from gsr_core.methods.monitor import Monitor
+    from gsr_core.runs.store import Run
+
+__all__ = ["cancel", "continue_", "export", "run", "runs", "show"]
+
+
+def run(
+    bundle: Annotated[
+        str, typer.Argument(help="Name of a bundle, or path of its directory.", show_default=False)
+    ],
+    method: Annotated[str, typer.Option(help="What to run; 'gsr methods' lists all.")] = "gsr",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A setting of the method; repeatable."),
+    ] = None,
+    seed: Annotated[
+        int, typer.Option(min=0, help="0: the bundle's own target/val split; else redrawn.")
+    ] = 0,
+    seeds: Annotated[
+        int | None,
+        typer.Option(min=1, help="Run once for each of so many seeds, from --seed on."),
+    ] = None,
+    device: DeviceOption = "auto",
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Run a method on a bundle and keep the result."""
+    from gsr_core.methods.registry import make_method
+    from gsr_core.runs.store import create_run
+
+    place = terminal.open_workspace(workspace)
+    values = terminal.pairs("--set", settings)
+    if seeds is not None:
+        if "seed" in values:
+            terminal.fail("--seeds counts from --seed; give that instead of --set seed")
+        # The last seed first, so that one that is too large leaves no runs of the others behind.
+        make_method(method, {**values, "seed": seed + seeds - 1})
+        _execute_seeds(
+            [
+                create_run(place, bundle, method, {**values, "seed": seed + k}, device=device)
+                for k in range(seeds)
+            ],
+            as_json,
+        )
+        return
+    if seed and "seed" in values and values["seed"] != str(seed):
+        terminal.fail(f"--seed is {seed} but --set seed={values['seed']}; give one of them")
+    made = create_run(
+        place, bundle, method, {**({"seed": seed} if seed else {}), **values}, device=device
+    )
+    _execute(made, as_json)
+
+
+def continue_(
+    run_id: Annotated[str, typer.Argument(help="A run, or the beginning of its name.")],
+    steps: Annotated[int, typer.Option(min=1, help="The new total of steps.")],
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Continue a run to more steps, as if it had been one long run."""
+    from gsr_core.runs.execute import continue_run
+    from gsr_core.runs.store import open_run
+
+    made = open_run(terminal.open_workspace(workspace), run_id)
+    continue_run(made, steps)
+    _execute(made, as_json)
+
+
+def cancel(
+    run_id: Annotated[str, typer.Argument(help="A run, or the beginning of its name.")],
+    workspace: WorkspaceOption = None,
+) -> None:
+    """Ask a run to stop after its current step. What it has done is kept."""
+    from gsr_core.runs.store import open_run
+
+    made = open_run(terminal.open_workspace(workspace), run_id)
+    if made.state.active:
+        made.request_cancel()
+        print(f"asked {made.run_id} to stop", file=sys.stderr)
+    else:
+        print(f"{made.run_id} is {made.state.status} already", file=sys.stderr)
+
+
+def runs(
+    every: Annotated[bool, typer.Option("--all", help="Also those that studies made.")] = False,
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the runs of the workspace, newest first."""
+    from gsr_core.runs.store import list_runs
+    from gsr_core.runs.summary import headline
+
+    rows = []
+    for each in list_runs(terminal.open_workspace(workspace)):
+        config, state = each.config, each.state
+        if config.part_of and not every:
+            continue
+        rows.append(
+            {
+                "run_id": each.run_id,
+                "status": str(state.status),
+                "method": config.method,
+                "bundle": config.bundle,
+                "seed": config.seed,
+                "step": state.step,
+                "steps": state.steps,
+                "best_step": state.best_step,
+                "test": terminal.finite(headline(each)),
+            }
+        )
+    if as_json:
+        terminal.print_json({"runs": rows})
+        return
+    if not rows:
+        print("no runs yet; start one with 'gsr run BUNDLE'", file=sys.stderr)
+        return
+    table = terminal.table(
+        "run", "status", "bundle", "seed", "steps", "best", "worst group", "mean"
+    )
+    for row in rows:
+        table.add_row(
+            row["run_id"],
+            row["status"],
+            row["bundle"],
+            str(row["seed"]),
+            f"{row['step']}/{row['steps']}",
+            str(row["best_step"]),
+            terminal.percent(row["test"]["worst_group_accuracy"]),
+            terminal.percent(row["test"]["mean_accuracy"]),
+        )
+    terminal.console().print(table)
+    print("worst group and mean: test accuracy at the best step", file=sys.stderr)
+
+
+def show(
+    run_id: Annotated[str, typer.Argument(help="A run, or the beginning of its name.")],
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show a run: settings, state and accuracy of every group."""
+    from gsr_core.runs.store import open_run
+
+    _report_run(open_run(terminal.open_workspace(workspace), run_id), as_json)
+
+
+def export(
+    run_id: Annotated[str, typer.Argument(help="A run, or the beginning of its name.")],
+    to: Annotated[Path, typer.Option("--to", help="A new directory.", show_default=False)],
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a run's head, weights, metrics and summary elsewhere."""
+    from gsr_core.runs.export import export_run
+    from gsr_core.runs.store import open_run
+
+    files = export_run(open_run(terminal.open_workspace(workspace), run_id), to)
+    if as_json:
+        terminal.print_json({"directory": str(to.resolve()), "files": files})
+    else:
+        print(f"{to}: {', '.join(files)}")
+
+
+def _execute(made: Run, as_json: bool) -> None:
+    """Compute a run with a progress bar, report it, and exit 1 unless it finished."""
+    finished = _compute(made, f"{made.config.method} on {made.config.bundle}")
+    if made.state.step:
+        _report_run(made, as_json)
+    if not finished:
+        sys.exit(1)
+
+
+def _execute_seeds(made: list[Run], as_json: bool) -> None:
+    """Compute the runs of several seeds, report them together, and exit 1 unless all finished.
+
+    Raises:
+        KeyboardInterrupt: If that came before a first step; the runs that wait are cancelled.
+    """
+    done: list[Run] = []
+    try:
+        for run in made:
+            config = run.config
+            finished = _compute(run, f"{config.method} on {config.bundle}, seed {config.seed}")
+            if not finished:
+                break
+            done.append(run)
+    finally:
+        # Left waiting, they would be computed by the next worker.
+        for run in made:
+            if run.state.active:
+                run.request_cancel()
+    if done:
+        _report_seeds(done, as_json)
+    if len(done) < len(made):
+        sys.exit(1)
+
+
+def _compute(made: Run, title: str) -> bool:
+    """Compute a run with a progress bar; return whether it finished, and say why if not.
+
+    Raises:
+        KeyboardInterrupt: If that came before the first step; the run is cancelled then.
+    """
+    try:
+        from gsr_core.progress import Status
+        from gsr_core.runs.execute import execute
+
+        with terminal.progress(title) as report:
+            state = execute(made, monitor=_follow(report))
+    except KeyboardInterrupt:
+        # Before the first step: left waiting, it would be computed by the next worker.
+        made.request_cancel()
+        raise
+    finished = state.status is Status.FINISHED
+    if not finished:
+        print(f"gsr: run {made.run_id} {state.status}: {state.message}", file=sys.stderr)
+    return finished
+
+
+def _follow(report: Report) -> Monitor:
+    from gsr_core.methods.monitor import Progress
+
+    def monitor(progress: Progress) -> None:
+        report(
+            progress.step_index / progress.steps,
+            f"step {progress.step_index}/{progress.steps}, worst group of val "
+            f"{progress.val['worst_group_accuracy']:.1%}",
+        )
+
+    return monitor
+
+
+def _report_seeds(done: list[Run], as_json: bool) -> None:
+    """Print the outcome of each seed and their mean."""
+    from gsr_core.cli.compare import spread
+    from gsr_core.comparing.entries import entries
+    from gsr_core.comparing.report import comparison
+    from gsr_core.runs.summary import AVERAGES, summarise
+
+    found = entries(done)
+    (entry,) = comparison(found, found[0])["entries"]
+    if as_json:
+        terminal.print_json({"runs": [summarise(run) for run in done], "entry": entry})
+        return
+    table = terminal.table("run", "seed", *(name.replace("_", " ") for name in AVERAGES))
+    for place, (run_id, seed) in enumerate(zip(entry["runs"], entry["seeds"], strict=True)):
+        shares = (entry[name]["by_seed"][place] for name in AVERAGES)
+        table.add_row(run_id, str(seed), *map(terminal.percent, shares))
+    table.add_row("all seeds", "", *(spread(entry[name]) for name in AVERAGES))
+    terminal.console().print(table)
+    print("accuracies on test at the kept step; ± is one sd over seeds", file=sys.stderr)
+
+
+def _report_run(made: Run, as_json: bool) -> None:
+    from gsr_core.runs.summary import AVERAGES, summarise
+
+    summary = summarise(made)
+    if as_json:
+        terminal.print_json(summary)
+        return
+    print(
+        f"{summary['run_id']}: {summary['status']}, kept step {summary['best_step']} of "
+        f"{summary['steps']}, {summary['seconds']:.1f} s on {summary['device']}"
+    )
+    for text in (summary["message"], summary["note"]):
+        if text:
+            print(text)
+    if summary["unsolved_steps"]:
+        print(
+            f"The fits of {summary['unsolved_steps']} steps did not reach a relative gradient norm "
+            "of 1e-8; a larger l2 helps."
+        )
+    if summary["test"] is None:
+        return
+    table = terminal.table("", "val", "test", "n (test)")
+    for name in AVERAGES:
+        table.add_row(
+            name.replace("_", " "),
+            terminal.percent(summary["val"][name]),
+            terminal.percent(summary["test"][name]),
+            "",
+        )
+    for val, test in zip(summary["val"]["groups"], summary["test"]["groups"], strict=True):
+        table.add_row(
+            f"  {test['group']}",
+            terminal.percent(val["accuracy"]),
+            terminal.percent(test["accuracy"]),
+            str(test["n"]),
+        )
+    terminal.console().print(table)

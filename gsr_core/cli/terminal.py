@@ -1,0 +1,171 @@
+"""What the commands of `gsr` share: options, tables, progress, and how a mistake is told."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from gsr_core.progress import Report
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from gsr_core.workspace import Workspace
+
+__all__ = [
+    "DeviceOption",
+    "JsonOption",
+    "WorkspaceOption",
+    "console",
+    "fail",
+    "finite",
+    "open_workspace",
+    "pairs",
+    "percent",
+    "print_json",
+    "progress",
+    "records",
+    "table",
+]
+
+_LINE_EVERY = 10.0
+"""Seconds between lines of progress in a log."""
+
+WorkspaceOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--workspace",
+        envvar="GSR_WORKSPACE",
+        help="Directory of bundles and runs; ./gsr_workspace by default.",
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout.")]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+
+
+def fail(message: str) -> NoReturn:
+    """Say in one line what was wrong and leave with exit status 2."""
+    print(f"gsr: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+def open_workspace(path: Path | None) -> Workspace:
+    """Return the workspace that `WorkspaceOption` names."""
+    from gsr_core.workspace import Workspace
+
+    return Workspace.at(path)
+
+
+def percent(value: float | None) -> str:
+    """Return a fraction as text; a dash for what could not be measured."""
+    return "–" if value is None or value != value else f"{value:.1%}"
+
+
+def finite(values: dict[str, float]) -> dict[str, float | None]:
+    """Return values with None for NaN, which JSON does not have."""
+    return {key: None if value != value else value for key, value in values.items()}
+
+
+def records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the rows of a table, with None for NaN, which JSON does not have."""
+    return [
+        {str(key): None if value != value else value for key, value in row.items()}
+        for row in table.to_dict("records")
+    ]
+
+
+def print_json(value: dict[str, Any]) -> None:
+    """Print one JSON object to stdout."""
+    print(json.dumps(value, indent=2, allow_nan=False))
+
+
+def pairs(option: str, given: list[str] | None) -> dict[str, str]:
+    """Return what a repeatable option of the form KEY=VALUE said.
+
+    Args:
+        option: The option, for the sentence about a mistake.
+        given: Its values.
+    """
+    values: dict[str, str] = {}
+    for pair in given or []:
+        key, equals, value = pair.rpartition("=") if option in _LAST else pair.partition("=")
+        if not equals or not key:
+            fail(f"{option} {pair!r} is not {_PAIR.get(option, 'KEY=VALUE')}")
+        if key in values:
+            fail(f"{option} {key} is given twice; give it once")
+        values[key] = value
+    return values
+
+
+_PAIR = {
+    "--set": "KEY=VALUE; for instance --set steps=50",
+    "--bins": "COLUMN=N; for instance --bins age=4",
+    "--split-word": "VALUE=SPLIT; for instance --split-word 2=test",
+}
+_LAST = ("--bins", "--split-word")
+"""Options whose keys are the user's own words, which may have an equals sign in them."""
+
+
+@contextmanager
+def progress(title: str) -> Iterator[Report]:
+    """Draw a progress bar on stderr; yield what moves it."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    stderr = console(stderr=True)
+    if not stderr.is_terminal:
+        yield _lines()
+        return
+    with Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TimeRemainingColumn(),
+        console=stderr,
+        transient=True,
+    ) as bar:
+        task = bar.add_task(title, total=1.0)
+
+        def report(fraction: float, text: str) -> None:
+            bar.update(task, completed=fraction, description=text)
+
+        yield report
+
+
+def _lines() -> Report:
+    """Return what writes a line to stderr now and then, for logs that cannot move a bar."""
+    written = time.monotonic()
+
+    def report(fraction: float, text: str) -> None:
+        nonlocal written
+        if time.monotonic() - written > _LINE_EVERY:
+            written = time.monotonic()
+            print(f"{fraction:4.0%} {text}", file=sys.stderr, flush=True)
+
+    return report
+
+
+def console(*, stderr: bool = False) -> Any:
+    """Return what prints tables: a rich console without markup."""
+    from rich.console import Console
+
+    # Into a file or a pipe nothing should be cut to a terminal's width.
+    width = None if sys.stdout.isatty() or stderr else shutil.get_terminal_size((160, 24)).columns
+    # Names are the user's: what they have in [brackets] or between colons is no markup.
+    return Console(stderr=stderr, width=width, highlight=False, markup=False, emoji=False)
+
+
+def table(*columns: str) -> Any:
+    """Return an empty table with these headings."""
+    from rich.table import Table
+
+    made = Table(box=None, pad_edge=False)
+    for column in columns:
+        made.add_column(column, no_wrap=True)
+    return made

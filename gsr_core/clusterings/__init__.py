@@ -1,0 +1,1 @@
+"""Clusterings: groups that an inference finds, kept as objects on disk."""

@@ -1,0 +1,201 @@
+"""What the clusters of a clustering are like, and what can be made of them.
+
+They are described by the samples of one split as a run sees them, and become slices, flags, a file
+or the groups of a new bundle.
+"""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+
+from gsr_core.clusterings.store import Clustering
+from gsr_core.curation.flags import flag_rows
+from gsr_core.curation.tables import describe_rows
+from gsr_core.data.bundle import SPLITS, Bundle, open_bundle
+from gsr_core.data.bundle_writing import bundle_directory, write_bundle
+from gsr_core.data.groups import Group, membership_from_index
+from gsr_core.errors import BundleError
+from gsr_core.inference.base import OUTLIER
+
+__all__ = [
+    "cluster_table",
+    "clusters_as_bundle",
+    "describe_clusters",
+    "flag_outliers",
+    "strips",
+]
+
+
+def cluster_table(clustering: Clustering, samples: pd.DataFrame, bundle: Bundle) -> pd.DataFrame:
+    """Describe each cluster by the samples of one split as a run sees them.
+
+    Args:
+        clustering: Of the bundle.
+        samples: `sample_table` of a run and split.
+        bundle: The data.
+
+    Returns:
+        A row a cluster that has samples there, and last one for the outliers (`OUTLIER`); samples
+        that the clustering did not look at are in none. Columns `cluster`, `name`, `size`, `share`
+        of the samples, `majority` (the group most of them are in), `purity` (its share of the
+        cluster), `accuracy`, `loss` (mean, nats), `worst_errors` (share of the worst group's errors
+        that are in the cluster; NaN if it has none), and `weight` (mean, relative to uniform) where
+        the samples have one.
+    """
+    rows = samples["row"].to_numpy()
+    cluster = clustering.clusters_of(rows)
+    members, groups = bundle.membership[rows], bundle.group_names
+    wrong = ~samples["correct"].to_numpy()
+    sizes = members.sum(axis=0)
+    rate = (members & wrong[:, None]).sum(axis=0) / np.maximum(sizes, 1)
+    worst = int(np.where(sizes > 0, rate, -1).argmax())
+    worst_wrong = members[:, worst] & wrong
+    names = clustering.names
+    order = [each for each in names if (cluster == each).any()]
+    order += [OUTLIER] * bool((cluster == OUTLIER).any())
+    found = []
+    for each in order:
+        inside = cluster == each
+        counts = members[inside].sum(axis=0)
+        largest = int(counts.argmax())
+        found.append(
+            {
+                "cluster": each,
+                "name": names.get(each, "outliers"),
+                "size": int(inside.sum()),
+                "share": float(inside.mean()),
+                "majority": groups[largest] if counts.any() else "",
+                "purity": float(counts[largest] / inside.sum()) if counts.any() else np.nan,
+                "accuracy": float(1 - wrong[inside].mean()),
+                "loss": float(samples["loss"].to_numpy()[inside].mean()),
+                "worst_errors": float(worst_wrong[inside].sum() / worst_wrong.sum())
+                if worst_wrong.any()
+                else np.nan,
+                **(
+                    {"weight": float(samples["weight"].to_numpy()[inside].mean())}
+                    if "weight" in samples
+                    else {}
+                ),
+            }
+        )
+    return pd.DataFrame(found)
+
+
+def strips(
+    clustering: Clustering, cluster: int, rows: np.ndarray, count: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows of a cluster nearest to its middle and farthest from it, in that order.
+
+    Args:
+        clustering: Of the bundle.
+        cluster: One of its clusters, or `OUTLIER`, whose rows are given by falling gradient norm.
+        rows: Positions in the bundle to choose among.
+        count: How many of each; a small cluster gives fewer, none of them twice.
+    """
+    table = clustering.columns_of(rows)
+    inside = table[table["cluster"] == cluster]
+    by = "gradient_norm" if cluster == OUTLIER else "central"
+    ordered = inside.sort_values([by, "row"], ascending=[False, True])["row"].to_numpy(np.int64)
+    near = ordered[: min(count, -(-len(ordered) // 2))]
+    far = ordered[len(near) :][-count:][::-1]
+    return near, far
+
+
+def describe_clusters(clustering: Clustering, bundle: Bundle) -> pd.DataFrame:
+    """Return every assigned sample with its cluster, for a file.
+
+    Returns:
+        `describe_rows`, with the columns `cluster` (its name, "" for outliers), `outlier`,
+        `central`, `gradient_norm` and `isolated` of `Clustering.assigned`.
+    """
+    table = clustering.assigned()
+    cluster = table["cluster"]
+    return describe_rows(
+        bundle,
+        table["row"].to_numpy(),
+        cluster=cluster.map(clustering.names).fillna("").to_numpy(),
+        outlier=(cluster == OUTLIER).to_numpy(),
+        **{name: table[name].to_numpy() for name in ("central", "gradient_norm", "isolated")},
+    )
+
+
+def flag_outliers(clustering: Clustering, bundle: Bundle) -> int:
+    """Put the outliers of all splits on the flag list and return how many they are."""
+    table = clustering.assigned()
+    rows = table.loc[table["cluster"] == OUTLIER, "row"].to_numpy()
+    if len(rows):
+        flag_rows(clustering.workspace, bundle, rows, f"outlier of {clustering.label}")
+    return len(rows)
+
+
+def clusters_as_bundle(clustering: Clustering, name: str) -> Bundle:
+    """Write a bundle of the same samples whose groups are the clusters.
+
+    Features are linked, not copied. Outliers are in no group, and neither is what the clustering
+    did not assign.
+
+    Args:
+        clustering: With its names and merges as they are now.
+        name: Of the new bundle.
+
+    Raises:
+        BundleError: If the name is not allowed or taken, or a cluster has no sample in target.
+    """
+    workspace, request = clustering.workspace, clustering.record.request
+    directory = bundle_directory(workspace, name)
+    bundle = open_bundle(workspace, request.bundle)
+    if bundle.manifest.digest != request.bundle_digest:
+        raise BundleError(
+            f"bundle '{bundle.name}' has changed since '{clustering.name}' was made; cluster it "
+            "again"
+        )
+    names = clustering.names
+    cluster = clustering.clusters_of(np.arange(len(bundle)))
+    target = cluster[bundle.rows_of["target"]]
+    for key, each in names.items():
+        if not (target == key).any():
+            raise BundleError(
+                f"cluster '{each}' has no sample in target, so nothing could drive its weights; "
+                "merge it with another cluster first"
+            )
+    number = np.full(max(names, default=0) + 1, OUTLIER)
+    number[list(names)] = np.arange(len(names))
+    manifest = bundle.manifest
+    index = np.where(cluster >= 0, number[np.maximum(cluster, 0)], OUTLIER)
+    lost = {
+        split: int((index[rows] == OUTLIER).sum())
+        for split in SPLITS
+        if len(rows := bundle.rows_of[split])
+    }
+    outside = ", ".join(f"{count:,} of {split}" for split, count in lost.items() if count)
+    # Writing a bundle notes these anew.
+    again = ("Group '", "There is no heldout split")
+    notes = [note for note in manifest.notes if not note.startswith(again)]
+    notes.append(
+        f"The groups are clusters of '{bundle.name}' by {clustering.label}, inferred without group "
+        f"labels; {outside or 'none'} of the samples are in no group."
+    )
+    return write_bundle(
+        directory,
+        samples=bundle.samples,
+        membership=membership_from_index(index, len(names)),
+        groups=[
+            Group(name=each, definition=f"cluster of {clustering.label}") for each in names.values()
+        ],
+        classes=manifest.classes,
+        features=bundle.features,
+        source=f"{manifest.source}; groups from clustering {clustering.name}",
+        title=name,
+        head=bundle.head,
+        thumbnails=(bundle.thumbnail(row) for row in range(len(bundle)))
+        if bundle.has_images
+        else None,
+        backbone=manifest.backbone,
+        notes=notes,
+        recipe={"clusters_of": json.loads(clustering.record.request.model_dump_json())},
+        # The old bundle is never written to again, so that both can share the file.
+        adopt_features=True,
+    )

@@ -1,0 +1,57 @@
+"""Samples that one entry fixes or breaks against another."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from gsr_core.comparing.entries import Entry
+from gsr_core.data.bundle import Bundle
+from gsr_core.errors import ComparisonError
+from gsr_core.runs.store import Run
+
+__all__ = ["changed_samples", "shared_run"]
+
+
+def shared_run(reference: Entry, other: Entry) -> tuple[Run, Run]:
+    """Return the runs of both entries at the lowest seed they share, or else their first ones."""
+    shared = sorted(set(reference.seeds) & set(other.seeds))
+    if shared:
+        return reference.run_of(shared[0]), other.run_of(shared[0])
+    return reference.runs[0], other.runs[0]
+
+
+def changed_samples(
+    bundle: Bundle, reference: pd.DataFrame, other: pd.DataFrame
+) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
+    """Return whom one of two heads gets right and the other does not.
+
+    Args:
+        bundle: The data.
+        reference: `sample_table` of one run.
+        other: `sample_table` of another, of the same split and rows.
+
+    Returns:
+        A table with one row a group (group, samples, fixed, broken, net), and the positions in
+        the bundle of the samples that are fixed (wrong under the reference, right under the other)
+        and broken (the other way round).
+
+    Raises:
+        ComparisonError: If the two are not of the same rows.
+    """
+    rows = reference["row"].to_numpy()
+    if not np.array_equal(rows, other["row"].to_numpy()):
+        raise ComparisonError("the two runs were not scored on the same samples")
+    before, after = reference["correct"].to_numpy(), other["correct"].to_numpy()
+    fixed, broken = ~before & after, before & ~after
+    members = bundle.membership[rows]
+    table = pd.DataFrame(
+        {
+            "group": bundle.group_names,
+            "samples": members.sum(axis=0),
+            "fixed": (members & fixed[:, None]).sum(axis=0),
+            "broken": (members & broken[:, None]).sum(axis=0),
+        }
+    )
+    table["net"] = table["fixed"] - table["broken"]
+    return table, rows[fixed], rows[broken]

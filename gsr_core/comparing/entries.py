@@ -1,0 +1,168 @@
+"""Entries: the runs of one method with the same settings on the same data, over seeds.
+
+Only entries on the same data compare; what differs is said in words.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from gsr_core.errors import ComparisonError, GsrError
+from gsr_core.runs.protocol import method_of
+from gsr_core.runs.record import RunConfig
+from gsr_core.runs.store import Run
+from gsr_core.runs.summary import changed_settings
+
+__all__ = [
+    "Entry",
+    "check_comparable",
+    "default_reference",
+    "entries",
+    "identity",
+    "same_but_for_seed",
+    "what_differs",
+]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What is compared: a method with its settings, once for each seed.
+
+    Attributes:
+        label: Name for people, unique among the entries it was made with.
+        config: Of the first of its runs.
+        runs: One run a seed, by rising seed.
+        seeds: Their seeds.
+    """
+
+    label: str
+    config: RunConfig
+    runs: tuple[Run, ...]
+    seeds: tuple[int, ...]
+
+    @property
+    def run_id(self) -> str:
+        """Name of its first run, which stands for the entry in addresses."""
+        return self.runs[0].run_id
+
+    def run_of(self, seed: int) -> Run:
+        """Return the run of a seed that the entry has."""
+        return self.runs[self.seeds.index(seed)]
+
+
+def entries(runs: Iterable[Run]) -> list[Entry]:
+    """Group runs into entries, in the order in which each first appears.
+
+    Of several runs of one seed, which repeat each other, the newest counts.
+    """
+    found: dict[str, dict[int, tuple[RunConfig, Run]]] = {}
+    for run in runs:
+        config = run.config
+        seeds = found.setdefault(identity(config), {})
+        if config.seed not in seeds or config.created > seeds[config.seed][0].created:
+            seeds[config.seed] = config, run
+    made = []
+    for seeds in found.values():
+        ordered = sorted(seeds)
+        first = seeds[ordered[0]][0]
+        made.append((first, tuple(seeds[seed][1] for seed in ordered), tuple(ordered)))
+    labels = _labels([config for config, _, _ in made])
+    return [
+        Entry(label, config, runs, seeds)
+        for label, (config, runs, seeds) in zip(labels, made, strict=True)
+    ]
+
+
+def same_but_for_seed(chosen: Sequence[Run], others: Iterable[Run]) -> list[Run]:
+    """Return the chosen runs and those of the others that differ from one in the seed alone.
+
+    A study's run is joined only by runs of the same study.
+    """
+    known = {(identity(run.config), run.config.part_of) for run in chosen}
+    there = {run.run_id for run in chosen}
+    more = [run for run in others if run.run_id not in there]
+    return [
+        *chosen,
+        *(run for run in more if (identity(run.config), run.config.part_of) in known),
+    ]
+
+
+def identity(config: RunConfig) -> str:
+    """Return what two runs that differ in nothing but their seed have in common."""
+    method = method_of(config)
+    # A setting that came after the run was made has its default.
+    settings = config.settings if method is None else method.settings()
+    settings = {key: value for key, value in settings.items() if key != "seed"}
+    # A sweep spends labels of val, so that its winner is not what the same settings are by hand.
+    parts = [config.bundle_digest, config.method, settings, config.variation, config.sweep]
+    return json.dumps(parts, sort_keys=True, default=str)
+
+
+def _labels(configs: Sequence[RunConfig]) -> list[str]:
+    labels = []
+    for config in configs:
+        variation = [f"{key.replace('_', ' ')} {value}" for key, value in config.variation.items()]
+        changed = [text for text in changed_settings(config) if not text.startswith("seed ")]
+        sweep = [f"sweep {config.sweep}"] * bool(config.sweep)
+        labels.append(" · ".join([config.method.upper(), *changed, *variation, *sweep]))
+    return [
+        # Only the data differ, which `check_comparable` refuses but a list may show.
+        label if labels.count(label) == 1 else f"{label} ({config.bundle}, {config.run_id[-6:]})"
+        for label, config in zip(labels, configs, strict=True)
+    ]
+
+
+def check_comparable(runs: Sequence[Run]) -> None:
+    """Check that runs can stand in one table: that they have a result on the same data.
+
+    Raises:
+        ComparisonError: If one has no result, or they ran on different data; the sentence says
+            what differs.
+    """
+    if not runs:
+        raise ComparisonError("there is nothing to compare; name at least one run")
+    for run in runs:
+        if run.head() is None:
+            raise ComparisonError(
+                f"run '{run.run_id}' has no result to compare: it is {run.state.status}; wait for "
+                "it or leave it out"
+            )
+    first = runs[0]
+    for other in runs[1:]:
+        if other.config.bundle_digest != first.config.bundle_digest:
+            raise ComparisonError(
+                f"'{first.run_id}' and '{other.run_id}' are not compared, because "
+                f"{what_differs(first, other)}"
+            )
+
+
+def what_differs(a: Run, b: Run) -> str:
+    """Return why two runs on different data are not compared, as the end of a sentence."""
+    one, two = a.config, b.config
+    if one.bundle == two.bundle:
+        return (
+            f"bundle '{one.bundle}' was written anew between them and its samples, features, "
+            "splits or groups changed; run one of them again"
+        )
+    where = f"they ran on bundles '{one.bundle}' and '{two.bundle}'"
+    try:
+        first, second = a.unchanged_bundle().manifest, b.unchanged_bundle().manifest
+    except (GsrError, OSError):
+        return f"{where}; compare runs of one bundle"
+    for what, left, right in (
+        ("classes", first.classes, second.classes),
+        ("groups", first.groups, second.groups),
+        ("splits", first.split_sizes, second.split_sizes),
+        ("splits", first.digests["samples.parquet"], second.digests["samples.parquet"]),
+        ("groups", first.digests["groups.parquet"], second.digests["groups.parquet"]),
+    ):
+        if left != right:
+            return f"{where}, whose {what} differ; compare runs of one bundle"
+    return f"{where}, whose features or heads differ; compare runs of one bundle"
+
+
+def default_reference(found: Sequence[Entry]) -> Entry:
+    """Return the classifier as it came, if it is among the entries, else the first."""
+    return next((entry for entry in found if entry.config.method == "erm"), found[0])

@@ -1,0 +1,138 @@
+r"""Differences between two entries over the seeds that they share, and between two runs' values.
+
+A seed draws the same target and val for both entries, so that the luck of the draw cancels:
+
+.. math:: d_s = a_s - b_s, \qquad \bar d \pm t_{0.975,\,k-1}\, \mathrm{sd}(d) / \sqrt{k}
+
+(Student's t with k - 1 degrees of freedom; k shared seeds). The interval covers what a seed draws,
+target and val and whatever the method draws, and nothing else: test, heldout and backbone stay as
+they are. Where every seed gives the same difference, seeds say nothing about chance, and there is
+no verdict.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.special import stdtr, stdtrit
+
+from gsr_core.errors import ComparisonError
+from gsr_core.methods.base import Values
+from gsr_core.methods.registry import METHODS
+from gsr_core.runs.store import Run
+from gsr_core.runs.summary import AVERAGES
+
+__all__ = ["paired", "paired_values", "rank_correlation", "seed_differences"]
+
+
+_EQUAL = 1e-12
+"""Differences of accuracies below this are rounding."""
+
+
+def seed_differences(
+    table: pd.DataFrame, reference: str, metric: str = AVERAGES[0]
+) -> pd.DataFrame:
+    """Return entry, seed, difference: what each entry has more than the reference, seed by seed.
+
+    Args:
+        table: From `scores`.
+        reference: Label of the entry that is subtracted; it has no rows itself.
+        metric: Which score.
+    """
+    base = table[table["entry"] == reference].set_index("seed")[metric]
+    others = table[(table["entry"] != reference) & table["seed"].isin(base.index)]
+    difference = others[metric].to_numpy() - base.loc[others["seed"]].to_numpy()
+    difference[np.abs(difference) < _EQUAL] = 0.0
+    return others[["entry", "seed"]].assign(difference=difference).reset_index(drop=True)
+
+
+def paired(table: pd.DataFrame, reference: str, metric: str = AVERAGES[0]) -> pd.DataFrame:
+    """Return how each entry differs from the reference over the seeds they share.
+
+    Args:
+        table: From `scores`.
+        reference: Label of the entry that is subtracted.
+        metric: Which score.
+
+    Returns:
+        One row an entry: entry, seeds (how many are shared), difference, sd, low and high (95 %
+        t interval of the difference), p (two-sided, of a difference of 0), p_holm (the same after
+        Holm's step-down correction for all entries here), verdict: `better`, `worse`, `not
+        distinguishable` (the interval contains 0), `same on every seed` (all differences are equal
+        and not 0, so that there is no spread to judge them by) or `add seeds` (fewer than two
+        shared).
+    """
+    each = seed_differences(table, reference, metric)
+    rows = []
+    for entry in table.loc[table["entry"] != reference, "entry"].unique():
+        differences = each.loc[each["entry"] == entry, "difference"].dropna().to_numpy()
+        rows.append({"entry": entry, **_t_interval(differences)})
+    columns = ["entry", "seeds", "difference", "sd", "low", "high", "p", "verdict"]
+    found = pd.DataFrame(rows, columns=columns)
+    found.insert(columns.index("verdict"), "p_holm", _holm(found["p"].to_numpy(float)))
+    return found
+
+
+def _t_interval(differences: np.ndarray) -> dict[str, Any]:
+    k = len(differences)
+    mean = float(differences.mean()) if k else math.nan
+    found = dict.fromkeys(("sd", "low", "high", "p"), math.nan)
+    found |= {"seeds": k, "difference": mean}
+    if k < 2:
+        return {**found, "verdict": "add seeds"}
+    if np.ptp(differences) < _EQUAL:
+        same = "not distinguishable" if mean == 0 else "same on every seed"
+        return {**found, "sd": 0.0, "verdict": same}
+    sd = float(differences.std(ddof=1))
+    error = sd / math.sqrt(k)
+    half = float(stdtrit(k - 1, 0.975)) * error
+    low, high = mean - half, mean + half
+    verdict = "better" if low > 0 else "worse" if high < 0 else "not distinguishable"
+    p = 2 * float(stdtr(k - 1, -abs(mean) / error))
+    return {**found, "sd": sd, "low": low, "high": high, "p": p, "verdict": verdict}
+
+
+def _holm(p: np.ndarray) -> np.ndarray:
+    """Return p-values after Holm's step-down correction (Scand. J. Statist. 1979); NaN stays."""
+    adjusted = np.full(len(p), math.nan)
+    known = np.flatnonzero(~np.isnan(p))
+    order = known[np.argsort(p[known], kind="stable")]
+    factors = np.arange(len(order), 0, -1)
+    adjusted[order] = np.minimum(np.maximum.accumulate(p[order] * factors), 1.0)
+    return adjusted
+
+
+def paired_values(a: Run, b: Run) -> pd.DataFrame:
+    """Return row, sample_id, weight_a and weight_b (1 is uniform) of the samples in both runs.
+
+    Raises:
+        ComparisonError: If one has no per-sample values, or they have no sample in common.
+    """
+    first, second = _relative_values(a), _relative_values(b)
+    found = first.merge(second[["row", "weight"]], on="row", suffixes=("_a", "_b"))
+    if found.empty:
+        raise ComparisonError(
+            f"the values of {a.config.method.upper()} are on {a.values_split}, those of "
+            f"{b.config.method.upper()} on {b.values_split}: no sample has both"
+        )
+    return found
+
+
+def _relative_values(run: Run) -> pd.DataFrame:
+    table = run.weights(columns=["row", "sample_id", "weight"])
+    if table is None:
+        name, values = run.config.method.upper(), METHODS[run.config.method].values
+        why = "its method makes none" if values is Values.NONE else "this run has none"
+        raise ComparisonError(f"{name} has no values of single samples: {why}")
+    return table.assign(weight=table["weight"] * len(table))
+
+
+def rank_correlation(values: pd.DataFrame) -> float:
+    """Return Spearman's correlation of `paired_values`; NaN where one side is constant."""
+    sides = values["weight_a"], values["weight_b"]
+    if min(float(np.ptp(side.to_numpy())) for side in sides) == 0:
+        return math.nan
+    return float(sides[0].corr(sides[1], "spearman"))

@@ -1,0 +1,95 @@
+"""Scores of entries over seeds, and their spread."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pandas as pd
+
+from gsr_core.comparing.entries import Entry
+from gsr_core.metrics import wilson_interval, worst_group
+from gsr_core.runs.store import Run
+from gsr_core.runs.summary import AVERAGES, group_table, overall
+
+__all__ = ["group_scores", "outcome", "scores", "spread"]
+
+
+Outcome = Callable[[Run, str], tuple[dict[str, float], pd.DataFrame]]
+"""Reads what `outcome` does; pages have one that remembers."""
+
+
+def outcome(run: Run, split: str) -> tuple[dict[str, float], pd.DataFrame]:
+    """Return a run's metrics of all groups together and of each group, at its kept step."""
+    metrics, step = run.metrics(), run.state.best_step
+    return overall(metrics, split, step), group_table(metrics, split, step)
+
+
+def scores(found: Sequence[Entry], *, split: str = "test", read: Outcome = outcome) -> pd.DataFrame:
+    """Return one row an entry and seed: entry, seed, run, `AVERAGES`, worst_group, step, seconds.
+
+    `worst_group` names the group, with `worst_count` samples; `count` is of all groups' samples.
+
+    Args:
+        found: The entries.
+        split: `val` or `test`, at the kept step.
+        read: Reads a run's outcome.
+    """
+    rows = []
+    for entry in found:
+        for seed, run in zip(entry.seeds, entry.runs, strict=True):
+            state, (together, groups) = run.state, read(run, split)
+            worst = groups.iloc[worst_group(groups["accuracy"].to_numpy())]
+            rows.append(
+                {
+                    "entry": entry.label,
+                    "seed": seed,
+                    "run": run.run_id,
+                    **{name: together[name] for name in AVERAGES},
+                    "worst_group": worst["group"],
+                    "worst_count": int(worst["count"]),
+                    "step": state.best_step,
+                    "seconds": state.seconds,
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def group_scores(
+    found: Sequence[Entry], *, split: str = "test", read: Outcome = outcome
+) -> pd.DataFrame:
+    """Return one row an entry, seed and group: entry, seed, run, group, count, accuracy.
+
+    Args:
+        found: The entries.
+        split: `val` or `test`, at the kept step.
+        read: Reads a run's outcome.
+    """
+    parts = []
+    for entry in found:
+        for seed, run in zip(entry.seeds, entry.runs, strict=True):
+            table = read(run, split)[1][["group", "count", "accuracy"]]
+            parts.append(table.assign(entry=entry.label, seed=seed, run=run.run_id))
+    return pd.concat(parts, ignore_index=True)
+
+
+def spread(values: Sequence[float] | np.ndarray | pd.Series, count: int | None) -> dict[str, float]:
+    """Return the mean of an accuracy over seeds and how far it varies.
+
+    Args:
+        values: One value a seed.
+        count: Samples behind it, for the interval where there is only one seed; None for a mean
+            of groups, which has no such interval.
+
+    Returns:
+        `mean`; `sd`, with k - 1 in the denominator, NaN for one seed; `low` and `high`: mean minus
+        and plus sd, or Wilson's 95 % interval for one seed, NaN where neither is known.
+    """
+    known = np.asarray(values, dtype=float)
+    mean = float(known.mean())
+    if len(known) > 1:
+        sd = float(known.std(ddof=1))
+        return {"mean": mean, "sd": sd, "low": mean - sd, "high": mean + sd}
+    low, high = (math.nan, math.nan) if count is None else wilson_interval(mean, count)
+    return {"mean": mean, "sd": math.nan, "low": float(low), "high": float(high)}

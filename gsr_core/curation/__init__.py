@@ -1,0 +1,1 @@
+"""Curation: named slices and flags, and the tables of their samples."""

@@ -1,0 +1,124 @@
+"""Flags: samples that somebody suspects, with the reasons."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from gsr_core.curation.slices import checked_rows, locked
+from gsr_core.data.bundle import Bundle
+from gsr_core.errors import GsrError, SettingError
+from gsr_core.files import replace_file
+from gsr_core.runs.store import now
+from gsr_core.settings import suggestion
+from gsr_core.workspace import Workspace
+
+__all__ = ["flag_rows", "flagged", "unflag_rows"]
+
+
+_BETWEEN = "; "
+"""Between two reasons of one flag."""
+
+_FLAGS = pa.schema(
+    [
+        ("row", pa.int64()),
+        ("reason", pa.string()),
+        ("note", pa.string()),
+        ("proposed_label", pa.string()),
+        ("created", pa.string()),
+    ]
+)
+
+
+def flag_rows(
+    workspace: Workspace,
+    bundle: Bundle,
+    rows: np.ndarray,
+    reason: str,
+    *,
+    note: str | None = None,
+    proposed_label: str | None = None,
+) -> None:
+    """Flag samples as suspect. A sample has one entry, in which reasons accumulate.
+
+    Args:
+        workspace: Where.
+        bundle: Whose samples.
+        rows: (q,) positions in the bundle.
+        reason: Why, in words; what stands between semicolons is a reason of its own.
+        note: More in words; what was there stays if None.
+        proposed_label: Name of the class that the samples seem to be of, "" for none; what was
+            there stays if None.
+
+    Raises:
+        SettingError: If a row, the class or the reason is not allowed.
+        GsrError: If the workspace's list of flags cannot be read.
+    """
+    positions = np.unique(checked_rows(bundle, rows))
+    reasons = _reasons(reason)
+    if not reasons:
+        raise SettingError(f"the reason of a flag is {reason!r}; say why in at least one word")
+    classes = bundle.manifest.classes
+    if proposed_label and proposed_label not in classes:
+        raise SettingError(
+            f"proposed label '{proposed_label}' is not a class{suggestion(proposed_label, classes)}"
+            f"; the classes are {', '.join(classes)}"
+        )
+    with locked(workspace.flags, bundle):
+        before = flagged(workspace, bundle).set_index("row")
+        table = before.reindex(before.index.union(pd.Index(positions, name="row")))
+        fresh = {"reason": "", "note": "", "proposed_label": "", "created": now()}
+        table = table.fillna(fresh)
+        old = table.loc[positions, "reason"]
+        # Few are different, however many rows there are.
+        joined = {
+            each: _BETWEEN.join(dict.fromkeys([*_reasons(each), *reasons])) for each in old.unique()
+        }
+        table.loc[positions, "reason"] = old.map(joined)
+        for column, value in (("note", note), ("proposed_label", proposed_label)):
+            if value is not None:
+                table.loc[positions, column] = " ".join(value.split())
+        _write_flags(workspace, bundle, table.reset_index())
+
+
+def unflag_rows(workspace: Workspace, bundle: Bundle, rows: np.ndarray) -> None:
+    """Take the flags of samples back, with all that was said of them.
+
+    Raises:
+        SettingError: If a row is not in the bundle.
+        GsrError: If the workspace's list of flags cannot be read.
+    """
+    positions = checked_rows(bundle, rows)
+    with locked(workspace.flags, bundle):
+        table = flagged(workspace, bundle)
+        _write_flags(workspace, bundle, table[~table["row"].isin(positions)])
+
+
+def flagged(workspace: Workspace, bundle: Bundle) -> pd.DataFrame:
+    """Return the flags of a bundle's content by row: row, reason, note, proposed_label, created.
+
+    `created` is the time of a sample's first flag, ISO 8601, UTC; what was not said is "".
+
+    Raises:
+        GsrError: If the workspace's list of flags cannot be read.
+    """
+    file = workspace.flags / f"{bundle.manifest.digest}.parquet"
+    if not file.exists():
+        return _FLAGS.empty_table().to_pandas()
+    try:
+        with pq.ParquetFile(file) as opened:
+            return opened.read(columns=_FLAGS.names).cast(_FLAGS).to_pandas()
+    except (pa.ArrowException, ValueError) as error:
+        raise GsrError(f"{file} is not a list of flags; restore it or take it away") from error
+
+
+def _reasons(text: str) -> list[str]:
+    return [part for each in text.split(";") if (part := " ".join(each.split()))]
+
+
+def _write_flags(workspace: Workspace, bundle: Bundle, table: pd.DataFrame) -> None:
+    content = pa.Table.from_pandas(table, schema=_FLAGS, preserve_index=False)
+    with replace_file(workspace.flags / f"{bundle.manifest.digest}.parquet") as temporary:
+        pq.write_table(content, temporary)

@@ -1,0 +1,252 @@
+"""Writing a bundle: whole, or not at all."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from safetensors.numpy import save_file
+
+from gsr_core.data.bundle import (
+    MIN_GROUP_SIZE,
+    OWN_COLUMNS,
+    REQUIRED_SPLITS,
+    SPLITS,
+    THUMBNAILS,
+    Bundle,
+    Manifest,
+)
+from gsr_core.data.bundle_checks import check_extra, check_head, check_rows, chunks, split_codes
+from gsr_core.data.groups import Group
+from gsr_core.errors import BundleError
+from gsr_core.files import new_directory, restore_directory, sha256
+from gsr_core.workspace import Workspace
+
+__all__ = ["bundle_directory", "write_bundle"]
+
+
+_ROW_GROUP = 8192
+"""Rows of `samples.parquet` that one text is read with."""
+
+
+def write_bundle(
+    directory: Path,
+    *,
+    samples: pd.DataFrame,
+    membership: np.ndarray,
+    groups: Sequence[Group],
+    classes: Sequence[str],
+    features: np.ndarray,
+    source: str,
+    title: str | None = None,
+    head: tuple[np.ndarray, np.ndarray] | None = None,
+    thumbnails: Iterable[bytes | None] | None = None,
+    backbone: Mapping[str, str | int | float | None] | None = None,
+    notes: Sequence[str] = (),
+    recipe: dict[str, Any] | None = None,
+    files: Mapping[str, bytes] | None = None,
+    adopt_features: bool = False,
+    overwrite: bool = False,
+) -> Bundle:
+    """Check everything, then write a bundle: whole, or not at all.
+
+    Args:
+        directory: Where; its last part is the bundle's name.
+        samples: One row a sample: `sample_id` (unique text), `split` (one of `SPLITS`), `y`
+            (class index), attribute columns, optional `path` and `text`.
+        membership: (n, m) bool.
+        groups: m groups.
+        classes: K class names.
+        features: (n, d) finite numbers; stored as float32.
+        source: Where the rows came from, in words.
+        title: Name for people; the directory's name by default.
+        head: weight (K, d) and bias (K,) of the backbone's own head.
+        thumbnails: Encoded images in row order, None for a row without one.
+        backbone: Facts about the network behind the features.
+        notes: What a user should know about this data.
+        recipe: How the bundle was made, in what JSON can hold; kept in the manifest.
+        files: More files to keep in the bundle, by name.
+        adopt_features: Whoever made `features` gives it up: where it is a whole `.npy` file of
+            float32 in row order, memory-mapped, the bundle takes a hard link of that file rather
+            than a copy, so nobody may write to it again.
+        overwrite: Replace a bundle of that name.
+
+    Raises:
+        BundleError: If a check fails; the sentence names the array, the row and the fix.
+    """
+    name = directory.name
+    _check_name(name)
+    _check_free(directory, overwrite=overwrite)
+    check_rows(samples, membership, groups, classes, features)
+    if head is not None:
+        check_head(head, n_classes=len(classes), n_features=features.shape[1])
+    check_extra(recipe, files or {})
+
+    attributes = [column for column in samples.columns if column not in OWN_COLUMNS]
+    counts = samples["split"].value_counts()
+    split_sizes = {split: int(counts[split]) for split in SPLITS if split in counts}
+    notes = [*notes, *_notes_on_groups(split_codes(samples), membership, groups)]
+    if "heldout" not in split_sizes:
+        notes.insert(
+            0,
+            "There is no heldout split, so the weights live on train, the rows that the backbone "
+            "was trained on; a fit there tends to be optimistic.",
+        )
+
+    with new_directory(directory, overwrite=overwrite) as temporary:
+        samples.reset_index(drop=True).to_parquet(
+            temporary / "samples.parquet", index=False, row_group_size=_ROW_GROUP
+        )
+        columns = [pa.array(membership[:, g]) for g in range(len(groups))]
+        pq.write_table(
+            pa.table(columns, names=[group.name for group in groups]),
+            temporary / "groups.parquet",
+        )
+        whole = _whole_file(features) if adopt_features else None
+        if whole is None:
+            _write_features(temporary / "features.npy", features)
+        else:
+            _link(whole, temporary / "features.npy")
+        if head is not None:
+            weight, bias = (np.ascontiguousarray(part, dtype=np.float32) for part in head)
+            save_file({"weight": weight, "bias": bias}, temporary / "head.safetensors")
+        if thumbnails is not None:
+            _write_thumbnails(temporary / "thumbnails.arrow", thumbnails)
+        for file, content in (files or {}).items():
+            (temporary / file).write_bytes(content)
+        written = sorted(temporary.iterdir())
+        manifest = Manifest(
+            name=name,
+            title=title or name,
+            created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            source=source,
+            classes=list(classes),
+            groups=list(groups),
+            attributes=attributes,
+            n_features=int(features.shape[1]),
+            split_sizes=split_sizes,
+            backbone=dict(backbone or {}),
+            notes=notes,
+            digests={file.name: sha256(file) for file in written},
+            sizes={file.name: file.stat().st_size for file in written},
+            recipe=recipe,
+        )
+        (temporary / "manifest.json").write_text(manifest.model_dump_json(indent=2) + "\n")
+    return Bundle(directory, manifest)
+
+
+def bundle_directory(workspace: Workspace, name: str, *, overwrite: bool = False) -> Path:
+    """Return where a new bundle goes, after checking what can be checked before it is made.
+
+    Args:
+        workspace: The workspace.
+        name: Name of the new bundle.
+        overwrite: Whether it may replace a bundle of that name.
+
+    Raises:
+        BundleError: If the name is not allowed or is taken.
+    """
+    _check_name(name)
+    directory = workspace.bundles / name
+    _check_free(directory, overwrite=overwrite)
+    return directory
+
+
+def _check_name(name: str) -> None:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", name):
+        raise BundleError(
+            f"bundle name '{name}' is not allowed; use up to 100 letters, digits, '.', '_' and "
+            "'-', beginning with a letter or digit"
+        )
+
+
+def _check_free(directory: Path, *, overwrite: bool) -> None:
+    name = directory.name
+    restore_directory(directory)
+    if directory.exists() and not (directory / "manifest.json").is_file():
+        raise BundleError(
+            f"{directory} exists and is not a bundle; choose another name or take it away"
+        )
+    if directory.exists() and not overwrite:
+        raise BundleError(
+            f"bundle '{name}' exists already; choose another name or replace it with --overwrite"
+        )
+
+
+def _whole_file(features: np.ndarray) -> Path | None:
+    """Return the `.npy` file that holds just this array as the bundle would write it, or None."""
+    # Changes of a copy-on-write mapping are not in the file.
+    if not isinstance(features, np.memmap) or not features.filename or features.mode == "c":
+        return None
+    file = Path(features.filename)
+    try:
+        stored = np.load(file, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError):
+        return None
+    same = (
+        stored.dtype == np.float32
+        and features.dtype == np.float32
+        and stored.shape == features.shape
+        and stored.strides == features.strides
+        and stored.flags.c_contiguous
+        # The file of that name may be another by now, or hold more than the array.
+        and file.stat().st_size == stored.offset + stored.nbytes
+        and all(np.array_equal(stored[row], features[row]) for row in (0, -1))
+    )
+    if not same:
+        return None
+    features.flush()
+    return file
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source.resolve(), target)
+    except OSError:  # On another disk, or on one without links.
+        shutil.copyfile(source, target)
+
+
+def _write_features(file: Path, features: np.ndarray) -> None:
+    # Written rather than mapped, so that the pages need not stay in memory.
+    header = {"descr": "<f4", "fortran_order": False, "shape": features.shape}
+    with file.open("wb") as sink:
+        np.lib.format.write_array_header_1_0(sink, header)
+        for _, chunk in chunks(features):
+            sink.write(chunk.astype("<f4", copy=False).data)
+
+
+def _notes_on_groups(
+    split: np.ndarray, membership: np.ndarray, groups: Sequence[Group]
+) -> list[str]:
+    notes = []
+    for name in REQUIRED_SPLITS:
+        counts = membership[split == SPLITS.index(name)].sum(axis=0)
+        for group, count in zip(groups, counts, strict=True):
+            if count < MIN_GROUP_SIZE:
+                notes.append(
+                    f"Group '{group.name}' has {count} samples in {name}: its accuracy there "
+                    f"{'cannot be measured' if count == 0 else 'is very uncertain'}."
+                )
+    return notes
+
+
+def _write_thumbnails(file: Path, thumbnails: Iterable[bytes | None]) -> None:
+    schema = pa.schema([("image", pa.large_binary())])
+    with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+        chunk: list[bytes | None] = []
+        for image in thumbnails:
+            chunk.append(image)
+            if len(chunk) == THUMBNAILS:
+                writer.write_batch(pa.record_batch([pa.array(chunk, pa.large_binary())], schema))
+                chunk = []
+        if chunk:
+            writer.write_batch(pa.record_batch([pa.array(chunk, pa.large_binary())], schema))

@@ -1,0 +1,190 @@
+"""Rows in memory: what a method is given of a bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gsr_core.compute import Compute
+from gsr_core.data.bundle import Bundle
+from gsr_core.data.variation import Variation, flip_labels, keep_share
+
+__all__ = ["Problem", "Rows", "load_problem", "positions_of", "redraw", "seen_labels"]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Some rows of a bundle, on the device of the computation.
+
+    Attributes:
+        features: (n, d) float32.
+        labels: (n,) int64, classes in [0, K).
+        groups: (n, m) bool, overlap allowed.
+        position: (n,) int64, positions in the bundle.
+    """
+
+    features: Tensor
+    labels: Tensor
+    groups: Tensor
+    position: np.ndarray
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What a method may see. It never sees the test split; the driver scores that.
+
+    Attributes:
+        weighted: The rows whose weights are learned.
+        target: Group-labelled rows that drive the weights.
+        val: Group-labelled rows that only select.
+        n_classes: K.
+        training_shares: (m,) share of each group among the training rows, or None if unknown.
+        backbone_head: weight (K, d) and bias (K,) of the backbone's own head, or None.
+        train: Reads the rows of `train`, which may be many; None if there are none.
+        weighted_split: Where the weighted rows are from: `heldout`, else `train`.
+        compute: Where and how precisely to compute.
+    """
+
+    weighted: Rows
+    target: Rows
+    val: Rows
+    n_classes: int
+    compute: Compute
+    training_shares: np.ndarray | None = None
+    backbone_head: tuple[Tensor, Tensor] | None = None
+    train: Callable[[], Rows] | None = None
+    weighted_split: str = "heldout"
+
+    @property
+    def n_groups(self) -> int:
+        """Number of groups m."""
+        return self.target.groups.shape[1]
+
+
+def load_problem(
+    bundle: Bundle, compute: Compute, *, seed: int = 0, variation: Variation | None = None
+) -> tuple[Problem, Rows]:
+    """Load what a method sees of a bundle, and the test rows that it does not see.
+
+    Args:
+        bundle: The data.
+        compute: Where the tensors shall live.
+        seed: 0 takes `target` and `val` as they are in the bundle; any other seed redraws them
+            from their union (`redraw`).
+        variation: What is changed about the rows; nothing if None.
+    """
+    positions = positions_of(bundle, seed, variation)
+    y = seen_labels(bundle, seed, variation)
+
+    def rows(split: str) -> Rows:
+        index = positions[split]
+        return Rows(
+            features=torch.from_numpy(np.asarray(bundle.features)[index]).to(compute.device),
+            labels=torch.from_numpy(y[index]).to(compute.device),
+            groups=torch.from_numpy(bundle.membership[index]).to(compute.device),
+            position=index,
+        )
+
+    head = bundle.head
+    problem = Problem(
+        weighted=rows(bundle.manifest.weighted_split),
+        target=rows("target"),
+        val=rows("val"),
+        n_classes=len(bundle.manifest.classes),
+        training_shares=bundle.training_shares,
+        backbone_head=None
+        if head is None
+        else (
+            torch.from_numpy(head[0]).to(compute.device),
+            torch.from_numpy(head[1]).to(compute.device),
+        ),
+        train=(lambda: rows("train")) if len(positions["train"]) else None,
+        compute=compute,
+        weighted_split=bundle.manifest.weighted_split,
+    )
+    return problem, rows("test")
+
+
+def positions_of(
+    bundle: Bundle, seed: int, variation: Variation | None = None
+) -> Mapping[str, np.ndarray]:
+    """Return the positions of each split's rows as a run sees them.
+
+    Args:
+        bundle: The data.
+        seed: Of the run; see `redraw`.
+        variation: Of the run. Rows of target that it leaves out are in no split.
+    """
+    positions = dict(redraw(bundle, seed))
+    varied = variation or Variation()
+    if varied.target_share < 1:
+        target = positions["target"]
+        positions["target"] = keep_share(
+            target, _stratum(bundle, target), share=varied.target_share, seed=seed
+        )
+    if varied.leak:
+        positions["val"] = positions["target"]
+    return positions
+
+
+def seen_labels(bundle: Bundle, seed: int, variation: Variation | None = None) -> np.ndarray:
+    """Return the (n,) classes of all rows as a run sees them.
+
+    Only rows of the weighted split can differ from the bundle's.
+
+    Args:
+        bundle: The data.
+        seed: Of the run.
+        variation: Of the run.
+    """
+    if variation is None or not variation.label_noise:
+        return bundle.y
+    rows, y = bundle.rows_of[bundle.manifest.weighted_split], bundle.y.copy()
+    y[rows] = flip_labels(
+        y[rows],
+        rows,
+        share=variation.label_noise,
+        n_classes=len(bundle.manifest.classes),
+        seed=seed,
+    )
+    return y
+
+
+def redraw(bundle: Bundle, seed: int) -> Mapping[str, np.ndarray]:
+    """Return the positions of each split, with target and val drawn anew for a seed above 0.
+
+    The two keep their sizes and, for every class and combination of groups, their number of
+    samples. All other splits stay as they are.
+    """
+    positions = dict(bundle.rows_of)
+    if seed == 0:
+        return positions
+    target = positions["target"]
+    pool = np.concatenate([target, positions["val"]])
+    stratum = _stratum(bundle, pool)
+    in_target = np.arange(len(pool)) < len(target)
+    # Shuffling which place each sample takes within its stratum keeps every count.
+    generator = np.random.default_rng(seed)
+    drawn = np.empty(len(pool), dtype=bool)
+    by_stratum = np.argsort(stratum, kind="stable")
+    _, first = np.unique(stratum[by_stratum], return_index=True)
+    for members in np.split(by_stratum, first[1:]):
+        drawn[members] = in_target[generator.permutation(members)]
+    positions["target"] = np.sort(pool[drawn])
+    positions["val"] = np.sort(pool[~drawn])
+    return positions
+
+
+def _stratum(bundle: Bundle, rows: np.ndarray) -> np.ndarray:
+    """Return a number for each row's class and combination of groups."""
+    found, which = bundle.group_patterns
+    # Classes first, then combinations in their order.
+    return bundle.y[rows] * len(found) + which[rows]

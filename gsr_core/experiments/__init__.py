@@ -1,0 +1,1 @@
+"""Studies and sweeps: many runs that answer one question."""

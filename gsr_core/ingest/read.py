@@ -1,0 +1,79 @@
+"""What a plan would import, before anything is computed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from gsr_core.data.bundle import MIN_GROUP_SIZE
+from gsr_core.data.dataset import amend, define
+from gsr_core.data.group_rules import propose_merges
+from gsr_core.data.source import Roles, Source
+from gsr_core.errors import SettingError
+from gsr_core.ingest.plan import Plan
+from gsr_core.readers.registry import make_reader
+from gsr_core.settings import what_is_wrong
+
+if TYPE_CHECKING:
+    pass
+
+__all__ = ["preview", "read"]
+
+
+def read(plan: Plan) -> tuple[Source, Roles]:
+    """Read the table of a plan and settle what each column is for; no input is opened.
+
+    Raises:
+        SettingError: If a role has a value that is not allowed.
+        SourceError: If the files are not in the expected layout.
+    """
+    source = make_reader(plan.reader, plan.settings).read()
+    return source, _settled(source, plan)
+
+
+def _settled(source: Source, plan: Plan) -> Roles:
+    try:
+        return amend(source.roles, plan.roles)
+    except ValidationError as error:
+        raise SettingError(what_is_wrong(error)) from None
+
+
+def preview(plan: Plan, source: Source | None = None) -> dict[str, Any]:
+    """Return what a plan would import, in what JSON can hold.
+
+    Args:
+        plan: What and how.
+        source: What the plan's reader found, if it was read before.
+
+    Returns:
+        `rows` (n), `modality`, `roles`, `classes`, `splits` (names), `groups` (each with `name`,
+        `definition` and `counts` by split), `notes`, and `proposed_merges` (pairs of names).
+
+    Raises:
+        GsrError: As `import_data` before it extracts.
+    """
+    if source is None:
+        source, roles = read(plan)
+    else:
+        roles = _settled(source, plan)
+    dataset = define(source, roles)
+    splits, counts = dataset.counts()
+    measured = counts[[split in ("target", "val", "test") for split in splits]]
+    return {
+        "rows": len(dataset),
+        "modality": source.inputs.modality,
+        "roles": roles.model_dump(mode="json"),
+        "classes": dataset.classes,
+        "splits": splits,
+        "groups": [
+            {
+                "name": group.name,
+                "definition": group.definition,
+                "counts": dict(zip(splits, map(int, counts[:, g]), strict=True)),
+            }
+            for g, group in enumerate(dataset.groups)
+        ],
+        "notes": dataset.notes,
+        "proposed_merges": propose_merges(dataset.groups, measured, least=MIN_GROUP_SIZE),
+    }

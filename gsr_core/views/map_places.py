@@ -1,0 +1,95 @@
+"""Where the points of a map are, and how far the job is that computes it."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import pandas as pd
+import streamlit as st
+
+from gsr_core.data.variation import make_variation
+from gsr_core.jobs.queue import start_job
+from gsr_core.jobs.state import read_job
+from gsr_core.maps.compute import compute_map, load_map
+from gsr_core.maps.config import MapConfig, map_config
+from gsr_core.maps.heads import map_head, map_profile
+from gsr_core.progress import Status
+from gsr_core.views import navigation as nav
+from gsr_core.views.map_choices import MapView
+from gsr_core.views.session import workspace
+
+__all__ = ["places_of"]
+
+
+_AT_ONCE = 30_000
+"""Samples whose PCA is computed while the page waits; that of more is the worker's."""
+
+
+def places_of(looked: MapView, space: str) -> tuple[pd.DataFrame, str] | None:
+    """Return the places of the samples and how they were made; None while there are none.
+
+    PCA is there at once, UMAP when the worker has it; PCA of many samples is the worker's too.
+    """
+    bundle, run, split = looked.bundle, looked.run, looked.split
+    with st.spinner("Fitting the head", show_time=True):
+        head = map_head(bundle, run, looked.head)
+    profile = map_profile(run) if space == "influence" else None
+    # A seed above 0 draws target and val anew from their union, which is then what is mapped.
+    # So it is where the two share their rows.
+    changed = run.config.seed or make_variation(run.config.variation).leak
+    redrawn = changed and split in ("target", "val")
+    wanted: dict[str, Any] = {
+        "space": space,
+        "profile": profile,
+        "splits": ["target", "val"] if redrawn else [split],
+        "dimensions": looked.dimensions,
+    }
+    many = len(looked.samples) > _AT_ONCE
+    methods: tuple[Literal["umap", "pca"], ...] = (
+        ("umap", "pca") if looked.layout == "umap" else ("pca",)
+    )
+    for method in methods:
+        config = map_config(bundle, head, method=method, **wanted)
+        found = load_map(workspace(), config)
+        if found is not None:
+            return found, method
+        if method == "pca" and not many:
+            with st.spinner("Computing PCA"):
+                found = compute_map(workspace(), bundle, head, config, profile=profile)
+                return found, "pca"
+        _progress(looked, config, space, instead=method == "umap" and not many)
+    return None
+
+
+def _progress(looked: MapView, config: MapConfig, space: str, *, instead: bool) -> None:
+    """Start the map's job, unless it failed, and draw how far it is.
+
+    Args:
+        looked: What the page looks at.
+        config: The map.
+        space: What it is a map of.
+        instead: Whether PCA is shown until the map is there.
+    """
+    key, name = config.digest, f"{config.method.upper()} of the {space}"
+    meanwhile = ". PCA is shown meanwhile." if instead else ""
+    state = read_job(workspace(), "map", key)
+    if state is not None and state.status is Status.FAILED:
+        st.error(f"{name} failed: {state.text}")
+        if not st.button("Try again", key=f"again {config.method} {space}"):
+            return
+    if state is None or not state.active:
+        arguments = {
+            "config": config.model_dump(mode="json"),
+            "run_id": looked.run.run_id,
+            "which": looked.head,
+            "bundle": str(looked.bundle.path),
+        }
+        start_job(workspace(), "map", key, arguments)
+
+    def watch() -> None:
+        now = read_job(workspace(), "map", key)
+        if now is None or not now.active:
+            nav.refresh()
+        st.progress(now.fraction, text=f"{name}: {now.text}{meanwhile}")
+
+    st.fragment(watch, run_every=1.0)()

@@ -1,0 +1,68 @@
+"""Bringing data in: the example in one click, or files of one's own."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from gsr_core.jobs.queue import start_job
+from gsr_core.jobs.state import read_job
+from gsr_core.progress import Status
+from gsr_core.views import navigation as nav
+from gsr_core.views.import_form import import_form
+from gsr_core.views.session import bundle_names, workspace
+
+__all__ = ["add_data", "intake"]
+
+_EXAMPLE = "coloured-digits"
+
+
+def intake() -> None:
+    """Draw both ways in."""
+    with st.container(border=True, key="intake example"):
+        st.subheader("Try it: Coloured digits", anchor=False)
+        left, right = st.columns([4, 1], vertical_alignment="center", gap="large")
+        left.write(
+            "Real handwritten digits whose colour misleads: a small network, trained here in about "
+            "half a minute, learns the colour and fails where colour and digit disagree."
+        )
+        with right:
+            _example()
+    with st.container(border=True, key="intake own"):
+        st.subheader("Your own data", anchor=False)
+        import_form()
+
+
+def add_data() -> None:
+    """Draw the same below a bundle, folded."""
+    opened = any(key in st.session_state for key in ("import seen", "import started"))
+    with st.expander("Add another data set", expanded=opened, key="add data"):
+        if _EXAMPLE not in bundle_names():
+            _example(aside=True)
+        import_form()
+
+
+def _example(*, aside: bool = False) -> None:
+    state = read_job(workspace(), "example", _EXAMPLE)
+    if _EXAMPLE in bundle_names():
+        if st.button("Open the example", key="open example"):
+            nav.put(bundle=_EXAMPLE, run=None, sample=None)
+            st.rerun()
+        return
+    if state is not None and state.active:
+
+        def watch() -> None:
+            now = read_job(workspace(), "example", _EXAMPLE)
+            if now is None or not now.active:
+                nav.put(bundle=_EXAMPLE if _EXAMPLE in bundle_names() else None)
+                nav.refresh()
+            st.progress(now.fraction, text=now.text)
+
+        st.fragment(watch, run_every=0.5)()
+        return
+    if state is not None and state.status is Status.FAILED:
+        st.error(f"The example could not be prepared. {state.text}")
+    if st.button(
+        "Prepare the example", type="secondary" if aside else "primary", key="prepare example"
+    ):
+        start_job(workspace(), "example", _EXAMPLE, {"seed": 0})
+        st.rerun()
