@@ -33,19 +33,19 @@ one (Nocedal and Wright, "Numerical Optimization", section 3.1)."""
 _WIDTH_PER_PRODUCT = 80
 """Measured on a CPU: a product costs about 80 / (c p) of assembling and factorising a Hessian."""
 _PATIENCE = (4, 25)
-"""Bounds of the products with an old factor after which a new one is made: a good factor takes up
-to four, and one that takes 25 would hold up the next solves too."""
+"""Fewest and most products with an old factor before a new one is made. A good factor needs a few
+even where a new one is cheap, and one that needs more than 25 would hold up the next solves too."""
 _MAX_PRODUCTS = 200
-"""With a new factor a solve takes one or two; so many mean that rounding keeps it from ending."""
+"""Far more than a solve takes with a new factor: rounding then keeps it from ending."""
 _MAX_NEWTON = 100
-"""A strongly convex softmax takes fewer than twenty."""
+"""Far more than a fit takes: what follows is a fit that has gone wrong."""
 _FORCING = 0.1
 """Largest relative residual of a Newton step; far from the optimum a rough direction will do."""
 _LAST_FORCING = 0.3
 """Share of the gradient norm to reach below which the residual of a Newton step need not be: the
 step then ends the fit, with room for Newton's own error."""
 _HALVINGS = 30
-"""Of a Newton step; what is then left of it, 1e-9, is lost in rounding."""
+"""Of a Newton step; if 1e-9 of it does not lower the objective, its direction is wrong."""
 _SLACK = 8
 """Units in the last place of the objective that count as no increase."""
 _RIDGE = 1e-5
