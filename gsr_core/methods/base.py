@@ -1,4 +1,4 @@
-"""What a method is, and what it yields."""
+"""The interface of a method, and the steps that it yields."""
 
 from __future__ import annotations
 

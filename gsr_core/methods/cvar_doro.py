@@ -21,8 +21,8 @@ the rest take turns. Each lowers the same objective, so they cannot cycle, and e
 outliers stay the same.
 
 Where we differ: the authors descend stochastic subgradients, with the rows ranked in each batch,
-of n1 = floor((eps + alpha (1 - eps)) n) rows less the outliers, whose weights sum to one but for
-rounding; here the rank is among all rows, and the row at the edge takes the fraction left over.
+of n1 = floor((eps + alpha (1 - eps)) n) rows less the outliers, whose weights sum to one only up to
+that floor; here the rank is among all rows, and the row at the edge takes the fraction left over.
 """
 
 from __future__ import annotations
@@ -159,10 +159,10 @@ class CVaRDORO(FittedHead):
         float, Field(gt=0, description="Duality gap at which a fit is done, nats.")
     ] = 1e-4
     fits: Annotated[
-        int, Field(ge=1, le=100_000, description="Weighted fits after which to stop all the same.")
+        int, Field(ge=1, le=100_000, description="Weighted fits after which to stop regardless.")
     ] = 300
     rounds: Annotated[
-        int, Field(ge=1, le=1000, description="Times the outliers are chosen anew at most.")
+        int, Field(ge=1, le=1000, description="Most times that the outliers are chosen anew.")
     ] = 10
 
     def iterate(
@@ -236,7 +236,7 @@ class CVaRDORO(FittedHead):
                 length /= 2
             if higher <= 0:
                 break
-            # Barzilai and Borwein's step: what a secant says of the curvature along the move.
+            # Barzilai and Borwein's step: the inverse curvature of the secant along the move.
             curved = float(direction @ (losses - moved.losses[kept])) / length
             size = float(direction.square().sum()) / curved if curved > 0 else 2 * size
             weight, state = weight + length * direction, moved
@@ -249,7 +249,7 @@ class CVaRDORO(FittedHead):
 
 
 def _on(kept: Tensor, weight: Tensor) -> Tensor:
-    """Return (n,) weights that are zero but on the kept rows."""
+    """Return (n,) weights that are zero off the kept rows."""
     whole = weight.new_zeros(len(kept))
     whole[kept] = weight
     return whole
@@ -263,7 +263,7 @@ def _lowest(losses: Tensor, count: int) -> Tensor:
 
 
 def _last_that_holds(holds: Callable[[float], bool], low: float, high: float) -> float:
-    """Bisect for the highest level at which something that holds at low levels still does."""
+    """Return the highest level at which a condition holds that fails above it, by bisection."""
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
         if holds(middle):

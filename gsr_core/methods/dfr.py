@@ -13,7 +13,7 @@ twenty such heads on balanced subsets S of all of them, averaged. Where we diffe
 - The penalty is l2 unless asked otherwise, on the mean loss, which the exact solver fits.
 - `l1` is scikit-learn's liblinear as published, for more than two classes one against the rest. It
   penalises the bias too. The strengths run from `smallest_c` to `largest_c` evenly in the log,
-  which is the published grid but for its uneven gaps.
+  where the published grid has uneven gaps.
 - Features are standardised on all target rows, where the released code takes the training rows.
 """
 
@@ -52,7 +52,7 @@ __all__ = ["DFR"]
 _TOLERANCE = 1e-6
 """Of liblinear, as scikit-learn defines it."""
 _MAX_PASSES = 2000
-"""Over the subset, after which a fit is not solved."""
+"""Of liblinear over the subset, after which it gives up."""
 
 
 @settings(frozen=True, kw_only=True, config=SETTINGS_CONFIG)
@@ -111,7 +111,7 @@ class DFR(Method):
 
         Args:
             problem: The data.
-            checkpoint: Says which strength was the last.
+            checkpoint: Has the number of the last strength.
         """
         rows = problem.target
         generator = np.random.default_rng(self.seed)
@@ -173,7 +173,7 @@ class _Refit:
 
 
 class _L2Part:
-    """One subset alone, to be fitted with any strength of the l2 penalty, by the exact solver."""
+    """One subset, for fits at any strength of the l2 penalty by the exact solver."""
 
     def __init__(self, problem: Problem, scaling: FeatureMap, drawn: np.ndarray) -> None:
         subset, self._weight = _subset(problem.target, scaling, drawn)
@@ -194,7 +194,7 @@ class _L2Part:
 
 
 class _L1Part:
-    """One subset alone, to be fitted with any strength of the l1 penalty, by liblinear."""
+    """One subset, for fits at any strength of the l1 penalty by liblinear."""
 
     def __init__(self, problem: Problem, scaling: FeatureMap, drawn: np.ndarray) -> None:
         subset, _ = _subset(problem.target, scaling, drawn)
@@ -223,7 +223,7 @@ class _L1Part:
                 random_state=0,
             )
             with warnings.catch_warnings():
-                # The step says so by not being solved.
+                # The step's note says so.
                 warnings.simplefilter("ignore", ConvergenceWarning)
                 models.append(model.fit(self._design, right, sample_weight=self._count))
         coefficients = np.concatenate([model.coef_ for model in models])
@@ -244,7 +244,7 @@ class _L1Part:
 
 
 def _subset(rows: Rows, scaling: FeatureMap, drawn: np.ndarray) -> tuple[Rows, Tensor]:
-    """Return the rows that were drawn, scaled, and their weights."""
+    """Return the drawn rows, scaled, and their weights."""
     chosen = np.flatnonzero(drawn)
     index = torch.from_numpy(chosen).to(rows.labels.device)
     scaled = (rows.features[index].to(scaling.mean) - scaling.mean) / scaling.scale

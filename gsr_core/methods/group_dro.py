@@ -9,8 +9,8 @@ Sagawa, Koh, Hashimoto and Liang, "Distributionally Robust Neural Networks for G
 
 where L_g is the mean loss of group g on the rows that are fitted and C an adjustment for how badly
 small groups generalise. For given q that is a weighted fit with :math:`w_i = \sum_{g \ni i}
-q_g / n_g`, so q also says what each sample counts. A row in no known group counts nothing, and a
-group without rows takes no part.
+q_g / n_g`, so q also sets the weight of each sample. A row in no known group has weight zero, and
+a group without rows takes no part.
 
 - `online` is the paper's rule: :math:`q_g \leftarrow q_g e^{\eta L_g}`, renormalised, then one step
   of the head. They take a gradient step on a batch; on frozen features all rows go in at once and
@@ -20,10 +20,11 @@ group without rows takes no part.
   \lVert\theta\rVert^2`, each value of which is an exact fit. By Danskin's theorem its gradient is
   L, by implicit differentiation its Hessian :math:`-J H^{-1} J^\top` with J the gradients of the
   groups' losses. Each step maximises this quadratic model over the simplex. It ends when the groups
-  that carry weight have equal losses and none a higher one, which only the optimum has.
+  that carry weight have equal losses and no group a higher one, as at the optimum only.
 
 `exact` is the default: it needs some five to ten fits where `online` needs hundreds of updates.
-Every step says how far it can be from the optimum: the primal value less a lower bound of the dual.
+The note of a step bounds its distance from the optimum: the primal value less a lower bound of the
+dual.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ _CARRIES = 1e-6
 _EQUAL = 1e-5
 """Losses that differ by no more are equal, nats."""
 _CLOSE = 1e-11
-"""Relative gradient norm of the exact fits: losses are off by what the head is, to first order."""
+"""Relative gradient norm of the exact fits: losses inherit the head's error, to first order."""
 _RIDGE = 1e-9
 """Added to the curvature of the dual, relative to its scale: groups with equal gradients make it
 singular, and the model is that of one step only."""
@@ -171,7 +172,7 @@ class _Game:
         return torch.full_like(self.margin, 1 / len(self.margin))
 
     def weight(self, q: Tensor) -> Tensor:
-        """Return the sample weights (n,) that group weights q amount to."""
+        """Return the sample weights (n,) that follow from group weights q."""
         return self._shares @ q
 
     def fit(self, q: Tensor, u: Tensor) -> Fit:
@@ -221,10 +222,10 @@ class _Game:
         return None
 
     def step(self, q: Tensor, fit: Fit, *, solved: bool, checkpoint: Mapping[str, Tensor]) -> Step:
-        """Return the head as a step, with what separates it from the optimum."""
+        """Return the head as a step, with a bound of its distance from the optimum."""
         losses = self.losses(fit.state)
         worst = float(losses.max())
-        # A gradient g leaves a 2 l2-strongly convex function at most g^2 / (4 l2) above its least.
+        # A 2 l2-strongly convex function with gradient g is at most g^2 / (4 l2) above its minimum.
         short = fit.gradient_norm**2 / (4 * self.inner.l2)
         gap = worst - float(q @ losses) + short
         everywhere = q.new_zeros(len(self._present))
@@ -258,8 +259,9 @@ def best_on_simplex(curvature: np.ndarray, slope: np.ndarray, point: np.ndarray)
         (m,) on the simplex; what is zero is exactly zero.
 
     Example:
-        >>> best_on_simplex(np.diag([1.0, 2.0, 4.0]), np.array([0.3, 0.2, -9.0]), np.full(3, 1 / 3))
-        array([0.7, 0.3, 0. ])
+        >>> slope, point = np.array([0.3, 0.2, -9.0]), np.full(3, 1 / 3)
+        >>> best_on_simplex(np.diag([1.0, 2.0, 4.0]), slope, point).round(4)
+        array([0.5889, 0.4111, 0.    ])
     """
     m = len(slope)
     ridge = _RIDGE * (np.trace(curvature) / m + np.ptp(slope)) + np.finfo(float).tiny

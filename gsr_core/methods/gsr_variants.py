@@ -8,14 +8,14 @@ reference. The outer loop is that of `gsr`; only the score of a sample,
 
 is another one.
 
-- `gsr_hf` takes H to be the identity: what one gradient step of the head would do, the score of
-  MAPLE, with the head refitted. Such scores lack the scale of 1/H, so that GSR's `lr` would mean
-  something else. So the update is brought to one norm: :math:`\xi \leftarrow \xi \cdot
+- `gsr_hf` takes H to be the identity: the effect of one gradient step of the head, the score of
+  MAPLE, with the head refitted. Such scores lack the scale of 1/H, so that GSR's `lr` would not
+  mean the same. So the update is brought to one norm: :math:`\xi \leftarrow \xi \cdot
   \texttt{step\_norm} / (\sqrt n \, \lVert\xi\rVert)`, after which the root mean square change of a
   weight is `lr * step_norm` times 1/n, the uniform weight, before the projection. GSR's own updates
   have about norm 1 in this unit on standardised features, and `lr` decays for both alike.
 - `gsr_cg` solves by conjugate gradients from the solutions of the step before. It is `gsr`, to its
-  tolerance, at the price of products with the Hessian only.
+  tolerance, by products with the Hessian only.
 - `gsr_lissa` sums a truncated Neumann series of the full-batch Hessian. `largest_eigenvalue`: sigma
   is 1.1 times the largest eigenvalue by power iteration, and the depth, of the order of sigma /
   mu_min, the least at which no direction is off by more than `accuracy`; mu_min is bounded from

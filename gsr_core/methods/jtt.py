@@ -8,13 +8,13 @@ Liu et al., "Just Train Twice: Improving Group Robustness without Training Group
 
 There the first model is a network stopped early. On frozen features it is one of three:
 
-- the backbone's own head, whose errors on held-out rows are honest ones;
-- a strongly penalised head, which is what early stopping from zero amounts to on a convex loss, and
-  has no number of steps to choose;
+- the backbone's own head, which has not seen the held-out rows that it gets wrong;
+- a strongly penalised head, which on a convex loss is close to early stopping from zero, without a
+  number of steps to choose;
 - cross-fitted heads, so that no row is judged by a head that learned from it.
 
 A weight of `up` is the same as `up` copies, and the second head is fitted exactly. Where classes
-are unequal, E is easily just the small class; `class_balanced` then does as much.
+are unequal, E is often just the small class; then `class_balanced` does the same.
 """
 
 from __future__ import annotations

@@ -8,17 +8,17 @@ At every step of the head the weights are those of one step of descent from no w
     w_i = \tilde w_i \Big/ \sum_j \tilde w_j ,
 
 V the mean loss of the target set, of which the classes are read and the groups are not; then the
-head takes a step under w. Nothing of w is remembered. If no sample agrees with the target, nothing
-moves, and it ends.
+head takes a step under w, and w is forgotten. If no sample agrees with the target, nothing moves,
+and the method ends.
 
 Where we differ: steps are full-batch, one over the curvature's bound, from the zero head, where
 they draw batches of both sets. **The values of a step are the mean of w over all steps of the head
-so far, and its head is the one fitted exactly under them.** The w of one moment says what the head
-lacks just then; what the head of the dynamics was fitted to is all of them, and it is still on its
-way. Refitting exactly under their mean gives a head that its weights explain, free of how far a few
-steps happen to get, as with every other method here. The dynamics have no end: once the head has
-learned what the target says, what is left of V's gradient is noise, and the weights grow even
-again, so that `steps` and the selection stop them.
+so far, and its head is fitted exactly under them.** The w of one moment shows only what the head
+lacks then; the head of the dynamics has been fitted to all of them, and is still on its way. A
+refit under their mean gives a head that its weights explain, however far a few steps happen to get,
+as with every other method here. The dynamics have no end: once the head has learned what target can
+teach, the rest of V's gradient is noise, and the weights grow even again, so that `steps` and the
+selection stop them.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class L2R(FittedHead):
     def iterate(
         self, problem: Problem, checkpoint: Mapping[str, Tensor] | None = None
     ) -> Iterator[Step]:
-        """Yield one refitted head after every so many updates; the driver counts.
+        """Yield one refitted head after every `updates` updates; the driver counts.
 
         Args:
             problem: The data.

@@ -12,11 +12,11 @@ where the bars are exponential averages, over the updates, of each sample's cros
 a constant to the gradient.
 
 Where we differ: both heads take full-batch steps from zero, each of one over the curvature's bound;
-W is divided by its sum, where the authors' Adam takes no notice of its scale. **The head of a step
-is not the debiased head of the dynamics but the one fitted exactly under its W**: the two are the
-same wherever the dynamics rest, and in between the exact one is what these weights stand for, free
-of how far a few hundred steps happen to get, as with every other method here. The dynamics have no
-end: the biased head goes on towards what is hard, so that `steps` and the selection stop them.
+W is divided by its sum, to whose scale the authors' Adam is blind. **The head of a step is not the
+debiased head of the dynamics; it is fitted exactly under its W**: the two agree wherever the
+dynamics rest, and in between the exact one is the head of these weights, however far a few hundred
+steps happen to get, as with every other method here. The dynamics have no end: the biased head goes
+on towards what is hard, so that `steps` and the selection stop them.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class LfF(FittedHead):
     def iterate(
         self, problem: Problem, checkpoint: Mapping[str, Tensor] | None = None
     ) -> Iterator[Step]:
-        """Yield one refitted head after every so many updates, without end; the driver counts.
+        """Yield one refitted head after every `updates` updates, without end; the driver counts.
 
         Args:
             problem: The data.

@@ -1,4 +1,4 @@
-r"""What one gradient step of a head under nudged weights does to the mean target loss.
+r"""The effect of each weight on the mean target loss, through one gradient step of a head.
 
 .. math::
     \hat u = u - \eta \nabla \Big(\sum_j w_j \ell_j + R\Big)(u), \qquad

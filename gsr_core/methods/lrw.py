@@ -16,9 +16,9 @@ unweighted validation loss V of that head,
     \hat u = u - \beta \nabla \Big( \sum_j w_j \ell_j + \lambda \lVert u \rVert^2 \Big)(u) ,
 
 the derivative through one step of the head (`one_step`, as published), which a linear head has in
-closed form. One such step is the first term of a Neumann series of the inverse Hessian, and leaves
-the other terms out; `exact` refits the head and takes the influence of each weight instead, which
-is larger, so that it wants a smaller `lr`, about a tenth.
+closed form. One such step is the first term of a Neumann series of the inverse Hessian, without the
+others; `exact` refits the head and takes the influence of each weight instead, which is larger, so
+that it needs a smaller `lr`, about a tenth.
 
 Where we differ:
 
@@ -26,10 +26,10 @@ Where we differ:
   optimum of uniform weights, where the paper warms it up for some epochs.
 - Weights are divided by their sum, which keeps the step size of the head.
 - Margins are from cross-fitted heads: those of rows that a head learned from are all near 1.
-- The head of a step is fitted exactly under the weights of then, as with every method here.
+- The head of a step is fitted exactly under the weights of that step, as with every method here.
 
 As published, the validation part only judges: its own weights are 0. Where hard samples are few,
-LRW-Hard thereby takes them away from training, which can cost more than the weights bring.
+LRW-Hard thereby takes them away from training, which can cost more than the weights gain.
 """
 
 from __future__ import annotations
@@ -78,11 +78,11 @@ def margins(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def choose_validation(score: np.ndarray, labels: np.ndarray, size: int) -> np.ndarray:
-    """Take the rows of the lowest scores, but so that both sides have every class.
+    """Choose the rows of the lowest scores, but so that both sides have every class.
 
-    A class that would be missing from the validation part gives its lowest row, in place of the
-    highest taken; of a class that would be there entirely, the highest row stays behind. A class of
-    one row is left to training.
+    A class without a row in the validation part gives its lowest row, in place of the highest row
+    there; a class with all its rows there keeps its highest row for training. A class of one row is
+    left to training.
 
     Args:
         score: (n,).
@@ -220,7 +220,7 @@ class Reweighting:
 
 @settings(frozen=True, kw_only=True, config=SETTINGS_CONFIG)
 class Reweighted(FittedHead, ABC):
-    """What the methods with a learned network of weights have in common."""
+    """Shared by the methods that learn a network of weights."""
 
     needs: ClassVar[LabelNeeds] = LabelNeeds.NONE
     search: ClassVar[SearchSpace] = {
@@ -271,7 +271,7 @@ class LRW(Reweighted, ABC):
 
     @abstractmethod
     def rank(self, rows: Rows, inner: InnerProblem) -> np.ndarray:
-        """Return (n,) numbers, the lowest of which make the validation part."""
+        """Return (n,) numbers; the rows with the lowest make the validation part."""
 
     def margins(self, rows: Rows, inner: InnerProblem) -> np.ndarray:
         """Return (n,) the cross-fitted probabilistic margins of the rows."""
@@ -281,7 +281,7 @@ class LRW(Reweighted, ABC):
     def iterate(
         self, problem: Problem, checkpoint: Mapping[str, Tensor] | None = None
     ) -> Iterator[Step]:
-        """Yield one refitted head after every so many updates, without end; the driver counts.
+        """Yield one refitted head after every `updates` updates, without end; the driver counts.
 
         Args:
             problem: The data.
@@ -338,7 +338,7 @@ class LRWEasy(LRW):
     )
 
     def rank(self, rows: Rows, inner: InnerProblem) -> np.ndarray:
-        """Return (n,) the margins, turned round."""
+        """Return (n,) the margins, negated."""
         return -self.margins(rows, inner)
 
 

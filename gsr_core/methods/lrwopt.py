@@ -15,17 +15,17 @@ loss is the head's. The form used here weights the loss with the soft share of v
     + a_2 \sum_{z} \mathrm{KL}\big(P(y \mid z) \,\Vert\, P(y)\big) ,
 
 c_i = 1 where the head is right, z-bar the mean of 1 - Theta, and P(y | z) the classes of the two
-soft sides; over all samples, because a full-batch step on the few of validation would never hear of
-the others.
+soft sides; over all samples, because a full-batch step on the few of validation would never learn
+of the others.
 
-Where we differ besides:
+Where we differ otherwise:
 
 - Validation is the share delta of lowest Theta, with every class on both sides, instead of
   Theta < 1/2 with delta only in a penalty: a head that is right nearly everywhere has next to
   nothing below one half. So it never exceeds delta N, and the first split is a random one.
-- The paper's text says once that low Theta is training; as in its main part, low is validation.
+- One sentence of the paper has low Theta as training; here, as in its main part, low is validation.
 - It stops when the generalisation gap, mean validation less mean training loss, has shrunk in
-  `patience` steps running, not at the first.
+  `patience` consecutive steps, not at the first.
 """
 
 from __future__ import annotations
@@ -72,13 +72,13 @@ class LRWOpt(Reweighted):
     ] = 1.0
     patience: Annotated[
         int,
-        Field(ge=1, description="Steps running that the generalisation gap may shrink; then stop."),
+        Field(ge=1, description="Steps in a row with a smaller generalisation gap; then stop."),
     ] = 3
 
     def iterate(
         self, problem: Problem, checkpoint: Mapping[str, Tensor] | None = None
     ) -> Iterator[Step]:
-        """Yield one refitted head after every so many updates, until the gap keeps shrinking.
+        """Yield one refitted head after every `updates` updates, until the gap keeps shrinking.
 
         Args:
             problem: The data.
@@ -169,7 +169,7 @@ def splitter_loss(
     ratio_penalty: float,
     label_penalty: float,
 ) -> Tensor:
-    """Return what the splitter descends, nats.
+    """Return the loss that the splitter descends, nats.
 
     Args:
         outputs: (n,) of the splitter; their sigmoid is the chance of being training.

@@ -15,14 +15,14 @@ the update brought to a norm and projected as in `gsr_hf`, which is MAPLE withou
 GSR's weights of the groups. V is the mean target loss, which reads no groups, or with
 `group_dro` the groups' mean losses under weights that follow the worst as in `gsr`.
 
-**The coreset** are the k rows with the largest :math:`\log w_i + G_i`, G_i Gumbel: k draws by
-weight without replacement. There a row weighs :math:`w_i / q_i`, with q_i the probability of having
-come in given the (k + 1)-th largest, so that its weighted loss estimates that of all samples
-without bias (Kool, van Hoof and Welling, "Stochastic Beams and Where to Find Them", ICML 2019).
+**The coreset** is the k rows with the largest :math:`\log w_i + G_i`, G_i Gumbel: k draws by
+weight without replacement. There a row weighs :math:`w_i / q_i`, with q_i its probability of being
+drawn given the (k + 1)-th largest, so that the weighted loss estimates that of all samples without
+bias (Kool, van Hoof and Welling, "Stochastic Beams and Where to Find Them", ICML 2019).
 
 Where we differ: the head is fitted exactly where they take steps on batches of the coreset, and the
-draw is not differentiated. **The head of a step is the one fitted exactly under all of w**; those
-of the coresets only say where the gradients are taken.
+draw is not differentiated. **The head of a step is fitted exactly under all of w**; the gradients
+are those at the heads of the coresets.
 """
 
 from __future__ import annotations

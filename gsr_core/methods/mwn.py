@@ -15,9 +15,9 @@ falls with the loss; with rare groups it rises.
 
 Where we differ: steps are full-batch, the head's one over the curvature's bound from the zero head;
 hidden units are tanh instead of ReLU, without an initial offset, and the last layer starts at zero,
-so that all weights are equal at first. **The head of a step is the one fitted exactly under the
-weights of then**, not the one of the dynamics: the map has a memory, the two agree where the
-dynamics rest, and in between the exact one is what these weights stand for.
+so that all weights are equal at first. **The head of a step is fitted exactly under the weights of
+that step**; it is not that of the dynamics. The two agree where the dynamics rest, and in between
+the exact one is the head of these weights.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class MWN(FittedHead):
     def iterate(
         self, problem: Problem, checkpoint: Mapping[str, Tensor] | None = None
     ) -> Iterator[Step]:
-        """Yield one refitted head after every so many updates, without end; the driver counts.
+        """Yield one refitted head after every `updates` updates, without end; the driver counts.
 
         Args:
             problem: The data.

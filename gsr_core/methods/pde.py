@@ -15,8 +15,8 @@ Where we differ, and why:
   \nabla F`, in whose terms our learning rate is 1 / (1 - mu) times as large.
 - Each update sees the whole current set, so a stage counts updates and not epochs. The published
   Waterbirds warm-up, 140 epochs of 224 rows in batches of 64, is about 500 updates.
-- Rows join without replacement, always for the group with the fewest rows in the set that has any
-  left; the released code draws with replacement and whatever the group.
+- Rows join without replacement, each for the group that has the fewest rows in the set, among those
+  with rows left; the released code draws with replacement and regardless of groups.
 - A row in no known group never joins. Where groups overlap, a row that the warm-up draws for two of
   them is in the set once.
 
@@ -145,15 +145,15 @@ class PDE(FittedHead):
 
 
 def joining_order(rows: Rows, generator: np.random.Generator) -> tuple[np.ndarray, int]:
-    """Say in what order the rows join.
+    """Return the order in which the rows join.
 
     Args:
         rows: n rows, one of them in a group.
         generator: Is advanced.
 
     Returns:
-        The rows that are in a group, those of the balanced warm-up set first; and how many they
-        are.
+        The rows that are in a group, first those of the balanced warm-up set, and the number of
+        these.
     """
     members = rows.groups.cpu().numpy()
     in_set = balanced_subset(rows, generator) > 0

@@ -52,7 +52,7 @@ def groups_with_rows(rows: Rows) -> Tensor:
     """Return which groups have rows, (m,) bool.
 
     Raises:
-        SettingError: If none has, so that there is nothing to balance.
+        SettingError: If there is none, so that there is nothing to balance.
     """
     present = rows.groups.any(dim=0)
     if not bool(present.any()):

@@ -10,9 +10,9 @@ the last layer is retrained on it. Group labels are not read.
 
 Where we differ:
 
-- **Final** is the backbone's own head; if the bundle has none, cross-fitted heads. Either has not
-  seen the rows that it judges, without which the disagreement says nothing.
-- **Early** is no checkpoint, of which frozen features have none, but cross-fitted heads of a strong
+- **Final** is the backbone's own head; if the bundle has none, cross-fitted heads. Neither has seen
+  the rows that it judges, or the disagreement would mean nothing.
+- **Early** is not a checkpoint, as frozen features have none, but cross-fitted heads of a strong
   penalty: on a convex loss, early stopping from zero and a strong penalty trace nearly one path.
 - A strong penalty also shrinks the logits, and the divergence would then rank by confidence of the
   final head, which is highest on the majority. So the early logits are first multiplied by the one
@@ -39,7 +39,7 @@ from gsr_core.methods.inner import InnerProblem, Refit
 __all__ = ["SelfDisagreement", "best_scale", "divergence", "top_of_each_class"]
 
 _SCALES = (1e-3, 1e6)
-"""Between these the scale of the early logits is sought; heads of any penalty in use lie inside."""
+"""Range of the scale of the early logits; heads of any penalty in use lie inside."""
 _BISECTIONS = 60
 """Halvings of that range in the log; they leave 2e-17, less than rounding does."""
 
@@ -98,10 +98,10 @@ def divergence(final: Tensor, early: Tensor) -> Tensor:
 
 
 def best_scale(logits: Tensor, labels: Tensor) -> float:
-    """Return the positive number times which logits (n, K) have their lowest cross-entropy.
+    """Return the positive factor at which logits (n, K) have their lowest cross-entropy.
 
-    The cross-entropy is convex in it, so its derivative is bisected; logits worse than none at
-    every scale get the smallest.
+    The cross-entropy is convex in it, so its derivative is bisected; logits that are worse than
+    zeros at every scale get the smallest.
     """
     truth = one_hot(labels, logits.shape[1]).to(logits)
     low, high = (float(each) for each in np.log(_SCALES))
