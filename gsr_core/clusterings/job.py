@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from gsr_core.clusterings.request import ClusteringRequest
 from gsr_core.inference.registry import INFERENCES
 from gsr_core.jobs.base import Job
@@ -21,14 +19,10 @@ class ClusterJob(Job):
         request: All that it depends on.
     """
 
-    kind: ClassVar[str] = "cluster"
+    kind = "cluster"
+    keyed = "request.name"
 
     request: ClusteringRequest
-
-    @property
-    def key(self) -> str:
-        """Name of the clustering."""
-        return self.request.name
 
     def run(self, workspace: Workspace, report: Report, should_stop: ShouldStop) -> None:
         """Compute the clustering unless it is there."""

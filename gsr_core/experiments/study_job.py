@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, Self
+
+from pydantic import Field
 
 from gsr_core.data.bundle import open_bundle
 from gsr_core.errors import RunStateError
@@ -24,22 +26,19 @@ class StudyJob(Job):
         study: What is varied.
     """
 
-    kind: ClassVar[str] = "study"
-    queue: ClassVar[str] = STUDIES
+    kind = "study"
+    queue = STUDIES
+    keyed = "name"
+    stored = frozenset()
 
     study: Kind
     bundle: str
     methods: tuple[str, ...]
     levels: tuple[float, ...]
-    settings: dict[str, dict[str, Any]] = {}
+    settings: dict[str, dict[str, Any]] = Field(default_factory=dict)
     seeds: int
     device: str
     name: str
-
-    @property
-    def key(self) -> str:
-        """Name of the study."""
-        return self.name
 
     @property
     def runs(self) -> int:
@@ -68,14 +67,8 @@ class StudyJob(Job):
             make_study(
                 workspace,
                 self.study,
-                self.bundle,
-                self.methods,
-                levels=self.levels,
                 bundles=bundles,
-                settings=self.settings,
-                seeds=self.seeds,
-                device=self.device,
-                name=self.name,
+                **self.model_dump(exclude={"study"}),
             )
         )
 
@@ -99,11 +92,7 @@ class StudyJob(Job):
             words += option("--levels", ",".join(f"{level:g}" for level in self.levels))
         for method, settings in self.settings.items():
             words += pairs("--set", {f"{method}.{key}": value for key, value in settings.items()})
-        return words + ["--seeds", str(self.seeds), "--name", self.name, "--device", self.device]
-
-    def arguments(self) -> dict[str, Any]:
-        """Return nothing: the study's record has them all."""
-        return {}
+        return [*words, "--seeds", str(self.seeds), "--name", self.name, "--device", self.device]
 
     @classmethod
     def restore(cls, workspace: Workspace, key: str, arguments: Mapping[str, Any]) -> Self:

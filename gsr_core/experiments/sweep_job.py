@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, Self
+
+from pydantic import Field
 
 from gsr_core.experiments.search import Sampler, Setting, search_text
 from gsr_core.experiments.sweep import Sweep, make_sweep, open_sweep
@@ -35,13 +37,15 @@ class SweepJob(Job):
         name: Of the sweep; "" until there is one.
     """
 
-    kind: ClassVar[str] = "sweep"
-    queue: ClassVar[str] = STUDIES
+    kind = "sweep"
+    queue = STUDIES
+    keyed = "name"
+    stored = frozenset({"jobs"})
 
     bundle: str
     method: str
-    fixed: dict[str, Setting] = {}
-    ranges: dict[str, Range | tuple[Setting, ...]] = {}
+    fixed: dict[str, Setting] = Field(default_factory=dict)
+    ranges: dict[str, Range | tuple[Setting, ...]] = Field(default_factory=dict)
     trials: int
     sampler: Sampler
     seed: int
@@ -49,11 +53,6 @@ class SweepJob(Job):
     jobs: int = 1
     device: str
     name: str = ""
-
-    @property
-    def key(self) -> str:
-        """Name of the sweep."""
-        return self.name
 
     @classmethod
     def of(cls, sweep: Sweep, jobs: int = 1) -> Self:
@@ -92,10 +91,6 @@ class SweepJob(Job):
         words += ["--seed", str(self.seed), "--seeds", str(self.seeds)]
         words += ["--jobs", str(self.jobs), "--device", self.device]
         return words + (["--name", self.name] if self.name else [])
-
-    def arguments(self) -> dict[str, Any]:
-        """Return what the sweep's record does not have."""
-        return {"jobs": self.jobs}
 
     @classmethod
     def restore(cls, workspace: Workspace, key: str, arguments: Mapping[str, Any]) -> Self:

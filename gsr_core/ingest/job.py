@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from gsr_core.ingest.plan import Plan, make_plan
 from gsr_core.ingest.words import import_words
 from gsr_core.jobs.base import Job
@@ -22,16 +20,12 @@ class ImportJob(Job):
         overwrite: Replace a bundle of that name.
     """
 
-    kind: ClassVar[str] = "import"
-    queue: ClassVar[str] = IMPORTS
+    kind = "import"
+    queue = IMPORTS
+    keyed = "plan.name"
 
     plan: Plan
     overwrite: bool = False
-
-    @property
-    def key(self) -> str:
-        """Name of the bundle."""
-        return self.plan.name
 
     def run(self, workspace: Workspace, report: Report, should_stop: ShouldStop) -> None:
         """Make the bundle."""

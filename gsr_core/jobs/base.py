@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
+from operator import attrgetter
 from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict
@@ -27,6 +28,8 @@ class Job(BaseModel):
         kind: Name of the kind, in files and in the queue.
         queue: Who does it; see `jobs.lock`.
         tracked: Whether `jobs.state` says how it stands; a run says so itself.
+        keyed: Field, or field of a field, that tells jobs of a kind apart.
+        stored: Fields that are stored besides the key; None stores all.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -34,11 +37,13 @@ class Job(BaseModel):
     kind: ClassVar[str]
     queue: ClassVar[str] = BACKGROUND
     tracked: ClassVar[bool] = True
+    keyed: ClassVar[str]
+    stored: ClassVar[Set[str] | None] = None
 
     @property
-    @abstractmethod
     def key(self) -> str:
         """Which job of its kind it is: two of one key are the same work."""
+        return attrgetter(self.keyed)(self)
 
     @abstractmethod
     def run(self, workspace: Workspace, report: Report, should_stop: ShouldStop) -> None:
@@ -69,11 +74,11 @@ class Job(BaseModel):
 
     def arguments(self) -> dict[str, Any]:
         """Return, in what JSON can hold, what `restore` needs besides the key."""
-        return self.model_dump(mode="json")
+        return self.model_dump(mode="json", include=None if self.stored is None else {*self.stored})
 
     def message(self) -> dict[str, Any]:
         """Return what the queue keeps of the job."""
-        return {"key": self.key, **self.arguments()}
+        return {**({"key": self.key} if self.tracked else {}), **self.arguments()}
 
     @classmethod
     def restore(cls, workspace: Workspace, key: str, arguments: Mapping[str, Any]) -> Self:
@@ -88,7 +93,7 @@ class Job(BaseModel):
             ValidationError: If the arguments are not those of this kind.
             GsrError: If what the job goes on with is no longer there.
         """
-        return cls.model_validate(arguments)
+        return cls.model_validate({cls.keyed: key, **arguments})
 
     @classmethod
     def waiting(cls, workspace: Workspace, queue: str) -> Iterable[Self]:

@@ -67,9 +67,13 @@ def perform(workspace: Workspace, kind: str, message: Mapping[str, Any]) -> None
             write_job(workspace, state)
             try:
                 if stopped():
-                    raise RunStateError(f"the {kind} was stopped before it began")
-                made.restore(workspace, key, arguments).run(workspace, report, stopped)
-                outcome = {"status": Status.FINISHED, "fraction": 1.0, "text": "Done"}
+                    outcome = {
+                        "status": Status.CANCELLED,
+                        "text": f"the {kind} was stopped before it began",
+                    }
+                else:
+                    made.restore(workspace, key, arguments).run(workspace, report, stopped)
+                    outcome = {"status": Status.FINISHED, "fraction": 1.0, "text": "Done"}
             except ValidationError as error:
                 outcome = {"status": Status.FAILED, "text": what_is_wrong(error)}
             except GsrError as error:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from gsr_core.data.bundle import open_bundle
 from gsr_core.jobs.base import Job
 from gsr_core.maps.config import OF_A_HEAD, MapConfig
@@ -25,17 +23,13 @@ class MapJob(Job):
         which: As in `map_head`.
     """
 
-    kind: ClassVar[str] = "map"
+    kind = "map"
+    keyed = "config.digest"
 
     config: MapConfig
     run_id: str | None
     bundle: str
     which: WhichHead = "run"
-
-    @property
-    def key(self) -> str:
-        """Digest of all that the map depends on."""
-        return self.config.digest
 
     def run(self, workspace: Workspace, report: Report, should_stop: ShouldStop) -> None:
         """Compute the map unless it is there."""
@@ -45,6 +39,5 @@ class MapJob(Job):
         bundle = open_bundle(workspace, self.bundle)
         run = None if self.run_id is None else open_run(workspace, self.run_id)
         head = map_head(bundle, run, self.which) if self.config.space in OF_A_HEAD else None
-        of_influence = run is not None and self.config.space == "influence"
-        profile = map_profile(run) if of_influence else None
+        profile = map_profile(run) if run and self.config.space == "influence" else None
         compute_map(workspace, bundle, head, self.config, report, profile=profile)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 from gsr_core.errors import DeviceError, RunStateError
 from gsr_core.jobs.base import Job
@@ -29,19 +29,16 @@ class RunJob(Job):
         run_id: Name of the run; "" until there is one.
     """
 
-    kind: ClassVar[str] = "run"
-    tracked: ClassVar[bool] = False
+    kind = "run"
+    tracked = False
+    keyed = "run_id"
+    stored = frozenset({"run_id"})
 
     bundle: str
     method: str
     settings: dict[str, Any]
     device: str = "auto"
     run_id: str = ""
-
-    @property
-    def key(self) -> str:
-        """Name of the run."""
-        return self.run_id
 
     @classmethod
     def of(cls, config: RunConfig) -> Self:
@@ -89,18 +86,10 @@ class RunJob(Job):
         words += ["--seeds", str(seeds)] if seeds > 1 else []
         return [*words, "--device", self.device]
 
-    def arguments(self) -> dict[str, Any]:
-        """Return nothing: the rest is in the run's configuration."""
-        return {}
-
-    def message(self) -> dict[str, Any]:
-        """Return what the queue keeps of the job."""
-        return {"run_id": self.run_id}
-
     @classmethod
     def restore(cls, workspace: Workspace, key: str, arguments: Mapping[str, Any]) -> Self:
         """Return the job of a run that is there."""
-        return cls.of(open_run(workspace, key or arguments["run_id"]).config)
+        return cls.of(open_run(workspace, arguments["run_id"]).config)
 
     @classmethod
     def waiting(cls, workspace: Workspace, queue: str) -> Iterator[Self]:

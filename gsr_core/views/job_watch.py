@@ -82,7 +82,7 @@ def needed_job(
     *,
     says: Callable[[str], str] = str,
     start: Callable[[], object] | None = None,
-    dismiss: Callable[[], object] | None = None,
+    dismiss: Callable[[], None] | None = None,
 ) -> None:
     """Start a job that the page needs, unless it failed, and draw how far it is.
 
