@@ -16,18 +16,17 @@ __all__ = ["Record", "RecordFolder", "newest_first"]
 
 
 class Record(Protocol):
-    """What every record says.
-
-    Attributes:
-        format: Version of the directory's format.
-        created: Time, ISO 8601, UTC.
-    """
+    """What every record says."""
 
     @property
-    def format(self) -> int: ...
+    def format(self) -> int:
+        """Version of the directory's format."""
+        ...
 
     @property
-    def created(self) -> str: ...
+    def created(self) -> str:
+        """Time, ISO 8601, UTC."""
+        ...
 
 
 R = TypeVar("R", bound=Record)

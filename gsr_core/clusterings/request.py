@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict
 
-from gsr_core.data.bundle import Bundle
+from gsr_core.data.bundle import Bundle, bundle_reference
 from gsr_core.errors import BundleError, SettingError
 from gsr_core.inference.base import GroupInference
 from gsr_core.inference.registry import INFERENCES, make_inference
@@ -105,9 +105,8 @@ def request_clustering(
             f"{inference} with these settings does not look at the backbone's head, so that of run "
             f"'{run.run_id}' changes nothing; set {_backbone_setting(made)} or leave the run out"
         )
-    inside = bundle.path.parent == workspace.bundles
     return ClusteringRequest(
-        bundle=bundle.name if inside else str(bundle.path.resolve()),
+        bundle=bundle_reference(workspace, bundle),
         bundle_digest=bundle.manifest.digest,
         inference=inference,
         settings=_settings(made),

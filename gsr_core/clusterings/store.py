@@ -17,9 +17,7 @@ cluster. True groups, where there are any, are compared with and never looked at
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,7 +28,7 @@ from gsr_core.clusterings.request import FORMAT, ClusteringRequest
 from gsr_core.data.bundle import Bundle
 from gsr_core.errors import RunNotFoundError
 from gsr_core.inference.registry import INFERENCES
-from gsr_core.records import check_record, newest_first
+from gsr_core.records import RecordFolder, newest_first
 from gsr_core.workspace import Workspace
 
 __all__ = [
@@ -85,22 +83,22 @@ class Edits(BaseModel):
     merged: dict[int, int] = {}
 
 
-@dataclass(frozen=True)
-class Clustering:
+class Clustering(RecordFolder[ClusteringRecord]):
     """One clustering on disk."""
 
-    workspace: Workspace
-    path: Path
+    kind = "clustering"
+    command = "cluster"
+    model = ClusteringRecord
+    readable = FORMAT
 
     @property
-    def name(self) -> str:
-        """Name of the clustering."""
-        return self.path.name
+    def record(self) -> ClusteringRecord:
+        """What was asked for, and what came out; it never changes."""
+        return self._record
 
     @cached_property
-    def record(self) -> ClusteringRecord:
-        """What was asked for and found."""
-        return ClusteringRecord.model_validate_json((self.path / "clustering.json").read_text())
+    def _record(self) -> ClusteringRecord:
+        return super().record
 
     @property
     def label(self) -> str:
@@ -178,19 +176,15 @@ def open_clustering(workspace: Workspace, name: str) -> Clustering:
         RunNotFoundError: If there is none of that name.
         GsrError: If it has no record, or one of another format.
     """
-    found = Clustering(workspace, workspace.clusterings / name)
     if "/" in name or name in ("", ".", ".."):
         raise RunNotFoundError(f"there is no clustering '{name}'; 'gsr cluster' makes one")
-    check_record("clustering", found, FORMAT, command="cluster")
-    return found
+    return Clustering(workspace, workspace.clusterings / name).checked()
 
 
 def list_clusterings(workspace: Workspace, bundle: Bundle) -> list[Clustering]:
-    """Return the clusterings of a bundle's very content, newest first."""
+    """Return the clusterings of a bundle's present content, newest first."""
     return [
-        found
-        for found in newest_first(
-            "clustering", workspace.clusterings, lambda name: open_clustering(workspace, name)
-        )
-        if found.record.request.bundle_digest == bundle.manifest.digest
+        clustering
+        for clustering in newest_first(Clustering, workspace, workspace.clusterings)
+        if clustering.record.request.bundle_digest == bundle.manifest.digest
     ]
