@@ -1,16 +1,16 @@
-"""Studies: how far a repair can be trusted when the data are worse than they are.
+"""Studies: how far a repair can be trusted when the data are worse than they seem.
 
 ```
-<name>/study.json   what was asked for, and the runs that have finished (`StudyRecord`)
+<name>/study.json   the request, and the runs that have finished (`StudyRecord`)
        lock         held by the process that computes
 ```
 
-A study is a grid of levels, methods and seeds; each place of the grid is an ordinary run with
-`part_of` set, which lists of runs leave out. What a level is depends on the kind:
+A study is a grid of levels, methods and seeds. Each cell of the grid is an ordinary run with
+`part_of` set, so that lists of runs can leave it out. What a level means depends on the kind:
 
 - `noise`: the share of the weighted rows whose class is flipped,
 - `budget`: the share of the target rows, and so of their group labels, that is kept,
-- `leak`: 0, or 1 for val being the target rows,
+- `leak`: 1 if val is the target rows, else 0,
 - `strength`: the share of the training rows that conflict with the shortcut, each level a bundle of
   its own.
 
@@ -62,7 +62,7 @@ LEVELS: Mapping[Kind, tuple[float, ...]] = {
     "leak": (0.0, 1.0),
     "strength": (0.02, 0.05, 0.1, 0.2),
 }
-"""What is computed unless other levels are asked for."""
+"""Default levels."""
 
 
 class StudyRecord(ExperimentRecord):
@@ -91,11 +91,11 @@ class StudyRecord(ExperimentRecord):
 
     @property
     def part_of(self) -> str:
-        """What its runs say they are part of."""
+        """The `part_of` of its runs."""
         return f"study:{self.name}"
 
     def cells(self) -> list[Cell]:
-        """Return the grid; a seed of all methods and levels comes before the next seed."""
+        """Return the grid, seed by seed; within a seed, level by level."""
         return [
             Cell(
                 level=level,
@@ -114,7 +114,7 @@ class StudyRecord(ExperimentRecord):
 
 @dataclass(frozen=True)
 class Cell:
-    """One place of the grid: a run that there is to be."""
+    """One cell of the grid: a run to compute."""
 
     level: float
     bundle: str
@@ -163,14 +163,14 @@ class Study(Experiment[StudyRecord]):
         return wanted.model_copy(update={"created": before.created, "runs": before.runs})
 
     def finished(self) -> list[tuple[Cell, Run]]:
-        """Return the places of the grid whose runs have finished, with their runs."""
+        """Return the cells whose runs have finished, with their runs."""
         record = self.record
         runs = []
         for run_id in record.runs:
             try:
                 runs.append(open_run(self.workspace, run_id))
             except GsrError:
-                continue  # Taken away since; it will be computed again.
+                continue  # Deleted since then; it will be computed again.
         return matched_runs(self.workspace, record, runs)
 
 
@@ -187,24 +187,29 @@ def make_study(
     device: str = "auto",
     name: str = "",
 ) -> Study:
-    """Check everything that can be checked, then make a study, or one that is there go on.
+    """Make a study, or prepare an earlier one to go on; everything is checked first.
 
     Args:
-        workspace: Where it is kept.
+        workspace: Where to keep it.
         kind: One of `KINDS`.
         bundle: Name of a bundle in the workspace, or the path of its directory.
         methods: Keys of the registry.
-        levels: What to vary over; those of `LEVELS` if None.
-        bundles: For `strength`, the bundle of each level; they need not be there yet.
-        settings: By method, what differs from its defaults.
-        seeds: How many, counted from 0.
+        levels: Values to vary over; those of `LEVELS` if None.
+        bundles: For `strength`, the bundle of each level; they need not exist yet.
+        settings: By method, the settings that differ from its defaults.
+        seeds: Number of seeds, counted from 0.
         device: `auto` or a device name.
-        name: Of the study; `<kind>-<bundle>` if "". If there is one of that name it goes on, and
-            only methods, levels, seeds and device may differ.
+        name: Of the study; `<kind>-<bundle>` if "". A study that has this name already goes on;
+            its kind and bundle must be the same.
 
     Raises:
-        SettingError: If something that was asked for is not allowed; then nothing is left behind.
-        GsrError: If the bundle or the device is not there.
+        SettingError: If an argument is not allowed; then nothing is left behind.
+        GsrError: If the bundle or the device does not exist.
+
+    Example:
+        >>> study = gsr.make_study(place, "noise", "birds", ["gsr", "llr"], levels=[0, 0.2])
+        >>> study.name, len(study.record.cells())
+        ('noise-birds', 12)
     """
     from gsr_core.compute import pick
 
@@ -287,14 +292,14 @@ def list_studies(workspace: Workspace) -> list[Study]:
 
 
 def cell_key(cell: Cell) -> str:
-    """Return what identifies a place of the grid among all runs."""
+    """Return a key that is the same for a cell and for the runs that fill it."""
     return repr((cell.bundle, cell.variation.changes(), cell.method, sorted(cell.settings.items())))
 
 
 def matched_runs(
     workspace: Workspace, record: StudyRecord, runs: Iterable[Run]
 ) -> list[tuple[Cell, Run]]:
-    """Return the places of the grid that some of the runs fill, in the order of the grid."""
+    """Return the cells that some of the runs fill, with these runs, in the order of the grid."""
     digests: dict[str, str | None] = {}
 
     def digest(bundle: str) -> str | None:

@@ -1,17 +1,17 @@
-"""Sweeps: the settings of a method that serve val best, then that choice over several seeds.
+"""Sweeps: find the settings of a method that are best on val, then run them for several seeds.
 
 ```
-<name>/sweep.json   what was asked for, and what came out (`SweepRecord`)
+<name>/sweep.json   the request and the outcome (`SweepRecord`)
        trials.log   every trial (`experiments.search`)
        lock         held by the process that computes
 ```
 
-Each trial is a fit in memory, scored on val at the step it keeps, by the method's own selection
-rule; the test split is not looked at, and there is no way to choose by it. The winner is then run
-over seeds as ordinary runs, which are the first to report on test.
+Each trial is a fit in memory, scored on val at the step that the method's own selection rule keeps.
+Trials never see the test split, so that nothing can be chosen by it. The winner is then run for
+several seeds as ordinary runs, which are the first to report on test.
 
-A sweep goes on where it stopped, however it stopped, until it has the wanted number of trials: one
-that failed counts, one that was cut off is drawn again.
+A sweep goes on where it stopped, however it stopped, until it has all its trials. A trial that
+failed counts; one that was cut off is drawn again.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ FORMAT = 1
 
 
 class Winner(BaseModel):
-    """The trial that did best on val.
+    """The best trial on val.
 
     Attributes:
         place: Its place in the sweep, counted from zero.
@@ -131,11 +131,11 @@ class Sweep(Experiment[SweepRecord]):
         return self.path / "trials.log"
 
     def trials(self) -> list[Trial]:
-        """Return the trials that have ended or are computed, by place."""
+        """Return the trials that have ended or are being computed, by place."""
         return read_trials(self.journal)
 
     def runs(self) -> list[Run]:
-        """Return the winner's runs that are still there, by seed."""
+        """Return the winner's runs that still exist, by seed."""
         runs = (Run(self.workspace, self.workspace.runs / each) for each in self.record.runs)
         return [run for run in runs if (run.path / "config.json").is_file()]
 
@@ -175,25 +175,33 @@ def make_sweep(
     device: str = "auto",
     name: str = "",
 ) -> Sweep:
-    """Check everything that can be checked, then make a sweep, or one that is there go on.
+    """Make a sweep, or prepare an earlier one to go on; everything is checked first.
 
     Args:
-        workspace: Where it is kept.
+        workspace: Where to keep it.
         bundle: Name of a bundle in the workspace, or the path of its directory.
         method: A key of the registry.
-        fixed: Settings that every trial has; its `seed` is the one of all trials.
-        ranges: Where to look instead of, or besides, what the method declares.
-        trials: How many in all.
+        fixed: Settings that every trial has; a `seed` among them is that of all trials.
+        ranges: Where to look, in addition to the ranges that the method declares, or instead.
+        trials: Number of trials in all.
         sampler: `tpe` or `random`.
-        seed: Decides what is drawn.
-        seeds: Over how many seeds to run the winner.
+        seed: Decides the draws.
+        seeds: Number of seeds to run the winner for.
         device: `auto` or a device name.
-        name: Of the sweep; made up if "". If there is one of that name it goes on, and only
-            `trials`, `seeds` and `device` may differ.
+        name: Of the sweep; method, time and a random end if "". A sweep that has this name
+            already goes on; only `trials`, `seeds` and `device` may differ.
 
     Raises:
-        SettingError: If a setting is not right; then nothing is left behind.
-        GsrError: If the bundle or the device is not.
+        SettingError: If an argument is not allowed; then nothing is left behind.
+        GsrError: If the bundle or the device does not exist.
+
+    Example:
+        >>> sweep = gsr.make_sweep(place, "birds", "llr", trials=4, name="ridge")
+        >>> sweep.record.space
+        {'l2': Range(low=0.0001, high=1.0, log=True)}
+        >>> gsr.make_sweep(place, "birds", "dfr", trials=4, name="ridge")
+        Traceback (most recent call last):
+        gsr_core.errors.SettingError: sweep 'ridge' was begun with another method: llr, not dfr; ...
     """
     if not name:
         name = f"{method}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{uuid.uuid4().hex[:6]}"

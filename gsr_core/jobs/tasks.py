@@ -83,7 +83,7 @@ def make_tasks(workspace: Workspace, queue: SqliteHuey) -> dict[str, Any]:
 
     @queue.task(name="study")
     def study(key: str) -> None:
-        from gsr_core.experiments.strength import compute_study, told_failures
+        from gsr_core.experiments.strength import compute_study, failure_message
         from gsr_core.experiments.study import open_study
 
         with _job(workspace, "study", key) as report:
@@ -93,7 +93,7 @@ def make_tasks(workspace: Workspace, queue: SqliteHuey) -> dict[str, Any]:
                 should_stop=lambda: stop_requested(workspace, "study", key),
             )
             if failed:
-                raise RunStateError(told_failures(failed))
+                raise RunStateError(failure_message(failed))
 
     @queue.task(name="sweep")
     def sweep(key: str, jobs: int) -> None:
