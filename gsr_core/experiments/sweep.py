@@ -31,8 +31,8 @@ from gsr_core.errors import SettingError
 from gsr_core.experiments.experiment import Experiment, ExperimentRecord, check_name
 from gsr_core.experiments.search import Sampler, Setting, Trial, read_trials, search_space
 from gsr_core.methods.base import Method, Range
-from gsr_core.methods.fit import SELECTION_RULES
 from gsr_core.methods.registry import make_method
+from gsr_core.methods.selection import SELECTION_RULES
 from gsr_core.records import newest_first
 from gsr_core.runs.record import versions
 from gsr_core.runs.store import Run, now
@@ -105,15 +105,7 @@ class SweepRecord(ExperimentRecord):
     @property
     def score_name(self) -> str:
         """Name of a score, for people."""
-        accuracy = SELECTION_RULES[self.base.selection].accuracy
-        return f"{_SCORE_NAMES[accuracy]} on val"
-
-
-_SCORE_NAMES = {
-    "worst_group_accuracy": "worst-group accuracy",
-    "mean_accuracy": "mean accuracy",
-    "worst_inferred_group_accuracy": "accuracy of the worst inferred group",
-}
+        return f"{SELECTION_RULES[self.base.selection].score} on val"
 
 
 class Sweep(Experiment[SweepRecord]):

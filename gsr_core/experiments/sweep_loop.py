@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -15,8 +14,8 @@ from gsr_core.errors import RunStateError, SettingError
 from gsr_core.experiments.search import Book, Draw, Outcome, Setting, Trial
 from gsr_core.experiments.sweep import Sweep, SweepRecord, Winner
 from gsr_core.experiments.sweep_trials import trial_workers
-from gsr_core.methods.fit import SELECTION_RULES
 from gsr_core.methods.registry import make_method
+from gsr_core.methods.selection import SELECTION_RULES, Score
 from gsr_core.progress import Report, ShouldStop, Status, never, silent
 from gsr_core.runs.execute import execute
 from gsr_core.runs.store import Run, create_run, list_runs
@@ -154,13 +153,13 @@ def best_trial(record: SweepRecord, trials: Sequence[Trial]) -> Trial | None:
         trials: By place; the earliest wins a tie.
     """
     rule = SELECTION_RULES[record.base.selection]
-    best, winner = (-math.inf, math.inf), None
+    best, winner = None, None
     for trial in trials:
         outcome = trial.outcome
         if outcome is not None and outcome.score is not None and outcome.loss is not None:
-            candidate = outcome.score, outcome.loss
-            if winner is None or rule.improves(candidate, best):
-                best, winner = candidate, trial
+            score = Score(outcome.score, outcome.loss)
+            if rule.improves(score, best):
+                best, winner = score, trial
     return winner
 
 

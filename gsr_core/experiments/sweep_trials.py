@@ -21,8 +21,10 @@ from gsr_core.data.problem import load_problem
 from gsr_core.errors import GsrError
 from gsr_core.experiments.search import Outcome, Setting
 from gsr_core.experiments.sweep import Sweep
-from gsr_core.methods.fit import SELECTION_RULES, Progress, fit
+from gsr_core.methods.fit import fit
+from gsr_core.methods.monitor import Progress
 from gsr_core.methods.registry import make_method
+from gsr_core.methods.selection import SELECTION_RULES
 from gsr_core.progress import ShouldStop, Status
 from gsr_core.runs.summary import overall
 from gsr_core.workspace import Workspace
@@ -64,12 +66,11 @@ class _Scorer:
         if result.status is not Status.FINISHED:
             return Outcome(None, seconds=result.seconds, message=result.message)
         rule = SELECTION_RULES[method.selection]
-        metrics = overall(result.history, "val", result.step_index)
-        score, loss = metrics[rule.accuracy], metrics[rule.loss]
-        if not (math.isfinite(score) and math.isfinite(loss)):
+        score = rule.score_of(overall(result.history, "val", result.step_index))
+        if score is None or not all(map(math.isfinite, score)):
             message = f"its {rule.accuracy.replace('_', ' ')} on val cannot be measured"
             return Outcome(None, seconds=result.seconds, message=message)
-        return Outcome(score, loss, result.step_index, result.seconds)
+        return Outcome(*score, result.step_index, result.seconds)
 
 
 class _Here(Executor):
