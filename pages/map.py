@@ -2,7 +2,8 @@
 
 import streamlit as st
 
-from gsr_core.views.clusters import cluster_panel, find_clusters
+from gsr_core.views.cluster_panel import cluster_panel
+from gsr_core.views.clusters import find_clusters
 from gsr_core.views.detail import sample_detail
 from gsr_core.views.frame import frame
 from gsr_core.views.map import linked_maps

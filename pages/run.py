@@ -6,6 +6,7 @@ from gsr_core.errors import GsrError
 from gsr_core.jobs.queue import submit
 from gsr_core.runs.store import create_run
 from gsr_core.views import navigation as nav
+from gsr_core.views.charts import show_error
 from gsr_core.views.frame import frame
 from gsr_core.views.job_panel import job_panel
 from gsr_core.views.method_form import command, method_form
@@ -29,7 +30,7 @@ with left:
                     )
                 )
         except GsrError as error:
-            st.error(str(error))
+            show_error(error)
         else:
             nav.put(run=None)
             st.rerun()

@@ -3,6 +3,7 @@
 import streamlit as st
 
 from gsr_core.errors import GsrError
+from gsr_core.views.charts import show_error
 from gsr_core.views.frame import frame
 from gsr_core.views.session import devices
 from gsr_core.views.sweep import begin, command, sweep_form, sweep_panel
@@ -15,7 +16,7 @@ with left:
         try:
             begin(page.bundle.name, request)
         except GsrError as error:
-            st.error(str(error))
+            show_error(error)
         else:
             st.rerun()
     st.caption("The same from a terminal:")

@@ -9,7 +9,7 @@ from gsr_core.figures.training import (
 )
 from gsr_core.figures.weights import weight_distribution, weight_share
 from gsr_core.methods.registry import METHODS
-from gsr_core.views.charts import colours_of, show
+from gsr_core.views.charts import colours_of, plain, show
 from gsr_core.views.frame import frame, link
 from gsr_core.views.session import load_history
 from gsr_core.views.weights import (
@@ -29,8 +29,8 @@ assert run is not None
 history, colours, kept = load_history(run), colours_of(bundle), run.state.best_step
 if run.weights() is None:
     st.info(
-        f"{run.config.method.upper()} gives no sample weights: {run.state.note} Choose another run "
-        "above, or start one."
+        f"{run.config.method.upper()} gives no sample weights: {plain(run.state.note)} Choose "
+        "another run above, or start one."
     )
     link("Run", "Start a run")
     st.stop()
@@ -40,7 +40,7 @@ many = len(run.weight_steps()) > 1
 st.subheader("Share of the weight of each group", anchor=False)
 st.caption(
     f"The weights are {METHODS[run.config.method].values} of the {total:,} samples of "
-    f"{run.values_split}. {run.state.note}"
+    f"{run.values_split}. {plain(run.state.note)}"
 )
 note_on_groups(bundle, run)
 share = {group: count / total for group, count in counts.items()}

@@ -11,15 +11,15 @@ from gsr_core.metrics import GroupScores, wilson_interval, worst_group
 from gsr_core.runs.store import Run
 from gsr_core.runs.summary import group_table, overall, run_label
 from gsr_core.views import navigation as nav
-from gsr_core.views.charts import plain
+from gsr_core.views.charts import plain, show_error
 from gsr_core.views.frame import Frame
 from gsr_core.views.session import load_history
-from gsr_core.views.slices import Chosen, choose_slice
+from gsr_core.views.slices import SliceChoice, choose_slice
 
 __all__ = ["accuracy_table", "accuracy_within", "confusion_table", "nothing_within", "pick_run"]
 
 
-def pick_run(page: Frame) -> tuple[Run, str, Chosen | None]:
+def pick_run(page: Frame) -> tuple[Run, str, SliceChoice | None]:
     """Draw the choice of classifier, split and slice; the classifier as it came is the default.
 
     Stops the page, with a word why, while there is nothing to show.
@@ -31,7 +31,7 @@ def pick_run(page: Frame) -> tuple[Run, str, Chosen | None]:
             st.info("The classifier is being scored; this takes a few seconds.")
         else:
             failed = page.runs[0].state if page.runs else None
-            st.error(f"The classifier could not be scored. {failed.message if failed else ''}")
+            show_error(f"The classifier could not be scored. {failed.message if failed else ''}")
         st.stop()
     reference = next((run for run in ended if run.config.method == "erm"), None)
     came = page.bundle.head is not None
@@ -48,7 +48,7 @@ def pick_run(page: Frame) -> tuple[Run, str, Chosen | None]:
     return next(run for run in ended if run.run_id == chosen), split, within
 
 
-def nothing_within(bundle: Bundle, samples: pd.DataFrame, split: str, within: Chosen) -> bool:
+def nothing_within(bundle: Bundle, samples: pd.DataFrame, split: str, within: SliceChoice) -> bool:
     """Return whether a slice has nothing to judge a classifier by in a split, and say so.
 
     Args:

@@ -21,7 +21,7 @@ from gsr_core.methods.registry import make_method
 from gsr_core.runs.protocol import protocol_of
 from gsr_core.runs.store import Run, create_run, list_runs
 from gsr_core.views import navigation as nav
-from gsr_core.views.charts import plain, show
+from gsr_core.views.charts import plain, show, show_error
 from gsr_core.views.frame import Frame, link
 from gsr_core.views.method_form import Request, command
 from gsr_core.views.session import load_accuracies, load_outcome, workspace
@@ -287,7 +287,7 @@ def add_seeds(page: Frame, found: list[Entry]) -> None:
                     for seed in request.seeds:
                         submit(_queued(page.bundle, request, seed))
             except GsrError as error:
-                st.error(str(error))
+                show_error(error)
             else:
                 st.rerun()
 

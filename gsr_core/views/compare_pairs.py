@@ -18,9 +18,9 @@ from gsr_core.methods.registry import METHODS
 from gsr_core.runs.store import Run
 from gsr_core.runs.summary import run_label
 from gsr_core.views import navigation as nav
-from gsr_core.views.charts import colours_of, plain, show, single_group
+from gsr_core.views.charts import colours_of, plain, sentence, show, single_group
 from gsr_core.views.session import load_samples
-from gsr_core.views.slices import Chosen, choose_slice, within
+from gsr_core.views.slices import SliceChoice, choose_slice, within
 
 __all__ = ["choose_reference", "differences", "fixed_and_broken", "value_against_value"]
 
@@ -120,7 +120,7 @@ def fixed_and_broken(bundle: Bundle, found: list[Entry], reference: Entry, best:
     try:
         table, fixed, broken = changed_samples(bundle, before, after)
     except ComparisonError as error:
-        st.info(str(error))
+        st.info(sentence(error))
         return
     widths = [5, 2, 2, 2, 2]
     with st.container(key="changed", gap="xsmall"):
@@ -153,7 +153,9 @@ def fixed_and_broken(bundle: Bundle, found: list[Entry], reference: Entry, best:
     )
 
 
-def _count(count: int, what: str, group: str, one: Run, two: Run, chosen: Chosen | None) -> None:
+def _count(
+    count: int, what: str, group: str, one: Run, two: Run, chosen: SliceChoice | None
+) -> None:
     if not count:
         st.markdown("0")
         return

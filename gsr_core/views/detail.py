@@ -17,7 +17,7 @@ from gsr_core.maps.heads import map_head
 from gsr_core.runs.samples import INFLUENCE
 from gsr_core.runs.store import Run
 from gsr_core.views import navigation as nav
-from gsr_core.views.charts import colours_of, percent, plain, show, single_group
+from gsr_core.views.charts import colours_of, percent, plain, show, show_error, single_group
 from gsr_core.views.frame import link
 from gsr_core.views.gallery import picture
 from gsr_core.views.session import load_neighbours, load_samples, load_weight_paths, workspace
@@ -160,7 +160,7 @@ def _flag(bundle: Bundle, row: int) -> None:
                         proposed_label=proposed,
                     )
                 except GsrError as error:
-                    st.error(plain(error))
+                    show_error(error)
                 else:
                     st.rerun(scope="fragment")
         if len(mine) and st.button("Take the flag back", key="detail unflag"):

@@ -26,6 +26,7 @@ from gsr_core.progress import Status
 from gsr_core.runs.store import Run, create_run
 from gsr_core.runs.summary import run_label
 from gsr_core.views import navigation as nav
+from gsr_core.views.charts import show_error
 from gsr_core.views.session import bundle_names, load_bundle, runs_of, workspace
 
 __all__ = ["Frame", "frame", "link", "start"]
@@ -136,7 +137,7 @@ def _chosen(row: DeltaGenerator, *, needs_run: bool) -> Frame:
             bundle = load_bundle(name)
             _ensure_baseline(bundle)
         except (GsrError, OSError) as error:
-            raise _MissingError(partial(st.error, str(error))) from error
+            raise _MissingError(partial(show_error, error)) from error
         nav.put(bundle=name)
         found = Frame(bundle, _shown(runs_of(bundle)), None)
         if needs_run and found.ended:

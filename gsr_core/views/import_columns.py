@@ -170,7 +170,7 @@ def propose_merges(found: Found, rule: GroupRule, proposed: Sequence[tuple[str, 
                 "Take the last merge back",
                 icon=":material/undo:",
                 key="import unmerge",
-                help=f"Separates {' and '.join(last)} again.",
+                help=f"Separates {plain(' and '.join(last))} again.",
                 on_click=_merge,
                 args=(found, rule, rule.merge[:-1]),
             )
@@ -217,13 +217,13 @@ def _meanings(found: Found, column: str, key: str) -> dict[str, str]:
     usual = split_words(sorted(values, key=str), rule)
     unknown = [value for value, meaning in usual.items() if not meaning]
     words = {}
-    label = f"What the values of “{column}” mean"
+    label = f"What the values of “{plain(column)}” mean"
     with st.expander(label, expanded=bool(unknown)):
         columns = in_rows(len(usual), 3)
         for column_of_page, (value, meaning) in zip(columns, usual.items(), strict=True):
             with column_of_page:
                 chosen = st.selectbox(
-                    value,
+                    plain(value),
                     MEANINGS,
                     index=_place(MEANINGS, meaning),
                     placeholder="Choose",
@@ -297,7 +297,7 @@ def _bins(
         if different <= 5 and column not in proposal.bins:
             continue
         number = st.number_input(
-            f"Quantile bins of {column}",
+            f"Quantile bins of {plain(column)}",
             min_value=0,
             max_value=100,
             value=proposal.bins.get(column, 4 if different > MAX_VALUES else 0),

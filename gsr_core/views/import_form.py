@@ -14,6 +14,7 @@ from gsr_core.ingest.command import command
 from gsr_core.ingest.plan import Plan, corrections, make_plan
 from gsr_core.jobs.state import read_job
 from gsr_core.views.bundle_contents import group_table, small_groups
+from gsr_core.views.charts import plain, show_error
 from gsr_core.views.import_columns import choose_columns, choose_groups, propose_merges
 from gsr_core.views.import_job import import_job, own_import, start_import
 from gsr_core.views.import_network import (
@@ -22,7 +23,7 @@ from gsr_core.views.import_network import (
     choose_network,
     choose_training,
 )
-from gsr_core.views.import_source import FAILURES, Found, choose_source, first_rows, look, sentence
+from gsr_core.views.import_source import FAILURES, Found, choose_source, first_rows, look
 from gsr_core.views.session import bundle_names, workspace
 from gsr_core.workspace import DEFAULT_WORKSPACE
 
@@ -51,7 +52,7 @@ def _steps(found: Found) -> None:
         )
         seen = look(found, plan)
     except FAILURES as error:
-        st.error(sentence(error))
+        show_error(error)
         return
     _sizes(found, roles, seen)
     values: dict[str, Any] = {}
@@ -97,7 +98,7 @@ def _sizes(found: Found, roles: Roles, seen: dict[str, Any]) -> None:
     if seen["notes"]:
         with st.expander(f"What to know about these data ({len(seen['notes'])})"):
             for note in seen["notes"]:
-                st.caption(f"• {note}")
+                st.caption(f"• {plain(note)}")
 
 
 def _finish(found: Found, changes: dict[str, Any], values: dict[str, Any]) -> None:
@@ -119,7 +120,7 @@ def _finish(found: Found, changes: dict[str, Any], values: dict[str, Any]) -> No
             persist_state="session",
         ).strip()
     overwrite = name in bundle_names() and st.checkbox(
-        f"Replace the bundle {name}", key=f"import {found.key} overwrite"
+        f"Replace the bundle {plain(name)}", key=f"import {found.key} overwrite"
     )
     try:
         plan = make_plan(
@@ -131,7 +132,7 @@ def _finish(found: Found, changes: dict[str, Any], values: dict[str, Any]) -> No
             **values,
         )
     except GsrError as error:
-        st.error(sentence(error))
+        show_error(error)
         return
     _start(plan, overwrite=overwrite)
     st.caption("The same from a terminal:")
@@ -156,6 +157,6 @@ def _start(plan: Plan, *, overwrite: bool) -> None:
         bundle_directory(workspace(), plan.name, overwrite=overwrite)
         start_import(plan.name, {"plan": plan.model_dump(mode="json"), "overwrite": overwrite})
     except (GsrError, OSError) as error:
-        st.error(sentence(error).replace("with --overwrite", "by ticking the box above"))
+        show_error(str(error).replace("with --overwrite", "by ticking the box above"))
     else:
         st.rerun(scope="fragment")

@@ -17,7 +17,7 @@ from gsr_core.jobs.state import (
 )
 from gsr_core.progress import Status
 from gsr_core.views import navigation as nav
-from gsr_core.views.charts import plain
+from gsr_core.views.charts import plain, sentence, show_error
 from gsr_core.views.import_source import forget_source
 from gsr_core.views.session import bundle_names, workspace
 
@@ -76,7 +76,7 @@ def _watch(name: str) -> None:
     text = now.text
     if stop_requested(workspace(), "import", name):
         text = f"Stopping after this batch · {text}"
-    st.progress(now.fraction, text=text or "Starting")
+    st.progress(now.fraction, text=plain(text or "Starting"))
 
 
 def _open(name: str) -> None:
@@ -91,11 +91,10 @@ def _open(name: str) -> None:
 
 def _ended(state: JobState) -> None:
     """Say why it ended; let it go on."""
-    sentence = f"{state.text[:1].upper()}{state.text[1:]}"
     if state.status is Status.CANCELLED:
-        st.info(sentence)
+        st.info(sentence(state.text))
     else:
-        st.error(sentence)
+        show_error(state.text)
     arguments = job_arguments(workspace(), "import", state.key)
     with st.container(horizontal=True):
         if arguments is not None and st.button(
@@ -107,7 +106,7 @@ def _ended(state: JobState) -> None:
             try:
                 start_import(state.key, arguments)
             except GsrError as error:
-                st.error(str(error))
+                show_error(error)
             else:
                 st.rerun()
         if st.button("Dismiss", key=f"import dismiss {state.key}", type="tertiary"):

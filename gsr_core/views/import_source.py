@@ -19,6 +19,7 @@ from gsr_core.errors import GsrError
 from gsr_core.ingest.plan import Plan
 from gsr_core.ingest.read import preview
 from gsr_core.readers.registry import describe_readers, make_reader
+from gsr_core.views.charts import plain, show_error
 from gsr_core.views.session import bundle_names, workspace
 
 __all__ = [
@@ -29,7 +30,6 @@ __all__ = [
     "forget_source",
     "in_rows",
     "look",
-    "sentence",
 ]
 
 FAILURES = (GsrError, OSError, RuntimeError, ValueError, MemoryError)
@@ -132,7 +132,7 @@ def choose_source() -> Found | None:
     if st.button("Look at the data", type="primary", key="import look"):
         if missing:
             st.session_state.pop(_STATE, None)
-            st.error(f"Where are the data? Give {reader['path']}.")
+            show_error(f"Where are the data? Give {reader['path']}.")
             return None
         st.session_state[_STATE] = (name, settings, time.time_ns())
     if _STATE not in st.session_state:
@@ -141,14 +141,8 @@ def choose_source() -> Found | None:
     try:
         return Found(name, settings, number, _source(name, json.dumps(settings), number))
     except FAILURES as error:
-        st.error(sentence(error))
+        show_error(error)
         return None
-
-
-def sentence(error: BaseException) -> str:
-    """Return what went wrong, as a sentence."""
-    text = str(error) or type(error).__name__
-    return text[0].upper() + text[1:]
 
 
 def forget_source() -> None:
@@ -171,12 +165,12 @@ def first_rows(found: Found) -> None:
     """Draw the first rows of the table, and images if there are any."""
     table = found.source.table
     st.dataframe(table.head(5), hide_index=True)
-    st.caption(f"The first of {len(table):,} rows · {found.source.origin}")
+    st.caption(f"The first of {len(table):,} rows · {plain(found.source.origin)}")
     if found.source.inputs.modality == "image":
         with st.container(horizontal=True, gap="xsmall", key="import pictures"):
             for name, encoded in _pictures(found.key, found.number, found.source):
                 if encoded is None:
-                    st.caption(f"{name} cannot be read")
+                    st.caption(f"{plain(name)} cannot be read")
                 else:
                     st.image(encoded, width=76, alt=name)
 

@@ -12,7 +12,7 @@ from gsr_core.runs.execute import continue_run
 from gsr_core.runs.store import Run
 from gsr_core.runs.summary import headline, run_label, unsolved_steps
 from gsr_core.views import navigation as nav
-from gsr_core.views.charts import percent, show
+from gsr_core.views.charts import percent, plain, show, show_error
 from gsr_core.views.frame import Frame, link
 from gsr_core.views.session import load_history
 
@@ -39,7 +39,7 @@ def _live(active: list[Run]) -> None:
         nav.refresh()
     place = next((i for i, each in enumerate(states) if each.status is Status.RUNNING), 0)
     run, state = active[place], states[place]
-    st.subheader(run_label(run.config), anchor=False)
+    st.subheader(plain(run_label(run.config)), anchor=False)
     if state.status is Status.QUEUED:
         ensure_run_worker(run)
         st.progress(0.0, text="Waiting for the worker")
@@ -62,7 +62,7 @@ def _live(active: list[Run]) -> None:
             st.toast("Asked the run to stop after its current step.")
         for other in active:
             if other.run_id != run.run_id:
-                st.badge(f"waiting: {run_label(other.config)}", color="gray")
+                st.badge(f"waiting: {plain(run_label(other.config))}", color="gray")
                 st.button(
                     "Cancel",
                     key=f"cancel {other.run_id}",
@@ -74,9 +74,9 @@ def _live(active: list[Run]) -> None:
 def _latest(run: Run) -> None:
     """Say how the newest run ended and what can be done with it."""
     state = run.state
-    st.subheader(f"{run_label(run.config)}: {state.status}", anchor=False)
+    st.subheader(f"{plain(run_label(run.config))}: {state.status}", anchor=False)
     if state.status is Status.FAILED:
-        st.error(state.message)
+        show_error(state.message)
         if log := run.log_text():
             with st.expander("Log"):
                 st.code(log, language=None)
@@ -117,7 +117,7 @@ def _continue(run: Run, done: int) -> None:
                 continue_run(run, int(steps))
                 submit(run)
             except GsrError as error:
-                st.error(str(error))
+                show_error(error)
             else:
                 st.rerun()
 

@@ -18,6 +18,7 @@ from gsr_core.runs.samples import INFLUENCE
 from gsr_core.runs.store import Run
 from gsr_core.runs.summary import run_label
 from gsr_core.views import navigation as nav
+from gsr_core.views.charts import plain
 from gsr_core.views.clusters import choose_clustering
 from gsr_core.views.frame import Frame
 from gsr_core.views.session import load_samples
@@ -101,7 +102,7 @@ def choose_maps(page: Frame) -> MapView:
             "Colour",
             list(kinds),
             width=190,
-            help=f"Without {', '.join(left_out)}: more than {_MOST_VALUES} values."
+            help=f"Without {plain(', '.join(left_out))}: more than {_MOST_VALUES} values."
             if left_out
             else None,
         )

@@ -15,6 +15,7 @@ from gsr_core.maps.config import MapConfig, map_config
 from gsr_core.maps.heads import map_head, map_profile
 from gsr_core.progress import Status
 from gsr_core.views import navigation as nav
+from gsr_core.views.charts import plain, show_error
 from gsr_core.views.map_choices import MapView
 from gsr_core.views.session import workspace
 
@@ -74,7 +75,7 @@ def _progress(looked: MapView, config: MapConfig, space: str, *, instead: bool) 
     meanwhile = ". PCA is shown meanwhile." if instead else ""
     state = read_job(workspace(), "map", key)
     if state is not None and state.status is Status.FAILED:
-        st.error(f"{name} failed: {state.text}")
+        show_error(f"{name} failed: {state.text}")
         if not st.button("Try again", key=f"again {config.method} {space}"):
             return
     if state is None or not state.active:
@@ -90,6 +91,6 @@ def _progress(looked: MapView, config: MapConfig, space: str, *, instead: bool) 
         now = read_job(workspace(), "map", key)
         if now is None or not now.active:
             nav.refresh()
-        st.progress(now.fraction, text=f"{name}: {now.text}{meanwhile}")
+        st.progress(now.fraction, text=plain(f"{name}: {now.text}{meanwhile}"))
 
     st.fragment(watch, run_every=1.0)()

@@ -8,6 +8,7 @@ from gsr_core.jobs.queue import start_job
 from gsr_core.jobs.state import read_job
 from gsr_core.progress import Status
 from gsr_core.views import navigation as nav
+from gsr_core.views.charts import plain, show_error
 from gsr_core.views.import_form import import_form
 from gsr_core.views.session import bundle_names, workspace
 
@@ -55,12 +56,12 @@ def _example(*, aside: bool = False) -> None:
             if now is None or not now.active:
                 nav.put(bundle=_EXAMPLE if _EXAMPLE in bundle_names() else None)
                 nav.refresh()
-            st.progress(now.fraction, text=now.text)
+            st.progress(now.fraction, text=plain(now.text))
 
         st.fragment(watch, run_every=0.5)()
         return
     if state is not None and state.status is Status.FAILED:
-        st.error(f"The example could not be prepared. {state.text}")
+        show_error(f"The example could not be prepared. {state.text}")
     if st.button(
         "Prepare the example", type="secondary" if aside else "primary", key="prepare example"
     ):

@@ -12,6 +12,7 @@ from gsr_core.errors import GsrError
 from gsr_core.runs.store import Run, open_run
 from gsr_core.runs.summary import run_label
 from gsr_core.views import navigation as nav
+from gsr_core.views.charts import plain
 from gsr_core.views.session import load_samples, workspace
 from gsr_core.views.slices import choose_slice, downloads
 
@@ -129,11 +130,11 @@ def _changed(bundle: Bundle, run: Run, split: str, table: pd.DataFrame) -> np.nd
         reference = open_run(workspace(), name)
         _, *found = changed_samples(bundle, load_samples(reference, split), table)
     except GsrError as error:
-        st.caption(f"Cannot tell what was {what}: {error}")
+        st.caption(f"Cannot tell what was {what}: {plain(error)}")
         return None
     rows = found[0 if what == "fixed" else 1]
     st.button(
-        f"{len(rows):,} {what} against {run_label(reference.config)}",
+        f"{len(rows):,} {what} against {plain(run_label(reference.config))}",
         icon=":material/close:",
         help="Fixed: wrong under the other run, right under this one. Broken: the other way "
         "round. Press to show all samples again.",

@@ -26,7 +26,7 @@ from gsr_core.jobs.state import JobState, read_job, request_stop, stop_requested
 from gsr_core.methods.registry import METHODS
 from gsr_core.progress import Status
 from gsr_core.views import navigation as nav
-from gsr_core.views.charts import colours_of, plain, show
+from gsr_core.views.charts import colours_of, plain, sentence, show, show_error
 from gsr_core.views.frame import link
 from gsr_core.views.session import devices, workspace
 from gsr_core.workspace import DEFAULT_WORKSPACE
@@ -114,7 +114,7 @@ def study_form(bundle: Bundle) -> None:
         request = _Request(kind, methods, levels, int(seeds), device, name.strip())
         bundles = names_of_levels(bundle, levels) if kind == "strength" else []
     except SettingError as error:
-        st.warning(str(error))
+        st.warning(sentence(error))
         return
     _start(bundle, request, bundles)
 
@@ -171,7 +171,7 @@ def _start(bundle: Bundle, request: _Request, bundles: Sequence[str]) -> None:
             )
             start_job(workspace(), "study", study.name, {})
         except GsrError as error:
-            st.error(str(error))
+            show_error(error)
         else:
             nav.put(study=study.name)
             st.rerun()
@@ -244,9 +244,9 @@ def _watch(name: str, done: int) -> None:
 def _say_why(state: JobState | None, missing: int) -> None:
     told = f"{missing} of its runs {'is' if missing == 1 else 'are'} missing."
     if state is not None and state.status is Status.FAILED:
-        st.error(f"{plain(state.text)} {told}")
+        show_error(f"{state.text} {told}")
     elif state is not None and state.text and state.status is Status.CANCELLED:
-        st.info(f"{plain(state.text[:1].upper() + state.text[1:])}. {told}")
+        st.info(f"{sentence(state.text)}. {told}")
     else:
         st.info(told)
 

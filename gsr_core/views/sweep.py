@@ -22,7 +22,7 @@ from gsr_core.methods.registry import METHODS
 from gsr_core.progress import Status
 from gsr_core.runs.summary import headline
 from gsr_core.views import navigation as nav
-from gsr_core.views.charts import percent, plain, show
+from gsr_core.views.charts import percent, plain, show, show_error
 from gsr_core.views.frame import Frame, link
 from gsr_core.views.method_form import setting_field
 from gsr_core.views.session import load_history, workspace
@@ -199,7 +199,7 @@ def sweep_panel(page: Frame, jobs: int) -> None:
         return
     if not record.finished:
         if job is not None and job.status is Status.FAILED:
-            st.error(f"{job.text[:1].upper()}{job.text[1:]}")
+            show_error(job.text)
         else:
             done = sum(trial.outcome is not None for trial in sweep.trials())
             st.info(f"Stopped after {done:,} of {record.trials:,} trials, which are kept.")
@@ -226,7 +226,7 @@ def _watch(sweep: Sweep) -> None:
         text = job.text or "Starting"
         if stop_requested(workspace(), "sweep", sweep.name):
             text = f"Stopping after this step · {text}"
-        st.progress(job.fraction, text=text)
+        st.progress(job.fraction, text=plain(text))
     else:
         done = int((table["status"] != "computing").sum()) if len(table) else 0
         share = done / (record.trials + record.seeds)
