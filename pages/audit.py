@@ -47,7 +47,7 @@ with st.container(horizontal=True):
         "Mean accuracy",
         percent(averages["mean_accuracy"]),
         border=True,
-        help="Fraction right of all samples of the split.",
+        help="Share of all samples of the split that are right.",
     )
     st.metric(
         "Adjusted average",

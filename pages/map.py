@@ -16,9 +16,9 @@ st.caption(
     "Two samples are near if they move the head in the same direction (gradients) or look alike to "
     "the backbone (features). Draw a lasso around points to see them."
 )
-looked = choose_maps(page)
-linked_maps(looked)
+view = choose_maps(page)
+linked_maps(view)
 find_clusters(bundle, run)
-if looked.clustering is not None:
-    cluster_panel(looked.clustering, looked.samples, bundle, looked.split)
+if view.clustering is not None:
+    cluster_panel(view.clustering, view.samples, bundle, view.split)
 sample_detail(bundle, run, to_map=False)

@@ -15,14 +15,14 @@ bundle, run = page.bundle, page.run
 assert run is not None
 table, places, filters = choose_samples(bundle, run)
 if not len(places):
-    st.info(f"No sample is left. The filters are {plain(filters)}; take one back.")
+    st.info(f"No sample is left. The filters are {plain(filters)}; clear one.")
     manage_slices(bundle)
     st.stop()
 
 
 @st.fragment
 def cards() -> None:
-    """Turn the gallery's pages without drawing the page again."""
+    """Draw the gallery, so that its paging does not draw the whole page again."""
     gallery(bundle, table, places, key="gallery", sizes=(24, 48))
 
 

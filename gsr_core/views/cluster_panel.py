@@ -1,4 +1,4 @@
-"""The clusters of a clustering on the Map page: a table, images, and what can be made of them."""
+"""The clusters of a clustering on the Map page: a table, images, and what to do with them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from gsr_core.data.bundle import Bundle
 from gsr_core.errors import GsrError
 from gsr_core.inference.base import OUTLIER
 from gsr_core.views import navigation as nav
-from gsr_core.views.charts import percent, plain, show_error
+from gsr_core.views.charts import percent, plain, sentence, show_error
 from gsr_core.views.gallery import picture
 from gsr_core.views.map_chart import select_rows
 from gsr_core.views.slices import change_and_redraw, downloads, open_in_samples, save_and_flag
@@ -41,19 +41,19 @@ def cluster_panel(
     bundle: Bundle,
     split: str,
 ) -> None:
-    """Draw the clusters of one split: what was chosen and why, a table, images, what to do.
+    """Draw the clusters of one split: the choice and its reason, a table, images, actions.
 
     Args:
-        clustering: Of the bundle.
+        clustering: A clustering of the bundle.
         samples: `sample_table` of the split.
         bundle: The data.
-        split: Whose samples these are.
+        split: The split of these samples.
     """
     record = clustering.record
     st.subheader(f"Clusters: {plain(clustering.label)}", anchor=False)
     choice = record.choice
     st.caption(
-        f"{choice[:1].upper()}{choice[1:]}. {percent(record.outliers)} of the clustered samples "
+        f"{sentence(choice)}. {percent(record.outliers)} of the clustered samples "
         f"are outliers. The table is of {split}{_missing(clustering, samples)}."
     )
     _agreement(clustering)
@@ -61,39 +61,39 @@ def cluster_panel(
     chosen = _table(clustering, table, samples)
     _actions(clustering, samples, bundle, chosen)
     _strips(clustering, table, samples, bundle, chosen)
-    with st.expander("What was tried"):
+    with st.expander("Settings that were tried"):
         st.dataframe(clustering.candidates(), hide_index=True, key="cluster candidates")
 
 
 def _missing(clustering: Clustering, samples: pd.DataFrame) -> str:
-    """Say how many samples the clustering did not look at, if there are any."""
+    """Say how many samples were not clustered, if there are any."""
     count = int((clustering.clusters_of(samples["row"].to_numpy()) == UNASSIGNED).sum())
     return f", without {count:,} samples that were not clustered" if count else ""
 
 
 def _agreement(clustering: Clustering) -> None:
-    """Draw how well the clusters agree with the true groups, where there are any."""
-    agreed = clustering.record.agreement
-    if agreed is None:
+    """Draw how well the clusters agree with the true groups, where these are known."""
+    agreement = clustering.record.agreement
+    if agreement is None:
         st.caption("No sample here has a known group, so there is nothing to compare with.")
         return
     with st.container(horizontal=True):
-        for name, key, said in (
+        for name, key, help_text in (
             (
                 "Adjusted Rand index",
                 "ari",
-                "Agreement of the clustered samples with their true groups, which were not looked "
-                "at before: 0 is chance, 1 is perfect. Outliers count as a group of their own.",
+                "Agreement of the clusters with the true groups, which the inference never reads: "
+                "0 is chance, 1 is perfect. Outliers count as a group of their own.",
             ),
-            ("ARI without outliers", "ari_kept", "The same of the samples that are in a cluster."),
-            ("Mutual information", "nmi", "Normalised: 0 says nothing, 1 says all."),
+            ("ARI without outliers", "ari_kept", "The same for the samples in a cluster alone."),
+            ("Mutual information", "nmi", "Normalised: 0 is no agreement, 1 is perfect."),
         ):
-            value = agreed[key]
-            st.metric(name, "–" if value is None else f"{value:.2f}", border=True, help=said)
-    with st.expander("How well each true group was found"):
-        st.caption("Of the clusters as they were found, before merging and renaming.")
+            value = agreement[key]
+            st.metric(name, "–" if value is None else f"{value:.2f}", border=True, help=help_text)
+    with st.expander("How well each true group was recovered"):
+        st.caption("For the original clusters, before merging and renaming.")
         st.dataframe(
-            pd.DataFrame(agreed["groups"]),
+            pd.DataFrame(agreement["groups"]),
             hide_index=True,
             key="cluster agreement",
             column_config={
@@ -104,17 +104,17 @@ def _agreement(clustering: Clustering) -> None:
 
 
 def _table(clustering: Clustering, table: pd.DataFrame, samples: pd.DataFrame) -> list[int]:
-    """Draw the table; return the clusters chosen in it, which are then selected on the maps."""
-    # Streamlit keeps the ticks of a key, so that other samples or clusters need another one.
+    """Draw the table; return the clusters chosen in it, whose samples the maps then select."""
+    # Streamlit keeps the ticks of a key, so other samples or clusters need another key.
     content = zlib.crc32(
         samples["row"].to_numpy().tobytes() + table["cluster"].to_numpy().tobytes()
     )
     key = f"cluster table {clustering.name} {clustering.stamp} {content}"
 
     def choose() -> None:
-        picked = table["cluster"].iloc[st.session_state[key]["selection"]["rows"]]
+        clusters = table["cluster"].iloc[st.session_state[key]["selection"]["rows"]]
         rows = samples["row"].to_numpy()
-        select_rows(rows[np.isin(clustering.clusters_of(rows), picked)])
+        select_rows(rows[np.isin(clustering.clusters_of(rows), clusters)])
 
     shares = st.column_config.NumberColumn(format="percent")
     event = st.dataframe(
@@ -143,7 +143,7 @@ def _table(clustering: Clustering, table: pd.DataFrame, samples: pd.DataFrame) -
             ),
         },
     )
-    st.caption("Choose rows to see their samples on the maps and to work with them.")
+    st.caption("Choose rows to select their samples on the maps and to work with them.")
     return table["cluster"].iloc[event["selection"]["rows"]].tolist()
 
 
@@ -178,41 +178,41 @@ def _strips(
                     st.caption(text)
 
 
-def _images(bundle: Bundle, rows: np.ndarray, said: str) -> None:
-    found = [image for row in rows if (image := picture(bundle, int(row))) is not None]
-    if found:
-        st.image(found, width=48, alt=[f"{said}, {place + 1}" for place in range(len(found))])
+def _images(bundle: Bundle, rows: np.ndarray, label: str) -> None:
+    images = [image for row in rows if (image := picture(bundle, int(row))) is not None]
+    if images:
+        st.image(images, width=48, alt=[f"{label}, {place + 1}" for place in range(len(images))])
 
 
 def _actions(
     clustering: Clustering, samples: pd.DataFrame, bundle: Bundle, chosen: list[int]
 ) -> None:
-    """Draw what can be done with the clusters chosen in the table, and with all of them."""
+    """Draw the actions on the clusters chosen in the table, and on all of them."""
     names = {**clustering.names, OUTLIER: "outliers"}
     table = clustering.assigned()
     sizes = table["cluster"].value_counts()
     with st.container(horizontal=True, vertical_alignment="center", key="cluster actions"):
         if chosen:
-            said = " + ".join(names[each] for each in chosen)
+            title = " + ".join(names[each] for each in chosen)
             here = table["row"].isin(samples["row"]) & table["cluster"].isin(chosen)
             open_in_samples(bundle, table.loc[here, "row"].to_numpy(), "Open in Samples")
-            # With the samples of every split, so that every page has some of them.
+            # Samples of every split, so that every page has some.
             rows = table.loc[table["cluster"].isin(chosen), "row"].to_numpy()
             save_and_flag(
-                bundle, rows, f"{said} of {clustering.label}, all splits", said, key="cluster"
+                bundle, rows, f"{title} of {clustering.label}, all splits", title, key="cluster"
             )
-        kept = [each for each in chosen if each != OUTLIER]
-        if len(kept) == 1:
-            _rename(clustering, kept[0])
-        if len(kept) == 2:
-            one, other = sorted(kept, key=lambda each: -sizes.get(each, 0))
+        without_outliers = [each for each in chosen if each != OUTLIER]
+        if len(without_outliers) == 1:
+            _rename(clustering, without_outliers[0])
+        if len(without_outliers) == 2:
+            one, other = sorted(without_outliers, key=lambda each: -sizes.get(each, 0))
             if st.button(f"Merge into {plain(names[one])}", key="cluster merge"):
                 change_and_redraw(lambda: merge_clusters(clustering, one, other))
         if OUTLIER in sizes and st.button(
             f"Flag the {sizes[OUTLIER]:,} outliers",
             key="cluster flag",
             icon=":material/flag:",
-            help="Those of all splits go to the flag list, which Samples shows.",
+            help="In all splits. Samples shows the flags.",
         ):
             change_and_redraw(lambda: flag_outliers(clustering, bundle))
         _as_groups(clustering)
@@ -234,10 +234,10 @@ def _rename(clustering: Clustering, cluster: int) -> None:
 
 
 def _as_groups(clustering: Clustering) -> None:
-    with st.popover("Make them groups"):
+    with st.popover("Make clusters the groups"):
         st.caption(
-            "A new bundle of the same samples whose groups are these clusters: every method can "
-            "then train with them, and every page shows them."
+            "A new bundle of the same samples, with these clusters as its groups: every method can "
+            "train with them, and every page shows them."
         )
         request = clustering.record.request
         name = st.text_input(
@@ -248,8 +248,8 @@ def _as_groups(clustering: Clustering) -> None:
         if st.button("Make the bundle", key="cluster bundle make"):
             try:
                 with st.spinner("Writing the bundle"):
-                    made = clusters_as_bundle(clustering, name.strip())
+                    new = clusters_as_bundle(clustering, name.strip())
             except GsrError as error:
                 show_error(error)
                 return
-            nav.go("Setup", bundle=made.name, run=None, runs=None, clusters=None, slice=None)
+            nav.go("Setup", bundle=new.name, run=None, runs=None, clusters=None, slice=None)

@@ -37,7 +37,7 @@ _OF_RUN = "of this run"
 
 
 def choose_clustering(bundle: Bundle, run: Run) -> Clustering | None:
-    """Draw the choice among the bundle's clusterings; None while there is none."""
+    """Draw the choice among the bundle's clusterings and return it; None if none is chosen."""
     known = {each.name: each for each in list_clusterings(workspace(), bundle)}
     own = request_of_run(run)
     options = dict.fromkeys(known, "")
@@ -63,14 +63,14 @@ def choose_clustering(bundle: Bundle, run: Run) -> Clustering | None:
 
 
 def find_clusters(bundle: Bundle, run: Run) -> None:
-    """Draw the form that infers groups, and how far what was asked for is.
+    """Draw the form that infers groups, and the progress of an inference under way.
 
     Args:
         bundle: The data.
-        run: Whose head can take the place of the backbone's.
+        run: The run whose head can take the place of the backbone's.
     """
-    asked = _asked(bundle)
-    with st.expander("Find clusters", expanded=asked is not None, key="find clusters"):
+    under_way = _asked(bundle)
+    with st.expander("Find clusters", expanded=under_way is not None, key="find clusters"):
         left, right = st.columns([2, 3], gap="large")
         with left:
             name = st.selectbox(
@@ -95,7 +95,7 @@ def find_clusters(bundle: Bundle, run: Run) -> None:
         try:
             uses_head = looks_at_backbone(make_inference(name, changed))
             of_run = uses_head and st.toggle(
-                "Take this run's head for the backbone's own", value=True, key="cluster head"
+                "Use this run's head instead of the backbone's", value=True, key="cluster head"
             )
             request = request_clustering(
                 workspace(), bundle, name, changed, run=run if of_run else None
@@ -111,17 +111,17 @@ def find_clusters(bundle: Bundle, run: Run) -> None:
             st.rerun()
         st.caption("The same from a terminal:")
         st.code(_command(bundle, name, changed, run if of_run else None), language="bash")
-        if asked is not None:
-            _watch(asked)
+        if under_way is not None:
+            _watch(under_way)
 
 
 def _columns(count: int) -> list[Any]:
-    """Return a place for each of some fields, three in a row."""
-    return [place for _ in range(-(-count // 3)) for place in st.columns(3)]
+    """Return a column for each of some fields, three in a row."""
+    return [column for _ in range(-(-count // 3)) for column in st.columns(3)]
 
 
 def _memory(bundle: Bundle, request: ClusteringRequest) -> str:
-    """Say how much memory a clustering will take, before it is started."""
+    """Return a sentence on how many samples a clustering takes, and how much memory."""
     rows = bundle.rows_of[bundle.manifest.weighted_split]
     sizes = np.bincount(bundle.y[rows], minlength=len(bundle.manifest.classes))
     expected = request.inference_object().predicted_bytes(
@@ -143,7 +143,7 @@ def _command(bundle: Bundle, name: str, changed: dict[str, Any], run: Run | None
 
 
 def _asked(bundle: Bundle) -> ClusteringRequest | None:
-    """Return what this window asked for of a bundle and has not yet seen the end of."""
+    """Return the clustering of a bundle that this window started and that has not ended."""
     asked = st.session_state.get("cluster asked")
     same = asked is not None and asked.bundle_digest == bundle.manifest.digest
     return asked if same else None
@@ -160,7 +160,7 @@ def _start(request: ClusteringRequest) -> None:
 
 
 def _watch(request: ClusteringRequest) -> None:
-    """Draw how far a clustering is; show it when it is there."""
+    """Draw the progress of a clustering; show the clustering once it is there."""
     key = request.name
     place = workspace()
     state = read_job(place, "cluster", key)
@@ -174,7 +174,7 @@ def _watch(request: ClusteringRequest) -> None:
         nav.put(clusters=key, colour="cluster")
         st.rerun()
     if state is not None and state.status is Status.FAILED:
-        show_error(f"The clusters could not be found: {state.text}")
+        show_error(f"The clustering failed: {state.text}")
         with st.container(horizontal=True, key=f"cluster failed {key}"):
             if st.button("Try again", key=f"cluster again {key}"):
                 _start(request)

@@ -1,4 +1,4 @@
-"""Imports under way: how far they are, how they ended, and what can be done about it."""
+"""Imports under way: their progress, how they ended, and how to go on."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ _OWN = "import started"
 
 
 def own_import() -> str | None:
-    """Return the name of the import that this window started and that has not opened yet."""
+    """Return the name of the import that this window started and whose bundle is not open yet."""
     return st.session_state.get(_OWN)
 
 
 def start_import(name: str, arguments: dict[str, object]) -> None:
-    """Start an import, or go on with it, and follow it in this window."""
+    """Start or continue an import, and follow it in this window."""
     start_job(workspace(), "import", name, arguments)
     st.session_state[_OWN] = name
 
@@ -80,7 +80,7 @@ def _watch(name: str) -> None:
 
 
 def _open(name: str) -> None:
-    """Show the new bundle, once, in the window that asked for it."""
+    """Show the new bundle, once, in the window that started the import."""
     if own_import() != name or name not in bundle_names():
         return
     del st.session_state[_OWN]
@@ -90,7 +90,7 @@ def _open(name: str) -> None:
 
 
 def _ended(state: JobState) -> None:
-    """Say why it ended; let it go on."""
+    """Say why an import ended, and offer to go on."""
     if state.status is Status.CANCELLED:
         st.info(sentence(state.text))
     else:
@@ -101,7 +101,7 @@ def _ended(state: JobState) -> None:
             "Go on",
             key=f"import go on {state.key}",
             icon=":material/play_arrow:",
-            help="With the same settings; what is computed already is kept.",
+            help="With the same settings; finished parts are not computed again.",
         ):
             try:
                 start_import(state.key, arguments)

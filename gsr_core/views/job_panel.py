@@ -1,4 +1,4 @@
-"""What is being computed, what waits, and what has ended."""
+"""The runs of a bundle: under way, waiting and ended."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def job_panel(page: Frame) -> None:
 
 
 def _live(active: list[Run]) -> None:
-    """Draw the first active run, look again twice a second, and redraw the page when it ends."""
+    """Draw the active runs anew twice a second; redraw the page when one ends."""
     states = [run.state for run in active]
     if not all(state.active for state in states):
         nav.refresh()
@@ -59,7 +59,7 @@ def _live(active: list[Run]) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
         if st.button("Cancel", key=f"cancel {run.run_id}", icon=":material/stop:"):
             run.request_cancel()
-            st.toast("Asked the run to stop after its current step.")
+            st.toast("The run will stop after its current step.")
         for other in active:
             if other.run_id != run.run_id:
                 st.badge(f"waiting: {plain(run_label(other.config))}", color="gray")
@@ -72,7 +72,7 @@ def _live(active: list[Run]) -> None:
 
 
 def _latest(run: Run) -> None:
-    """Say how the newest run ended and what can be done with it."""
+    """Draw how the newest run ended, its scores, and where to go from there."""
     state = run.state
     st.subheader(f"{plain(run_label(run.config))}: {state.status}", anchor=False)
     if state.status is Status.FAILED:
@@ -81,16 +81,16 @@ def _latest(run: Run) -> None:
             with st.expander("Log"):
                 st.code(log, language=None)
     if state.step:
-        found = headline(run, history=load_history(run))
+        scores = headline(run, history=load_history(run))
         with st.container(horizontal=True):
-            st.metric("Worst group, test", percent(found["worst_group_accuracy"]), border=True)
-            st.metric("Mean, test", percent(found["mean_accuracy"]), border=True)
+            st.metric("Worst group, test", percent(scores["worst_group_accuracy"]), border=True)
+            st.metric("Mean, test", percent(scores["mean_accuracy"]), border=True)
             st.metric("Kept step", f"{state.best_step} of {state.step}", border=True)
             st.metric("Time", f"{state.seconds:.1f} s", border=True)
         if unsolved := unsolved_steps(load_history(run)):
             st.warning(
                 f"{unsolved} of {state.step} steps did not reach their tolerance (a relative "
-                "gradient norm of 1e-8, influences to 1e-10), so they are approximate; a larger l2 "
+                "gradient norm of 1e-8, influences to 1e-10) and are approximate; a larger l2 "
                 "helps."
             )
         if state.step > 1:
@@ -123,20 +123,20 @@ def _continue(run: Run, done: int) -> None:
 
 
 def _table(runs: list[Run]) -> None:
-    """Draw one row a run."""
+    """Draw a table with one row for each run."""
     st.subheader("All runs on this bundle", anchor=False)
     if not runs:
         st.caption("None yet.")
         return
     rows = []
     for run in runs:
-        state, found = run.state, headline(run, history=load_history(run))
+        state, scores = run.state, headline(run, history=load_history(run))
         rows.append(
             {
                 "run": run_label(run.config),
                 "status": str(state.status),
-                "worst group, test": found["worst_group_accuracy"],
-                "mean, test": found["mean_accuracy"],
+                "worst group, test": scores["worst_group_accuracy"],
+                "mean, test": scores["mean_accuracy"],
                 "kept step": state.best_step or None,
                 "steps": state.step,
                 "seconds": state.seconds,

@@ -19,7 +19,7 @@ from gsr_core.workspace import DEFAULT_WORKSPACE
 __all__ = ["Request", "command", "method_form", "setting_field"]
 
 _UP_FRONT = ("steps", "lr", "l2", "temperature")
-"""Settings that people change first; the others are one click away."""
+"""Settings that are changed most; the others are one click away."""
 
 
 _NEEDS = {
@@ -31,7 +31,7 @@ _NEEDS = {
 
 @dataclass(frozen=True)
 class Request:
-    """What the form asks for: one run for each seed."""
+    """What the form says: one run for each seed."""
 
     method: str
     settings: dict[str, Any]
@@ -86,7 +86,7 @@ def method_form(devices: list[str]) -> Request:
 
 
 def command(bundle: str, request: Request) -> str:
-    """Return the command line that starts the same runs."""
+    """Return the command lines that start the same runs, one for each stretch of seeds."""
     lines = []
     for first, count in _stretches(request.seeds):
         words = ["gsr", "run", bundle, "--method", request.method]
@@ -103,13 +103,13 @@ def command(bundle: str, request: Request) -> str:
 
 def _stretches(seeds: list[int]) -> list[tuple[int, int]]:
     """Return rising seeds as stretches without a gap: the first of each, and how many."""
-    found: list[tuple[int, int]] = []
+    stretches: list[tuple[int, int]] = []
     for seed in seeds:
-        if found and seed == sum(found[-1]):
-            found[-1] = (found[-1][0], found[-1][1] + 1)
+        if stretches and seed == sum(stretches[-1]):
+            stretches[-1] = (stretches[-1][0], stretches[-1][1] + 1)
         else:
-            found.append((seed, 1))
-    return found
+            stretches.append((seed, 1))
+    return stretches
 
 
 def setting_field(method: str, key: str, *, form: str) -> Any:

@@ -1,4 +1,4 @@
-"""Bringing data in: the example in one click, or files of one's own."""
+"""The first data: the example in one click, or files of one's own."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from gsr_core.views.charts import plain, show_error
 from gsr_core.views.import_form import import_form
 from gsr_core.views.session import bundle_names, workspace
 
-__all__ = ["add_data", "intake"]
+__all__ = ["add_data", "bring_data"]
 
 _EXAMPLE = "coloured-digits"
 
 
-def intake() -> None:
-    """Draw both ways in."""
+def bring_data() -> None:
+    """Draw the example and the import form."""
     with st.container(border=True, key="intake example"):
         st.subheader("Try it: Coloured digits", anchor=False)
         left, right = st.columns([4, 1], vertical_alignment="center", gap="large")
@@ -34,7 +34,7 @@ def intake() -> None:
 
 
 def add_data() -> None:
-    """Draw the same below a bundle, folded."""
+    """Draw the same two below a bundle, folded."""
     opened = any(key in st.session_state for key in ("import seen", "import started"))
     with st.expander("Add another data set", expanded=opened, key="add data"):
         if _EXAMPLE not in bundle_names():

@@ -18,20 +18,20 @@ __all__ = ["accuracy_of_slices"]
 
 
 def accuracy_of_slices(bundle: Bundle, run: Run, split: str, samples: pd.DataFrame) -> None:
-    """Draw how a classifier does on each slice, with links to its mistakes.
+    """Draw the accuracy of a classifier on each slice, with links to its mistakes.
 
     Args:
         bundle: The data.
         run: The classifier.
-        split: On which samples.
+        split: The split of the samples.
         samples: `sample_table` of the whole split.
     """
     st.subheader(f"Accuracy of each slice on {split}", anchor=False)
-    found = slices_of(bundle)
-    if not found:
+    slices = slices_of(bundle)
+    if not slices:
         st.caption(NO_SLICE)
         return
-    scored = slice_accuracy(bundle, samples, found)
+    scored = slice_accuracy(bundle, samples, slices)
     there, missing = scored[scored["n"] > 0], scored.loc[scored["n"] == 0, "slice"]
     if len(missing):
         names = ", ".join(plain(name) for name in missing)
@@ -53,8 +53,8 @@ def accuracy_of_slices(bundle: Bundle, run: Run, split: str, samples: pd.DataFra
         show(figure, key="slice accuracy", alt="Accuracy of each slice with its 95 % interval.")
         st.caption(
             f"Dots are accuracies on the slice's samples in {split}, bars 95 % Wilson intervals; "
-            "grey are fewer than 20 samples. A slice has the colour of the group that most of its "
-            "samples are in."
+            "grey means fewer than 20 samples. The colour is that of the group that most of the "
+            "slice's samples are in."
         )
     with right:
         _worst(there)
@@ -89,7 +89,7 @@ def accuracy_of_slices(bundle: Bundle, run: Run, split: str, samples: pd.DataFra
 
 def _worst(there: pd.DataFrame) -> None:
     if not there["worst"].any():
-        st.caption("Every slice has fewer than 20 samples here: too few to name a worst one.")
+        st.caption("Every slice has fewer than 20 samples here, too few to name a worst one.")
         return
     row = there[there["worst"]].iloc[0]
     of = f", of which {percent(row['purity'])} are {plain(row['group'])}" if row["group"] else ""

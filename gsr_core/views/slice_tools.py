@@ -20,11 +20,11 @@ __all__ = ["manage_slices"]
 def manage_slices(bundle: Bundle) -> None:
     """Draw the bundle's slices and flags, with renaming, deleting and downloads."""
     with st.expander("Slices and flags of this bundle", icon=":material/bookmarks:", key="slices"):
-        found = slices_of(bundle)
-        if not found:
+        slices = slices_of(bundle)
+        if not slices:
             st.caption(NO_SLICE)
         else:
-            _table(bundle, found)
+            _table(bundle, slices)
         flags = flags_of(bundle)
         if not len(flags):
             st.caption("No sample is flagged.")
@@ -39,13 +39,13 @@ def manage_slices(bundle: Bundle) -> None:
             )
 
 
-def _table(bundle: Bundle, found: Sequence[Slice]) -> None:
+def _table(bundle: Bundle, slices: Sequence[Slice]) -> None:
     st.dataframe(
         {
-            "slice": [each.name for each in found],
-            "samples": [len(each.rows) for each in found],
-            "from": [each.about for each in found],
-            "saved": pd.to_datetime([each.created for each in found]),
+            "slice": [each.name for each in slices],
+            "samples": [len(each.rows) for each in slices],
+            "from": [each.about for each in slices],
+            "saved": pd.to_datetime([each.created for each in slices]),
         },
         hide_index=True,
         column_config={
@@ -54,23 +54,23 @@ def _table(bundle: Bundle, found: Sequence[Slice]) -> None:
             "saved": st.column_config.DatetimeColumn(format="D MMM HH:mm"),
         },
     )
-    by_name = {each.name: each for each in found}
-    done = st.session_state.setdefault("slices done", 0)
+    by_name = {each.name: each for each in slices}
+    changes = st.session_state.setdefault("slice changes", 0)
     with st.container(horizontal=True, vertical_alignment="bottom", key="slice tools"):
-        chosen = by_name[st.selectbox("Look after", list(by_name), key="own slice", width=240)]
+        chosen = by_name[st.selectbox("Slice to change", list(by_name), key="own slice", width=240)]
         with (
-            st.popover("Rename", icon=":material/edit:", key=f"rename {done}"),
-            st.form(f"rename form {chosen.name} {done}", border=False),
+            st.popover("Rename", icon=":material/edit:", key=f"rename {changes}"),
+            st.form(f"rename form {chosen.name} {changes}", border=False),
         ):
             new = st.text_input("New name", value=chosen.name, max_chars=NAME_LENGTH)
             if st.form_submit_button("Rename the slice", type="primary"):
                 report_change(
                     lambda: rename_slice(workspace(), bundle, chosen.name, new),
-                    f"It is called {plain(new.strip())} now",
+                    f"Renamed to {plain(new.strip())}",
                 )
-        with st.popover("Delete", icon=":material/delete:", key=f"delete {done}"):
-            st.caption(f"{plain(chosen.name)}: the samples stay, their name goes.")
-            if st.button("Delete the slice", type="primary", key=f"delete slice {done}"):
+        with st.popover("Delete", icon=":material/delete:", key=f"delete {changes}"):
+            st.caption(f"{plain(chosen.name)}: only the name goes, the samples stay.")
+            if st.button("Delete the slice", type="primary", key=f"delete slice {changes}"):
                 report_change(
                     lambda: delete_slice(workspace(), bundle, chosen.name),
                     f"Deleted {plain(chosen.name)}",

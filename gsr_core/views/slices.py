@@ -1,7 +1,7 @@
-"""Slices and flags on every page: choosing a slice, saving samples as one, flagging them.
+"""Slices and flags on every page: choosing a slice, saving samples as a slice, flagging them.
 
-A slice is a set of samples that a user picked out. The URL has it by its key, the same on every
-page; `flagged` in its place stands for all flagged samples.
+A slice is a set of samples that a user picked. The URL names it by its key, on every page alike;
+`flagged` in place of a key stands for all flagged samples.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ __all__ = [
 ]
 
 FLAGGED = "flagged"
-"""In the URL, the place of a slice's key for all flagged samples."""
+"""In the URL, what stands for all flagged samples in place of a slice's key."""
 
 NO_SLICE = (
     "No slice is saved on this bundle yet. Slices come from the Map (a lasso, a cluster) and from "
@@ -57,11 +57,11 @@ _KINDS = {".csv": ("CSV", "text/csv"), ".parquet": ("parquet", "application/vnd.
 
 @dataclass(frozen=True)
 class SliceChoice:
-    """The slice that a page looks at.
+    """The slice that a page shows.
 
     Attributes:
-        key: As the URL has it.
-        label: Name for people, within a sentence.
+        key: Its key in the URL.
+        label: Its name within a sentence.
         rows: (q,) positions in the bundle.
     """
 
@@ -71,7 +71,7 @@ class SliceChoice:
 
 
 def slices_of(bundle: Bundle) -> list[Slice]:
-    """Return the bundle's slices, oldest first; say so and return none if they cannot be read."""
+    """Return the bundle's slices, oldest first; if they cannot be read, say so and return none."""
     try:
         return list_slices(workspace(), bundle)
     except GsrError as error:
@@ -80,7 +80,7 @@ def slices_of(bundle: Bundle) -> list[Slice]:
 
 
 def flags_of(bundle: Bundle) -> pd.DataFrame:
-    """Return the bundle's flags by row; say so and return none if they cannot be read."""
+    """Return the bundle's flags by row; if they cannot be read, say so and return none."""
     try:
         return flagged(workspace(), bundle)
     except GsrError as error:
@@ -89,9 +89,9 @@ def flags_of(bundle: Bundle) -> pd.DataFrame:
 
 
 def choose_slice(bundle: Bundle) -> SliceChoice | None:
-    """Draw the choice of a slice, where there is any, and return it; None stands for all samples.
+    """Draw the choice of a slice, if there are any, and return it; None stands for all samples.
 
-    A set without a name, which came here by a link, is a button that lets go of it instead.
+    A set without a name, which a link named, is shown as a button that drops it instead.
     """
     key, flags = nav.get("slice"), flags_of(bundle)
     rows = {FLAGGED: flags["row"].to_numpy()} if len(flags) or key == FLAGGED else {}
@@ -101,24 +101,26 @@ def choose_slice(bundle: Bundle) -> SliceChoice | None:
         names[each.key] = f"{names[each.key]} = {each.name}" if each.key in names else each.name
         rows[each.key] = each.rows
     if key and key not in rows:
-        found = load_slice(workspace(), bundle, key)
-        if found is not None:
+        selection = load_slice(workspace(), bundle, key)
+        if selection is not None:
             st.button(
-                f"{len(found):,} selected on the map",
+                f"{len(selection):,} selected on the map",
                 icon=":material/close:",
                 help="Show all samples again",
                 key="drop slice",
                 on_click=lambda: nav.put(slice=None),
             )
-            return SliceChoice(key, "the selection", found)
-        st.caption("The selection in this link is not in this workspace, or is of other data.")
+            return SliceChoice(key, "the selection", selection)
+        st.caption(
+            "This workspace does not have the selection of this link, or has it for other data."
+        )
     if not names:
         return None
     chosen = nav.select(
         "slice", "Slice", ["", *names], format_func=lambda each: names.get(each, "all"), width=200
     )
-    said = {FLAGGED: "the flagged samples"}.get(chosen, names.get(chosen, ""))
-    return SliceChoice(chosen, said, rows[chosen]) if chosen else None
+    label = {FLAGGED: "the flagged samples"}.get(chosen, names.get(chosen, ""))
+    return SliceChoice(chosen, label, rows[chosen]) if chosen else None
 
 
 def within(table: pd.DataFrame, chosen: SliceChoice | None) -> pd.DataFrame:
@@ -132,27 +134,27 @@ def within(table: pd.DataFrame, chosen: SliceChoice | None) -> pd.DataFrame:
 def save_and_flag(
     bundle: Bundle, rows: np.ndarray, about: str, name: str = "", *, key: str = "these"
 ) -> None:
-    """Draw what can be done with samples: keep them as a slice, flag them, take flags back.
+    """Draw the actions on samples: save them as a slice, flag them, remove their flags.
 
     Args:
         bundle: The data.
         rows: (q,) positions in the bundle; at least one.
-        about: What they are, in words.
-        name: What the slice is called unless the user says otherwise.
+        about: A description of the samples.
+        name: The name of the slice that is proposed.
         key: Identity on the page.
     """
-    if said := st.session_state.pop("slices said", ""):
-        st.toast(said, icon=":material/check:")
+    if news := st.session_state.pop("slice news", ""):
+        st.toast(news, icon=":material/check:")
     n = len(rows)
-    # Another key is another popover, which is folded: what was asked for is done.
-    done = st.session_state.setdefault("slices done", 0)
+    # After a change the popovers get new keys, and so are folded again.
+    changes = st.session_state.setdefault("slice changes", 0)
     with st.popover(
         f"Save these {n:,} as a slice",
         icon=":material/bookmark_add:",
-        key=f"save slice {key} {done}",
+        key=f"save slice {key} {changes}",
     ):
-        st.caption(about)
-        with st.form(f"save slice form {key} {done}", border=False):
+        st.caption(plain(about))
+        with st.form(f"save slice form {key} {changes}", border=False):
             chosen = st.text_input(
                 "Name of the slice", value=name[:NAME_LENGTH], max_chars=NAME_LENGTH
             )
@@ -161,35 +163,37 @@ def save_and_flag(
                     lambda: name_slice(workspace(), bundle, chosen, rows, about),
                     f"Saved {n:,} samples as {plain(chosen.strip())}",
                 )
-    marked = int(np.isin(flags_of(bundle)["row"], rows).sum())
-    with st.popover(f"Flag these {n:,}", icon=":material/flag:", key=f"flag {key} {done}"):
-        with st.form(f"flag form {key} {done}", border=False):
+    n_flagged = int(np.isin(flags_of(bundle)["row"], rows).sum())
+    with st.popover(f"Flag these {n:,}", icon=":material/flag:", key=f"flag {key} {changes}"):
+        with st.form(f"flag form {key} {changes}", border=False):
             reason = st.text_input("Reason", max_chars=200, placeholder="Why they are suspect")
             if st.form_submit_button("Flag", type="primary"):
                 report_change(
                     lambda: flag_rows(workspace(), bundle, rows, reason),
                     f"Flagged {n:,} samples",
                 )
-        if marked and st.button(f"Take back the flags of {marked:,}", key=f"unflag {key} {done}"):
+        if n_flagged and st.button(
+            f"Remove the flags of {n_flagged:,}", key=f"unflag {key} {changes}"
+        ):
             report_change(
                 lambda: unflag_rows(workspace(), bundle, rows),
-                f"Took back the flags of {marked:,} samples",
+                f"Removed the flags of {n_flagged:,} samples",
             )
 
 
-def report_change(what: Callable[[], object], said: str) -> None:
-    """Change slices or flags and draw the page again, or say what was wrong."""
+def report_change(what: Callable[[], object], news: str) -> None:
+    """Make a change to slices or flags and announce it on the new page; show its error."""
 
     def change() -> None:
         what()
-        st.session_state["slices said"] = said
-        st.session_state["slices done"] += 1
+        st.session_state["slice news"] = news
+        st.session_state["slice changes"] += 1
 
     change_and_redraw(change)
 
 
 def change_and_redraw(change: Callable[[], object]) -> None:
-    """Make a change and draw the page again, or say in a sentence why it cannot be made.
+    """Make a change and draw the page again, or show the error that prevents it.
 
     Args:
         change: May raise `GsrError`.
@@ -203,12 +207,12 @@ def change_and_redraw(change: Callable[[], object]) -> None:
 
 
 def open_in_samples(bundle: Bundle, rows: np.ndarray, text: str) -> None:
-    """Draw the way to Samples with these samples alone.
+    """Draw a link to Samples that shows these samples alone.
 
     Args:
         bundle: The data.
         rows: (q,) positions in the bundle.
-        text: What the link says.
+        text: Label of the link.
     """
     link(
         "Samples",
@@ -219,12 +223,12 @@ def open_in_samples(bundle: Bundle, rows: np.ndarray, text: str) -> None:
 
 
 def downloads(content: Callable[[], pd.DataFrame], *, label: str, name: str, key: str) -> None:
-    """Offer a table as CSV and as parquet, made when it is asked for.
+    """Offer a table as CSV and as parquet; it is built only when the user takes it.
 
     Args:
-        content: Makes the table.
-        label: Before the kind of file.
-        name: Of the file, without its ending.
+        content: Builds the table.
+        label: Text of the buttons, before the kind of file.
+        name: Name of the file, without its ending.
         key: Identity on the page.
     """
     for ending in ENDINGS:

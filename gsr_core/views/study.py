@@ -1,4 +1,4 @@
-"""The Study page: what to vary, how far the study is, and what came out."""
+"""The Study page: what to vary, the progress of a study, and its results."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ _ABOUT: dict[str, str] = {
     "in its proportion. Val keeps all of its labels. How many labels does a repair need?",
     "leak": "Uses the target rows as val as well, so that the rows that drove the weights also "
     "choose the step. How much does val then promise that test does not keep?",
-    "strength": "Makes the data again with other shares of conflicting training samples, each a "
+    "strength": "Makes the data again with other shares of conflicting training samples, each as a "
     "bundle of its own, which takes a while. How strong may the shortcut be?",
 }
 _AXES: dict[str, str] = {
@@ -67,7 +67,7 @@ _LEVELS = {
 
 @dataclass(frozen=True)
 class _Request:
-    """What the form asks for."""
+    """What the form says."""
 
     kind: Kind
     methods: list[str]
@@ -82,7 +82,7 @@ class _Request:
 
 
 def study_form(bundle: Bundle) -> None:
-    """Draw what to study, how many runs that is, and the button that starts them."""
+    """Draw the choice of study, its number of runs, and the button that starts them."""
     kind: Kind = st.segmented_control(
         "Study",
         KINDS,
@@ -126,7 +126,7 @@ def _levels(kind: Kind) -> list[float]:
         SettingError: If one is not a number.
     """
     if kind == "leak":
-        st.text_input("Levels", "sets of their own, one set", disabled=True)
+        st.text_input("Levels", "separate sets, one set", disabled=True)
         return list(LEVELS[kind])
     chosen = st.multiselect(
         _LEVELS[kind],
@@ -139,7 +139,7 @@ def _levels(kind: Kind) -> list[float]:
     try:
         return [round(float(each.rstrip(" %")) / 100, 10) for each in chosen]
     except ValueError:
-        raise SettingError(f"{', '.join(chosen)}: give numbers of per cent") from None
+        raise SettingError(f"{', '.join(chosen)}: give percentages as numbers") from None
 
 
 def _start(bundle: Bundle, request: _Request, bundles: Sequence[str]) -> None:
@@ -152,8 +152,8 @@ def _start(bundle: Bundle, request: _Request, bundles: Sequence[str]) -> None:
             key="study start",
             disabled=not request.runs or (state is not None and state.active),
         )
-        told = f"{len(request.levels)} levels × {len(request.methods)} methods × "
-        st.markdown(f"**{request.runs} runs**: {told}{request.seeds} seeds", width="content")
+        factors = f"{len(request.levels)} levels × {len(request.methods)} methods × "
+        st.markdown(f"**{request.runs} runs**: {factors}{request.seeds} seeds", width="content")
     with st.expander("The same from a terminal"):
         st.code(_command(bundle, request), language="bash", wrap_lines=True)
     if pressed:
@@ -189,27 +189,27 @@ def _command(bundle: Bundle, request: _Request) -> str:
 
 def choose_study(bundle: Bundle) -> Study | None:
     """Draw the choice among the bundle's studies and return it; None if there is none."""
-    found = {
+    studies = {
         study.name: study
         for study in list_studies(workspace())
         if study.record.bundle_digest == bundle.manifest.digest
     }
-    if not found:
+    if not studies:
         with st.container(border=True, key="no study"):
-            st.write("**No study of this bundle yet.** Start one above; its figures come here.")
+            st.write("**No study of this bundle yet.** Start one above; its figures appear here.")
         return None
     name = nav.select(
         "study",
         "Results of",
-        list(found),
-        format_func=lambda key: f"{key} ({_TITLES[found[key].record.kind].lower()})",
+        list(studies),
+        format_func=lambda key: f"{key} ({_TITLES[studies[key].record.kind].lower()})",
         width=420,
     )
-    return found[name]
+    return studies[name]
 
 
 def study_progress(study: Study) -> None:
-    """Say how far a study is, or why it ended early; let it be stopped and go on."""
+    """Draw the progress of a study, or why it ended early, with buttons to stop or go on."""
     state = read_job(workspace(), "study", study.name)
     if state is not None and state.active:
         st.fragment(_watch, run_every=_POLL)(study.name, len(study.record.runs))
@@ -242,17 +242,17 @@ def _watch(name: str, done: int) -> None:
 
 
 def _say_why(state: JobState | None, missing: int) -> None:
-    told = f"{missing} of its runs {'is' if missing == 1 else 'are'} missing."
+    remark = f"{missing} of its runs {'is' if missing == 1 else 'are'} missing."
     if state is not None and state.status is Status.FAILED:
-        show_error(f"{state.text} {told}")
+        show_error(f"{state.text} {remark}")
     elif state is not None and state.text and state.status is Status.CANCELLED:
-        st.info(f"{sentence(state.text)}. {told}")
+        st.info(f"{sentence(state.text)}. {remark}")
     else:
-        st.info(told)
+        st.info(remark)
 
 
 def study_results(study: Study, bundle: Bundle) -> None:
-    """Draw what came out: figures, numbers, and the way to the runs."""
+    """Draw the results: figures, numbers, and a link to the runs."""
     table = outcomes(study)
     if table.empty:
         st.info("No run of this study has finished yet.")
@@ -290,8 +290,8 @@ def study_results(study: Study, bundle: Bundle) -> None:
 
 def _where_weights_go(study: Study, bundle: Bundle) -> None:
     st.subheader("Where the weights of flipped rows go", anchor=False)
-    found = summarise_flipped(flipped_weights(study))
-    offered = list(dict.fromkeys(found["method"]))
+    flipped = summarise_flipped(flipped_weights(study))
+    offered = list(dict.fromkeys(flipped["method"]))
     if not offered:
         st.caption("None of the methods has values on the noisy rows.")
         return
@@ -303,7 +303,7 @@ def _where_weights_go(study: Study, bundle: Bundle) -> None:
         required=True,
         key=f"study values {study.name}",
     )
-    figure = flipped_and_clean(found[found["method"] == method], colours_of(bundle))
+    figure = flipped_and_clean(flipped[flipped["method"] == method], colours_of(bundle))
     show(figure, key="study flipped", alt=f"Mean weight of flipped and clean rows under {method}.")
 
 
@@ -318,12 +318,12 @@ def _table(kind: Kind, summary: pd.DataFrame) -> None:
         "mean": "mean, test",
     }
     if kind == "leak":
-        level = summary["level"].map({0.0: "own sets", 1.0: "one set"})
+        level = summary["level"].map({0.0: "separate sets", 1.0: "one set"})
     else:
         level = summary["level"]
     columns = {"method": summary["method"], "level": level, "seeds": summary["seeds"]}
     columns["target rows"] = summary["target"].round().astype(int)
-    columns |= {told: summary[name] for name, told in names.items()}
+    columns |= {heading: summary[name] for name, heading in names.items()}
     st.dataframe(
         pd.DataFrame(columns),
         hide_index=True,
@@ -334,5 +334,5 @@ def _table(kind: Kind, summary: pd.DataFrame) -> None:
     )
     st.caption(
         "Accuracies at the kept step, means over seeds; ± is one standard deviation over seeds, "
-        "faint points are the seeds. A seed redraws target, val and what the method draws."
+        "faint points are single seeds. A seed redraws target, val and the method's own draws."
     )
