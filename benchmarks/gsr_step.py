@@ -39,8 +39,9 @@ from gsr_core.linear.feature_map import FeatureMap
 from gsr_core.linear.objective import Objective
 from gsr_core.linear.solver import Solver
 from gsr_core.methods.base import Step
-from gsr_core.methods.fit import Progress, fit
+from gsr_core.methods.fit import fit
 from gsr_core.methods.gsr import GSR
+from gsr_core.methods.monitor import Progress
 
 CPU = Compute(torch.device("cpu"), torch.float64, torch.float64)
 PARTS = ("fit", "hessian", "inverse", "gradients")

@@ -20,7 +20,9 @@ from gsr_core.data.variation import make_variation
 from gsr_core.errors import GsrError, RunStateError, SettingError
 from gsr_core.linear.head import Head
 from gsr_core.methods.base import Step
-from gsr_core.methods.fit import HISTORY_COLUMNS, FitResult, Monitor, Progress, Record, fit
+from gsr_core.methods.fit import FitResult, fit
+from gsr_core.methods.history import HISTORY_COLUMNS, Record
+from gsr_core.methods.monitor import Monitor, Progress
 from gsr_core.methods.registry import make_method
 from gsr_core.progress import Status
 from gsr_core.runs.record import RunState

@@ -47,7 +47,7 @@ from gsr_core.data.problem import positions_of, seen_labels
 from gsr_core.data.variation import make_variation
 from gsr_core.errors import BundleError, GsrError, RunNotFoundError, RunStateError
 from gsr_core.files import replace_file
-from gsr_core.methods.fit import HISTORY_COLUMNS
+from gsr_core.methods.history import HISTORY_COLUMNS
 from gsr_core.methods.registry import METHODS, make_method
 from gsr_core.progress import Status
 from gsr_core.runs.record import FORMAT, RunConfig, RunState, versions

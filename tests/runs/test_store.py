@@ -15,7 +15,7 @@ from gsr_core.errors import (
     RunStateError,
     SettingError,
 )
-from gsr_core.methods.fit import HISTORY_COLUMNS
+from gsr_core.methods.history import HISTORY_COLUMNS
 from gsr_core.progress import Status
 from gsr_core.runs import store
 from gsr_core.runs.store import create_run, list_runs, open_run
