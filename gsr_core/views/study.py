@@ -126,7 +126,7 @@ def _levels(kind: Kind) -> list[float]:
         SettingError: If one is not a number.
     """
     if kind == "leak":
-        st.text_input("Levels", "separate sets, one set", disabled=True)
+        st.text_input("Levels", "own sets, one set", disabled=True)
         return list(LEVELS[kind])
     chosen = st.multiselect(
         _LEVELS[kind],
@@ -318,7 +318,7 @@ def _table(kind: Kind, summary: pd.DataFrame) -> None:
         "mean": "mean, test",
     }
     if kind == "leak":
-        level = summary["level"].map({0.0: "separate sets", 1.0: "one set"})
+        level = summary["level"].map({0.0: "own sets", 1.0: "one set"})
     else:
         level = summary["level"]
     columns = {"method": summary["method"], "level": level, "seeds": summary["seeds"]}
