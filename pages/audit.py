@@ -14,7 +14,8 @@ from gsr_core.views.audit import (
 from gsr_core.views.charts import colours_of, percent, plain, show
 from gsr_core.views.frame import frame, link
 from gsr_core.views.session import load_samples
-from gsr_core.views.slices import accuracy_of_slices, within
+from gsr_core.views.slice_accuracy import accuracy_of_slices
+from gsr_core.views.slices import within
 
 MOST_CLASSES = 20
 page = frame("Audit", "Where does the classifier fail, and is the difference more than chance?")
@@ -22,7 +23,7 @@ bundle = page.bundle
 run, split, chosen = pick_run(page)
 everyone = load_samples(run, split)
 samples = within(everyone, chosen)
-st.caption(run.state.note)
+st.caption(plain(run.state.note))
 if chosen is None:
     table, averages = accuracy_table(run, split)
 elif nothing_within(bundle, samples, split, chosen):
@@ -46,7 +47,7 @@ with st.container(horizontal=True):
         "Mean accuracy",
         percent(averages["mean_accuracy"]),
         border=True,
-        help="Fraction right of all samples of the split.",
+        help="Share of all samples of the split that are right.",
     )
     st.metric(
         "Adjusted average",

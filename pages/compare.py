@@ -1,4 +1,4 @@
-"""Compare: which method wins, at what cost, and on whom do they differ?"""
+"""Compare: which method wins, at what cost, and on which samples do they differ?"""
 
 import streamlit as st
 
@@ -24,9 +24,9 @@ from gsr_core.views.frame import frame
 
 page = frame("Compare", "Which method serves the worst group best, and what does it cost?")
 bundle = page.bundle
-found = choose_entries(page)
+compared = choose_entries(page)
 average, average_name = choose_average()
-scores, table, points = score_tables(found, bundle, average)
+scores, table, points = score_tables(compared, bundle, average)
 
 left, right = st.columns(2, gap="large")
 with left:
@@ -35,24 +35,24 @@ with left:
     show(figure, key="trade", alt="Worst-group accuracy against average accuracy.")
 with right:
     st.subheader("Each group", anchor=False)
-    groups, group_points = group_tables(found)
+    groups, group_points = group_tables(compared)
     figure = group_dots(groups, points=group_points)
     show(figure, key="dots", alt="Accuracy of each group under each method.")
-show_table(found, scores, bundle)
-add_seeds(page, found)
+show_table(compared, scores, bundle)
+add_seeds(page, compared)
 with st.expander("Each group in numbers"):
     accuracy_by_group(groups)
-show_slices(found, bundle)
+show_slices(compared, bundle)
 
-if len(found) > 1:
+if len(compared) > 1:
     st.subheader("Better than the reference, or luck?", anchor=False)
-    reference = choose_reference(found)
+    reference = choose_reference(compared)
     differences(scores, reference, average, average_name)
     left, right = st.columns(2, gap="large")
     with left:
         st.subheader("Fixed and broken samples", anchor=False)
         best = table.sort_values("worst", ascending=False)["label"].iloc[0]
-        fixed_and_broken(bundle, found, reference, best)
+        fixed_and_broken(bundle, compared, reference, best)
     with right:
         st.subheader("Weight against weight", anchor=False)
-        value_against_value(bundle, found)
+        value_against_value(bundle, compared)

@@ -2,7 +2,8 @@
 
 import streamlit as st
 
-from gsr_core.views.clusters import cluster_panel, find_clusters
+from gsr_core.views.cluster_panel import cluster_panel
+from gsr_core.views.clusters import find_clusters
 from gsr_core.views.detail import sample_detail
 from gsr_core.views.frame import frame
 from gsr_core.views.map import linked_maps
@@ -15,9 +16,9 @@ st.caption(
     "Two samples are near if they move the head in the same direction (gradients) or look alike to "
     "the backbone (features). Draw a lasso around points to see them."
 )
-looked = choose_maps(page)
-linked_maps(looked)
+view = choose_maps(page)
+linked_maps(view)
 find_clusters(bundle, run)
-if looked.clustering is not None:
-    cluster_panel(looked.clustering, looked.samples, bundle, looked.split)
+if view.clustering is not None:
+    cluster_panel(view.clustering, view.samples, bundle, view.split)
 sample_detail(bundle, run, to_map=False)

@@ -6,6 +6,7 @@ from gsr_core.errors import GsrError
 from gsr_core.jobs.queue import enqueue
 from gsr_core.runs.job import run_commands
 from gsr_core.views import navigation as nav
+from gsr_core.views.charts import show_error
 from gsr_core.views.frame import frame
 from gsr_core.views.job_panel import job_panel
 from gsr_core.views.method_form import method_form
@@ -20,7 +21,7 @@ with left:
             for job in jobs:
                 enqueue(workspace(), job.begin(workspace()))
         except GsrError as error:
-            st.error(str(error))
+            show_error(error)
         else:
             nav.put(run=None)
             st.rerun()

@@ -7,21 +7,22 @@ from gsr_core.views.detail import sample_detail
 from gsr_core.views.frame import frame
 from gsr_core.views.gallery import gallery
 from gsr_core.views.samples import choose_samples, download
-from gsr_core.views.slices import look_after_slices, save_and_flag
+from gsr_core.views.slice_tools import manage_slices
+from gsr_core.views.slices import save_and_flag
 
 page = frame("Samples", "Which samples got the most and the least weight, and why?", needs_run=True)
 bundle, run = page.bundle, page.run
 assert run is not None
 table, places, filters = choose_samples(bundle, run)
 if not len(places):
-    st.info(f"No sample is left. The filters are {plain(filters)}; take one back.")
-    look_after_slices(bundle)
+    st.info(f"No sample is left. The filters are {plain(filters)}; clear one.")
+    manage_slices(bundle)
     st.stop()
 
 
 @st.fragment
 def cards() -> None:
-    """Turn the gallery's pages without drawing the page again."""
+    """Draw the gallery, so that its paging does not draw the whole page again."""
     gallery(bundle, table, places, key="gallery", sizes=(24, 48))
 
 
@@ -32,5 +33,5 @@ with st.container(horizontal=True, key="with these"):
 cards()
 with st.container(horizontal=True, key="take home"):
     download(bundle, run, table, places)
-look_after_slices(bundle)
+manage_slices(bundle)
 sample_detail(bundle, run)

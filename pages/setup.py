@@ -17,7 +17,7 @@ from gsr_core.views.bundle_contents import (
 from gsr_core.views.charts import show
 from gsr_core.views.frame import frame, link, start
 from gsr_core.views.import_job import import_jobs
-from gsr_core.views.new_data import add_data, intake
+from gsr_core.views.new_data import add_data, bring_data
 from gsr_core.views.session import bundle_names
 
 QUESTION = "Did data, groups and backbone load as you think?"
@@ -25,7 +25,7 @@ QUESTION = "Did data, groups and backbone load as you think?"
 if not bundle_names():
     start("Setup", QUESTION)
     import_jobs()
-    intake()
+    bring_data()
     st.stop()
 
 bundle = frame("Setup", QUESTION).bundle

@@ -5,6 +5,7 @@ import streamlit as st
 from gsr_core.errors import GsrError
 from gsr_core.jobs.queue import start_job
 from gsr_core.views import navigation as nav
+from gsr_core.views.charts import show_error
 from gsr_core.views.frame import frame
 from gsr_core.views.session import devices, workspace
 from gsr_core.views.sweep import sweep_form, sweep_panel
@@ -18,7 +19,7 @@ with left:
             begun = job.begin(workspace())
             start_job(workspace(), begun)
         except GsrError as error:
-            st.error(str(error))
+            show_error(error)
         else:
             nav.put(sweep=begun.name)
             st.rerun()

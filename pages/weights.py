@@ -1,4 +1,4 @@
-"""Weights: how do they move, and who gets them?"""
+"""Weights: how do they move, and which samples get them?"""
 
 import streamlit as st
 
@@ -9,7 +9,7 @@ from gsr_core.figures.training import (
 )
 from gsr_core.figures.weights import weight_distribution, weight_share
 from gsr_core.methods.registry import METHODS
-from gsr_core.views.charts import colours_of, show
+from gsr_core.views.charts import colours_of, plain, show
 from gsr_core.views.frame import frame, link
 from gsr_core.views.session import load_history
 from gsr_core.views.weights import (
@@ -26,11 +26,11 @@ from gsr_core.views.weights import (
 page = frame("Weights", "How do the weights move, and who gets them?", needs_run=True)
 bundle, run = page.bundle, page.run
 assert run is not None
-history, colours, kept = load_history(run), colours_of(bundle), run.state.best_step
+history, colours, kept_step = load_history(run), colours_of(bundle), run.state.best_step
 if run.weights() is None:
     st.info(
-        f"{run.config.method.upper()} gives no sample weights: {run.state.note} Choose another run "
-        "above, or start one."
+        f"{run.config.method.upper()} gives no sample weights: {plain(run.state.note)} Choose "
+        "another run above, or start one."
     )
     link("Run", "Start a run")
     st.stop()
@@ -40,17 +40,19 @@ many = len(run.weight_steps()) > 1
 st.subheader("Share of the weight of each group", anchor=False)
 st.caption(
     f"The weights are {METHODS[run.config.method].values} of the {total:,} samples of "
-    f"{run.values_split}. {run.state.note}"
+    f"{run.values_split}. {plain(run.state.note)}"
 )
 note_on_groups(bundle, run)
 share = {group: count / total for group, count in counts.items()}
 if many:
-    figure = weight_share_over_steps(history, share, kept, colours=colours)
+    figure = weight_share_over_steps(history, share, kept_step, colours=colours)
     show(figure, key="shares", alt="Share of weight of each group over the steps.")
     st.caption("Solid: share of the weight. Dashed: share of the data.")
 else:
-    found = weights_by_group(history, kept)["weight_sum"]
-    figure = weight_share(share, {name: float(found[name]) for name in share}, colours=colours)
+    weight_sums = weights_by_group(history, kept_step)["weight_sum"]
+    figure = weight_share(
+        share, {name: float(weight_sums[name]) for name in share}, colours=colours
+    )
     show(figure, key="shares", alt="Share of weight and of the data of each group.")
 
 step = choose_step(run)
@@ -66,11 +68,11 @@ if many:
     with right:
         st.subheader("How many samples still count", anchor=False)
         st.caption("Effective sample size, (Σw)² / Σw², as a share of the group's samples.")
-        figure = effective_sample_size(history, counts, selected=kept, colours=colours)
+        figure = effective_sample_size(history, counts, selected=kept_step, colours=colours)
         show(figure, key="ess", alt="Effective sample size of each group over the steps.")
 if (history["metric"] == "group_weight").any():
     with st.expander("Which group drives the weights"):
         st.caption("How much each group's loss counts in what is minimised.")
-        figure = group_weight_over_steps(history, selected=kept, colours=colours)
+        figure = group_weight_over_steps(history, selected=kept_step, colours=colours)
         show(figure, key="gamma", alt="Aggregation weight of each group over the steps.")
 extremes(bundle, run)

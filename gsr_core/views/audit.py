@@ -11,18 +11,18 @@ from gsr_core.metrics import GroupScores, wilson_interval, worst_group
 from gsr_core.runs.store import Run
 from gsr_core.runs.summary import group_table, overall, run_label
 from gsr_core.views import navigation as nav
-from gsr_core.views.charts import plain
+from gsr_core.views.charts import plain, show_error
 from gsr_core.views.frame import Frame
 from gsr_core.views.session import load_history
-from gsr_core.views.slices import Chosen, choose_slice
+from gsr_core.views.slices import SliceChoice, choose_slice
 
 __all__ = ["accuracy_table", "accuracy_within", "confusion_table", "nothing_within", "pick_run"]
 
 
-def pick_run(page: Frame) -> tuple[Run, str, Chosen | None]:
+def pick_run(page: Frame) -> tuple[Run, str, SliceChoice | None]:
     """Draw the choice of classifier, split and slice; the classifier as it came is the default.
 
-    Stops the page, with a word why, while there is nothing to show.
+    Stops the page, and says why, while there is nothing to show.
     """
     ended = page.ended
     if not ended:
@@ -31,11 +31,11 @@ def pick_run(page: Frame) -> tuple[Run, str, Chosen | None]:
             st.info("The classifier is being scored; this takes a few seconds.")
         else:
             failed = page.runs[0].state if page.runs else None
-            st.error(f"The classifier could not be scored. {failed.message if failed else ''}")
+            show_error(f"The classifier could not be scored. {failed.message if failed else ''}")
         st.stop()
     reference = next((run for run in ended if run.config.method == "erm"), None)
-    came = page.bundle.head is not None
-    first = "The classifier as it came" if came else "ERM, fitted here: the bundle has no head"
+    has_head = page.bundle.head is not None
+    first = "The classifier as it came" if has_head else "ERM, fitted here: the bundle has no head"
     labels = {} if reference is None else {reference.run_id: first}
     for run in ended:
         labels.setdefault(run.run_id, run_label(run.config))
@@ -48,31 +48,31 @@ def pick_run(page: Frame) -> tuple[Run, str, Chosen | None]:
     return next(run for run in ended if run.run_id == chosen), split, within
 
 
-def nothing_within(bundle: Bundle, samples: pd.DataFrame, split: str, within: Chosen) -> bool:
-    """Return whether a slice has nothing to judge a classifier by in a split, and say so.
+def nothing_within(bundle: Bundle, samples: pd.DataFrame, split: str, within: SliceChoice) -> bool:
+    """Return whether no sample of a slice in a split belongs to a group, and say so if none does.
 
     Args:
         bundle: The data.
-        samples: Its rows of `sample_table`.
-        split: Of which split they are.
+        samples: The rows of `sample_table` in the slice.
+        split: The split of these rows.
         within: The slice.
     """
     if bundle.membership[samples["row"].to_numpy()].any():
         return False
-    what = "none of them in a group" if len(samples) else "choose another split or slice"
-    st.info(f"{plain(within.label)} has {len(samples):,} samples in {split}; {what}.")
+    advice = "none of them in a group" if len(samples) else "choose another split or slice"
+    st.info(f"{plain(within.label)}: {len(samples):,} samples in {split}; {advice}.")
     return True
 
 
 def accuracy_table(run: Run, split: str) -> tuple[pd.DataFrame, dict[str, float]]:
-    """Return the table of `figures.groups.group_accuracy` and the averages, as the run has them."""
+    """Return the table of `figures.groups.group_accuracy` and the averages that the run kept."""
     history, step = load_history(run), run.state.best_step
     table = group_table(history, split, step).rename(columns={"count": "n"})
-    return _judged(table), overall(history, split, step)
+    return _with_intervals(table), overall(history, split, step)
 
 
 def accuracy_within(bundle: Bundle, samples: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, float]]:
-    """Return what `accuracy_table` does, of some samples alone; groups without one are left out.
+    """Return what `accuracy_table` does for some samples alone, without groups that have none.
 
     Args:
         bundle: The data.
@@ -94,11 +94,11 @@ def accuracy_within(bundle: Bundle, samples: pd.DataFrame) -> tuple[pd.DataFrame
         "adjusted_accuracy": scores.adjusted_accuracy(bundle.training_shares),
     }
     table = pd.DataFrame({"group": bundle.group_names, "n": count, "accuracy": accuracy})
-    return _judged(table[table["n"] > 0].reset_index(drop=True)), averages
+    return _with_intervals(table[table["n"] > 0].reset_index(drop=True)), averages
 
 
-def _judged(table: pd.DataFrame) -> pd.DataFrame:
-    """Add to group, n and accuracy the interval, which is the worst, and which n is enough."""
+def _with_intervals(table: pd.DataFrame) -> pd.DataFrame:
+    """Add the interval of each accuracy, which group is the worst, and which n suffices."""
     table["low"], table["high"] = wilson_interval(
         table["accuracy"].to_numpy(), table["n"].to_numpy()
     )

@@ -26,9 +26,9 @@ __all__ = [
 ]
 
 MEASURED = ("target", "val", "test")
-"""Splits on which a group is measured."""
+"""Splits on which the accuracy of a group is measured."""
 _NAMED = 6
-"""So many small groups are named in a sentence."""
+"""Most small groups that the warning names."""
 _NOTES = 8
 _THUMBNAILS = 12
 _WORDS = {
@@ -42,18 +42,18 @@ _WORDS = {
     "head": "Its own head",
     "training": "Trained by",
 }
-"""Facts of a backbone in words."""
+"""Labels of the facts about a backbone."""
 
 
 def size_table(bundle: Bundle) -> pd.DataFrame:
     """Return split, group, count and share of the split, for `figures.groups.group_sizes`."""
     parts = []
-    found, which = bundle.group_patterns
+    patterns, which = bundle.group_patterns
     for split in SPLITS:
         rows = bundle.rows_of[split]
         if not len(rows):
             continue
-        count = np.bincount(which[rows], minlength=len(found)) @ found
+        count = np.bincount(which[rows], minlength=len(patterns)) @ patterns
         parts.append(
             pd.DataFrame(
                 {
@@ -68,7 +68,7 @@ def size_table(bundle: Bundle) -> pd.DataFrame:
 
 
 def group_counts(bundle: Bundle) -> list[dict[str, Any]]:
-    """Return `name`, `definition` and `counts` by split of each group, as a preview has them."""
+    """Return `name`, `definition` and `counts` by split of each group, as in a preview."""
     counts: dict[str, dict[str, int]] = {name: {} for name in bundle.group_names}
     for row in size_table(bundle).to_dict("records"):
         counts[row["group"]][row["split"]] = int(row["count"])
@@ -78,7 +78,7 @@ def group_counts(bundle: Bundle) -> list[dict[str, Any]]:
 
 
 def group_table(groups: Sequence[Mapping[str, Any]], splits: Sequence[str], *, key: str) -> None:
-    """Draw each group's definition and its size in each split; too small ones are marked.
+    """Draw each group's definition and its size in each split, with small sizes marked.
 
     Args:
         groups: With `name`, `definition` and `counts` by split.
@@ -95,7 +95,7 @@ def group_table(groups: Sequence[Mapping[str, Any]], splits: Sequence[str], *, k
     measured: list[Hashable] = [split for split in splits if split in MEASURED]
 
     def mark(count: Any) -> str:
-        # Readable on light and dark alike.
+        # Readable on a light and on a dark page.
         return "background-color: rgba(230, 159, 0, 0.35)" if count < MIN_GROUP_SIZE else ""
 
     st.dataframe(
@@ -110,7 +110,7 @@ def group_table(groups: Sequence[Mapping[str, Any]], splits: Sequence[str], *, k
 
 
 def small_groups(groups: Sequence[Mapping[str, Any]], splits: Sequence[str]) -> str:
-    """Return one sentence on groups that cannot be measured well; "" if there are none."""
+    """Return one sentence on the groups that are too small to measure; "" if there are none."""
     parts = []
     for each in groups:
         few = [
@@ -130,14 +130,14 @@ def small_groups(groups: Sequence[Mapping[str, Any]], splits: Sequence[str]) -> 
 
 
 def notes(bundle: Bundle) -> None:
-    """Draw what to know about the data; small groups are told of by `small_groups`."""
-    found = [note for note in bundle.manifest.notes if not re.match(r"Group '.*' has ", note)]
-    if found:
-        st.caption("\n".join(f"- {plain(note)}" for note in found[:_NOTES]))
+    """Draw the notes of the bundle, but those on small groups, which `small_groups` covers."""
+    lines = [note for note in bundle.manifest.notes if not re.match(r"Group '.*' has ", note)]
+    if lines:
+        st.caption("\n".join(f"- {plain(note)}" for note in lines[:_NOTES]))
 
 
 def backbone_facts(bundle: Bundle) -> None:
-    """Draw what is known about the network behind the features, and where the rows came from."""
+    """Draw the facts about the network behind the features, and the source of the rows."""
     head = bundle.head
     facts = {name: value for name, value in bundle.manifest.backbone.items() if value is not None}
     if "head" not in facts:

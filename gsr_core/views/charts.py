@@ -1,4 +1,4 @@
-"""Showing figures and numbers the same way everywhere."""
+"""Figures, numbers and errors, shown the same way on every page."""
 
 from __future__ import annotations
 
@@ -13,7 +13,15 @@ from gsr_core.data.bundle import Bundle
 from gsr_core.data.groups import UNKNOWN
 from gsr_core.figures import theme
 
-__all__ = ["colours_of", "percent", "plain", "show", "single_group"]
+__all__ = [
+    "colours_of",
+    "percent",
+    "plain",
+    "sentence",
+    "show",
+    "show_error",
+    "single_group",
+]
 
 CONFIG = {"displaylogo": False, "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"]}
 
@@ -45,6 +53,19 @@ def plain(text: object) -> str:
     """Return text so that Markdown shows it as it is; names and ids come from users' data."""
     escaped = re.sub(r"([\\`*_{}\[\]#$~<>:|&])", r"\\\1", str(text))
     return re.sub(r"^(\d*)([-+.)])", r"\1\\\2", escaped)  # else the beginning of a list
+
+
+def sentence(message: BaseException | str) -> str:
+    """Return a message with a capital first letter, so that Markdown shows it as it is."""
+    text = str(message)
+    if not text and isinstance(message, BaseException):
+        text = type(message).__name__
+    return plain(text[:1].upper() + text[1:])
+
+
+def show_error(error: BaseException | str) -> None:
+    """Draw what went wrong; names of users' data in it are shown as they are, not as Markdown."""
+    st.error(sentence(error))
 
 
 def single_group(bundle: Bundle, rows: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The Compare page, upper half: what is compared, its scores, and how to add seeds.
+"""The Compare page, upper half: the entries compared, their scores, and more seeds.
 
 All scores are of the test split at the kept step.
 """
@@ -21,7 +21,7 @@ from gsr_core.runs.job import RunJob, run_commands
 from gsr_core.runs.protocol import protocol_of
 from gsr_core.runs.store import list_runs
 from gsr_core.views import navigation as nav
-from gsr_core.views.charts import plain, show
+from gsr_core.views.charts import plain, show, show_error
 from gsr_core.views.frame import Frame, link
 from gsr_core.views.session import load_accuracies, load_outcome, workspace
 from gsr_core.views.slices import slices_of
@@ -40,35 +40,37 @@ __all__ = [
 _AVERAGES = {"mean_accuracy": "mean accuracy", "adjusted_accuracy": "adjusted average accuracy"}
 _AT_FIRST = 6
 _SEEDS = 5
-"""Seeds that a comparison should have; what the literature reports."""
+"""Seeds that a comparison should have, as in the literature."""
 _ERROR_BARS = (
-    "Bars: one standard deviation over seeds, faint points the seeds; for a single seed the 95 % "
-    "Wilson interval of its test samples."
+    "Bars: one standard deviation over seeds; faint points: single seeds. With one seed, bars are "
+    "the 95 % Wilson interval of its test samples."
 )
 
 
 def choose_entries(page: Frame) -> list[Entry]:
-    """Draw the choice of what to compare and return it; stop the page while there is none."""
+    """Draw the choice of entries to compare and return it; stop the page while it is empty."""
     if not page.ended:
         st.info("No run has ended on this bundle yet.")
         link("Run", "Start one")
         st.stop()
-    asked = [run_id for run_id in nav.get("runs").split(",") if run_id]
-    # A study's runs are there for those who ask for them.
-    shown = {"", *(run.config.part_of for run in page.ended if run.run_id in asked)}
+    in_address = [run_id for run_id in nav.get("runs").split(",") if run_id]
+    # The runs of a study are offered only if the address names one of them.
+    shown = {"", *(run.config.part_of for run in page.ended if run.run_id in in_address)}
     offered = entries(run for run in page.ended if run.config.part_of in shown)
-    _say_what_is_left_out(page, asked)
+    _say_which_are_left_out(page, in_address)
     by_id = {entry.run_id: entry for entry in offered}
-    # An address may have a run whose seed was computed again since: its entry is still meant.
+    # The address may name a run whose seed was computed again since; it still means that entry.
     same = {(identity(entry.config), entry.config.part_of): entry.run_id for entry in offered}
     keys = {run.run_id: (identity(run.config), run.config.part_of) for run in page.ended}
     of_run = {run_id: same[key] for run_id, key in keys.items() if key in same}
     if "compare runs" not in st.session_state:
-        st.session_state["compare runs"] = asked or _first_choice(offered)
+        st.session_state["compare runs"] = in_address or _first_choice(offered)
     before = st.session_state["compare runs"]
-    there = list(dict.fromkeys(of_run[run_id] for run_id in before if run_id in of_run))
-    # None left because another bundle was chosen: begin again. None chosen is a choice.
-    st.session_state["compare runs"] = there if there or not before else _first_choice(offered)
+    still_here = list(dict.fromkeys(of_run[run_id] for run_id in before if run_id in of_run))
+    # None is left if another bundle was chosen: begin again. No entry at all is a choice.
+    st.session_state["compare runs"] = (
+        still_here if still_here or not before else _first_choice(offered)
+    )
     chosen = st.multiselect(
         "Methods",
         list(by_id),
@@ -92,12 +94,12 @@ def _first_choice(offered: list[Entry]) -> list[str]:
     return [*newest.values(), *more][:_AT_FIRST]
 
 
-def _say_what_is_left_out(page: Frame, asked: list[str]) -> None:
-    """Say which runs are not offered because they were made on other data, and what differs."""
+def _say_which_are_left_out(page: Frame, in_address: list[str]) -> None:
+    """Say which runs are left out because they are of other data, and what differs."""
     digest, here = page.bundle.manifest.digest, page.ended[0]
     others = [run for run in list_runs(workspace()) if run.config.bundle_digest != digest]
     for run in others:
-        if run.run_id in asked:
+        if run.run_id in in_address:
             st.warning(
                 f"{plain(run.run_id)} is left out, because {plain(what_differs(here, run))}."
             )
@@ -105,7 +107,7 @@ def _say_what_is_left_out(page: Frame, asked: list[str]) -> None:
     if earlier:
         st.caption(
             f"{earlier:,} runs were made before this bundle was written anew and are not offered: "
-            "its samples, splits or groups have changed, so that their scores are of other data."
+            "its samples, splits or groups have changed, so their scores are of other data."
         )
 
 
@@ -118,25 +120,25 @@ def choose_average() -> tuple[str, str]:
         draw=st.segmented_control,
         required=True,
         format_func=lambda key: _AVERAGES[key],
-        help="Mean: all samples of the split count alike. Adjusted: groups count by their share of "
-        "the training set.",
+        help="Mean: all samples of the split count the same. Adjusted: groups count by their share "
+        "of the training set.",
     )
     return metric, _AVERAGES[metric]
 
 
 def score_tables(
-    found: list[Entry], bundle: Bundle, average: str
+    compared: list[Entry], bundle: Bundle, average: str
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """Return the scores of each seed (`compare.scores`) and what the trade-off is drawn from.
+    """Return the scores of each seed and the points of the trade-off's figure.
 
     Returns:
         The scores; one row an entry: run, label, method, worst, average and the ends of their
         intervals; one row a seed: label, seed, worst, average.
     """
-    table = scores(found, read=load_outcome)
+    table = scores(compared, read=load_outcome)
     size = {"mean_accuracy": bundle.manifest.split_sizes["test"]}.get(average)
     rows = []
-    for entry in found:
+    for entry in compared:
         own = table[table["entry"] == entry.label]
         worst = spread(own["worst_group_accuracy"], int(own["worst_count"].iloc[0]))
         row = {"run": entry.run_id, "label": entry.label, "method": entry.config.method}
@@ -149,9 +151,9 @@ def score_tables(
     return table, pd.DataFrame(rows), points[["label", "seed", "worst", "average"]]
 
 
-def group_tables(found: list[Entry]) -> tuple[pd.DataFrame, pd.DataFrame]:
+def group_tables(compared: list[Entry]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return label, group, accuracy, low, high, one row an entry and group; and every seed."""
-    return _spreads(group_scores(found, read=load_outcome))
+    return _spreads(group_scores(compared, read=load_outcome))
 
 
 def _spreads(points: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -165,16 +167,16 @@ def _spreads(points: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     return pd.DataFrame(rows, columns=columns), points
 
 
-def show_table(found: list[Entry], table: pd.DataFrame, bundle: Bundle) -> None:
-    """Draw what is compared in numbers: scores, what they needed and what they cost.
+def show_table(compared: list[Entry], table: pd.DataFrame, bundle: Bundle) -> None:
+    """Draw the comparison in numbers: scores, labels read and time taken.
 
     Args:
-        found: What is compared.
-        table: From `compare.scores`.
+        compared: The entries.
+        table: From `comparing.scores.scores`.
         bundle: The data.
     """
     rows = []
-    for entry in found:
+    for entry in compared:
         own, protocol = table[table["entry"] == entry.label], protocol_of(entry.runs[0], bundle)
         rows.append(
             {
@@ -210,7 +212,9 @@ def show_table(found: list[Entry], table: pd.DataFrame, bundle: Bundle) -> None:
             ),
             "mean": share,
             "adjusted": share,
-            "trained with": st.column_config.Column(help="Whose group labels trained it."),
+            "trained with": st.column_config.Column(
+                help="The rows whose group labels the training read."
+            ),
             "seconds": st.column_config.NumberColumn(format="%.1f", help="Mean over seeds."),
         },
     )
@@ -222,7 +226,7 @@ def accuracy_by_group(tables: pd.DataFrame, what: str = "group") -> None:
 
     Args:
         tables: The first of `group_tables`.
-        what: What a row is, in one word.
+        what: What a row stands for, in one word.
     """
     wide = tables.pivot(index="group", columns="label", values="accuracy")
     wide = wide.loc[tables["group"].unique(), tables["label"].unique()]
@@ -233,20 +237,20 @@ def accuracy_by_group(tables: pd.DataFrame, what: str = "group") -> None:
     )
 
 
-def show_slices(found: list[Entry], bundle: Bundle) -> None:
+def show_slices(compared: list[Entry], bundle: Bundle) -> None:
     """Draw the accuracy of each entry on each slice, if the bundle has slices.
 
     Args:
-        found: What is compared.
+        compared: The entries.
         bundle: The data.
     """
     slices = slices_of(bundle)
     if not slices:
         return
     st.subheader("Each slice", anchor=False)
-    points = slice_scores(found, slices, bundle, read=load_accuracies)
-    there = points["count"] > 0
-    tables, points_there = _spreads(points[there].rename(columns={"slice": "group"}))
+    points = slice_scores(compared, slices, bundle, read=load_accuracies)
+    has_samples = points["count"] > 0
+    tables, points_there = _spreads(points[has_samples].rename(columns={"slice": "group"}))
     if len(tables):
         figure = group_dots(tables, points=points_there)
         show(figure, key="slice dots", alt="Accuracy of each slice under each method.")
@@ -258,13 +262,13 @@ def show_slices(found: list[Entry], bundle: Bundle) -> None:
             accuracy_by_group(tables, what="slice")
 
 
-def add_seeds(page: Frame, found: list[Entry]) -> None:
-    """Say which entries have one seed only, and offer to run more of them."""
-    # What was asked for already need not be asked for twice.
+def add_seeds(page: Frame, compared: list[Entry]) -> None:
+    """Say which entries have one seed only, and offer to run more seeds."""
+    # Entries with runs under way are not offered twice.
     under_way = {identity(run.config) for run in page.runs if run.state.active}
     single = [
         entry
-        for entry in found
+        for entry in compared
         if len(entry.seeds) == 1
         and not (entry.config.variation or entry.config.part_of or entry.config.sweep)
         and identity(entry.config) not in under_way
@@ -272,10 +276,10 @@ def add_seeds(page: Frame, found: list[Entry]) -> None:
     if not single:
         return
     jobs = [job for entry in single for job in _missing_seeds(entry)]
-    few = ", ".join(plain(entry.label) for entry in single)
+    labels = ", ".join(plain(entry.label) for entry in single)
     with st.container(border=True, key="one seed"):
         st.write(
-            f"**One seed only: {few}.** Add seeds to tell a difference from the luck of a draw."
+            f"**One seed only: {labels}.** Add seeds to tell a difference from the luck of a draw."
         )
         with st.expander("The same from a terminal"):
             st.code(run_commands(jobs, workspace()), language="bash", wrap_lines=True)
@@ -284,7 +288,7 @@ def add_seeds(page: Frame, found: list[Entry]) -> None:
                 for job in jobs:
                     enqueue(workspace(), job.begin(workspace()))
             except GsrError as error:
-                st.error(str(error))
+                show_error(error)
             else:
                 st.rerun()
 

@@ -1,4 +1,4 @@
-"""The Compare page, lower half: against a reference, over seeds and sample by sample."""
+"""The Compare page, lower half: differences from a reference, over seeds and by sample."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from gsr_core.methods.registry import METHODS
 from gsr_core.runs.store import Run
 from gsr_core.runs.summary import run_label
 from gsr_core.views import navigation as nav
-from gsr_core.views.charts import colours_of, plain, show, single_group
+from gsr_core.views.charts import colours_of, plain, sentence, show, single_group
 from gsr_core.views.session import load_samples
-from gsr_core.views.slices import Chosen, choose_slice, within
+from gsr_core.views.slices import SliceChoice, choose_slice, within
 
 __all__ = ["choose_reference", "differences", "fixed_and_broken", "value_against_value"]
 
@@ -32,15 +32,15 @@ _ONE_VALUE = {
 }
 
 
-def choose_reference(found: list[Entry]) -> Entry:
-    """Draw the choice of what the others are held against, and return it."""
-    return _choose("reference", "Reference", found, default_reference(found))
+def choose_reference(compared: list[Entry]) -> Entry:
+    """Draw the choice of the entry that the others are compared with, and return it."""
+    return _choose("reference", "Reference", compared, default_reference(compared))
 
 
-def _choose(name: str, label: str, found: list[Entry], default: Entry) -> Entry:
-    by_id = {entry.run_id: entry for entry in found}
-    of_run = {run.run_id: entry.run_id for entry in found for run in entry.runs}
-    # A link may name any seed's run.
+def _choose(name: str, label: str, compared: list[Entry], default: Entry) -> Entry:
+    by_id = {entry.run_id: entry for entry in compared}
+    of_run = {run.run_id: entry.run_id for entry in compared for run in entry.runs}
+    # A link may name the run of any seed.
     if (current := nav.get(name)) in of_run:
         nav.put(**{name: of_run[current]})
     chosen = nav.select(
@@ -55,11 +55,11 @@ def _choose(name: str, label: str, found: list[Entry], default: Entry) -> Entry:
 
 
 def differences(table: pd.DataFrame, reference: Entry, average: str, average_name: str) -> None:
-    """Draw how much better or worse than the reference each is, over the seeds they share.
+    """Draw how much better or worse than the reference each entry is, over shared seeds.
 
     Args:
-        table: From `compare.scores`.
-        reference: What is subtracted.
+        table: From `comparing.scores.scores`.
+        reference: The entry that is subtracted.
         average: Metric of the average shown beside the worst group.
         average_name: Its name.
     """
@@ -94,23 +94,23 @@ def differences(table: pd.DataFrame, reference: Entry, average: str, average_nam
         )
         st.caption(
             "95 % t intervals of the difference on the same seeds, each for one comparison; p is "
-            "corrected for all of them (Holm). An interval that contains 0 is not distinguishable "
-            "from no difference. Seeds redraw target, val and what the method draws, not test, "
-            "heldout or the backbone: where every seed gives the same difference, they cannot tell "
-            "whether it is chance."
+            "corrected for all of them (Holm). If the interval contains 0, the two cannot be told "
+            "apart. Seeds redraw target, val and the method's own draws, not test, heldout or the "
+            "backbone: where every seed gives the same difference, seeds cannot say whether it is "
+            "chance."
         )
 
 
-def fixed_and_broken(bundle: Bundle, found: list[Entry], reference: Entry, best: str) -> None:
-    """Draw, for each group, how many test samples only one of two gets right, as links to them.
+def fixed_and_broken(bundle: Bundle, compared: list[Entry], reference: Entry, best: str) -> None:
+    """Draw how many test samples of each group only one of two entries gets right, as links.
 
     Args:
         bundle: The data.
-        found: What is compared.
-        reference: What the other is held against.
-        best: Label of the entry that is shown at first, if it is not the reference.
+        compared: The entries.
+        reference: The entry that the other is compared with.
+        best: Label of the entry to show first, unless it is the reference.
     """
-    others = [entry for entry in found if entry != reference]
+    others = [entry for entry in compared if entry != reference]
     first = next((entry for entry in others if entry.label == best), others[0])
     with st.container(horizontal=True, vertical_alignment="bottom", key="changed choices"):
         other = _choose("against", "Against it", others, first)
@@ -120,7 +120,7 @@ def fixed_and_broken(bundle: Bundle, found: list[Entry], reference: Entry, best:
     try:
         table, fixed, broken = changed_samples(bundle, before, after)
     except ComparisonError as error:
-        st.info(str(error))
+        st.info(sentence(error))
         return
     widths = [5, 2, 2, 2, 2]
     with st.container(key="changed", gap="xsmall"):
@@ -153,7 +153,9 @@ def fixed_and_broken(bundle: Bundle, found: list[Entry], reference: Entry, best:
     )
 
 
-def _count(count: int, what: str, group: str, one: Run, two: Run, chosen: Chosen | None) -> None:
+def _count(
+    count: int, what: str, group: str, one: Run, two: Run, chosen: SliceChoice | None
+) -> None:
     if not count:
         st.markdown("0")
         return
@@ -176,17 +178,17 @@ def _count(count: int, what: str, group: str, one: Run, two: Run, chosen: Chosen
     )
 
 
-def value_against_value(bundle: Bundle, found: list[Entry]) -> None:
+def value_against_value(bundle: Bundle, compared: list[Entry]) -> None:
     """Draw each sample's value under one method against that under another."""
-    left, right = _first_pair(found) or (found[0], found[1])
+    left, right = _first_pair(compared) or (compared[0], compared[1])
     with st.container(horizontal=True):
-        a = _choose("left", "Across", found, left)
-        b = _choose("right", "Upwards", found, right)
+        a = _choose("left", "Across", compared, left)
+        b = _choose("right", "Upwards", compared, right)
     one, two = shared_run(a, b)
     try:
         table = paired_values(one, two)
     except ComparisonError as error:
-        st.info(f"There is nothing to draw: {plain(error)}. Choose two that have values.")
+        st.info(f"Nothing to draw: {plain(error)}. Choose two methods that have values.")
         return
     correlation = rank_correlation(table)
     total = len(table)
@@ -203,15 +205,15 @@ def value_against_value(bundle: Bundle, found: list[Entry]) -> None:
         colours=colours_of(bundle),
     )
     show(figure, key="pair", alt="Value of each sample under both methods.")
-    said = [f"{total:,} samples of {one.values_split}, seeds {one.config.seed}, {two.config.seed}"]
-    said += [f"{len(table):,} of them drawn"] * (len(table) < total)
-    said += ["no rank correlation: one side is constant"] * math.isnan(correlation)
-    st.caption("; ".join(said) + ".")
+    parts = [f"{total:,} samples of {one.values_split}, seeds {one.config.seed}, {two.config.seed}"]
+    parts += [f"{len(table):,} of them drawn"] * (len(table) < total)
+    parts += ["no rank correlation: one side is constant"] * math.isnan(correlation)
+    st.caption("; ".join(parts) + ".")
 
 
-def _first_pair(found: list[Entry]) -> tuple[Entry, Entry] | None:
+def _first_pair(compared: list[Entry]) -> tuple[Entry, Entry] | None:
     """Return the first two that give values to the same rows."""
-    able = [entry for entry in found if METHODS[entry.config.method].values is not Values.NONE]
+    able = [entry for entry in compared if METHODS[entry.config.method].values is not Values.NONE]
     for place, one in enumerate(able):
         for two in able[place + 1 :]:
             runs = shared_run(one, two)

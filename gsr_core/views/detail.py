@@ -1,4 +1,4 @@
-"""One sample in full: the image, its weight over the steps, whom it helps, and what is near.
+"""One sample in full: its image, its weight over the steps, its influence, and its neighbours.
 
 It can be flagged here, with a note and the label that it should have.
 """
@@ -17,7 +17,7 @@ from gsr_core.maps.heads import map_head
 from gsr_core.runs.samples import INFLUENCE
 from gsr_core.runs.store import Run
 from gsr_core.views import navigation as nav
-from gsr_core.views.charts import colours_of, percent, plain, show, single_group
+from gsr_core.views.charts import colours_of, percent, plain, show, show_error, single_group
 from gsr_core.views.frame import link
 from gsr_core.views.gallery import picture
 from gsr_core.views.session import load_neighbours, load_samples, load_weight_paths, workspace
@@ -33,8 +33,8 @@ def sample_detail(bundle: Bundle, run: Run, *, to_map: bool = True) -> None:
 
     Args:
         bundle: The data.
-        run: Whose weights and predictions are shown.
-        to_map: Whether there is a link to the sample's place on the map.
+        run: The run whose weights and predictions are shown.
+        to_map: Whether to draw a link to the sample on the map.
     """
     chosen = nav.get("sample")
     if not chosen:
@@ -51,12 +51,12 @@ def _close() -> None:
 
 @st.dialog("Sample", width="medium", position="right", on_dismiss=_close)
 def _dialog(bundle: Bundle, run: Run, row: int, to_map: bool) -> None:
-    # Its own buttons run only the dialog again, with the arguments that it was opened with.
+    # Its own buttons run only the dialog again, with the arguments it was opened with.
     row = int(nav.get("sample") or row)
-    # The run's own splits: a seed above 0 draws target and val anew.
+    # The run's own splits: a seed above 0 redraws target and val.
     split = next((name for name in SPLITS if (run.rows_of(name, bundle) == row).any()), None)
     if split is None:
-        st.info("This run was made to do without this sample.")
+        st.info("This run left this sample out.")
         return
     table = load_samples(run, split)
     index = int(np.flatnonzero(table["row"].to_numpy() == row)[0])
@@ -70,7 +70,7 @@ def _dialog(bundle: Bundle, run: Run, row: int, to_map: bool) -> None:
         elif (text := bundle.text(row)) is not None:
             st.text(text)
         else:
-            st.caption("This bundle holds no image of the sample.")
+            st.caption("This bundle has no image of the sample.")
     with right:
         st.subheader(plain(sample["sample_id"]), anchor=False)
         st.write(f"{plain(sample['group'])} · {split}")
@@ -86,8 +86,8 @@ def _dialog(bundle: Bundle, run: Run, row: int, to_map: bool) -> None:
             )
         if "inferred_group" in table.columns:
             number = int(sample["inferred_group"])
-            where = f"inferred group {number}" if number >= 0 else "an outlier of the inference"
-            st.write(f"The method took it for {where}.")
+            group = f"inferred group {number}" if number >= 0 else "no inferred group: an outlier"
+            st.write(f"The method put it in {group}.")
         attributes = {name: str(sample[name]) for name in bundle.manifest.attributes}
         if attributes:
             st.caption(" · ".join(plain(f"{name}: {value}") for name, value in attributes.items()))
@@ -103,12 +103,12 @@ def _dialog(bundle: Bundle, run: Run, row: int, to_map: bool) -> None:
 
 
 def _turn(row: int) -> None:
-    """Draw the buttons that go through the gallery's order."""
+    """Draw the buttons to the previous and the next sample of the gallery."""
     order = st.session_state.get("sample order")
-    found = np.flatnonzero(order == row) if order is not None else np.zeros(0, dtype=int)
-    if not found.size or order is None:
+    places = np.flatnonzero(order == row) if order is not None else np.zeros(0, dtype=int)
+    if not places.size or order is None:
         return
-    place = int(found[0])
+    place = int(places[0])
     for label, key, other in (
         ("Previous", "ArrowLeft", place - 1),
         ("Next", "ArrowRight", place + 1),
@@ -124,19 +124,22 @@ def _turn(row: int) -> None:
 
 
 def _flag(bundle: Bundle, row: int) -> None:
-    """Draw the sample's flag, if it has one, and the way to change it."""
+    """Draw the sample's flag, if it has one, and the form that changes it."""
     flags = flags_of(bundle)
     mine = flags[flags["row"] == row]
     flag = {"reason": "", "note": "", "proposed_label": ""}
     if len(mine):
         flag = mine.iloc[0].to_dict()
         st.badge(f"flagged: {plain(flag['reason'])}", icon=":material/flag:", color="red")
-        said = [f"It seems to be {plain(flag['proposed_label'])}."] * bool(flag["proposed_label"])
-        if said := [*said, *[plain(flag["note"])] * bool(flag["note"])]:
-            st.caption(" ".join(said))
+        remarks = [f"Proposed label: {plain(flag['proposed_label'])}."] * bool(
+            flag["proposed_label"]
+        )
+        remarks += [plain(flag["note"])] * bool(flag["note"])
+        if remarks:
+            st.caption(" ".join(remarks))
     classes = ["", *bundle.manifest.classes]
     title = "Change the flag" if len(mine) else "Flag this sample"
-    # Each sample has its own, which is folded at first.
+    # Each sample has an expander of its own, folded at first.
     with st.expander(title, icon=":material/flag:", key=f"detail flag {row}"):
         with st.form(f"flag form {row} {len(mine)}", border=False):
             label = "One more reason" if len(mine) else "Reason"
@@ -154,16 +157,16 @@ def _flag(bundle: Bundle, row: int) -> None:
                         workspace(),
                         bundle,
                         np.array([row]),
-                        # Without another one, those that are there are given again.
+                        # Without a new reason, the old ones are passed again.
                         reason if reason.strip() else flag["reason"],
                         note=note,
                         proposed_label=proposed,
                     )
                 except GsrError as error:
-                    st.error(plain(error))
+                    show_error(error)
                 else:
                     st.rerun(scope="fragment")
-        if len(mine) and st.button("Take the flag back", key="detail unflag"):
+        if len(mine) and st.button("Remove the flag", key="detail unflag"):
             unflag_rows(workspace(), bundle, np.array([row]))
             st.rerun(scope="fragment")
 
@@ -187,8 +190,8 @@ def _influence(bundle: Bundle, run: Run, sample: pd.Series) -> None:
     columns = [INFLUENCE + name for name in bundle.group_names]
     if columns[0] not in sample.index:
         st.caption(
-            "Influence is defined for samples that carry a weight, under a head that was fitted on "
-            f"these weights; {run.config.method.upper()} has none for this sample."
+            "Influence is defined for samples that carry a weight, under a head fitted to these "
+            f"weights; {run.config.method.upper()} has none for this sample."
         )
         return
     values = sample[columns].to_numpy(dtype=float)
@@ -196,8 +199,8 @@ def _influence(bundle: Bundle, run: Run, sample: pd.Series) -> None:
     effects = [f"lowers the target loss of {plain(helped)} most"] * bool(values.min() < 0)
     effects += [f"raises that of {plain(harmed)} most"] * bool(values.max() > 0)
     st.caption(
-        "Negative means that raising this sample's weight lowers the loss of the group. Here, "
-        f"raising it {' and '.join(effects) or 'changes nothing'}."
+        "Negative: raising this sample's weight lowers the loss of the group. Here, raising it "
+        f"{' and '.join(effects) or 'changes nothing'}."
     )
     table = pd.DataFrame({"group": bundle.group_names, "influence": values})
     show(sample_influence(table), key="detail influence", alt="Influence on each group, in nats.")

@@ -14,10 +14,10 @@ def field(owner: str, key: str, schema: dict[str, Any], default: Any, *, form: s
     """Draw one setting and return its value; its widget follows from its type and range.
 
     Args:
-        owner: Whose setting: a method or an inference.
+        owner: The method or the inference that has the setting.
         key: Name of the setting.
-        schema: Its JSON schema.
-        default: Its default.
+        schema: JSON schema of the setting.
+        default: Value at first.
         form: Identity of the form on the page.
     """
     label, help_text = key.replace("_", " "), schema.get("description")
@@ -40,7 +40,7 @@ def field(owner: str, key: str, schema: dict[str, Any], default: Any, *, form: s
             key=identity,
         )
     low = schema.get("minimum", schema.get("exclusiveMinimum"))
-    # An open lower end cannot be typed; the smallest step above it can.
+    # A widget has no open lower end, so the least value lies a little above it.
     if "exclusiveMinimum" in schema and low is not None:
         low = float(low) + 1e-9
     step = 10.0 ** math.floor(math.log10(default)) if default else 0.1

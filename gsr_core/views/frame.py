@@ -1,4 +1,4 @@
-"""The frame around every page: navigation, what is being looked at, and jobs under way."""
+"""The frame around every page: navigation, bundle and run, and runs under way."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from gsr_core.runs.job import device_queue, ensure_run_worker, submit
 from gsr_core.runs.store import Run, create_run
 from gsr_core.runs.summary import run_label
 from gsr_core.views import navigation as nav
+from gsr_core.views.charts import show_error
 from gsr_core.views.session import bundle_names, load_bundle, runs_of, workspace
 
 __all__ = ["Frame", "frame", "link", "start"]
@@ -29,12 +30,12 @@ __all__ = ["Frame", "frame", "link", "start"]
 
 @dataclass(frozen=True)
 class Frame:
-    """What the page is to look at.
+    """The bundle and the runs that a page shows.
 
     Attributes:
         bundle: The chosen bundle.
         runs: Its runs, newest first.
-        run: The chosen run, if the page asked for one.
+        run: The chosen run, if the page needs one.
     """
 
     bundle: Bundle
@@ -48,15 +49,15 @@ class Frame:
 
 
 def start(title: str, question: str) -> None:
-    """Begin a page: the way to the other pages, its name, and the question it answers."""
+    """Begin a page: links to the other pages, its title, and the question it answers."""
     links, _ = _begin(title, question)
     _draw_links(links)
 
 
 def _begin(title: str, question: str) -> tuple[DeltaGenerator, DeltaGenerator]:
-    """Begin a page; return where the links go, and the row of the heading.
+    """Begin a page; return the container for the links, and the row of the heading.
 
-    The row has room for choices at its right.
+    The row has room for choices on its right.
     """
     st.set_page_config(page_title=f"{title} · GSR", page_icon=_icon(), layout="wide")
     nav.begin()
@@ -76,16 +77,16 @@ def _draw_links(container: DeltaGenerator) -> None:
 
 
 def frame(title: str, question: str, *, needs_run: bool = False) -> Frame:
-    """Begin a page that looks at a bundle, and perhaps at a run; stop if there is none.
+    """Begin a page about a bundle, and perhaps a run; stop if there is none.
 
     Args:
-        title: Name of the page.
-        question: What it answers.
+        title: Title of the page.
+        question: The question it answers.
         needs_run: Whether the page needs a run that has ended.
     """
     links, row = _begin(title, question)
     try:
-        found = _chosen(row, needs_run=needs_run)
+        chosen = _chosen(row, needs_run=needs_run)
     except _MissingError as missing:
         _draw_links(links)
         missing.draw()
@@ -93,11 +94,11 @@ def frame(title: str, question: str, *, needs_run: bool = False) -> Frame:
     # Late, so that they carry every choice: an address that a page has to complete is one more
     # step for the browser's back button.
     _draw_links(links)
-    return found
+    return chosen
 
 
 class _MissingError(Exception):
-    """What the page looks at is not there; `draw` says so."""
+    """The bundle or the run of the page is missing; `draw` says so."""
 
     def __init__(self, draw: Callable[[], object]) -> None:
         super().__init__()
@@ -105,10 +106,10 @@ class _MissingError(Exception):
 
 
 def _chosen(row: DeltaGenerator, *, needs_run: bool) -> Frame:
-    """Return what the page is to look at.
+    """Draw the choice of bundle and run, and return it.
 
     Raises:
-        _MissingError: If it is not there.
+        _MissingError: If there is none.
     """
     names = bundle_names()
     if not names:
@@ -132,45 +133,45 @@ def _chosen(row: DeltaGenerator, *, needs_run: bool) -> Frame:
             bundle = load_bundle(name)
             _ensure_baseline(bundle)
         except (GsrError, OSError) as error:
-            raise _MissingError(partial(st.error, str(error))) from error
+            raise _MissingError(partial(show_error, error)) from error
         nav.put(bundle=name)
-        found = Frame(bundle, _shown(runs_of(bundle)), None)
-        if needs_run and found.ended:
-            labels = {run.run_id: run_label(run.config) for run in found.ended}
-            chosen = nav.select(
+        page = Frame(bundle, _listed(runs_of(bundle)), None)
+        if needs_run and page.ended:
+            labels = {run.run_id: run_label(run.config) for run in page.ended}
+            run_id = nav.select(
                 "run",
                 "Run",
                 list(labels),
-                default=_newest_weighted(found.ended),
+                default=_newest_weighted(page.ended),
                 clears=("step", "sample"),
                 format_func=lambda run_id: labels[run_id],
                 width=340,
             )
-            run = next(run for run in found.ended if run.run_id == chosen)
+            run = next(run for run in page.ended if run.run_id == run_id)
             if METHODS[run.config.method].values is not Values.NONE:
                 # In the URL, so that a link shows this run also when newer ones exist.
-                nav.put(run=chosen)
-            found = Frame(bundle, found.runs, run)
-        _chip(found.runs)
-    if needs_run and found.run is None:
+                nav.put(run=run_id)
+            page = Frame(bundle, page.runs, run)
+        _chip(page.runs)
+    if needs_run and page.run is None:
         raise _MissingError(
             partial(
                 _nothing, "No run has ended on this bundle yet.", "Start GSR and come back.", "Run"
             )
         )
-    return found
+    return page
 
 
-def _shown(runs: list[Run]) -> list[Run]:
-    """Leave out the runs of studies, except of a study of which the address names a run."""
-    asked = {nav.get("run"), *nav.get("runs").split(",")}
+def _listed(runs: list[Run]) -> list[Run]:
+    """Leave out the runs of studies, except those of a study whose run the address names."""
+    named = {nav.get("run"), *nav.get("runs").split(",")}
     part_of = {run.run_id: run.config.part_of for run in runs}
-    shown = {"", *(part for run_id, part in part_of.items() if run_id in asked)}
+    shown = {"", *(part for run_id, part in part_of.items() if run_id in named)}
     return [run for run in runs if part_of[run.run_id] in shown]
 
 
 def link(page: str, label: str, **changes: object) -> None:
-    """Draw a link to another page with changed choices."""
+    """Draw a link to another page, with changed choices."""
     st.page_link(nav.PAGES[page], label=label, query_params=nav.params(**changes))
 
 
@@ -182,9 +183,9 @@ def _nothing(what: str, advice: str, page: str) -> None:
 
 
 def _newest_weighted(runs: list[Run]) -> str:
-    """Return the newest run that moved weights, else the newest."""
-    moved = [run.run_id for run in runs if METHODS[run.config.method].values is not Values.NONE]
-    return (moved or [runs[0].run_id])[0]
+    """Return the newest run that weights samples, else the newest."""
+    weighted = [run.run_id for run in runs if METHODS[run.config.method].values is not Values.NONE]
+    return (weighted or [runs[0].run_id])[0]
 
 
 def _has_baseline(bundle: Bundle) -> bool:
@@ -197,7 +198,7 @@ def _ensure_baseline(bundle: Bundle) -> None:
         return
     place = workspace()
     place.jobs.mkdir(parents=True, exist_ok=True)
-    # Two tabs may come here at once; the second then finds the run of the first.
+    # Two tabs may arrive at once; the second then finds the run of the first.
     with FileLock(place.jobs / f"baseline-{bundle.manifest.digest[:16]}.lock"):
         if not _has_baseline(bundle):
             submit(create_run(place, str(bundle.path), "erm"))
@@ -211,10 +212,10 @@ def _warm_workers() -> None:
 
 
 def _chip(runs: list[Run]) -> None:
-    """Say what is being computed; look again every second while something is."""
+    """Say which run is being computed, and check every second while one is."""
     waiting = [run.run_id for run in runs if run.state.active]
 
-    def chip() -> None:
+    def progress() -> None:
         active = [run for run in runs if run.run_id in waiting and run.state.active]
         if len(active) < len(waiting):
             nav.refresh()
@@ -229,7 +230,7 @@ def _chip(runs: list[Run]) -> None:
                 st.badge(f"{run.config.method.upper()} queued{more}", color="gray")
 
     if waiting:
-        st.fragment(chip, run_every=1.0)()
+        st.fragment(progress, run_every=1.0)()
 
 
 @st.cache_resource(show_spinner=False)

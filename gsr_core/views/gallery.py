@@ -18,7 +18,7 @@ from gsr_core.views.slices import flags_of
 __all__ = ["gallery", "picture"]
 
 _SHARP = 96
-"""Images with a shorter side than this are enlarged by whole pixels, so that they stay sharp."""
+"""Images whose shorter side is below this are enlarged by whole pixels, to stay sharp."""
 
 
 def picture(bundle: Bundle, row: int) -> bytes | None:
@@ -47,25 +47,25 @@ def _enlarged(path: str, digest: str, row: int, _bundle: Bundle) -> bytes | None
 def gallery(
     bundle: Bundle,
     table: pd.DataFrame,
-    places: np.ndarray | None = None,
+    order: np.ndarray | None = None,
     *,
     key: str,
     sizes: tuple[int, ...],
 ) -> None:
-    """Draw samples as cards with paging; a click focuses a sample on every page.
+    """Draw samples as cards, a page at a time; a click focuses the sample on every page.
 
     Args:
         bundle: Where the images are.
         table: Rows of `sample_table`.
-        places: (q,) which rows of the table to show, in order; all by default.
+        order: (q,) positions in the table of the samples to show, in order; all if None.
         key: Identity on the page.
-        sizes: Numbers of cards a page to choose from.
+        sizes: Numbers of cards a page that the user may choose from.
     """
     rows = table["row"].to_numpy()
-    places = np.arange(len(table)) if places is None else places
-    rows, n = rows[places], len(places)
+    order = np.arange(len(table)) if order is None else order
+    rows, n = rows[order], len(order)
     with st.container(horizontal=True, vertical_alignment="center", key=f"{key} bar"):
-        said = st.empty()
+        caption = st.empty()
         st.space("stretch")
         size = sizes[0]
         if len(sizes) > 1 and n > sizes[0]:
@@ -78,12 +78,12 @@ def gallery(
                 label_visibility="collapsed",
             )
         pages = max(-(-n // size), 1)
-        # Another set or order of samples is another key, and so begins on its first page.
+        # A new set or order of samples gets a new key, and so begins on its first page.
         shown_set = zlib.crc32(rows.tobytes())
         page = st.pagination(pages, key=f"{key} page {size} {shown_set}") if pages > 1 else 1
     first = (page - 1) * size
-    shown = table.iloc[places[first : first + size]]
-    said.caption(f"{first + 1:,}–{first + len(shown):,} of {n:,} samples")
+    shown = table.iloc[order[first : first + size]]
+    caption.caption(f"{first + 1:,}–{first + len(shown):,} of {n:,} samples")
     st.session_state["sample order"] = rows
     flags = flags_of(bundle).set_index("row")["reason"]
     with st.grid(min_column_width=136, gap="small"):
@@ -96,9 +96,9 @@ def gallery(
 def _card(bundle: Bundle, sample: dict, flag: str, *, key: str) -> None:
     classes = bundle.manifest.classes
     image = picture(bundle, sample["row"])
-    said = f"sample {sample['sample_id']}, {sample['group']}"
+    alt = f"sample {sample['sample_id']}, {sample['group']}"
     if image is not None:
-        st.image(image, width="stretch", alt=said)
+        st.image(image, width="stretch", alt=alt)
     elif (text := bundle.text(sample["row"])) is not None:
         st.text(text[:160])
     st.caption(plain(sample["group"]))

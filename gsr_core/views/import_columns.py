@@ -1,4 +1,4 @@
-"""The second step of an import: what each column is for, and which groups it makes."""
+"""The second step of an import: the role of each column, and the groups they make."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from gsr_core.data.group_rules import MAX_VALUES
 from gsr_core.data.source import GroupRule, Roles, SplitRule
 from gsr_core.data.splits import MEANINGS, WORDS
 from gsr_core.views.charts import plain
-from gsr_core.views.import_source import Found, in_rows
+from gsr_core.views.import_source import Reading, in_rows
 
 __all__ = ["MAX_WORDS", "choose_columns", "choose_groups", "propose_merges", "split_words"]
 
 MAX_WORDS = 20
-"""A column with more different values is no column of splits."""
+"""A column with more different values than this is not a split column."""
 _ROWS, _DRAWN = "row numbers", "none: draw the splits"
 _KINDS = {
     "class": "class × attributes",
@@ -34,11 +34,11 @@ _HELP = {
 }
 
 
-def choose_columns(found: Found) -> Roles:
-    """Draw the roles of the columns, as the reader proposes them; return what they say now."""
-    proposal, table = found.source.roles, found.source.table
+def choose_columns(reading: Reading) -> Roles:
+    """Draw the roles of the columns, at first as the reader proposes them; return them."""
+    proposal, table = reading.source.roles, reading.source.table
     columns = [str(column) for column in table.columns]
-    key = f"import {found.key}"
+    key = f"import {reading.key}"
     first, second, third = st.columns(3)
     with first:
         label = st.selectbox(
@@ -46,7 +46,7 @@ def choose_columns(found: Found) -> Roles:
             columns,
             index=_place(columns, proposal.label),
             placeholder="Choose the column",
-            help="The column that says what the classifier has to tell.",
+            help="The column that the classifier predicts.",
             key=f"{key} label",
             persist_state="session",
         )
@@ -56,7 +56,7 @@ def choose_columns(found: Found) -> Roles:
             "Attributes",
             free,
             default=[column for column in proposal.attributes if column in free],
-            help="Columns that are kept with each sample and can make groups.",
+            help="Columns that are stored with each sample and can make groups.",
             key=f"{key} attributes",
             persist_state="session",
         )
@@ -66,7 +66,7 @@ def choose_columns(found: Found) -> Roles:
             "Split",
             options,
             index=_place(options, proposal.split.column) or 0,
-            help="The column that says train, validation or test; or let the splits be drawn.",
+            help="The column that says train, validation or test. Without one, splits are drawn.",
             key=f"{key} split",
             persist_state="session",
         )
@@ -74,7 +74,7 @@ def choose_columns(found: Found) -> Roles:
     rule = proposal.split
     left, right = st.columns(2)
     with left:
-        words = rule.words if column is None else _meanings(found, column, key)
+        words = rule.words if column is None else _meanings(reading, column, key)
     with right if column else left, st.expander("Shares, seed and sample names"):
         shares = _shares(rule, key, drawn=column is None)
         options = [_ROWS, *columns]
@@ -95,10 +95,10 @@ def choose_columns(found: Found) -> Roles:
     )
 
 
-def choose_groups(found: Found, roles: Roles) -> GroupRule:
-    """Draw how groups are made of the attributes; return the rule, merges included."""
-    proposal, table = found.source.roles.groups, found.source.table
-    key = f"import {found.key}"
+def choose_groups(reading: Reading, roles: Roles) -> GroupRule:
+    """Draw the rule that makes groups of the attributes; return it, merges included."""
+    proposal, table = reading.source.roles.groups, reading.source.table
+    key = f"import {reading.key}"
     before = {"crossed": "class" if proposal.with_class else "alone"}.get(
         proposal.kind, proposal.kind
     )
@@ -148,34 +148,34 @@ def choose_groups(found: Found, roles: Roles) -> GroupRule:
         {
             "kind": "crossed" if kind in ("class", "alone") else kind,
             "columns": columns,
-            # For names it says nothing; kept, so that an unchanged proposal stays unchanged.
+            # It means nothing for names; copied, so that an unchanged proposal stays the same.
             "with_class": proposal.with_class if kind == "named" else with_class,
             "bins": bins,
         }
     )
-    merges = _merges(found).get(_signature(rule))
+    merges = _merges(reading).get(_signature(rule))
     if merges is None:
         same = _signature(rule) == _signature(proposal)
         merges = list(proposal.merge) if same else []
     return rule.model_copy(update={"merge": tuple(tuple(each) for each in merges)})
 
 
-def propose_merges(found: Found, rule: GroupRule, proposed: Sequence[tuple[str, str]]) -> None:
-    """Draw what was merged, to take back, and what could be, to do."""
+def propose_merges(reading: Reading, rule: GroupRule, proposed: Sequence[tuple[str, str]]) -> None:
+    """Draw the merges made, with a button to undo the last, and the merges proposed."""
     if rule.merge:
         last = rule.merge[-1]
         with st.container(horizontal=True, vertical_alignment="center", key="import merged"):
             st.markdown(f"Merged: {'; '.join(plain(' + '.join(each)) for each in rule.merge)}")
             st.button(
-                "Take the last merge back",
+                "Undo the last merge",
                 icon=":material/undo:",
                 key="import unmerge",
-                help=f"Separates {' and '.join(last)} again.",
+                help=f"Separates {plain(' and '.join(last))} again.",
                 on_click=_merge,
-                args=(found, rule, rule.merge[:-1]),
+                args=(reading, rule, rule.merge[:-1]),
             )
     if proposed:
-        st.caption("Small groups can become one with a near one:")
+        st.caption("A small group can be merged with a similar one:")
     for place, (small, other) in enumerate(proposed[:6]):
         with st.container(
             horizontal=True, vertical_alignment="center", key=f"import merge {place}"
@@ -184,46 +184,46 @@ def propose_merges(found: Found, rule: GroupRule, proposed: Sequence[tuple[str, 
                 "Merge",
                 icon=":material/merge:",
                 key=f"import merge button {place}",
-                help="Make the two one group.",
+                help="Make the two groups one.",
                 on_click=_merge,
-                args=(found, rule, (*rule.merge, (small, other))),
+                args=(reading, rule, (*rule.merge, (small, other))),
             )
             st.markdown(f"**{plain(small)}** with **{plain(other)}**")
 
 
 def split_words(values: Sequence[object], rule: SplitRule) -> dict[str, str]:
-    """Return what each value of a split column means by itself; "" if that is not known.
+    """Return the split that each value of a split column usually means; "" if unknown.
 
     Args:
-        values: Its different values.
-        rule: The reader's proposal, whose words come first.
+        values: The different values of the column.
+        rule: The reader's proposal; its words come first.
     """
-    told = {word.strip().lower(): meaning for word, meaning in rule.words.items()}
-    found = {}
+    known = {word.strip().lower(): meaning for word, meaning in rule.words.items()}
+    meanings = {}
     for value in values:
         text = str(int(value) if isinstance(value, float) and value.is_integer() else value)
         word = text.strip().lower()
-        meaning = told.get(word, WORDS.get(word, word))
-        found[text] = meaning if meaning in MEANINGS else ""
-    return found
+        meaning = known.get(word, WORDS.get(word, word))
+        meanings[text] = meaning if meaning in MEANINGS else ""
+    return meanings
 
 
-def _meanings(found: Found, column: str, key: str) -> dict[str, str]:
-    """Draw the meaning of each value of the split column; return the words that need telling."""
-    rule = found.source.roles.split
-    values = found.source.table[column].dropna().unique()
+def _meanings(reading: Reading, column: str, key: str) -> dict[str, str]:
+    """Draw the meaning of each value of a split column; return the meanings that are not usual."""
+    rule = reading.source.roles.split
+    values = reading.source.table[column].dropna().unique()
     if not 1 <= len(values) <= MAX_WORDS:
-        return rule.words  # What is wrong with it is said when splits are made.
+        return rule.words  # The error is raised when the splits are made.
     usual = split_words(sorted(values, key=str), rule)
     unknown = [value for value, meaning in usual.items() if not meaning]
     words = {}
-    label = f"What the values of “{column}” mean"
+    label = f"What the values of “{plain(column)}” mean"
     with st.expander(label, expanded=bool(unknown)):
         columns = in_rows(len(usual), 3)
         for column_of_page, (value, meaning) in zip(columns, usual.items(), strict=True):
             with column_of_page:
                 chosen = st.selectbox(
-                    value,
+                    plain(value),
                     MEANINGS,
                     index=_place(MEANINGS, meaning),
                     placeholder="Choose",
@@ -241,12 +241,11 @@ def _shares(rule: SplitRule, key: str, *, drawn: bool) -> dict[str, Any]:
     fields = {
         "heldout": (
             "Held out of train",
-            "Share of train whose rows carry the weights; 1 if the "
-            "network has not seen any of them.",
+            "Share of train whose rows carry the weights; 1 if the network has seen none of them.",
         ),
         "target": (
             "Target, of validation",
-            "Share of the validation rows that drive the weights; the rest selects the step.",
+            "Share of the validation rows that drives the weights; the rest selects the step.",
         ),
         "train": ("Train", "Share of all rows."),
         "validation": ("Validation", "Share of all rows, or of train where the file has none."),
@@ -259,7 +258,7 @@ def _shares(rule: SplitRule, key: str, *, drawn: bool) -> dict[str, Any]:
         with column:
             values[name] = st.number_input(
                 label,
-                # The rule's own bounds are open at 0 and 1, but for heldout.
+                # The bounds of the rule are open at 0 and 1, but for heldout.
                 min_value=0.0 if name == "heldout" else 0.01,
                 max_value=1.0 if name == "heldout" else 0.99,
                 value=float(getattr(rule, name)),
@@ -276,7 +275,7 @@ def _shares(rule: SplitRule, key: str, *, drawn: bool) -> dict[str, Any]:
                 min_value=0,
                 max_value=2**32 - 1,
                 value=rule.seed,
-                help="Of every draw.",
+                help="Seed of every draw.",
                 key=f"{key} seed",
                 persist_state="session",
             )
@@ -287,7 +286,7 @@ def _shares(rule: SplitRule, key: str, *, drawn: bool) -> dict[str, Any]:
 def _bins(
     table: pd.DataFrame, columns: Sequence[str], proposal: GroupRule, key: str
 ) -> dict[str, int]:
-    """Draw the number of bins of each numeric column that has many values."""
+    """Draw the number of bins of each numeric column with many values."""
     bins = {}
     for column in columns:
         values = table[column]
@@ -297,7 +296,7 @@ def _bins(
         if different <= 5 and column not in proposal.bins:
             continue
         number = st.number_input(
-            f"Quantile bins of {column}",
+            f"Quantile bins of {plain(column)}",
             min_value=0,
             max_value=100,
             value=proposal.bins.get(column, 4 if different > MAX_VALUES else 0),
@@ -311,17 +310,17 @@ def _bins(
     return bins
 
 
-def _merges(found: Found) -> dict[str, list[Any]]:
-    return st.session_state.setdefault(f"import merges {found.key}", {})
+def _merges(reading: Reading) -> dict[str, list[Any]]:
+    return st.session_state.setdefault(f"import merges {reading.key}", {})
 
 
 def _signature(rule: GroupRule) -> str:
-    """Identify the groups before merging: others have other names to merge."""
+    """Return what identifies the groups before merging; merges are kept for these alone."""
     return rule.model_copy(update={"merge": ()}).model_dump_json()
 
 
-def _merge(found: Found, rule: GroupRule, merges: Sequence[Sequence[str]]) -> None:
-    _merges(found)[_signature(rule)] = [list(each) for each in merges]
+def _merge(reading: Reading, rule: GroupRule, merges: Sequence[Sequence[str]]) -> None:
+    _merges(reading)[_signature(rule)] = [list(each) for each in merges]
 
 
 def _place(options: Sequence[str], value: str | None) -> int | None:

@@ -12,6 +12,7 @@ from gsr_core.errors import GsrError
 from gsr_core.ingest.job import ImportJob
 from gsr_core.ingest.plan import corrections, make_plan
 from gsr_core.views.bundle_contents import group_table, small_groups
+from gsr_core.views.charts import plain, show_error
 from gsr_core.views.import_columns import choose_columns, choose_groups, propose_merges
 from gsr_core.views.import_job import import_job, own_import, start_import
 from gsr_core.views.import_network import (
@@ -20,7 +21,7 @@ from gsr_core.views.import_network import (
     choose_network,
     choose_training,
 )
-from gsr_core.views.import_source import FAILURES, Found, choose_source, first_rows, look, sentence
+from gsr_core.views.import_source import FAILURES, Reading, choose_source, first_rows, look
 from gsr_core.views.job_watch import state_of
 from gsr_core.views.session import bundle_names, workspace
 
@@ -30,33 +31,33 @@ __all__ = ["import_form"]
 @st.fragment
 def import_form() -> None:
     """Draw the steps; each appears when the one before it is settled."""
-    found = choose_source()
-    if found is not None:
-        _steps(found)
+    reading = choose_source()
+    if reading is not None:
+        _steps(reading)
     if (name := own_import()) is not None:
         import_job(name)
 
 
-def _steps(found: Found) -> None:
-    roles = _columns(found)
+def _steps(reading: Reading) -> None:
+    roles = _columns(reading)
     if roles.label is None:
-        st.info("Choose the column of the class to go on.")
+        st.info("To go on, choose the column of the class.")
         return
-    changes = corrections(found.source.roles, roles)
+    changes = corrections(reading.source.roles, roles)
     try:
         plan = make_plan(
-            name="preview", reader=found.reader, settings=found.settings, roles=changes
+            name="preview", reader=reading.reader, settings=reading.settings, roles=changes
         )
-        seen = look(found, plan)
+        preview = look(reading, plan)
     except FAILURES as error:
-        st.error(sentence(error))
+        show_error(error)
         return
-    _sizes(found, roles, seen)
+    _sizes(reading, roles, preview)
     values: dict[str, Any] = {}
-    if seen["modality"] != "numbers":
+    if preview["modality"] != "numbers":
         st.subheader("The network", anchor=False, divider="gray")
         try:
-            values["backbone"] = choose_network(seen["modality"])
+            values["backbone"] = choose_network(preview["modality"])
         except NeedsTrust:
             st.info(
                 "This network runs code of its own. Tick “I trust this file” if you know where it "
@@ -67,69 +68,69 @@ def _steps(found: Found) -> None:
         with st.expander("How features are computed"):
             values["extraction"] = choose_extraction()
         if values["backbone"] is None:
-            st.info("Name the network to go on.")
+            st.info("To go on, name the network.")
             return
-    _finish(found, changes, values)
+    _finish(reading, changes, values)
 
 
-def _columns(found: Found) -> Roles:
-    if found.source.membership is not None:
+def _columns(reading: Reading) -> Roles:
+    if reading.source.membership is not None:
         with st.expander("The first rows"):
-            first_rows(found)
-        st.caption("The file says itself what classes, groups and splits there are.")
-        return found.source.roles
+            first_rows(reading)
+        st.caption("The file itself defines the classes, groups and splits.")
+        return reading.source.roles
     st.subheader("The columns", anchor=False, divider="gray")
-    roles = choose_columns(found)
-    first_rows(found)
+    roles = choose_columns(reading)
+    first_rows(reading)
     st.subheader("The groups", anchor=False, divider="gray")
-    return roles.model_copy(update={"groups": choose_groups(found, roles)})
+    return roles.model_copy(update={"groups": choose_groups(reading, roles)})
 
 
-def _sizes(found: Found, roles: Roles, seen: dict[str, Any]) -> None:
-    """Draw who belongs to each group and how many do, and what is wrong with that."""
-    group_table(seen["groups"], seen["splits"], key="import sizes")
-    if warning := small_groups(seen["groups"], seen["splits"]):
+def _sizes(reading: Reading, roles: Roles, preview: dict[str, Any]) -> None:
+    """Draw the groups with their sizes, warnings and notes, and merges of small groups."""
+    group_table(preview["groups"], preview["splits"], key="import sizes")
+    if warning := small_groups(preview["groups"], preview["splits"]):
         st.warning(warning, icon=":material/warning:")
-    if found.source.membership is None:
-        propose_merges(found, roles.groups, seen["proposed_merges"])
-    if seen["notes"]:
-        with st.expander(f"What to know about these data ({len(seen['notes'])})"):
-            for note in seen["notes"]:
-                st.caption(f"• {note}")
+    if reading.source.membership is None:
+        propose_merges(reading, roles.groups, preview["proposed_merges"])
+    if preview["notes"]:
+        with st.expander(f"Notes on these data ({len(preview['notes'])})"):
+            for note in preview["notes"]:
+                st.caption(f"• {plain(note)}")
 
 
-def _finish(found: Found, changes: dict[str, Any], values: dict[str, Any]) -> None:
-    """Draw the name, the command and the start."""
+def _finish(reading: Reading, changes: dict[str, Any], values: dict[str, Any]) -> None:
+    """Draw the name, the button that starts the import, and the command."""
     st.subheader("The bundle", anchor=False, divider="gray")
     left, right = st.columns([2, 3])
     with left:
         name = st.text_input(
             "Name of the bundle",
-            value=found.name,
-            key=f"import {found.key} {found.number} name",
+            value=reading.name,
+            key=f"import {reading.key} {reading.number} name",
             persist_state="session",
         ).strip()
     with right:
         title = st.text_input(
-            "Name for people",
-            placeholder=found.source.title or name,
-            key=f"import {found.key} title",
+            "Title",
+            placeholder=reading.source.title or name,
+            key=f"import {reading.key} title",
             persist_state="session",
         ).strip()
     overwrite = name in bundle_names() and st.checkbox(
-        f"Replace the bundle {name}", key=f"import {found.key} overwrite"
+        f"Replace the bundle {plain(name)}", key=f"import {reading.key} overwrite"
     )
     try:
         plan = make_plan(
             name=name,
             title=title,
-            reader=found.reader,
-            settings=found.settings,
+            reader=reading.reader,
+            settings=reading.settings,
             roles=changes,
             **values,
         )
     except GsrError as error:
-        st.error(sentence(error))
+        show_error(error)
         return
     job = ImportJob(plan=plan, overwrite=overwrite)
     _start(job)
@@ -153,6 +154,6 @@ def _start(job: ImportJob) -> None:
         bundle_directory(workspace(), job.plan.name, overwrite=job.overwrite)
         start_import(job)
     except (GsrError, OSError) as error:
-        st.error(sentence(error).replace("with --overwrite", "by ticking the box above"))
+        show_error(str(error).replace("with --overwrite", "by ticking the box above"))
     else:
         st.rerun(scope="fragment")

@@ -1,4 +1,4 @@
-"""Imports under way: how far they are, how they ended, and what can be done about it."""
+"""Imports under way: their progress, how they ended, and how to go on."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _OWN = "import started"
 
 
 def own_import() -> str | None:
-    """Return the name of the import that this window started and that has not opened yet."""
+    """Return the name of the import that this window started and whose bundle is not open yet."""
     return st.session_state.get(_OWN)
 
 
@@ -55,7 +55,7 @@ def import_job(name: str) -> None:
 
 
 def _open(name: str) -> None:
-    """Show the new bundle, once, in the window that asked for it."""
+    """Show the new bundle, once, in the window that started the import."""
     if own_import() != name or name not in bundle_names():
         return
     del st.session_state[_OWN]

@@ -1,4 +1,4 @@
-"""The third step of an import: the trained network that gives the features."""
+"""The third step of an import: the trained network that computes the features."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ __all__ = ["KINDS", "NeedsTrust", "choose_extraction", "choose_network", "choose
 
 
 class NeedsTrust(Exception):
-    """The network runs code of its own, and nobody has said yet that it may."""
+    """The network runs code of its own, and the user has not ticked that it may."""
 
 
 @dataclass(frozen=True)
 class _Kind:
-    """How one kind of network is asked for.
+    """How the form asks for one kind of network.
 
     Attributes:
-        line: What it is, for people.
-        modalities: What it can take.
-        label: Of the field with its name.
-        hint: What the name looks like.
-        default: A name that suits most; by modality.
-        file: The name is a file that is the whole network.
-        runs_code: It is loaded only if trusted.
+        line: Description of the kind.
+        modalities: Inputs that it takes.
+        label: Label of the field for its name.
+        hint: Example of a name.
+        default: Name at first.
+        file: Whether the name is a file that holds the whole network.
+        runs_code: Whether it is loaded only with trust.
     """
 
     line: str
@@ -94,7 +94,7 @@ KINDS = {
     ),
     "simconv1": _Kind("SimConv-1, a small network for small images", ("image",), ""),
 }
-"""By what stands before the colon of a backbone's name."""
+"""Kinds by what stands before the colon of a backbone's name."""
 
 _KEY = "import network"
 
@@ -130,13 +130,15 @@ def choose_network(modality: Literal["image", "text"]) -> BackboneChoice | None:
             persist_state="session",
         )
     with st.expander("Layer, preprocessing and other details"):
-        values["layer"] = _text("Layer before which to cut", f"{_KEY} layer", "found by itself")
+        values["layer"] = _text(
+            "Layer before which to cut", f"{_KEY} layer", "chosen automatically"
+        )
         overrides = _overrides(modality)
         values["arguments"] = _arguments(kind) if kind in ("own", "timm") else {}
         if not chosen.runs_code:
             trust = st.checkbox(
                 "I trust this file",
-                help="Only needed for a pickle that is more than a state dict, or a hub model with "
+                help="Needed only for a pickle that is more than a state dict, or a hub model with "
                 "code of its own: it runs that code, as you, on the machine of this dashboard.",
                 key=f"{_KEY} trust details",
                 persist_state="session",
@@ -156,7 +158,7 @@ def choose_network(modality: Literal["image", "text"]) -> BackboneChoice | None:
 
 
 def choose_training() -> TrainingChoice | None:
-    """Draw whether and how the network is trained first."""
+    """Draw whether and how to train the network first; return that, or None."""
     from gsr_core.features.presets import PRESETS, Training
 
     train = st.toggle(
@@ -168,7 +170,7 @@ def choose_training() -> TrainingChoice | None:
     if not train:
         return None
     preset = st.selectbox(
-        "Begin with the settings of",
+        "Start from the settings of",
         list(PRESETS),
         format_func=lambda each: PRESETS[each].title,
         key=f"{_KEY} preset",
@@ -187,7 +189,7 @@ def choose_training() -> TrainingChoice | None:
 
 
 def choose_extraction() -> ExtractionChoice:
-    """Draw how features are computed."""
+    """Draw how to compute the features; return the choice."""
     usual = ExtractionChoice()
     first, second, third = st.columns(3)
     with first:
@@ -208,7 +210,7 @@ def choose_extraction() -> ExtractionChoice:
             1,
             65_536,
             usual.batch_size,
-            help="Inputs a forward pass; halved by itself when memory runs out.",
+            help="Inputs in a forward pass; halved automatically when memory runs out.",
             key=f"{_KEY} batch",
             persist_state="session",
         )
@@ -217,7 +219,7 @@ def choose_extraction() -> ExtractionChoice:
             0,
             256,
             None,
-            placeholder="by the machine",
+            placeholder="automatic",
             help="Processes that read and prepare inputs.",
             key=f"{_KEY} workers",
             persist_state="session",
@@ -315,7 +317,7 @@ def _weights(kind: str, name: str) -> dict[str, str]:
             weights = st.selectbox(
                 "Which",
                 options,
-                help="Fetched once and kept; DEFAULT is torchvision's own choice.",
+                help="Downloaded once and kept; DEFAULT is torchvision's own choice.",
                 key=f"{_KEY} weights {name}",
                 persist_state="session",
             )
@@ -325,14 +327,14 @@ def _weights(kind: str, name: str) -> dict[str, str]:
 
 
 def _overrides(modality: str) -> dict[str, Any]:
-    """Draw what of the preprocessing is to differ from the model's own."""
+    """Draw the settings of preprocessing; return those that differ from the model's own."""
     preprocessing = import_module("gsr_core.features.preprocessing")
     model = {
         "image": preprocessing.ImagePreprocessing,
         "text": preprocessing.TextPreprocessing,
     }[modality]
     fields = model.model_json_schema()["properties"]
-    st.caption("Preprocessing is the model's own, but for what is given here.")
+    st.caption("Preprocessing is the model's own, except for what you set here.")
     values: dict[str, Any] = {}
     names = [name for name in fields if name not in ("modality", "trust")]
     for column, name in zip(in_rows(len(names), 3), names, strict=True):
@@ -357,7 +359,7 @@ def _overrides(modality: str) -> dict[str, Any]:
 def _arguments(kind: str) -> dict[str, str | int | float | bool]:
     text = st.text_area(
         "Arguments of the function" if kind == "own" else "Arguments of timm's create_model",
-        placeholder="name=value, one a line",
+        placeholder="name=value, one on each line",
         height=80,
         key=f"{_KEY} arguments {kind}",
         persist_state="session",

@@ -1,4 +1,4 @@
-"""The first step of an import: where the data are, and what a reader finds there."""
+"""The first step of an import: where the data are, and what a reader makes of them."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from gsr_core.errors import GsrError
 from gsr_core.ingest.plan import Plan
 from gsr_core.ingest.read import preview
 from gsr_core.readers.registry import describe_readers, make_reader
+from gsr_core.views.charts import plain, show_error
 from gsr_core.views.session import bundle_names, workspace
 
 __all__ = [
     "FAILURES",
-    "Found",
+    "Reading",
     "choose_source",
     "first_rows",
     "forget_source",
     "in_rows",
     "look",
-    "sentence",
 ]
 
 FAILURES = (GsrError, OSError, RuntimeError, ValueError, MemoryError)
-"""What wrong files raise; shown as a sentence, not as a crash of the page."""
+"""What wrong files raise; the page shows it as a sentence and goes on."""
 
 _STATE = "import seen"
 _SINGLE_FILE = {
@@ -42,19 +42,19 @@ _SINGLE_FILE = {
     "table": ["csv", "tsv", "parquet", "jsonl"],
     "embeddings": ["parquet"],
 }
-"""Readers of one file, which may also be uploaded; and its endings."""
+"""Readers of a single file, which may also be uploaded, and the endings of that file."""
 _PICTURES = 6
 
 
 @dataclass(frozen=True)
-class Found:
-    """A source that was looked at.
+class Reading:
+    """What a reader gave when the user last looked at the data.
 
     Attributes:
-        reader: Its reader.
-        settings: The reader's settings, the path among them.
+        reader: Name of the reader.
+        settings: Settings of the reader, the path among them.
         number: Changes with every look, so that a file that changed is read again.
-        source: What the reader found. Not to be changed.
+        source: The source that the reader returned. Not to be changed.
     """
 
     reader: str
@@ -64,7 +64,7 @@ class Found:
 
     @property
     def key(self) -> str:
-        """Identity for the widgets that correct this source's proposal."""
+        """Identity of the widgets that correct the proposal of this source."""
         content = json.dumps([self.reader, self.settings], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()[:12]
 
@@ -73,17 +73,17 @@ class Found:
         """A free name for the bundle."""
         path = Path(str(self.settings.get("path", "")))
         stem = path.parent.name if path.stem in ("metadata", "data") else path.stem
-        wish = re.sub(r"[^A-Za-z0-9_.-]+", "-", stem).strip("-._")[:60] or self.reader
+        base = re.sub(r"[^A-Za-z0-9_.-]+", "-", stem).strip("-._")[:60] or self.reader
         taken = set(bundle_names())
         return next(
             name
             for number in range(1, len(taken) + 3)
-            if (name := wish if number == 1 else f"{wish}-{number}") not in taken
+            if (name := base if number == 1 else f"{base}-{number}") not in taken
         )
 
 
-def choose_source() -> Found | None:
-    """Draw the choice of reader, path and settings; return what was found once looked at."""
+def choose_source() -> Reading | None:
+    """Draw the choice of reader, path and settings; return the reading once there is one."""
     known = {each["name"]: each for each in _readers()}
     left, right = st.columns([2, 3])
     with left:
@@ -123,7 +123,7 @@ def choose_source() -> Found | None:
                 label_visibility="collapsed",
             )
             if file is not None:
-                settings["path"] = str(_kept(file.name, file.getvalue()))
+                settings["path"] = str(_store_upload(file.name, file.getvalue()))
     if reader["settings"]:
         with st.expander("Settings of this reader"):
             settings |= _settings(name, reader["settings"])
@@ -132,57 +132,51 @@ def choose_source() -> Found | None:
     if st.button("Look at the data", type="primary", key="import look"):
         if missing:
             st.session_state.pop(_STATE, None)
-            st.error(f"Where are the data? Give {reader['path']}.")
+            show_error(f"Where are the data? Give {reader['path']}.")
             return None
         st.session_state[_STATE] = (name, settings, time.time_ns())
     if _STATE not in st.session_state:
         return None
     name, settings, number = st.session_state[_STATE]
     try:
-        return Found(name, settings, number, _source(name, json.dumps(settings), number))
+        return Reading(name, settings, number, _source(name, json.dumps(settings), number))
     except FAILURES as error:
-        st.error(sentence(error))
+        show_error(error)
         return None
 
 
-def sentence(error: BaseException) -> str:
-    """Return what went wrong, as a sentence."""
-    text = str(error) or type(error).__name__
-    return text[0].upper() + text[1:]
-
-
 def forget_source() -> None:
-    """Begin with an empty form next time."""
+    """Begin with an empty form the next time."""
     st.session_state.pop(_STATE, None)
 
 
-def look(found: Found, plan: Plan) -> dict[str, Any]:
-    """Return `ingest.preview` of a plan for a source; computed once.
+def look(reading: Reading, plan: Plan) -> dict[str, Any]:
+    """Return `ingest.preview` of a plan for a reading; computed once.
 
     Raises:
         GsrError: If columns do not suit their roles.
     """
-    # Groups and splits depend on these alone; a new name or network computes nothing anew.
+    # Groups and splits depend on these alone; a new name or network computes nothing again.
     roles = json.dumps(plan.roles, sort_keys=True)
-    return _preview(found.key, found.number, roles, plan, found.source)
+    return _preview(reading.key, reading.number, roles, plan, reading.source)
 
 
-def first_rows(found: Found) -> None:
+def first_rows(reading: Reading) -> None:
     """Draw the first rows of the table, and images if there are any."""
-    table = found.source.table
+    table = reading.source.table
     st.dataframe(table.head(5), hide_index=True)
-    st.caption(f"The first of {len(table):,} rows · {found.source.origin}")
-    if found.source.inputs.modality == "image":
+    st.caption(f"The first of {len(table):,} rows · {plain(reading.source.origin)}")
+    if reading.source.inputs.modality == "image":
         with st.container(horizontal=True, gap="xsmall", key="import pictures"):
-            for name, encoded in _pictures(found.key, found.number, found.source):
+            for name, encoded in _pictures(reading.key, reading.number, reading.source):
                 if encoded is None:
-                    st.caption(f"{name} cannot be read")
+                    st.caption(f"{plain(name)} cannot be read")
                 else:
                     st.image(encoded, width=76, alt=name)
 
 
 def in_rows(count: int, width: int) -> list[DeltaGenerator]:
-    """Return so many columns, `width` beside each other."""
+    """Return `count` columns, `width` in a row."""
     return [column for _ in range(0, count, width) for column in st.columns(width)][:count]
 
 
@@ -215,8 +209,8 @@ def _setting(key: str, field: dict[str, Any]) -> Any:
     return (st.text_input(label, value=default, **common) or "").strip()
 
 
-def _kept(name: str, content: bytes) -> Path:
-    """Keep an uploaded file in the workspace: the import may read it after the browser is gone."""
+def _store_upload(name: str, content: bytes) -> Path:
+    """Store an upload in the workspace; the import may read it after the browser has gone."""
     folder = workspace().root / "uploads" / hashlib.sha256(content).hexdigest()[:16]
     file = folder / Path(name).name
     if not file.exists():
@@ -242,11 +236,11 @@ def _preview(key: str, number: int, roles: str, _plan: Plan, _source: Source) ->
 
 @st.cache_resource(max_entries=4, show_spinner=False)
 def _pictures(key: str, number: int, _source: Source) -> list[tuple[str, bytes | None]]:
-    found = []
+    pictures = []
     for row in range(min(_PICTURES, len(_source.inputs))):
         try:
             encoded = thumbnail(_source.inputs.load(row))
         except FAILURES:
             encoded = None
-        found.append((_source.inputs.name(row), encoded))
-    return found
+        pictures.append((_source.inputs.name(row), encoded))
+    return pictures

@@ -1,4 +1,4 @@
-"""What is being computed, what waits, and what has ended."""
+"""The runs of a bundle: under way, waiting and ended."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gsr_core.runs.job import ensure_run_worker, submit
 from gsr_core.runs.store import Run
 from gsr_core.runs.summary import headline, run_label, unsolved_steps
 from gsr_core.views import navigation as nav
-from gsr_core.views.charts import percent, show
+from gsr_core.views.charts import percent, plain, show, show_error
 from gsr_core.views.frame import Frame, link
 from gsr_core.views.session import load_history
 
@@ -33,13 +33,13 @@ def job_panel(page: Frame) -> None:
 
 
 def _live(active: list[Run]) -> None:
-    """Draw the first active run, look again twice a second, and redraw the page when it ends."""
+    """Draw the active runs anew twice a second; redraw the page when one ends."""
     states = [run.state for run in active]
     if not all(state.active for state in states):
         nav.refresh()
     place = next((i for i, each in enumerate(states) if each.status is Status.RUNNING), 0)
     run, state = active[place], states[place]
-    st.subheader(run_label(run.config), anchor=False)
+    st.subheader(plain(run_label(run.config)), anchor=False)
     if state.status is Status.QUEUED:
         ensure_run_worker(run)
         st.progress(0.0, text="Waiting for the worker")
@@ -59,10 +59,10 @@ def _live(active: list[Run]) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
         if st.button("Cancel", key=f"cancel {run.run_id}", icon=":material/stop:"):
             run.request_cancel()
-            st.toast("Asked the run to stop after its current step.")
+            st.toast("The run will stop after its current step.")
         for other in active:
             if other.run_id != run.run_id:
-                st.badge(f"waiting: {run_label(other.config)}", color="gray")
+                st.badge(f"waiting: {plain(run_label(other.config))}", color="gray")
                 st.button(
                     "Cancel",
                     key=f"cancel {other.run_id}",
@@ -72,25 +72,25 @@ def _live(active: list[Run]) -> None:
 
 
 def _latest(run: Run) -> None:
-    """Say how the newest run ended and what can be done with it."""
+    """Draw how the newest run ended, its scores, and where to go from there."""
     state = run.state
-    st.subheader(f"{run_label(run.config)}: {state.status}", anchor=False)
+    st.subheader(f"{plain(run_label(run.config))}: {state.status}", anchor=False)
     if state.status is Status.FAILED:
-        st.error(state.message)
+        show_error(state.message)
         if log := run.log_text():
             with st.expander("Log"):
                 st.code(log, language=None)
     if state.step:
-        found = headline(run, history=load_history(run))
+        scores = headline(run, history=load_history(run))
         with st.container(horizontal=True):
-            st.metric("Worst group, test", percent(found["worst_group_accuracy"]), border=True)
-            st.metric("Mean, test", percent(found["mean_accuracy"]), border=True)
+            st.metric("Worst group, test", percent(scores["worst_group_accuracy"]), border=True)
+            st.metric("Mean, test", percent(scores["mean_accuracy"]), border=True)
             st.metric("Kept step", f"{state.best_step} of {state.step}", border=True)
             st.metric("Time", f"{state.seconds:.1f} s", border=True)
         if unsolved := unsolved_steps(load_history(run)):
             st.warning(
                 f"{unsolved} of {state.step} steps did not reach their tolerance (a relative "
-                "gradient norm of 1e-8, influences to 1e-10), so they are approximate; a larger l2 "
+                "gradient norm of 1e-8, influences to 1e-10) and are approximate; a larger l2 "
                 "helps."
             )
         if state.step > 1:
@@ -117,26 +117,26 @@ def _continue(run: Run, done: int) -> None:
                 continue_run(run, int(steps))
                 submit(run)
             except GsrError as error:
-                st.error(str(error))
+                show_error(error)
             else:
                 st.rerun()
 
 
 def _table(runs: list[Run]) -> None:
-    """Draw one row a run."""
+    """Draw a table with one row for each run."""
     st.subheader("All runs on this bundle", anchor=False)
     if not runs:
         st.caption("None yet.")
         return
     rows = []
     for run in runs:
-        state, found = run.state, headline(run, history=load_history(run))
+        state, scores = run.state, headline(run, history=load_history(run))
         rows.append(
             {
                 "run": run_label(run.config),
                 "status": str(state.status),
-                "worst group, test": found["worst_group_accuracy"],
-                "mean, test": found["mean_accuracy"],
+                "worst group, test": scores["worst_group_accuracy"],
+                "mean, test": scores["mean_accuracy"],
                 "kept step": state.best_step or None,
                 "steps": state.step,
                 "seconds": state.seconds,

@@ -12,7 +12,7 @@ from gsr_core.jobs.queue import start_job
 from gsr_core.jobs.state import JobState, read_job, request_stop, stop_requested
 from gsr_core.progress import Status
 from gsr_core.views import navigation as nav
-from gsr_core.views.charts import plain
+from gsr_core.views.charts import plain, sentence, show_error
 from gsr_core.views.session import workspace
 
 __all__ = ["go_on_button", "needed_job", "say_why", "state_of", "watch_job"]
@@ -96,7 +96,7 @@ def needed_job(
     start = start or (lambda: start_job(workspace(), job))
     state = state_of(job)
     if state is not None and state.status is Status.FAILED:
-        st.error(plain(f"{failed}: {state.text}"))
+        show_error(f"{failed}: {state.text}")
         with st.container(horizontal=True, key=f"{job.kind} failed {job.key}"):
             if st.button("Try again", key=f"{job.kind} again {job.key}"):
                 start()
@@ -113,8 +113,7 @@ def needed_job(
 
 def say_why(state: JobState, more: str = "") -> None:
     """Say how a job ended that did not finish, and more."""
-    sentence = f"{plain(state.text[:1].upper() + state.text[1:])}{more}"
-    (st.info if state.status is Status.CANCELLED else st.error)(sentence)
+    (st.info if state.status is Status.CANCELLED else st.error)(sentence(state.text) + more)
 
 
 def go_on_button(
@@ -135,7 +134,7 @@ def go_on_button(
     try:
         start_job(workspace(), job)
     except GsrError as error:
-        st.error(str(error))
+        show_error(error)
     else:
         if started is not None:
             started()

@@ -1,7 +1,7 @@
-"""Maps of samples, and what is selected on them.
+"""Maps of samples, and the selection on them.
 
-What is selected is kept by `map_chart` and shared by all maps; the maps and what is shown of the
-selection are one fragment, so that a lasso draws only them again.
+`map_chart` keeps the selection, which all maps share; the maps and the view of the selection are
+one fragment, so that a lasso draws only them again.
 """
 
 from __future__ import annotations
@@ -31,53 +31,53 @@ from gsr_core.views.slices import flags_of
 __all__ = ["linked_maps"]
 
 
-def linked_maps(looked: MapView) -> None:
+def linked_maps(view: MapView) -> None:
     """Draw the maps, and the samples that are selected on them."""
-    places = {space: places_of(looked, space) for space in looked.spaces}
-    there = {space: found for space, found in places.items() if found is not None}
-    if not there:
+    places = {space: places_of(view, space) for space in view.spaces}
+    maps_there = {space: each for space, each in places.items() if each is not None}
+    if not maps_there:
         return
-    if looked.colour == "group" and (looked.bundle.membership.sum(axis=1) > 1).any():
+    if view.colour == "group" and (view.bundle.membership.sum(axis=1) > 1).any():
         st.caption("Groups overlap: a point in several has the colour of the rarest.")
-    dense = looked.dimensions == 2 and len(looked.samples) > MAX_DRAWN
-    limit = MAX_ON_TOP if dense else MAX_DRAWN if looked.dimensions == 2 else MAX_DRAWN_3D
-    keep = _worth_keeping(looked, limit)
-    shown = drawn_rows(looked.samples, limit, keep)
-    kept = min(len(np.unique(keep)), limit)
-    if note := drawn_note(len(shown), len(looked.samples), kept, on_image=dense):
+    dense = view.dimensions == 2 and len(view.samples) > MAX_DRAWN
+    limit = MAX_ON_TOP if dense else MAX_DRAWN if view.dimensions == 2 else MAX_DRAWN_3D
+    worth_drawing = _worth_drawing(view, limit)
+    shown = drawn_rows(view.samples, limit, worth_drawing)
+    always = min(len(np.unique(worth_drawing)), limit)
+    if note := drawn_note(len(shown), len(view.samples), always, on_image=dense):
         st.caption(note)
 
     @st.fragment
     def maps() -> None:
-        chosen, focus = selected_rows(looked.scope), _focus(looked)
-        drawings = _drawings(looked, there)
+        chosen, focus = selected_rows(view.scope), _focus(view)
+        drawings = _drawings(view, maps_there)
         for column, draw in zip(st.columns(len(drawings), gap="medium"), drawings, strict=True):
             with column:
-                _map(looked, *draw, shown=shown, chosen=chosen, focus=focus)
-        selection(looked, chosen)
+                _map(view, *draw, shown=shown, chosen=chosen, focus=focus)
+        selection(view, chosen)
 
     maps()
 
 
 def _drawings(
-    looked: MapView, there: dict[str, tuple[pd.DataFrame, str]]
+    view: MapView, maps_there: dict[str, tuple[pd.DataFrame, str]]
 ) -> list[tuple[str, str, pd.DataFrame, Run]]:
-    """Return what to draw side by side: key, title, places and whose colours."""
-    found = []
-    for space, (places, method) in there.items():
-        of = f" of {HEADS[looked.head]} head" * (space in ("gradients", "logits"))
-        title = f"**{space.capitalize()}**{of * (looked.head != 'run')}, {method.upper()}"
-        if looked.other is None:
-            found.append((f"map {space}", title, places, looked.run))
+    """Return the maps to draw side by side: key, title, places, and the run that colours it."""
+    drawings = []
+    for space, (places, method) in maps_there.items():
+        of = f" of {HEADS[view.head]} head" * (space in ("gradients", "logits"))
+        title = f"**{space.capitalize()}**{of * (view.head != 'run')}, {method.upper()}"
+        if view.other is None:
+            drawings.append((f"map {space}", title, places, view.run))
             continue
-        for run in (looked.run, looked.other):
-            said = f"{title}, coloured by {plain(run_label(run.config))}"
-            found.append((f"map {space} {run.run_id}", said, places, run))
-    return found
+        for run in (view.run, view.other):
+            heading = f"{title}, coloured by {plain(run_label(run.config))}"
+            drawings.append((f"map {space} {run.run_id}", heading, places, run))
+    return drawings
 
 
 def _map(
-    looked: MapView,
+    view: MapView,
     key: str,
     title: str,
     places: pd.DataFrame,
@@ -88,25 +88,25 @@ def _map(
     focus: int | None,
 ) -> None:
     """Draw one map."""
-    samples = looked.samples
-    if run is not looked.run:
-        samples = with_more(load_samples(run, looked.split), looked.bundle, looked.clustering)
+    samples = view.samples
+    if run is not view.run:
+        samples = with_more(load_samples(run, view.split), view.bundle, view.clustering)
     st.markdown(title)
-    kind = colourings(looked.bundle, samples).get(looked.colour)
+    kind = colourings(view.bundle, samples).get(view.colour)
     if kind is None:
-        st.caption(f"{plain(run_label(run.config))} has no {looked.colour} to colour by.")
+        st.caption(f"{plain(run_label(run.config))} has no {view.colour} to colour by.")
         return
-    points, colours = _coloured(looked, samples, kind)
-    # A map knows rows in its own order; the table's order is what `shown` speaks of.
+    points, colours = _coloured(view, samples, kind)
+    # A map has rows in an order of its own; `shown` counts in the order of the table.
     points = (
         places.set_index("row")
         .loc[points["row"]]
         .reset_index()
-        .assign(**{name: points[name].to_numpy() for name in (looked.colour, "sample_id")})
+        .assign(**{name: points[name].to_numpy() for name in (view.colour, "sample_id")})
     )
-    alt = f"Map of {len(points):,} samples, coloured by {looked.colour}."
-    style: dict[str, Any] = {"colour": looked.colour, "kind": kind, "colours": colours}
-    if looked.dimensions == 3:
+    alt = f"Map of {len(points):,} samples, coloured by {view.colour}."
+    style: dict[str, Any] = {"colour": view.colour, "kind": kind, "colours": colours}
+    if view.dimensions == 3:
         figure = point_map_3d(points.iloc[shown], **style, chosen=chosen, focus=focus, revision=key)
         show(figure, key=key, alt=alt)
         return
@@ -114,10 +114,10 @@ def _map(
 
 
 def _coloured(
-    looked: MapView, samples: pd.DataFrame, kind: Kind
+    view: MapView, samples: pd.DataFrame, kind: Kind
 ) -> tuple[pd.DataFrame, dict[str, str] | None]:
-    """Return the samples with the colour column as text or numbers, and colours that are fixed."""
-    colour, bundle = looked.colour, looked.bundle
+    """Return the samples with the colour column as text or numbers, and any fixed colours."""
+    colour, bundle = view.colour, view.bundle
     if colour == "group":
         named = samples.assign(group=single_group(bundle, samples["row"].to_numpy()))
         return named, colours_of(bundle)
@@ -125,15 +125,15 @@ def _coloured(
         classes = dict(enumerate(bundle.manifest.classes))
         return samples.assign(prediction=samples["prediction"].map(classes)), None
     if colour == "right or wrong":
-        said = samples["correct"].map({True: "right", False: "wrong"})
-        return samples.assign(**{colour: said}), {"right": theme.UNKNOWN, "wrong": theme.ACCENT}
+        words = samples["correct"].map({True: "right", False: "wrong"})
+        return samples.assign(**{colour: words}), {"right": theme.UNKNOWN, "wrong": theme.ACCENT}
     if colour == "flagged":
         return samples, {"not flagged": theme.UNKNOWN, "flagged": theme.ACCENT}
     if colour == "inferred group":
-        said = samples["inferred_group"].astype(str).replace(str(OUTLIER), "outlier")
-        return samples.assign(**{colour: said}), None
-    if colour == "cluster" and looked.clustering is not None:
-        names = [*looked.clustering.names.values()]
+        words = samples["inferred_group"].astype(str).replace(str(OUTLIER), "outlier")
+        return samples.assign(**{colour: words}), None
+    if colour == "cluster" and view.clustering is not None:
+        names = [*view.clustering.names.values()]
         fixed = theme.group_colours(names)
         return samples, {**fixed, "outlier": theme.UNKNOWN, "not clustered": theme.UNKNOWN}
     if kind == "category":
@@ -141,20 +141,20 @@ def _coloured(
     return samples, None
 
 
-def _worth_keeping(looked: MapView, limit: int) -> np.ndarray:
-    """Return the positions of samples to draw whatever else is: flagged, then extreme ones."""
-    samples = looked.samples
+def _worth_drawing(view: MapView, limit: int) -> np.ndarray:
+    """Return the positions of samples to draw in any case: flagged, then extreme ones."""
+    samples = view.samples
     if len(samples) <= limit:
         return np.empty(0, dtype=np.int64)
     order = samples["weight" if "weight" in samples.columns else "loss"].argsort().to_numpy()
-    flagged = np.flatnonzero(np.isin(samples["row"], flags_of(looked.bundle)["row"]))
+    flagged = np.flatnonzero(np.isin(samples["row"], flags_of(view.bundle)["row"]))
     return np.concatenate([flagged, order[::-1][: limit // 20], order[: limit // 20]])
 
 
-def _focus(looked: MapView) -> int | None:
-    """Return the sample that is ringed: the one that is looked at, or was last."""
+def _focus(view: MapView) -> int | None:
+    """Return the sample to ring: the one in focus, or the last one that was."""
     chosen = nav.get("sample")
     if chosen.isdecimal() and len(chosen) <= 12:
-        st.session_state["map focus"] = (looked.scope, int(chosen))
+        st.session_state["map focus"] = (view.scope, int(chosen))
     scope, row = st.session_state.get("map focus", ("", -1))
-    return row if scope == looked.scope else None
+    return row if scope == view.scope else None

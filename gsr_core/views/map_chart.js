@@ -1,9 +1,10 @@
-// Draws a map of samples on a plain canvas and says what the user did on it.
+// Draws a map of samples on a plain canvas and reports the user's gestures on it.
 //
-// What comes in is described in gsr_core/figures/scatter.py (`data.map`) and map_chart.py
-// (`data.shown`); what goes out is one trigger, `gesture`: the outline of a lasso or box, or the
-// row of the point that was clicked. No WebGL: a map must also be there where there is no GPU,
-// and 200,000 points are blended here in a few hundredths of a second.
+// gsr_core/figures/scatter.py describes the input `data.map`, map_chart.py `data.shown`. The output
+// is one trigger, `gesture`: the outline of a lasso or box, or the row of the point that was
+// clicked. No WebGL: a map must also work without a GPU, and 200,000 points are blended here in a
+// few hundredths of a second. One long file, because Streamlit loads a component as one script and
+// nothing in this repository bundles scripts.
 
 const NEAR = 8; // pixels within which a point counts as pointed at
 const STILL = 4; // pixels that a click may move
@@ -59,23 +60,23 @@ class Chart {
     for (const each of TOOLS) this.button(each, () => this.use(each[0]));
     element(this.tools, 'span', 'gap');
     for (const each of ACTIONS) this.button(each, () => this.act(each[0]));
-    this.said = element(this.tools, 'span', 'said');
-    this.said.setAttribute('role', 'status');
+    this.status = element(this.tools, 'span', 'status');
+    this.status.setAttribute('role', 'status');
     this.use('lasso');
     this.listen();
     new ResizeObserver(() => this.resized()).observe(this.plot);
   }
 
   button([name, label, path], action) {
-    const made = element(this.tools, 'button');
-    made.type = 'button';
-    made.title = label;
-    made.setAttribute('aria-label', label);
-    const icon = made.appendChild(document.createElementNS(SVG, 'svg'));
+    const button = element(this.tools, 'button');
+    button.type = 'button';
+    button.title = label;
+    button.setAttribute('aria-label', label);
+    const icon = button.appendChild(document.createElementNS(SVG, 'svg'));
     icon.setAttribute('viewBox', '0 0 24 24');
     icon.appendChild(document.createElementNS(SVG, 'path')).setAttribute('d', path);
-    made.addEventListener('click', action);
-    this.buttons[name] = made;
+    button.addEventListener('click', action);
+    this.buttons[name] = button;
   }
 
   use(tool) {
@@ -113,7 +114,7 @@ class Chart {
     this.shown = shown;
     this.chosen = shown.chosen === null ? null : numbers(shown.chosen, Uint8Array);
     this.buttons.clear.disabled = !shown.count;
-    this.said.textContent = shown.count ? `${shown.count.toLocaleString('en')} selected` : '';
+    this.status.textContent = shown.count ? `${shown.count.toLocaleString('en')} selected` : '';
     this.sent = null;
     this.resized();
   }
@@ -295,7 +296,7 @@ class Chart {
   // One stamp a shape: where a point of this diameter has ink, and how much.
   stamps(diameter) {
     const shapes = this.map.symbols ? [...new Set(this.map.symbols)] : ['circle'];
-    const made = {};
+    const stamps = {};
     for (const shape of shapes) {
       const side = 2 * Math.ceil(0.7 * diameter) + 1;
       const small = document.createElement('canvas');
@@ -311,14 +312,14 @@ class Chart {
         down.push(Math.floor(at / side) - (side >> 1));
         cover.push(ink[4 * at + 3] / 255);
       }
-      made[shape] = {
+      stamps[shape] = {
         across: Int32Array.from(across),
         down: Int32Array.from(down),
         cover: Float32Array.from(cover),
         reach: side >> 1,
       };
     }
-    return made;
+    return stamps;
   }
 
   // Blend the points in their order; `which` is 1 for the chosen ones, 0 for the others.
@@ -379,9 +380,9 @@ class Chart {
   }
 
   mark(kind, attributes) {
-    const made = this.over.appendChild(document.createElementNS(SVG, kind));
-    for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
-    return made;
+    const shape = this.over.appendChild(document.createElementNS(SVG, kind));
+    for (const [name, value] of Object.entries(attributes)) shape.setAttribute(name, value);
+    return shape;
   }
 
   save() {
@@ -464,9 +465,9 @@ class Chart {
     if (!drag) return;
     const how = event.shiftKey ? 'add' : event.altKey ? 'remove' : 'replace';
     if (drag.far < STILL) {
-      const found = this.nearest(drag.from);
+      const point = this.nearest(drag.from);
       this.abandon();
-      if (found !== null) this.gesture({row: this.rows[found], how});
+      if (point !== null) this.gesture({row: this.rows[point], how});
     } else if (drag.tool === 'pan' || drag.path.length < 3) {
       this.abandon();
     } else {
@@ -480,7 +481,7 @@ class Chart {
   }
 
   gesture({path = [], row = null, how = 'replace'}) {
-    this.said.textContent = 'Selecting …';
+    this.status.textContent = 'Selecting …';
     this.drag = null;
     this.sent = path; // shown until the answer is there
     this.annotate();
@@ -491,7 +492,7 @@ class Chart {
     const {x, y, map} = this;
     const [stepX, startX, stepY, startY] = this.levels();
     let best = NEAR * NEAR;
-    let found = null;
+    let nearest = null;
     for (let i = 0; i < map.n; i++) {
       const dx = x[i] * stepX + startX - px;
       const dy = y[i] * stepY + startY - py;
@@ -499,10 +500,10 @@ class Chart {
       // The later of two equal ones, as it lies on top.
       if (far <= best) {
         best = far;
-        found = i;
+        nearest = i;
       }
     }
-    return found;
+    return nearest;
   }
 
   point(at) {
@@ -514,16 +515,16 @@ class Chart {
   }
 
   hover() {
-    const found = this.pointed && this.view ? this.nearest(this.pointed) : null;
-    this.plot.toggleAttribute('data-over', found !== null);
-    if (found === null) {
+    const point = this.pointed && this.view ? this.nearest(this.pointed) : null;
+    this.plot.toggleAttribute('data-over', point !== null);
+    if (point === null) {
       this.tip.textContent = '';
       return;
     }
     const {map, rows, codes, values} = this;
-    const meaning = values ? short(values[found]) : map.names[codes[found]];
-    const who = map.ids ? map.ids[found] : `row ${rows[found]}`;
-    this.tip.textContent = `${map.title}: ${meaning}\n${who}`;
+    const meaning = values ? short(values[point]) : map.names[codes[point]];
+    const name = map.ids ? map.ids[point] : `row ${rows[point]}`;
+    this.tip.textContent = `${map.title}: ${meaning}\n${name}`;
     const [x, y] = this.pointed;
     const [right, low] = [x > this.wide / 2, y > this.tall / 2];
     Object.assign(this.tip.style, {
@@ -560,9 +561,9 @@ class Chart {
 }
 
 function element(parent, kind, name) {
-  const made = parent.appendChild(document.createElement(kind));
-  if (name) made.className = name;
-  return made;
+  const child = parent.appendChild(document.createElement(kind));
+  if (name) child.className = name;
+  return child;
 }
 
 function numbers(packed, kind) {

@@ -1,12 +1,12 @@
 """A map that can be selected on, and the one selection that all maps share.
 
-Streamlit's charts do not do for this (numbers in `docs/dashboard.md`): they send every selected
-point back, and lose selection and zoom when a point is highlighted. So the map is a component of
-our own, `map_chart.js`. It draws points on a plain canvas, which needs no WebGL, and sends back
-the outline of a lasso; which samples are inside is found out here.
+Streamlit's charts will not do (numbers in `docs/dashboard.md`): they send every selected point
+back, and lose selection and zoom when a point is highlighted. So the map is a component of our
+own, `map_chart.js`. It draws points on a plain canvas, which needs no WebGL, and sends back the
+outline of a lasso; the samples inside are determined here.
 
-What is selected is kept in the session, not in a chart. A gesture on any map changes it before
-the page is drawn, so that every map, gallery and table of that run of the page shows the same.
+The session keeps the selection, not a chart. A gesture on any map changes it before the page is
+drawn, so that every map, gallery and table of that run of the page shows the same.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from gsr_core.figures.scatter import MAX_DRAWN, density_map, point_map
 __all__ = [
     "drawn_note",
     "drawn_rows",
-    "picked",
+    "rows_after",
     "select_rows",
     "selectable_map",
     "selected_rows",
@@ -47,17 +47,17 @@ _component = component(
 )
 
 _AT_LEAST = 50
-"""Samples that a group keeps in a draw, if it has so many and there is room."""
+"""Least samples of a group in a draw, if it has so many and there is room."""
 
 
 @dataclass(frozen=True)
 class _Selection:
-    """What is selected.
+    """A selection of samples.
 
     Attributes:
-        scope: What the rows are rows of.
+        scope: Identity of the samples among which it was made.
         rows: (q,) positions in the bundle, ascending.
-        key: The map on which it was drawn; empty if it came from elsewhere.
+        key: The map on which it was drawn; empty if it is from elsewhere.
         places: Digest of the coordinates under the outline.
         outline: Corners of the lasso or box, in map units.
     """
@@ -70,11 +70,11 @@ class _Selection:
 
 
 def selected_rows(scope: str) -> np.ndarray:
-    """Return the bundle rows that are selected; to be asked before the maps are drawn.
+    """Return the bundle rows that are selected; to be called before the maps are drawn.
 
     Args:
-        scope: What the rows are rows of, such as the digest of the bundle and the split. A
-            selection made in another scope is let go.
+        scope: Identity of the samples on the map, such as the digest of the bundle and the split.
+            A selection made in another scope is dropped.
 
     Returns:
         (q,) ascending; empty if nothing is selected.
@@ -85,13 +85,13 @@ def selected_rows(scope: str) -> np.ndarray:
 
 
 def select_rows(rows: np.ndarray) -> None:
-    """Select samples from elsewhere than a map: a cluster, a gallery; none lets go.
+    """Select samples from elsewhere than a map, such as a cluster; no rows clear the selection.
 
     Args:
-        rows: (q,) positions in the bundle, of the scope last asked for.
+        rows: (q,) positions in the bundle, in the scope last passed to `selected_rows`.
     """
-    found = np.unique(np.asarray(rows, dtype=np.int64))
-    st.session_state[_STATE] = _Selection(_selection().scope, found)
+    ascending = np.unique(np.asarray(rows, dtype=np.int64))
+    st.session_state[_STATE] = _Selection(_selection().scope, ascending)
 
 
 def _selection() -> _Selection:
@@ -111,7 +111,7 @@ def selectable_map(
     on_top: np.ndarray | None = None,
     alt: str,
 ) -> np.ndarray | None:
-    """Draw one map: click a point, draw a lasso or a box, hold shift to add and alt to take away.
+    """Draw one map: click a point, draw a lasso or a box, hold shift to add and alt to remove.
 
     More than `MAX_DRAWN` points become a density image with `on_top` drawn over it. A lasso takes
     every sample inside it, also where the image shows only how many there are.
@@ -124,7 +124,7 @@ def selectable_map(
         kind: What that column holds, as for `point_map`.
         colours: Colour of each category.
         title: Title of the legend or colour bar.
-        chosen: Bundle rows drawn as selected, whoever selected them: `selected_rows`.
+        chosen: Bundle rows to draw as selected: `selected_rows`.
         focus: Bundle row to ring and name, selected or not.
         on_top: (q,) positions in `points` of those drawn over a density image, from `drawn_rows`,
             at most some `MAX_ON_TOP`; none if None. Without effect on fewer points.
@@ -161,30 +161,30 @@ def selectable_map(
 
 
 def _take(key: str, points: pd.DataFrame, places: str) -> None:
-    """Select what the user's gesture says; runs before the page does."""
+    """Change the selection by the user's gesture; runs before the page does."""
     gesture = st.session_state[key]["gesture"]
-    # A gesture on coordinates that were replaced meanwhile means nothing.
+    # Ignore a gesture on coordinates that have been replaced meanwhile.
     if gesture is None or gesture["places"] != places:
         return
     before = _selection()
     path = gesture["path"] if gesture["how"] == "replace" else ()
     st.session_state[_STATE] = _Selection(
         before.scope,
-        picked(points, gesture, before.rows),
+        rows_after(points, gesture, before.rows),
         key,
         places,
         tuple((float(x), float(y)) for x, y in path),
     )
 
 
-def picked(points: pd.DataFrame, gesture: Mapping[str, Any], before: np.ndarray) -> np.ndarray:
+def rows_after(points: pd.DataFrame, gesture: Mapping[str, Any], before: np.ndarray) -> np.ndarray:
     """Return the rows that are selected after a gesture.
 
     Args:
         points: Columns x, y and row of every sample on the map.
         gesture: `path`, corners [x, y] of a closed outline in map units, whose inside is by the
-            even-odd rule; `row`, the sample that was clicked, or None; and `how` what that takes
-            in joins the selection: `replace`, `add` or `remove`. Neither path nor row: nothing.
+            even-odd rule; `row`, the sample that was clicked, or None; and `how` these change the
+            selection: `replace`, `add` or `remove`. Without path and row they are none.
         before: (q,) rows that were selected.
 
     Returns:
@@ -193,14 +193,14 @@ def picked(points: pd.DataFrame, gesture: Mapping[str, Any], before: np.ndarray)
     rows = points["row"].to_numpy(np.int64)
     if len(gesture["path"]):
         path = np.asarray(gesture["path"], dtype=float)
-        found = rows[_inside(path, points["x"].to_numpy(float), points["y"].to_numpy(float))]
+        enclosed = rows[_inside(path, points["x"].to_numpy(float), points["y"].to_numpy(float))]
     else:
-        found = rows[rows == gesture["row"]] if gesture["row"] is not None else rows[:0]
+        enclosed = rows[rows == gesture["row"]] if gesture["row"] is not None else rows[:0]
     if gesture["how"] == "add":
-        return np.union1d(before, found)
+        return np.union1d(before, enclosed)
     if gesture["how"] == "remove":
-        return np.setdiff1d(before, found)
-    return np.unique(found)
+        return np.setdiff1d(before, enclosed)
+    return np.unique(enclosed)
 
 
 def _inside(path: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -216,7 +216,7 @@ def _inside(path: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _outline(key: str, places: str, chosen: np.ndarray) -> list[list[float]]:
-    """Return the lasso behind what is chosen, if it was drawn on this map."""
+    """Return the lasso behind the selection, if it was drawn on this map."""
     last = _selection()
     if (last.key, last.places) != (key, places) or not np.array_equal(last.rows, chosen):
         return []
@@ -224,12 +224,12 @@ def _outline(key: str, places: str, chosen: np.ndarray) -> list[list[float]]:
 
 
 def _ring(points: pd.DataFrame, row: int) -> dict[str, Any] | None:
-    """Return where a sample is and what it is called; None if it is not on the map."""
-    found = points[points["row"] == row]
-    if found.empty:
+    """Return the place and the name of a sample; None if it is not on the map."""
+    here = points[points["row"] == row]
+    if here.empty:
         return None
-    sample = found.iloc[0]
-    name = str(sample["sample_id"]) if "sample_id" in found.columns else f"row {row}"
+    sample = here.iloc[0]
+    name = str(sample["sample_id"]) if "sample_id" in here.columns else f"row {row}"
     return {"x": float(sample["x"]), "y": float(sample["y"]), "name": name}
 
 
@@ -240,14 +240,14 @@ def _bits(flags: np.ndarray) -> str:
 def drawn_rows(samples: pd.DataFrame, limit: int, keep: np.ndarray) -> np.ndarray:
     """Return which samples to draw where not all can be: those that matter, and a fair rest.
 
-    The rest is drawn by group: every group keeps 50, or all it has, or its share of the room if
-    there are many groups; what room is left goes by size. The same input draws the same.
+    The rest is drawn by group: every group gets 50, or all it has, or an equal share of the room
+    if there are many groups; the room that is left goes by size. The draw is deterministic.
 
     Args:
         samples: With a column `group`.
         limit: How many can be drawn, at least 1.
-        keep: (q,) positions to draw whatever else is drawn, the most important first: flagged and
-            extreme samples. No more than `limit` of them are kept.
+        keep: (q,) positions to draw in any case, the most important first: flagged and extreme
+            samples. At most `limit` of them are drawn.
 
     Returns:
         (limit,) positions in `samples`, ascending; all positions if there are no more.
@@ -256,9 +256,9 @@ def drawn_rows(samples: pd.DataFrame, limit: int, keep: np.ndarray) -> np.ndarra
     if n <= limit:
         return np.arange(n)
     _, first = np.unique(keep, return_index=True)
-    kept = np.asarray(keep, dtype=np.int64)[np.sort(first)][:limit]
-    rest = np.setdiff1d(np.arange(n), kept)
-    room = limit - len(kept)
+    always = np.asarray(keep, dtype=np.int64)[np.sort(first)][:limit]
+    rest = np.setdiff1d(np.arange(n), always)
+    room = limit - len(always)
     codes, _ = pd.factorize(samples["group"].iloc[rest], sort=True)
     members = [rest[codes == code] for code in range(-1, codes.max(initial=-1) + 1)]
     members = [group for group in members if len(group)]
@@ -268,11 +268,11 @@ def drawn_rows(samples: pd.DataFrame, limit: int, keep: np.ndarray) -> np.ndarra
         random.choice(group, share, replace=False)
         for group, share in zip(members, shares, strict=True)
     ]
-    return np.sort(np.concatenate([kept, *draws]))
+    return np.sort(np.concatenate([always, *draws]))
 
 
 def _shares(sizes: np.ndarray, room: int) -> np.ndarray:
-    """Return how many of each group are drawn: (m,) at most its size, together `room`."""
+    """Return how many of each group to draw: (m,) at most its size, in all `room`."""
     least = np.minimum(sizes, min(_AT_LEAST, room // max(len(sizes), 1)))
     left = sizes - least
     spare = room - least.sum()
@@ -284,20 +284,19 @@ def _shares(sizes: np.ndarray, room: int) -> np.ndarray:
     return least + more
 
 
-def drawn_note(drawn: int, total: int, kept: int, *, on_image: bool = False) -> str:
+def drawn_note(drawn: int, total: int, always: int, *, on_image: bool = False) -> str:
     """Return the sentence that says which samples are drawn; empty if all are.
 
     Args:
         drawn: How many are drawn as points.
         total: How many there are.
-        kept: How many of those drawn were kept because they are flagged or extreme.
+        always: How many of those drawn are flagged or extreme.
         on_image: Whether they are drawn over a density image of all.
     """
     if drawn >= total:
         return ""
-    image = " over an image of how many lie where, in which a lasso takes all that is inside"
+    image = " over an image of their density, in which a lasso takes all samples inside"
     return (
-        f"Drawing {drawn:,} of {total:,} samples{image * on_image}: the {kept:,} flagged or "
-        "extreme ones, and of every group a share of the rest, of small groups more than their "
-        "share."
+        f"Drawing {drawn:,} of {total:,} samples{image * on_image}: the {always:,} flagged or "
+        "extreme ones, and a share of the rest of every group, larger for small groups."
     )

@@ -18,6 +18,7 @@ from gsr_core.runs.samples import INFLUENCE
 from gsr_core.runs.store import Run
 from gsr_core.runs.summary import run_label
 from gsr_core.views import navigation as nav
+from gsr_core.views.charts import plain
 from gsr_core.views.clusters import choose_clustering
 from gsr_core.views.frame import Frame
 from gsr_core.views.session import load_samples
@@ -27,7 +28,7 @@ __all__ = ["HEADS", "MapView", "choose_maps", "colourings", "with_more"]
 
 
 _MOST_VALUES = 20
-"""Text of more values than this cannot be told apart by colour; numbers are a scale then."""
+"""With more values than this, colours cannot be told apart; numbers then become a scale."""
 
 _SPACES = {
     "both": ("gradients", "features"),
@@ -49,18 +50,18 @@ _LAYOUTS = ("umap", "pca")
 
 @dataclass(frozen=True)
 class MapView:
-    """What the page looks at.
+    """What the maps show.
 
     Attributes:
         bundle: The data.
-        run: Whose head and weights.
-        other: A run whose colours a second map has, or None.
-        split: Whose samples.
+        run: The run whose head and weights are used.
+        other: A run that colours a second map, or None.
+        split: The split of the samples.
         samples: `sample_table` of run and split, with more columns to colour by.
-        clustering: Whose clusters, or None.
+        clustering: The clustering whose clusters can be shown, or None.
         colour: Column that colours the points.
         spaces: Spaces to draw.
-        head: Whose gradients and logits.
+        head: The head whose gradients and logits are drawn.
         layout: `umap` or `pca`.
         dimensions: 2 or 3.
     """
@@ -79,13 +80,13 @@ class MapView:
 
     @property
     def scope(self) -> str:
-        """What a selection is of."""
+        """Identity of the samples that a selection is of."""
         config = self.run.config
         return f"{self.bundle.manifest.digest} {self.split} {config.seed} {config.variation}"
 
 
 def choose_maps(page: Frame) -> MapView:
-    """Draw the choices above the maps."""
+    """Draw the choices above the maps; return the view that they make."""
     bundle, run = page.bundle, page.run
     assert run is not None
     manifest = bundle.manifest
@@ -101,7 +102,7 @@ def choose_maps(page: Frame) -> MapView:
             "Colour",
             list(kinds),
             width=190,
-            help=f"Without {', '.join(left_out)}: more than {_MOST_VALUES} values."
+            help=f"Without {plain(', '.join(left_out))}: more than {_MOST_VALUES} values."
             if left_out
             else None,
         )
@@ -146,11 +147,11 @@ def choose_maps(page: Frame) -> MapView:
 
 
 def _spaces(bundle: Bundle, run: Run, split: str) -> list[str]:
-    """Return the spaces that there are: influence is of the rows that carry the weights."""
-    found = list(_SPACES)
+    """Return the spaces on offer: only rows that carry the weights have influence."""
+    spaces = list(_SPACES)
     if split != run.values_split or run.influence() is None:
-        found.remove("influence")
-    return found if map_head(bundle, run) is not None else ["features"]
+        spaces.remove("influence")
+    return spaces if map_head(bundle, run) is not None else ["features"]
 
 
 def _which(head: str) -> WhichHead:
@@ -166,18 +167,18 @@ def with_more(samples: pd.DataFrame, bundle: Bundle, clustering: Clustering | No
     rows = samples["row"].to_numpy()
     more: dict[str, Any] = {}
     if clustering is not None:
-        found = clustering.columns_of(rows)
+        columns = clustering.columns_of(rows)
         names = {**clustering.names, OUTLIER: "outlier"}
-        more["cluster"] = found["cluster"].map(names).fillna("not clustered").to_numpy()
-        more["gradient norm"] = found["gradient_norm"].to_numpy()
-        more["isolated"] = found["isolated"].to_numpy()
+        more["cluster"] = columns["cluster"].map(names).fillna("not clustered").to_numpy()
+        more["gradient norm"] = columns["gradient_norm"].to_numpy()
+        more["isolated"] = columns["isolated"].to_numpy()
     if len(flags := flags_of(bundle)):
         more["flagged"] = np.where(np.isin(rows, flags["row"]), "flagged", "not flagged")
     return samples.assign(**more)
 
 
 def colourings(bundle: Bundle, samples: pd.DataFrame) -> dict[str, Kind]:
-    """Return what points can be coloured by, and the kind of each."""
+    """Return the columns that can colour points, and the kind of each."""
     kinds: dict[str, Kind] = {"group": "category"}
     if "cluster" in samples.columns:
         kinds["cluster"] = "category"

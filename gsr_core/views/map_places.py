@@ -1,4 +1,4 @@
-"""Where the points of a map are, and how far the job is that computes it."""
+"""The places of the points of a map, and the progress of the job that computes them."""
 
 from __future__ import annotations
 
@@ -20,42 +20,42 @@ __all__ = ["places_of"]
 
 
 _AT_ONCE = 30_000
-"""Samples whose PCA is computed while the page waits; that of more is the worker's."""
+"""Most samples whose PCA is computed while the page waits; the worker does that of more."""
 
 
-def places_of(looked: MapView, space: str) -> tuple[pd.DataFrame, str] | None:
-    """Return the places of the samples and how they were made; None while there are none.
+def places_of(view: MapView, space: str) -> tuple[pd.DataFrame, str] | None:
+    """Return the places of the samples and the method they come from; None while there are none.
 
-    PCA is there at once, UMAP when the worker has it; PCA of many samples is the worker's too.
+    PCA is there at once, UMAP once the worker has it; the worker also does PCA of many samples.
     """
-    bundle, run, split = looked.bundle, looked.run, looked.split
+    bundle, run, split = view.bundle, view.run, view.split
     with st.spinner("Fitting the head", show_time=True):
-        head = map_head(bundle, run, looked.head)
+        head = map_head(bundle, run, view.head)
     profile = map_profile(run) if space == "influence" else None
-    # A seed above 0 draws target and val anew from their union, which is then what is mapped.
-    # So it is where the two share their rows.
+    # A seed above 0 redraws target and val from their union, so the union is mapped. The same
+    # goes for a study in which the two share their rows.
     changed = run.config.seed or make_variation(run.config.variation).leak
     redrawn = changed and split in ("target", "val")
-    wanted: dict[str, Any] = {
+    settings: dict[str, Any] = {
         "space": space,
         "profile": profile,
         "splits": ["target", "val"] if redrawn else [split],
-        "dimensions": looked.dimensions,
+        "dimensions": view.dimensions,
     }
-    many = len(looked.samples) > _AT_ONCE
+    many = len(view.samples) > _AT_ONCE
     methods: tuple[Literal["umap", "pca"], ...] = (
-        ("umap", "pca") if looked.layout == "umap" else ("pca",)
+        ("umap", "pca") if view.layout == "umap" else ("pca",)
     )
     for method in methods:
-        config = map_config(bundle, head, method=method, **wanted)
-        found = load_map(workspace(), config)
-        if found is not None:
-            return found, method
+        config = map_config(bundle, head, method=method, **settings)
+        places = load_map(workspace(), config)
+        if places is not None:
+            return places, method
         if method == "pca" and not many:
             with st.spinner("Computing PCA"):
-                found = compute_map(workspace(), bundle, head, config, profile=profile)
-                return found, "pca"
-        job = MapJob(config=config, run_id=run.run_id, bundle=str(bundle.path), which=looked.head)
+                places = compute_map(workspace(), bundle, head, config, profile=profile)
+                return places, "pca"
+        job = MapJob(config=config, run_id=run.run_id, bundle=str(bundle.path), which=view.head)
         _await(job, pca_shown=method == "umap" and not many)
     return None
 

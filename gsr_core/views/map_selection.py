@@ -1,4 +1,4 @@
-"""What is selected on the maps: numbers, pictures, a table, and what to do with them."""
+"""The samples selected on the maps: numbers, pictures, a table, and actions."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from gsr_core.views.slices import downloads, open_in_samples, save_and_flag
 __all__ = ["selection"]
 
 
-def selection(looked: MapView, rows: np.ndarray) -> None:
-    """Draw the samples that are selected: numbers, pictures, a table, and what to do with them."""
+def selection(view: MapView, rows: np.ndarray) -> None:
+    """Draw the selected samples: numbers, pictures, a table, and actions on them."""
     if not len(rows):
         st.caption(
             "Nothing is selected. Draw a lasso around points to see their samples."
-            if looked.dimensions == 2
-            else "A map in space can be turned, not selected on; the plane can."
+            if view.dimensions == 2
+            else "A map in 3-D can be turned, but samples are selected on a map in 2-D."
         )
         return
-    samples, bundle = looked.samples, looked.bundle
+    samples, bundle = view.samples, view.bundle
     table = samples[samples["row"].isin(rows)]
     order = "rank" if "rank" in table.columns else "loss"
     table = table.sort_values(order, ascending=order == "rank")
     st.subheader(f"{len(table):,} selected", anchor=False)
     left, right = st.columns([3, 2], gap="large")
     with right:
-        _statistics(looked, table)
+        _statistics(view, table)
     with left:
         how = st.segmented_control(
             "Show as",
@@ -47,7 +47,7 @@ def selection(looked: MapView, rows: np.ndarray) -> None:
             gallery(bundle, table, key="selected", sizes=(12,))
     with st.container(horizontal=True, vertical_alignment="center", key="selected actions"):
         open_in_samples(bundle, rows, "Open these in Samples")
-        save_and_flag(bundle, rows, f"selected on the map of {looked.split}")
+        save_and_flag(bundle, rows, f"selected on the map of {view.split}")
         downloads(
             lambda: describe_rows(bundle, rows),
             label="Selection as",
@@ -56,16 +56,16 @@ def selection(looked: MapView, rows: np.ndarray) -> None:
         )
 
 
-def _statistics(looked: MapView, table: pd.DataFrame) -> None:
+def _statistics(view: MapView, table: pd.DataFrame) -> None:
     """Draw how the selected samples differ from the others of the split."""
-    samples = looked.samples
+    samples = view.samples
 
     def measured(part: pd.DataFrame) -> dict[str, float]:
-        found = {"samples": len(part), "accuracy": part["correct"].mean()}
-        found["mean loss, nats"] = part["loss"].mean()
+        numbers = {"samples": len(part), "accuracy": part["correct"].mean()}
+        numbers["mean loss, nats"] = part["loss"].mean()
         if "weight" in part.columns:
-            found["mean weight"] = part["weight"].mean()
-        return found
+            numbers["mean weight"] = part["weight"].mean()
+        return numbers
 
     inside, everything = measured(table), measured(samples)
     with st.container(horizontal=True):
@@ -73,13 +73,13 @@ def _statistics(looked: MapView, table: pd.DataFrame) -> None:
             "Right",
             percent(inside["accuracy"]),
             border=True,
-            help=f"Of all samples of {looked.split}: {percent(everything['accuracy'])}.",
+            help=f"All samples of {view.split}: {percent(everything['accuracy'])}.",
         )
         st.metric(
             "Mean loss",
             f"{inside['mean loss, nats']:.2g}",
             border=True,
-            help=f"In nats. Of all: {everything['mean loss, nats']:.2g}.",
+            help=f"In nats. All samples: {everything['mean loss, nats']:.2g}.",
         )
         if "mean weight" in inside:
             st.metric(
@@ -88,7 +88,7 @@ def _statistics(looked: MapView, table: pd.DataFrame) -> None:
                 border=True,
                 help="Relative to an equal share.",
             )
-    by = "cluster" if looked.colour == "cluster" else "group"
+    by = "cluster" if view.colour == "cluster" else "group"
     counts = table[by].value_counts()
     total = samples[by].value_counts()
     st.dataframe(
@@ -104,7 +104,7 @@ def _statistics(looked: MapView, table: pd.DataFrame) -> None:
         key=f"selected by {by}",
         column_config={
             "of all": st.column_config.NumberColumn(
-                format="percent", help=f"Share of the {by}'s samples in {looked.split}."
+                format="percent", help=f"Share of the {by}'s samples in {view.split}."
             ),
             "right": st.column_config.NumberColumn(format="percent"),
         },

@@ -15,7 +15,7 @@ from gsr_core.views.fields import field
 __all__ = ["method_form", "setting_field"]
 
 _UP_FRONT = ("steps", "lr", "l2", "temperature")
-"""Settings that people change first; the others are one click away."""
+"""Settings that are changed most; the others are one click away."""
 
 
 _NEEDS = {

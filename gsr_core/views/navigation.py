@@ -1,8 +1,8 @@
-"""What the user looks at: one set of choices, shared by every page and kept in the URL.
+"""What the user has chosen: one set of choices, shared by every page and kept in the URL.
 
 Streamlit forgets a widget's value when another page is opened, and its own binding of widgets to
-the URL does not survive links that carry a change. So the choices live in one dictionary here;
-widgets show and change it, the URL mirrors it, and a URL that carries choices is believed. A
+the URL does not survive links that carry a change. So the choices live in one dictionary here:
+widgets show and change it, the URL mirrors it, and a URL with choices replaces it. A
 reload, a shared link and the browser's back button restore the view. Links between pages are
 `st.page_link(..., query_params=params(...))`, never bare.
 """
@@ -58,7 +58,7 @@ DEFAULTS = {
     "sweep": "",
     "study": "",
 }
-"""Every choice and its value when nothing was chosen; values are text."""
+"""Every choice and its value while nothing is chosen; values are text."""
 
 _STATE = "choices"
 _TURNS = "turns of choices"
@@ -69,9 +69,9 @@ def _choices() -> dict[str, str]:
 
 
 def begin() -> None:
-    """Take the choices of the URL over; called once, before anything is drawn."""
+    """Take over the choices of the URL; called once, before anything is drawn."""
     if any(name in st.query_params for name in DEFAULTS):
-        # A URL with choices is the whole truth: what it leaves out has its default.
+        # A URL with choices decides all of them: a choice that it leaves out has its default.
         for name, default in DEFAULTS.items():
             _choices()[name] = st.query_params.get(name, default)
     _mirror()
@@ -101,12 +101,12 @@ def _mirror() -> None:
 
 
 def get(name: str) -> str:
-    """Return a choice; "" if nothing was chosen."""
+    """Return a choice; "" if nothing is chosen."""
     return _choices().get(name, DEFAULTS[name])
 
 
 def put(**changes: object) -> None:
-    """Change choices; None takes one back."""
+    """Change choices; None clears one."""
     for name, value in _text(changes).items():
         if st.session_state.get(_key(name), value) != value:
             _turns()[name] = _turns().get(name, 0) + 1
@@ -121,18 +121,18 @@ def params(**changes: object) -> dict[str, str]:
 
 
 def go(page: str, **changes: object) -> None:
-    """Open a page, by its title, with changed choices. Not to be called from a callback."""
+    """Open a page by its title, with changed choices. Not to be called from a callback."""
     _choices().update(_text(changes))
     st.switch_page(PAGES[page], query_params=params())
 
 
 def refresh() -> NoReturn:
-    """Draw the page anew, from a fragment that has seen what it watches come to an end.
+    """Draw the page again, from a fragment whose job has ended.
 
-    What the user asked for meanwhile goes first: `st.rerun` alone would put this page in the place
-    of another one whose link was just clicked.
+    A click of the user goes first: `st.rerun` alone would draw this page in place of another whose
+    link was just clicked.
     """
-    st.empty()  # Whatever is drawn is an occasion for that.
+    st.empty()  # Streamlit looks for a click whenever something is drawn.
     st.rerun()
 
 
@@ -152,7 +152,7 @@ def select(
         name: The choice.
         label: The widget's label.
         options: Allowed values; must not be empty.
-        default: The value if nothing allowed was chosen; the first option if None.
+        default: The value while no allowed one is chosen; the first option if None.
         draw: The widget; `st.selectbox` if None. It must take `key` and `on_change`.
         clears: Choices that lose their meaning when this one changes.
         **arguments: Passed to the widget.

@@ -1,4 +1,4 @@
-"""Bringing data in: the example in one click, or files of one's own."""
+"""The first data: the example in one click, or files of one's own."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from gsr_core.example_job import ExampleJob
 from gsr_core.jobs.queue import start_job
 from gsr_core.progress import Status
 from gsr_core.views import navigation as nav
+from gsr_core.views.charts import show_error
 from gsr_core.views.import_form import import_form
 from gsr_core.views.job_watch import state_of, watch_job
 from gsr_core.views.session import bundle_names, workspace
 
-__all__ = ["add_data", "intake"]
+__all__ = ["add_data", "bring_data"]
 
 _EXAMPLE = ExampleJob()
 
 
-def intake() -> None:
-    """Draw both ways in."""
+def bring_data() -> None:
+    """Draw the example and the import form."""
     with st.container(border=True, key="intake example"):
         st.subheader("Try it: Coloured digits", anchor=False)
         left, right = st.columns([4, 1], vertical_alignment="center", gap="large")
@@ -34,7 +35,7 @@ def intake() -> None:
 
 
 def add_data() -> None:
-    """Draw the same below a bundle, folded."""
+    """Draw the same two below a bundle, folded."""
     opened = any(key in st.session_state for key in ("import seen", "import started"))
     with st.expander("Add another data set", expanded=opened, key="add data"):
         if _EXAMPLE.name not in bundle_names():
@@ -58,7 +59,7 @@ def _example(*, aside: bool = False) -> None:
         )
         return
     if state is not None and state.status is Status.FAILED:
-        st.error(f"The example could not be prepared. {state.text}")
+        show_error(f"The example could not be prepared. {state.text}")
     if st.button(
         "Prepare the example", type="secondary" if aside else "primary", key="prepare example"
     ):

@@ -1,4 +1,4 @@
-"""Choosing samples: split, filters and order, all kept in the URL."""
+"""The choice of samples: split, filters and order, all in the URL."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from gsr_core.errors import GsrError
 from gsr_core.runs.store import Run, open_run
 from gsr_core.runs.summary import run_label
 from gsr_core.views import navigation as nav
+from gsr_core.views.charts import plain
 from gsr_core.views.session import load_samples, workspace
 from gsr_core.views.slices import choose_slice, downloads
 
@@ -32,7 +33,7 @@ def choose_samples(bundle: Bundle, run: Run) -> tuple[pd.DataFrame, np.ndarray, 
     """Draw the filters.
 
     Returns:
-        The split's `sample_table`, which of its rows pass in their order, and what the filters are.
+        The split's `sample_table`, the positions that pass, in order, and the filters in words.
     """
     manifest = bundle.manifest
     present = [split for split in SPLITS if split in manifest.split_sizes]
@@ -55,8 +56,7 @@ def choose_samples(bundle: Bundle, run: Run) -> tuple[pd.DataFrame, np.ndarray, 
     chosen = _both(None if slice_ is None else slice_.rows, changed)
     if "weight" not in table.columns:
         st.caption(
-            f"The samples of {split} carry no weight in this run; weights live on "
-            f"{run.values_split}."
+            f"The samples of {split} carry no weight in this run; those of {run.values_split} do."
         )
     places = passing(
         bundle, table, group=group, y=y, prediction=prediction, rows=chosen, order=order
@@ -79,7 +79,7 @@ def passing(
     rows: np.ndarray | None = None,
     order: str = "row",
 ) -> np.ndarray:
-    """Return which rows of a table pass some filters, in order; an empty filter lets all pass.
+    """Return the rows of a table that pass some filters, in order; an empty filter passes all.
 
     Args:
         bundle: The data.
@@ -89,7 +89,7 @@ def passing(
         prediction: `right`, `wrong` or the name of a class.
         rows: (q,) positions in the bundle.
         order: `heaviest`, `lightest`, `highest loss`, `lowest loss`, `least confident` or `row`;
-            rows that are equal in it stay as they are in the table.
+            equal rows keep their order in the table.
 
     Returns:
         (p,) positions in the table.
@@ -107,10 +107,10 @@ def passing(
     if rows is not None:
         keep &= np.isin(table["row"].to_numpy(), rows)
     column, ascending = _SORTS[order]
-    # Only this column is put in order: to reorder all would take longer than all the rest.
-    found = np.flatnonzero(keep)
-    values = table[column].to_numpy()[found]
-    return found[np.argsort(values if ascending else -values, kind="stable")]
+    # Sort only this column: to reorder all would take longer than everything else.
+    positions = np.flatnonzero(keep)
+    values = table[column].to_numpy()[positions]
+    return positions[np.argsort(values if ascending else -values, kind="stable")]
 
 
 def _all(option: str) -> str:
@@ -118,22 +118,22 @@ def _all(option: str) -> str:
 
 
 def _changed(bundle: Bundle, run: Run, split: str, table: pd.DataFrame) -> np.ndarray | None:
-    """Return the rows that the run fixed or broke against a reference, and draw the way out.
+    """Return the rows that the run fixed or broke against a reference; draw how to clear them.
 
-    The URL says which of the two and against which run; the Compare page links here so.
+    The URL, to which the Compare page links, says which of the two and against which run.
     """
     what, name = nav.get("changed"), nav.get("reference")
     if what not in ("fixed", "broken") or name in ("", run.run_id):
         return None
     try:
         reference = open_run(workspace(), name)
-        _, *found = changed_samples(bundle, load_samples(reference, split), table)
+        _, *sets = changed_samples(bundle, load_samples(reference, split), table)
     except GsrError as error:
-        st.caption(f"Cannot tell what was {what}: {error}")
+        st.caption(f"Cannot tell what was {what}: {plain(error)}")
         return None
-    rows = found[0 if what == "fixed" else 1]
+    rows = sets[0 if what == "fixed" else 1]
     st.button(
-        f"{len(rows):,} {what} against {run_label(reference.config)}",
+        f"{len(rows):,} {what} against {plain(run_label(reference.config))}",
         icon=":material/close:",
         help="Fixed: wrong under the other run, right under this one. Broken: the other way "
         "round. Press to show all samples again.",
@@ -144,19 +144,19 @@ def _changed(bundle: Bundle, run: Run, split: str, table: pd.DataFrame) -> np.nd
 
 
 def _both(one: np.ndarray | None, two: np.ndarray | None) -> np.ndarray | None:
-    """Return the rows that pass both of two filters, of which each may be missing."""
+    """Return the rows that pass both of two filters; None is no filter."""
     if one is None or two is None:
         return two if one is None else one
     return np.intersect1d(one, two)
 
 
 def download(bundle: Bundle, run: Run, table: pd.DataFrame, places: np.ndarray) -> None:
-    """Offer the samples shown as CSV and as parquet, made when they are asked for."""
+    """Offer the samples shown as CSV and as parquet."""
     classes = dict(enumerate(bundle.manifest.classes))
 
     def shown() -> pd.DataFrame:
-        found = table.iloc[places]
-        return found.assign(y=found["y"].map(classes), prediction=found["prediction"].map(classes))
+        rows = table.iloc[places]
+        return rows.assign(y=rows["y"].map(classes), prediction=rows["prediction"].map(classes))
 
     downloads(
         shown,

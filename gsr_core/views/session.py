@@ -1,7 +1,7 @@
-"""What pages read: bundles, runs and tables, cached by identity and never by content.
+"""The data of the pages: bundles, runs and tables, cached by identity and never by content.
 
-Streamlit hashes a sample of a large array, so that a changed one can hit a stale entry; every key
-here is a name, a digest or a file's time stamp instead.
+Streamlit hashes a sample of a large array, so that a changed one may get a stale entry; every
+key here is a name, a digest or a file's time stamp instead.
 """
 
 from __future__ import annotations
@@ -57,10 +57,10 @@ def bundle_names() -> list[str]:
 
 @st.cache_resource(show_spinner=False)
 def devices() -> list[str]:
-    """Return what a run can be asked to compute on, `auto` first."""
-    found = ["auto", "cpu"]
-    found += [f"cuda:{index}" for index in range(torch.cuda.device_count())]
-    return found + ["mps"] * torch.backends.mps.is_available()
+    """Return the devices that a run can compute on, `auto` first."""
+    names = ["auto", "cpu"]
+    names += [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    return names + ["mps"] * torch.backends.mps.is_available()
 
 
 def load_bundle(name: str) -> Bundle:
@@ -76,7 +76,7 @@ def _bundle(root: str, name: str, digest: str) -> Bundle:
 
 
 def runs_of(bundle: Bundle) -> list[Run]:
-    """Return the runs on this very content, newest first."""
+    """Return the runs on exactly this content, newest first."""
     digest = bundle.manifest.digest
     return [run for run in list_runs(workspace()) if run.config.bundle_digest == digest]
 
@@ -92,7 +92,7 @@ def _history(path: str, stamp: int) -> pd.DataFrame:
 
 
 def load_outcome(run: Run, split: str) -> tuple[dict[str, float], pd.DataFrame]:
-    """Return `compare.outcome` of a run that has ended. Not to be changed."""
+    """Return `comparing.scores.outcome` of a run that has ended. Not to be changed."""
     return _outcome(str(run.path), split, _stamp(run.path / "metrics.parquet"))
 
 
@@ -113,7 +113,7 @@ def _samples(path: str, split: str, stamp: int) -> pd.DataFrame:
 
 
 def load_accuracies(run: Run, split: str, slices: Sequence[Slice], bundle: Bundle) -> pd.DataFrame:
-    """Return `slices.accuracies_on` of a run that has ended. Not to be changed."""
+    """Return `curation.accuracy.accuracies_on` of a run that has ended. Not to be changed."""
     named = tuple((each.name, each.key) for each in slices)
     return _accuracies(
         str(run.path), split, named, _stamp(run.path / "head.safetensors"), slices, bundle
@@ -178,13 +178,13 @@ def load_neighbours(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the nearest samples of a split by cosine distance, as its map has them.
 
-    Gradients are taken from the mean of their class, as on the map; whoever looks at both finds
-    the same neighbours. They are those of the map's graph if there is one, else found by comparing
-    with every row.
+    Gradients are centred on the mean of their class, as on the map, so that both show the same
+    neighbours. These come from the map's graph if there is one, else from a comparison with every
+    row.
 
     Args:
-        run: Whose head gives the gradients.
-        split: Among whose samples to look.
+        run: The run whose head gives the gradients.
+        split: The split to search.
         space: `features` or `gradients`.
         index: The sample's row in the split.
         count: How many.
@@ -201,17 +201,17 @@ def load_neighbours(
 
 
 def _graph(run: Run, split: str, space: str, stamp: int) -> NeighbourGraph | None:
-    """Return the kept graph of a split's rows, if these are the run's."""
+    """Return the stored graph of a split's rows, if these are the run's."""
     bundle = load_bundle(run.config.bundle)
     file, rows = _graph_file(str(run.path), split, space, stamp)
     if not file.exists() or not np.array_equal(run.rows_of(split, bundle), rows):
         return None
-    return _kept_graph(str(file), _stamp(file))
+    return _read_graph(str(file), _stamp(file))
 
 
 @st.cache_resource(max_entries=64, show_spinner=False)
 def _graph_file(path: str, split: str, space: str, stamp: int) -> tuple[Path, np.ndarray]:
-    """Return where the graph of a split would be, and the rows that it would have."""
+    """Return the file of the graph of a split, and its rows, whether or not it exists."""
     run = _run(path)
     bundle = load_bundle(run.config.bundle)
     head = map_head(bundle, run)
@@ -221,7 +221,7 @@ def _graph_file(path: str, split: str, space: str, stamp: int) -> tuple[Path, np
 
 
 @st.cache_resource(max_entries=4, show_spinner=False)
-def _kept_graph(file: str, stamp: int) -> NeighbourGraph | None:
+def _read_graph(file: str, stamp: int) -> NeighbourGraph | None:
     return read_graph(Path(file))
 
 
@@ -240,7 +240,7 @@ def _space(path: str, split: str, space: str, stamp: int) -> torch.Tensor | Cent
 
 @st.cache_resource(max_entries=2, show_spinner=False)
 def _features(path: str, digest: str, rows: bytes) -> torch.Tensor:
-    """Return some rows' features; held once for both spaces, and for few splits at a time."""
+    """Return the features of some rows, kept once for both spaces and for few splits."""
     bundle = open_bundle(workspace(), path)
     return torch.from_numpy(np.ascontiguousarray(bundle.features[np.frombuffer(rows, np.int64)]))
 

@@ -1,4 +1,4 @@
-"""The Study page: what to vary, how far the study is, and what came out."""
+"""The Study page: what to vary, the progress of a study, and its results."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from gsr_core.jobs.queue import start_job
 from gsr_core.methods.registry import METHODS
 from gsr_core.progress import Status
 from gsr_core.views import navigation as nav
-from gsr_core.views.charts import colours_of, show
+from gsr_core.views.charts import colours_of, sentence, show, show_error
 from gsr_core.views.frame import link
 from gsr_core.views.job_watch import go_on_button, say_why, state_of, watch_job
 from gsr_core.views.session import devices, workspace
@@ -41,7 +41,7 @@ _ABOUT: dict[str, str] = {
     "in its proportion. Val keeps all of its labels. How many labels does a repair need?",
     "leak": "Uses the target rows as val as well, so that the rows that drove the weights also "
     "choose the step. How much does val then promise that test does not keep?",
-    "strength": "Makes the data again with other shares of conflicting training samples, each a "
+    "strength": "Makes the data again with other shares of conflicting training samples, each as a "
     "bundle of its own, which takes a while. How strong may the shortcut be?",
 }
 _AXES: dict[str, str] = {
@@ -58,7 +58,7 @@ _LEVELS = {
 
 
 def study_form(bundle: Bundle) -> None:
-    """Draw what to study, how many runs that is, and the button that starts them."""
+    """Draw the choice of study, its number of runs, and the button that starts them."""
     kind: Kind = st.segmented_control(
         "Study",
         KINDS,
@@ -90,7 +90,7 @@ def study_form(bundle: Bundle) -> None:
         if kind == "strength":
             names_of_levels(bundle, levels)
     except SettingError as error:
-        st.warning(str(error))
+        st.warning(sentence(error))
         return
     _start(
         StudyJob(
@@ -112,7 +112,7 @@ def _levels(kind: Kind) -> list[float]:
         SettingError: If one is not a number.
     """
     if kind == "leak":
-        st.text_input("Levels", "sets of their own, one set", disabled=True)
+        st.text_input("Levels", "own sets, one set", disabled=True)
         return list(LEVELS[kind])
     chosen = st.multiselect(
         _LEVELS[kind],
@@ -125,7 +125,7 @@ def _levels(kind: Kind) -> list[float]:
     try:
         return [round(float(each.rstrip(" %")) / 100, 10) for each in chosen]
     except ValueError:
-        raise SettingError(f"{', '.join(chosen)}: give numbers of per cent") from None
+        raise SettingError(f"{', '.join(chosen)}: give percentages as numbers") from None
 
 
 def _start(job: StudyJob) -> None:
@@ -147,7 +147,7 @@ def _start(job: StudyJob) -> None:
             job = job.begin(workspace())
             start_job(workspace(), job)
         except GsrError as error:
-            st.error(str(error))
+            show_error(error)
         else:
             nav.put(study=job.name)
             st.rerun()
@@ -155,23 +155,23 @@ def _start(job: StudyJob) -> None:
 
 def choose_study(bundle: Bundle) -> Study | None:
     """Draw the choice among the bundle's studies and return it; None if there is none."""
-    found = {
+    studies = {
         study.name: study
         for study in list_studies(workspace())
         if study.record.bundle_digest == bundle.manifest.digest
     }
-    if not found:
+    if not studies:
         with st.container(border=True, key="no study"):
-            st.write("**No study of this bundle yet.** Start one above; its figures come here.")
+            st.write("**No study of this bundle yet.** Start one above; its figures appear here.")
         return None
     name = nav.select(
         "study",
         "Results of",
-        list(found),
-        format_func=lambda key: f"{key} ({_TITLES[found[key].record.kind].lower()})",
+        list(studies),
+        format_func=lambda key: f"{key} ({_TITLES[studies[key].record.kind].lower()})",
         width=420,
     )
-    return found[name]
+    return studies[name]
 
 
 def study_progress(study: Study) -> None:
@@ -203,7 +203,7 @@ def study_progress(study: Study) -> None:
 
 
 def study_results(study: Study, bundle: Bundle) -> None:
-    """Draw what came out: figures, numbers, and the way to the runs."""
+    """Draw the results: figures, numbers, and a link to the runs."""
     table = outcomes(study)
     if table.empty:
         st.info("No run of this study has finished yet.")
@@ -241,8 +241,8 @@ def study_results(study: Study, bundle: Bundle) -> None:
 
 def _where_weights_go(study: Study, bundle: Bundle) -> None:
     st.subheader("Where the weights of flipped rows go", anchor=False)
-    found = summarise_flipped(flipped_weights(study))
-    offered = list(dict.fromkeys(found["method"]))
+    flipped = summarise_flipped(flipped_weights(study))
+    offered = list(dict.fromkeys(flipped["method"]))
     if not offered:
         st.caption("None of the methods has values on the noisy rows.")
         return
@@ -254,7 +254,7 @@ def _where_weights_go(study: Study, bundle: Bundle) -> None:
         required=True,
         key=f"study values {study.name}",
     )
-    figure = flipped_and_clean(found[found["method"] == method], colours_of(bundle))
+    figure = flipped_and_clean(flipped[flipped["method"] == method], colours_of(bundle))
     show(figure, key="study flipped", alt=f"Mean weight of flipped and clean rows under {method}.")
 
 
@@ -274,7 +274,7 @@ def _table(kind: Kind, summary: pd.DataFrame) -> None:
         level = summary["level"]
     columns = {"method": summary["method"], "level": level, "seeds": summary["seeds"]}
     columns["target rows"] = summary["target"].round().astype(int)
-    columns |= {told: summary[name] for name, told in names.items()}
+    columns |= {heading: summary[name] for name, heading in names.items()}
     st.dataframe(
         pd.DataFrame(columns),
         hide_index=True,
@@ -285,5 +285,5 @@ def _table(kind: Kind, summary: pd.DataFrame) -> None:
     )
     st.caption(
         "Accuracies at the kept step, means over seeds; ± is one standard deviation over seeds, "
-        "faint points are the seeds. A seed redraws target, val and what the method draws."
+        "faint points are single seeds. A seed redraws target, val and the method's own draws."
     )

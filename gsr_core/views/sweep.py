@@ -1,4 +1,4 @@
-"""The Sweep page: what to search, how a search goes on, and what it found."""
+"""The Sweep page: what to search, the progress of a sweep, and its results."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = ["sweep_form", "sweep_panel"]
 _POLL = 1.0
 """Seconds between two looks at a sweep under way in a terminal."""
 
-_SAMPLERS: dict[Sampler, str] = {"tpe": "where it was good before", "random": "at random"}
+_SAMPLERS: dict[Sampler, str] = {"tpe": "near good trials (TPE)", "random": "at random"}
 
 
 # What to search ------------------------------------------------------------------------------
@@ -50,8 +50,8 @@ def sweep_form(bundle: str, devices: list[str]) -> SweepJob:
         key=f"sweep hold {name}",
         format_func=lambda key: key.replace("_", " "),
         placeholder="nothing",
-        help="Settings that every trial has. All others have their defaults, but for those that "
-        "are searched.",
+        help="Settings with one value in all trials. Other settings have their defaults, except "
+        "those that are searched.",
     )
     fixed = {key: setting_field(name, key, form="sweep") for key in held}
     searched = {key: where for key, where in method.search.items() if key not in fixed}
@@ -70,23 +70,33 @@ def sweep_form(bundle: str, devices: list[str]) -> SweepJob:
     with left:
         trials = st.number_input("Trials", 1, 10_000, 30, key="sweep trials")
         seeds = st.number_input(
-            "Seeds of the winner", 1, 20, 5, key="sweep seeds", help="One ordinary run a seed."
+            "Seeds of the winner",
+            1,
+            20,
+            5,
+            key="sweep seeds",
+            help="One ordinary run for each seed.",
         )
         device = st.selectbox("Device", devices, key="sweep device")
     with right:
         jobs = st.number_input(
-            "At a time", 1, 64, 1, key="sweep jobs", help="Trials at a time, a process each."
+            "At a time", 1, 64, 1, key="sweep jobs", help="Trials at a time, each in a process."
         )
         seed = st.number_input(
-            "Seed of the draws", 0, 10_000, 0, key="sweep seed", help="Decides what is tried."
+            "Seed of the draws",
+            0,
+            10_000,
+            0,
+            key="sweep seed",
+            help="Decides which settings are tried.",
         )
         sampler = st.selectbox(
             "Look",
             list(_SAMPLERS),
             key="sweep sampler",
             format_func=lambda key: _SAMPLERS[key],
-            help="Where it was good before: Optuna's tree-structured Parzen estimator, after ten "
-            "random trials.",
+            help="Near good trials: Optuna's tree-structured Parzen estimator, after ten random "
+            "trials.",
         )
     st.write(
         f"**{trials:,} trials**, scored on val, **+ {seeds:,} runs** of the winner, the first to "
@@ -106,7 +116,7 @@ def sweep_form(bundle: str, devices: list[str]) -> SweepJob:
 
 
 def where_text(where: Range | tuple[Any, ...]) -> str:
-    """Return where a sweep looks, for people."""
+    """Return the range of a setting in words."""
     if isinstance(where, Range):
         return f"{where.low:g} to {where.high:g}" + ", equal ratios" * where.log
     return ", ".join(str(choice) for choice in where)
@@ -119,16 +129,16 @@ def sweep_panel(page: Frame, jobs: int) -> None:
     """Draw the chosen sweep of the bundle: under way, stopped, failed or finished.
 
     Args:
-        page: What the page looks at.
-        jobs: Trials at a time, if it is to go on.
+        page: Bundle and runs of the page.
+        jobs: Trials at a time, if the sweep goes on.
     """
     digest = page.bundle.manifest.digest
-    found = {sweep.name: sweep for sweep in list_sweeps(workspace())}
-    records = {name: sweep.record for name, sweep in found.items()}
-    here = [name for name in found if records[name].bundle_digest == digest]
+    sweeps = {sweep.name: sweep for sweep in list_sweeps(workspace())}
+    records = {name: sweep.record for name, sweep in sweeps.items()}
+    here = [name for name in sweeps if records[name].bundle_digest == digest]
     earlier = [
         name
-        for name in found
+        for name in sweeps
         if records[name].bundle == page.bundle.name and records[name].bundle_digest != digest
     ]
     if earlier:
@@ -141,7 +151,7 @@ def sweep_panel(page: Frame, jobs: int) -> None:
         return
     chosen = nav.select("sweep", "Sweep", here, format_func=lambda name: _label(records[name]))
     nav.put(sweep=chosen)
-    sweep, record = found[chosen], records[chosen]
+    sweep, record = sweeps[chosen], records[chosen]
     job = SweepJob.of(sweep, jobs)
     state = state_of(job)
     if state is not None and state.active:
@@ -179,13 +189,12 @@ def _watch_terminal(sweep: Sweep, record: SweepRecord) -> None:
 def _live(sweep: Sweep, record: SweepRecord) -> None:
     """Draw the scores so far."""
     table = _table(sweep, record)
-    figure = best_so_far(
-        table[table["status"] != "computing"], record.trials, score_name=record.score_name
-    )
+    ended = table[table["status"] != "computing"]
+    figure = best_so_far(ended, record.trials, score_name=record.score_name)
     show(figure, key="sweep live", alt="Score of each trial so far, and the best of them.")
 
 
-# What it found -------------------------------------------------------------------------------
+# Results -------------------------------------------------------------------------------
 
 
 def _table(sweep: Sweep, record: SweepRecord) -> pd.DataFrame:
@@ -218,7 +227,7 @@ def _table(sweep: Sweep, record: SweepRecord) -> pd.DataFrame:
 
 
 def _results(page: Frame, sweep: Sweep, record: SweepRecord) -> None:
-    """Draw the winner, what was tried, and how the settings went with the score."""
+    """Draw the winner, the trials, and how the score depends on the settings."""
     table = _table(sweep, record)
     if table.empty:
         return
@@ -241,10 +250,12 @@ def _results(page: Frame, sweep: Sweep, record: SweepRecord) -> None:
         log=[key for key, where in ranges.items() if where.log],
         choices={key: where for key, where in record.space.items() if isinstance(where, tuple)},
     )
-    show(figure, key="sweep settings", alt="A line a trial over its settings to its score.")
+    show(
+        figure, key="sweep settings", alt="One line for each trial, from its settings to its score."
+    )
     st.caption(
-        f"A line is a trial, from its settings to its score, the {record.score_name}; bright lines "
-        "did best. Drag along an axis to keep some of them, double-click to let all back."
+        f"Each line is a trial, from its settings to its score, the {record.score_name}; bright "
+        "lines did best. Drag along an axis to filter trials, double-click it to show all."
     )
     with st.expander(f"All {len(table):,} trials"):
         columns = ["trial", *record.space, "score", "loss", "step", "seconds", "status", "message"]
@@ -280,16 +291,16 @@ def _winner(page: Frame, sweep: Sweep, record: SweepRecord, table: pd.DataFrame)
             border=True,
         )
         if scores:
-            found = spread(scores, None)
-            text = percent(found["mean"])
+            statistics = spread(scores, None)
+            text = percent(statistics["mean"])
             if len(scores) > 1:
-                text += f" ± {100 * found['sd']:.1f}"
+                text += f" ± {100 * statistics['sd']:.1f}"
             label = f"Worst group, test, {len(scores)} seed{'s' * (len(scores) > 1)}"
             st.metric(label, text, border=True)
         st.metric("Trial", f"{winner.place + 1} of {record.trials}", border=True)
     st.caption(
-        "The score on val is of the trial that was chosen for it, so it flatters; what counts is "
-        "test, which chose nothing."
+        "The score on val flatters, because the trial was chosen by it; test, which chose nothing, "
+        "is what counts."
     )
     if not runs:
         return

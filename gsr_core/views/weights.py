@@ -40,18 +40,18 @@ def data_counts(bundle: Bundle, run: Run) -> tuple[dict[str, int], int]:
 
 
 def choose_step(run: Run) -> int:
-    """Draw the slider over the stored steps and return the chosen one; the kept one at first."""
+    """Draw the slider over the stored steps and return the chosen one; the kept step at first."""
     steps = [int(step) for step in run.weight_steps()]
-    kept = run.state.best_step
+    kept_step = run.state.best_step
     if len(steps) == 1:
         return steps[0]
-    text = {step: f"{step} (kept)" if step == kept else str(step) for step in steps}
+    text = {step: f"{step} (kept)" if step == kept_step else str(step) for step in steps}
     return int(
         nav.select(
             "step",
             "Step",
             [str(step) for step in steps],
-            default=str(kept),
+            default=str(kept_step),
             draw=st.select_slider,
             format_func=lambda step: text[int(step)],
         )
@@ -59,7 +59,7 @@ def choose_step(run: Run) -> int:
 
 
 def group_weights(bundle: Bundle, run: Run, step: int) -> pd.DataFrame:
-    """Return group and weight at a step: one row a sample and group it belongs to.
+    """Return group and weight at a step: one row for each sample and group of it.
 
     A sample in no known group has one row, as unknown.
     """
@@ -82,7 +82,7 @@ def note_on_groups(bundle: Bundle, run: Run) -> None:
             "the groups leave them out."
         )
     if (each > 1).any():
-        st.caption("Groups overlap, so their shares add up to more than the whole.")
+        st.caption("Groups overlap, so their shares add up to more than 100 %.")
 
 
 def weights_by_group(history: pd.DataFrame, step: int) -> pd.DataFrame:
@@ -93,14 +93,14 @@ def weights_by_group(history: pd.DataFrame, step: int) -> pd.DataFrame:
 
 
 def inferred_table(bundle: Bundle, run: Run) -> None:
-    """Draw how the inferred groups and the known groups meet, in samples."""
+    """Draw how many samples each inferred group shares with each known group."""
     table = load_samples(run, run.values_split)
     if "inferred_group" not in table.columns:
         return
     st.subheader("Inferred groups", anchor=False)
     st.caption(
-        "Samples of each inferred group in each known group, and the share of the weight that the "
-        "inferred group has. The method saw no known group of these samples."
+        "Samples of each inferred group in each known group, and the inferred group's share of the "
+        "weight. The method did not see the known groups of these samples."
     )
     inferred = table["inferred_group"].to_numpy()
     members = bundle.membership[table["row"].to_numpy()]
@@ -139,7 +139,7 @@ def summary_table(history: pd.DataFrame, counts: dict[str, int], total: int, ste
             "share of data": share,
             "share of weight": share,
             "mean weight ×": st.column_config.NumberColumn(
-                format="%.2f", help="Relative to an equal share: 1 is where all began."
+                format="%.2f", help="Relative to an equal share: all begin at 1."
             ),
             "effective samples": st.column_config.NumberColumn(format="%.0f"),
         },

@@ -127,7 +127,7 @@ def test_small_groups_are_warned_of_merged_and_separated(empty_screen, birds: Pa
     assert len(after) == len(before) - 1
     assert after[united] == ["12", "12", "24"]
     assert "'class 0, place 0|class 0, place 1'" in command_line(empty_screen)
-    empty_screen.press("Take the last merge back")
+    empty_screen.press("Undo the last merge")
     expect(page.get_by_text(re.compile("^Merged: "))).to_have_count(0)
     empty_screen.idle()
     assert group_sizes(empty_screen) == before

@@ -140,10 +140,10 @@ def test_flags_are_seen_on_the_cards_changed_in_the_detail_and_taken_home(screen
     assert table["row"].tolist() == flags["row"].tolist()
     assert table.set_index("row").loc[row, "reason"] == "wrong red; blurred"
 
-    take_back = f"Take back the flags of {len(flags)}"
+    remove = f"Remove the flags of {len(flags)}"
     screen.unfold_popover(
-        re.compile("^Flag these"), page.get_by_role("button", name=take_back, exact=True)
+        re.compile("^Flag these"), page.get_by_role("button", name=remove, exact=True)
     )
-    screen.press(take_back)
+    screen.press(remove)
     expect(page.get_by_text("No sample is left.")).to_be_visible()
     assert flagged(place, bundle).empty

@@ -10,7 +10,7 @@ from gsr_core.data.bundle_writing import write_bundle
 from gsr_core.data.groups import Group
 from gsr_core.metrics import wilson_interval
 from gsr_core.views.audit import accuracy_within
-from gsr_core.views.slices import Chosen, within
+from gsr_core.views.slices import SliceChoice, within
 
 N = 150
 
@@ -48,7 +48,7 @@ def samples(bundle):
 
 
 def test_a_slice_is_judged_by_its_own_samples(bundle, samples):
-    chosen = Chosen("k", "some", samples["row"].to_numpy()[::2])
+    chosen = SliceChoice("k", "some", samples["row"].to_numpy()[::2])
     inside = within(samples, chosen)
     assert inside["row"].tolist() == chosen.rows.tolist()
     table, averages = accuracy_within(bundle, inside)

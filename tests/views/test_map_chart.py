@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from gsr_core.views.map_chart import drawn_note, drawn_rows, picked
+from gsr_core.views.map_chart import drawn_note, drawn_rows, rows_after
 
 NONE = np.empty(0, dtype=np.int64)
 
@@ -25,7 +25,7 @@ def gesture(path=(), row=None, how="replace") -> dict:
 
 
 def inside(points: pd.DataFrame, path) -> set[int]:
-    return set(picked(points, gesture(path), NONE).tolist())
+    return set(rows_after(points, gesture(path), NONE).tolist())
 
 
 # What a gesture selects ----------------------------------------------------------------------
@@ -34,7 +34,7 @@ def inside(points: pd.DataFrame, path) -> set[int]:
 def test_a_round_lasso_takes_what_lies_within_its_radius():
     points = cloud()
     distance = np.hypot(points["x"], points["y"])
-    found = picked(points, gesture(ring(0.7)), NONE)
+    found = rows_after(points, gesture(ring(0.7)), NONE)
     assert (np.diff(found) > 0).all()
     # The ring has 300 straight sides, a little inside the circle.
     assert set(points["row"][distance < 0.7 * np.cos(np.pi / 300)]) <= set(found)
@@ -83,24 +83,26 @@ def test_shift_adds_alt_takes_away_and_nothing_lets_go():
     left, right = points["row"][points["x"] < 0], points["row"][points["x"] > 0]
     half = [(-2, -2), (0, -2), (0, 2), (-2, 2)]
     before = np.sort(right.to_numpy())
-    assert set(picked(points, gesture(half, how="replace"), before)) == set(left)
-    assert len(picked(points, gesture(half, how="add"), before)) == len(points)
+    assert set(rows_after(points, gesture(half, how="replace"), before)) == set(left)
+    assert len(rows_after(points, gesture(half, how="add"), before)) == len(points)
     everything = np.sort(points["row"].to_numpy())
-    np.testing.assert_array_equal(picked(points, gesture(half, how="remove"), everything), before)
-    assert not len(picked(points, gesture(), before))
+    np.testing.assert_array_equal(
+        rows_after(points, gesture(half, how="remove"), everything), before
+    )
+    assert not len(rows_after(points, gesture(), before))
 
 
 def test_a_click_takes_one_sample_and_a_sample_that_is_not_there_none():
     points = cloud()
     row = int(points["row"].iloc[3])
-    np.testing.assert_array_equal(picked(points, gesture(row=row), NONE), [row])
+    np.testing.assert_array_equal(rows_after(points, gesture(row=row), NONE), [row])
     np.testing.assert_array_equal(
-        picked(points, gesture(row=row, how="add"), np.array([1, 2])), [1, 2, row]
+        rows_after(points, gesture(row=row, how="add"), np.array([1, 2])), [1, 2, row]
     )
     np.testing.assert_array_equal(
-        picked(points, gesture(row=row, how="remove"), np.array([row])), NONE
+        rows_after(points, gesture(row=row, how="remove"), np.array([row])), NONE
     )
-    assert not len(picked(points, gesture(row=-1), NONE))
+    assert not len(rows_after(points, gesture(row=-1), NONE))
 
 
 # The selection that all maps share -----------------------------------------------------------
@@ -215,4 +217,4 @@ def test_the_page_says_what_is_drawn():
         "Drawing 50,000 of 186,412 samples: the 1,204 flagged or extreme ones"
     )
     assert "image" not in drawn_note(50_000, 186_412, 1_204)
-    assert "a lasso takes all that is inside" in drawn_note(5_000, 300_000, 500, on_image=True)
+    assert "a lasso takes all samples inside" in drawn_note(5_000, 300_000, 500, on_image=True)
