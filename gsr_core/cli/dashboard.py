@@ -5,16 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from gsr_core.cli import terminal
 from gsr_core.cli.bundles import demo
 from gsr_core.cli.terminal import WorkspaceOption
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["app_"]
 
