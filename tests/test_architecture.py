@@ -27,7 +27,8 @@ LAYERS = [
     {"linear", "features", "readers"},
     {"data"},
     {"jobs"},
-    {"compute", "workspace", "files", "extras", "settings", "records", "progress"},
+    {"records"},
+    {"compute", "workspace", "files", "extras", "settings", "progress"},
     {"errors"},
 ]
 """From top to bottom: a module imports from below, never from above or beside."""

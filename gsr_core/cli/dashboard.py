@@ -40,7 +40,7 @@ def app_(
             "runs; see docs/dashboard.md",
             file=sys.stderr,
         )
-    # An installed wheel carries the dashboard inside the package; a checkout has it on top.
+    # A wheel has the dashboard's files inside the package; a checkout has them beside it.
     package = Path(__file__).resolve().parents[1]
     script = next(
         (

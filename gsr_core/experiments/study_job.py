@@ -78,12 +78,12 @@ class StudyJob(Job):
         Raises:
             RunStateError: If it was stopped, or runs failed.
         """
-        from gsr_core.experiments.strength import compute_study, told_failures
+        from gsr_core.experiments.strength import compute_study, failure_message
 
         study = open_study(workspace, self.name)
         failed = compute_study(study, progress=report, should_stop=should_stop)
         if failed:
-            raise RunStateError(told_failures(failed))
+            raise RunStateError(failure_message(failed))
 
     def words(self) -> list[str]:
         """Return the words of `gsr study`."""
