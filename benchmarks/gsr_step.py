@@ -15,8 +15,7 @@ size. `--plain scaled` times its parts at a quarter of n and d and extrapolates 
 
 after checking the laws on three eighths. Both sides run in float64 with the same number of threads.
 
-On a machine that does other work, `--threads 1` is the fair setting: more threads than free cores
-wait for each other. The CPU seconds, printed too, then depend little on the load.
+The CPU seconds, printed too, depend little on what else the machine does.
 """
 
 from __future__ import annotations

@@ -102,17 +102,9 @@ STILL = """
     const words = typeof timing === 'number' ? {} : timing;
     return animate.call(this, frames, {...words, duration: 1, delay: 0, iterations: 1});
   };
-  const still = document.createElement('style');
-  still.textContent = `*, *::before, *::after {
-    transition-duration: 1ms !important; transition-delay: 0s !important;
-    animation-duration: 1ms !important; animation-delay: 0s !important;
-    animation-iteration-count: 1 !important; scroll-behavior: auto !important;
-  }`;
-  const add = () => document.documentElement.append(still);
-  if (document.documentElement) add(); else addEventListener('DOMContentLoaded', add);
 })()
 """
-"""Ends every animation at once: what still moves gets no click, and moving costs the processor."""
+"""Ends at once what unfolds: what still moves gets no click."""
 
 IDLE = """
 () => {

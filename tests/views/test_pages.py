@@ -28,7 +28,8 @@ NONSENSE = {
 @pytest.fixture
 def workspace(tmp_path, monkeypatch) -> Workspace:
     """An empty workspace that the pages take, and for which they start no workers."""
-    monkeypatch.setattr("gsr_core.views.frame.ensure_worker", lambda *_: None)
+    for module in ("views.frame", "jobs.queue"):
+        monkeypatch.setattr(f"gsr_core.{module}.ensure_worker", lambda *_: None)
     place = Workspace.at(tmp_path / "workspace")
     monkeypatch.setenv("GSR_WORKSPACE", str(place.root))
     return place
