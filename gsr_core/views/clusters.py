@@ -146,7 +146,7 @@ def _start(request: ClusteringRequest) -> None:
 
 
 def _watch(request: ClusteringRequest) -> None:
-    """Draw how far a clustering is; show it when it is there."""
+    """Draw the progress of a clustering; show the clustering once it is there."""
     if (workspace().clusterings / request.name).exists():
         try:
             open_clustering(workspace(), request.name)
@@ -158,7 +158,7 @@ def _watch(request: ClusteringRequest) -> None:
         st.rerun()
     needed_job(
         ClusterJob(request=request),
-        "The clusters could not be found",
+        "The clustering failed",
         start=lambda: _start(request),
         dismiss=lambda: _forget(request),
     )

@@ -294,7 +294,7 @@ def add_seeds(page: Frame, compared: list[Entry]) -> None:
 
 
 def _missing_seeds(entry: Entry) -> list[RunJob]:
-    """Return the runs that are missing up to the usual number of seeds."""
+    """Return the runs that an entry lacks up to the usual number of seeds."""
     job = RunJob.of(entry.config)
     missing = [seed for seed in range(_SEEDS) if seed not in entry.seeds][: _SEEDS - 1]
     return [

@@ -25,7 +25,7 @@ def own_import() -> str | None:
 
 
 def start_import(job: ImportJob) -> None:
-    """Start an import and follow it in this window."""
+    """Start an import, and follow it in this window."""
     start_job(workspace(), job)
     st.session_state[_OWN] = job.key
 
@@ -51,7 +51,7 @@ def import_job(name: str) -> None:
             _open(name)
         else:
             say_why(state)
-            _ways_on(name)
+            _next_steps(name)
 
 
 def _open(name: str) -> None:
@@ -64,14 +64,14 @@ def _open(name: str) -> None:
     st.rerun()
 
 
-def _ways_on(name: str) -> None:
-    """Let an import that ended early go on, or be forgotten."""
+def _next_steps(name: str) -> None:
+    """Draw the buttons to go on with an import that ended early, or to dismiss it."""
     job = kept_job(workspace(), ImportJob.kind, name)
     with st.container(horizontal=True):
         if job is not None:
             go_on_button(
                 job,
-                about="With the same settings; what is computed already is kept.",
+                about="With the same settings; finished parts are not computed again.",
                 started=lambda: st.session_state.update({_OWN: name}),
             )
         if st.button("Dismiss", key=f"import dismiss {name}", type="tertiary"):

@@ -1,4 +1,4 @@
-"""How far a background job is, and what can be done about it, in one manner on every page."""
+"""The progress of a background job, and the buttons for it, the same on every page."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _POLL = 0.5
 
 
 def state_of(job: Job) -> JobState | None:
-    """Return how a job stands; None if it was never started."""
+    """Return the state of a job; None if it was never started."""
     return read_job(workspace(), job.kind, job.key)
 
 
@@ -36,16 +36,16 @@ def watch_job(
     ended: Callable[[], object] | None = None,
     below: Callable[[], object] | None = None,
 ) -> None:
-    """Draw how far a job is, again and again until it has ended; then the page is drawn anew.
+    """Draw the progress of a job until it ends; then draw the page again.
 
     Args:
-        state: Of a job under way.
-        says: Makes what is shown of what the job says of itself.
-        part: What the job finishes before it stops, such as `step`; "" lets nobody stop it.
-        about: Shown at the button that stops it.
-        changed: Whether the page shows too little by now; then it is drawn anew too.
-        ended: Called when the job has ended, before the page is drawn anew.
-        below: Draws what follows the progress, each time.
+        state: State of a job under way.
+        says: Makes the text to show of the job's own text.
+        part: What the job finishes before it stops, such as `step`; "" draws no button to stop it.
+        about: Help of that button.
+        changed: Whether the page is out of date; then it is drawn again too.
+        ended: Called when the job has ended, before the page is drawn again.
+        below: Draws what is below the progress, each time.
     """
     kind, key = state.kind, state.key
 
@@ -84,14 +84,14 @@ def needed_job(
     start: Callable[[], object] | None = None,
     dismiss: Callable[[], None] | None = None,
 ) -> None:
-    """Start a job that the page needs, unless it failed, and draw how far it is.
+    """Start a job that the page needs, unless it failed, and draw its progress.
 
     Args:
         job: The job.
-        failed: The beginning of the sentence that says why it failed.
+        failed: Beginning of the message if it failed.
         says: As in `watch_job`.
-        start: Starts the job, if that is not all that there is to do.
-        dismiss: Makes the page need it no longer.
+        start: Starts the job; None only queues it.
+        dismiss: Called when the user no longer wants the job.
     """
     start = start or (lambda: start_job(workspace(), job))
     state = state_of(job)
@@ -112,18 +112,21 @@ def needed_job(
 
 
 def say_why(state: JobState, more: str = "") -> None:
-    """Say how a job ended that did not finish, and more."""
-    (st.info if state.status is Status.CANCELLED else st.error)(sentence(state.text) + more)
+    """Say why a job ended early, and more."""
+    if state.status is Status.CANCELLED:
+        st.info(sentence(state.text + more))
+    else:
+        show_error(state.text + more)
 
 
 def go_on_button(
     job: Job, *, about: str | None = None, started: Callable[[], object] | None = None
 ) -> None:
-    """Draw the button with which a job that ended early goes on.
+    """Draw the button that continues a job that ended early.
 
     Args:
         job: The job.
-        about: Shown at the button.
+        about: Help of the button.
         started: Called when the job is queued.
     """
     pressed = st.button(

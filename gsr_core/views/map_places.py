@@ -61,7 +61,7 @@ def places_of(view: MapView, space: str) -> tuple[pd.DataFrame, str] | None:
 
 
 def _await(job: MapJob, *, pca_shown: bool) -> None:
-    """Start a map's job, unless it failed, and draw how far it is."""
+    """Start a map's job, unless it failed, and draw its progress."""
     name = f"{job.config.method.upper()} of the {job.config.space}"
     meanwhile = ". PCA is shown meanwhile." if pca_shown else ""
     needed_job(job, f"{name} failed", says=lambda text: f"{name}: {text}{meanwhile}")

@@ -26,7 +26,7 @@ _NEEDS = {
 
 
 def method_form(bundle: str, devices: list[str]) -> list[RunJob]:
-    """Draw the form and return the runs on a bundle that it asks for now, one for each seed."""
+    """Draw the form and return the runs on a bundle that it describes, one for each seed."""
     needs = st.segmented_control(
         "Methods that train with",
         ["all", *LabelNeeds],

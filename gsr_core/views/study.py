@@ -175,7 +175,7 @@ def choose_study(bundle: Bundle) -> Study | None:
 
 
 def study_progress(study: Study) -> None:
-    """Say how far a study is, or why it ended early; let it be stopped and go on."""
+    """Draw the progress of a study, or why it ended early, with buttons to stop or go on."""
     job = StudyJob.of(study)
     state, done = state_of(job), len(study.record.runs)
     if state is not None and state.active:

@@ -32,11 +32,11 @@ _POLL = 1.0
 _SAMPLERS: dict[Sampler, str] = {"tpe": "near good trials (TPE)", "random": "at random"}
 
 
-# What to search ------------------------------------------------------------------------------
+# The form ------------------------------------------------------------------------------
 
 
 def sweep_form(bundle: str, devices: list[str]) -> SweepJob:
-    """Draw the form and return the sweep of a bundle that it asks for now."""
+    """Draw the form and return the sweep of a bundle that it describes."""
     names = [name for name, each in METHODS.items() if each.search]
     name = st.selectbox(
         "Method", names, format_func=lambda key: METHODS[key].title, key="sweep method"
@@ -122,7 +122,7 @@ def where_text(where: Range | tuple[Any, ...]) -> str:
     return ", ".join(str(choice) for choice in where)
 
 
-# How it goes on ------------------------------------------------------------------------------
+# Progress ------------------------------------------------------------------------------
 
 
 def sweep_panel(page: Frame, jobs: int) -> None:
@@ -155,7 +155,7 @@ def sweep_panel(page: Frame, jobs: int) -> None:
     job = SweepJob.of(sweep, jobs)
     state = state_of(job)
     if state is not None and state.active:
-        about = "Finished trials are kept, and it can go on."
+        about = "Finished trials are kept, and the sweep can go on."
         watch_job(state, part="step", about=about, below=lambda: _live(sweep, record))
         return
     if sweep.active:
@@ -189,8 +189,9 @@ def _watch_terminal(sweep: Sweep, record: SweepRecord) -> None:
 def _live(sweep: Sweep, record: SweepRecord) -> None:
     """Draw the scores so far."""
     table = _table(sweep, record)
-    ended = table[table["status"] != "computing"]
-    figure = best_so_far(ended, record.trials, score_name=record.score_name)
+    figure = best_so_far(
+        table[table["status"] != "computing"], record.trials, score_name=record.score_name
+    )
     show(figure, key="sweep live", alt="Score of each trial so far, and the best of them.")
 
 
