@@ -17,8 +17,7 @@ DASHBOARD = [ROOT / "app.py", *PAGES]
 LAYERS = [
     {"app", "pages"},
     {"views", "cli"},
-    {"jobs"},
-    {"comparing", "experiments", "clusterings", "maps"},
+    {"comparing", "experiments", "clusterings", "maps", "example_job"},
     {"curation"},
     {"runs", "figures", "examples"},
     {"ingest"},
@@ -27,6 +26,7 @@ LAYERS = [
     {"gradients"},
     {"linear", "features", "readers"},
     {"data"},
+    {"jobs"},
     {"records"},
     {"compute", "workspace", "files", "extras", "settings", "progress"},
     {"errors"},

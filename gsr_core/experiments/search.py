@@ -41,6 +41,7 @@ __all__ = [
     "parse_search",
     "read_trials",
     "search_space",
+    "search_text",
 ]
 
 Setting = bool | int | float | str
@@ -122,6 +123,13 @@ def parse_search(text: str) -> Range | tuple[str, ...]:
     raise SettingError(
         f"'{text}' is no range; write low:high, low:high:log for equal ratios, or choices a,b,c"
     )
+
+
+def search_text(where: Range | Sequence[Setting]) -> str:
+    """Return what a user types for where to look, as `parse_search` reads it."""
+    if isinstance(where, Range):
+        return f"{where.low}:{where.high}" + ":log" * where.log
+    return ",".join(map(str, where))
 
 
 def search_space(

@@ -80,7 +80,7 @@ def agreement(
     _, true = patterns(groups)
     kept = inferred >= 0
     present, cluster = np.unique(inferred[kept], return_inverse=True)
-    called = [str(each) if names is None else names[int(each)] for each in present]
+    titles = [str(each) if names is None else names[int(each)] for each in present]
     rows = groups.sum(axis=0)
     among = groups[kept].sum(axis=0)
     shared = groups[kept].T.astype(np.int64) @ (cluster[:, None] == np.arange(len(present)))
@@ -94,8 +94,8 @@ def agreement(
             else group_names,
             "size": rows,
             "kept": share,
-            **_matches(shared, rows, sizes, called, ""),
-            **_matches(shared, among, sizes, called, "_kept"),
+            **_matches(shared, rows, sizes, titles, ""),
+            **_matches(shared, among, sizes, titles, "_kept"),
         }
     )
     some = bool(kept.any())

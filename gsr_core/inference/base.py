@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Protocol
 
 import numpy as np
 import pandas as pd
@@ -25,6 +25,8 @@ __all__ = [
     "InferredGroups",
     "Space",
     "in_words",
+    "numbers_in_words",
+    "numbers_tried",
     "rows_of_class",
     "settings",
     "splits_of",
@@ -34,13 +36,13 @@ __all__ = [
 INFERENCE_CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False, validate_default=True)
 
 Space = Literal["gradients", "features", "logits"]
-"""What is compared: gradients of a head's loss, the features, or what the head puts out."""
+"""What is compared: gradients of a head's loss, the features, or the head's logits."""
 
 OUTLIER = -1
 """The group of a row that belongs to none."""
 
 CLASSES_IN_WORDS = 3
-"""Of more classes than this, a sentence gives the range."""
+"""Of more classes than this, a sentence gives only the range."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +54,8 @@ class InferredGroups:
         target: Likewise.
         val: Likewise.
         names: A name for each group; every group has a weighted row.
-        choice: What was chosen and why, a phrase without a full stop.
-        candidates: What was tried: a row each, with its score and whether it was `chosen`.
+        choice: The choice and its reason, a phrase without a full stop.
+        candidates: One row for each candidate, with its score and whether it was `chosen`.
     """
 
     weighted: np.ndarray
@@ -78,9 +80,9 @@ class InferredGroups:
 class GroupInference(ABC):
     """An inference: its fields are its settings, and every one has a default.
 
-    It sees features, labels and the backbone's head, but no group column: `infer` takes them
-    away before. It sees the rows in an order that follows from their features, so that no other
-    order decides anything, not even where a draw is by index.
+    It sees features, labels and the backbone's head, but no group column: `infer` removes them
+    first. It sees the rows in an order that follows from their features, so that no other order
+    decides anything, not even where a draw is by index.
     """
 
     title: ClassVar[str]
@@ -88,9 +90,9 @@ class GroupInference(ABC):
     summary: ClassVar[str]
     """What it does, in one sentence."""
     space: ClassVar[Space]
-    """Where the clusters live; a setting of those that leave the choice."""
+    """Where the clusters live; a setting where the user may choose."""
     reads_target_groups: ClassVar[bool] = False
-    """Whether it needs the group labels of target; those it then sees, and no other."""
+    """Whether it needs the group labels of target; it then sees those and no others."""
 
     seed: Annotated[int, Field(ge=0, le=2**31 - 1, description="Of everything drawn.")] = 0
 
@@ -99,15 +101,15 @@ class GroupInference(ABC):
         """Infer the groups of rows that are in the order of their features.
 
         Args:
-            problem: Without group columns, but for those of target if it reads them.
+            problem: Without group columns, except those of target if the inference reads them.
         """
 
     def infer(self, problem: Problem) -> InferredGroups:
         """Return a group for each row of weighted, target and val; the same for the same data.
 
         Args:
-            problem: Its group columns are not read, but for those of target where the inference
-                says so.
+            problem: Its group columns are not read, except those of target where
+                `reads_target_groups` says so.
 
         Raises:
             SettingError: If it would take more memory than its settings allow.
@@ -116,14 +118,14 @@ class GroupInference(ABC):
         sizes = np.bincount(labels, minlength=problem.n_classes).tolist()
         self.check_memory(sizes, problem.weighted.features.shape[1], problem.n_classes)
         seen, orders = self._seen(problem)
-        # One thread: scikit-learn adds up what its threads find in the order they end.
+        # One thread: scikit-learn adds up the results of its threads in the order they end.
         with threadpool_limits(limits=1):
-            found = self.partition(seen)
-        back = {split: getattr(found, split)[np.argsort(order)] for split, order in orders.items()}
-        return replace(found, **back)
+            groups = self.partition(seen)
+        back = {split: getattr(groups, split)[np.argsort(order)] for split, order in orders.items()}
+        return replace(groups, **back)
 
     def head(self, problem: Problem) -> Head | None:
-        """Return the head whose gradients or logits `infer` looks at, None if only features.
+        """Return the head whose gradients or logits `infer` uses, None if it uses features only.
 
         Args:
             problem: As `infer` takes it.
@@ -132,7 +134,7 @@ class GroupInference(ABC):
             return self.reference_of(self._seen(problem)[0])
 
     def reference_of(self, problem: Problem) -> Head | None:
-        """Return the head to look with at rows that are in the order of their features.
+        """Return the reference head, for rows in the order of their features.
 
         Args:
             problem: As `partition` takes it.
@@ -152,7 +154,7 @@ class GroupInference(ABC):
         return 0
 
     def check_memory(self, class_sizes: Sequence[int], n_features: int, n_classes: int) -> None:
-        """Refuse settings that would take more memory than they allow; `infer` does it first.
+        """Refuse settings that would take more memory than they allow; `infer` begins with it.
 
         Args:
             class_sizes: Weighted rows of each class.
@@ -162,7 +164,7 @@ class GroupInference(ABC):
         del class_sizes, n_features, n_classes
 
     def _seen(self, problem: Problem) -> tuple[Problem, dict[str, np.ndarray]]:
-        """Return what may be seen, in an order of its own, and that order."""
+        """Return what the inference may see, in an order of its own, and that order."""
         orders = {split: _order(rows) for split, rows in splits_of(problem).items()}
         seen = {
             split: _taken(rows, orders[split], split == "target" and self.reads_target_groups)
@@ -201,17 +203,17 @@ def within_classes(
     candidates: Sequence[Mapping[str, object]],
     word: str = "cluster",
 ) -> InferredGroups:
-    """Put the clusters of the classes together.
+    """Combine the clusters of the classes.
 
-    In each class they are numbered anew, the largest first, so that no numbering of an algorithm
-    shows. Rows of a class without clusters are outliers.
+    In each class they are numbered anew, the largest first, so that an algorithm's own numbering
+    does not show. Rows of a class without clusters are outliers.
 
     Args:
         problem: As the inference saw it.
         clusters: By class.
         choice: As in `InferredGroups`.
         candidates: Rows of the table.
-        word: What a cluster is called.
+        word: The user's word for a cluster.
     """
     groups = {
         split: np.full(len(rows), OUTLIER, dtype=np.int64)
@@ -219,15 +221,15 @@ def within_classes(
     }
     names: list[str] = []
     for label in sorted(clusters):
-        found = clusters[label]
-        kept = found.weighted[found.weighted != OUTLIER]
-        ids, first, sizes = np.unique(kept, return_index=True, return_counts=True)
+        own = clusters[label]
+        inside = own.weighted[own.weighted != OUTLIER]
+        ids, first, sizes = np.unique(inside, return_index=True, return_counts=True)
         ids = ids[np.lexsort((first, -sizes))]
         number = np.full(ids.max(initial=-1) + 2, OUTLIER)
         number[ids] = len(names) + np.arange(len(ids))
         for split, rows in rows_of_class(problem, label).items():
-            # The last place is that of outliers, -1.
-            groups[split][rows] = number[getattr(found, split)]
+            # Outliers, -1, take the last place.
+            groups[split][rows] = number[getattr(own, split)]
         names += [f"class {label}, {word} {each}" for each in range(len(ids))]
     return InferredGroups(
         **groups, names=tuple(names), choice=choice, candidates=pd.DataFrame(candidates)
@@ -244,6 +246,36 @@ def in_words(scores: Mapping[int, float], choices: Mapping[int, str]) -> str:
     return "; ".join(
         f"silhouette {scores[label]:.2f} chose {choices[label]} in class {label}"
         for label in sorted(scores)
+    )
+
+
+class ByNumber(Protocol):
+    """The clustering of one class whose number of clusters was chosen by the silhouette."""
+
+    @property
+    def k(self) -> int:
+        """Number of clusters; one if the class could not be split."""
+        ...
+
+    @property
+    def silhouettes(self) -> Mapping[int, float]:
+        """Mean silhouette by number of clusters."""
+        ...
+
+
+def numbers_tried(label: int, clustering: ByNumber) -> list[dict[str, object]]:
+    """Return the rows of the table of candidates for a class."""
+    return [
+        {"class": label, "clusters": k, "silhouette": score, "chosen": k == clustering.k}
+        for k, score in clustering.silhouettes.items()
+    ]
+
+
+def numbers_in_words(clusterings: Mapping[int, ByNumber]) -> str:
+    """Say which silhouette chose how many clusters, of the classes (keys) that were split."""
+    return in_words(
+        {label: max(each.silhouettes.values()) for label, each in clusterings.items()},
+        {label: f"{each.k} clusters" for label, each in clusterings.items()},
     )
 
 

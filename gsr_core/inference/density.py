@@ -32,7 +32,7 @@ from gsr_core.inference.distances import BLOCK
 __all__ = ["DensityClustering", "Nearest", "dbscan_grid", "nearest_others", "order", "silhouettes"]
 
 _COLUMNS = 256
-"""Clusters whose sums of distances are taken at a time."""
+"""Clusters whose distances are summed at a time."""
 
 
 @dataclass(frozen=True)
@@ -86,10 +86,10 @@ def nearest_others(distance: np.ndarray, k: int) -> Nearest:
         block = distance[part].copy()
         np.fill_diagonal(block[:, start:], np.inf)
         chosen = np.argpartition(block, k - 1, axis=1)[:, :k]
-        found = np.take_along_axis(block, chosen, axis=1)
-        by_distance = np.lexsort((chosen, found))
+        length = np.take_along_axis(block, chosen, axis=1)
+        by_distance = np.lexsort((chosen, length))
         index[part] = np.take_along_axis(chosen, by_distance, axis=1)
-        value[part] = np.take_along_axis(found, by_distance, axis=1)
+        value[part] = np.take_along_axis(length, by_distance, axis=1)
     return Nearest(index, value)
 
 
@@ -99,7 +99,7 @@ def order(distance: np.ndarray, core: np.ndarray, limit: float) -> tuple[np.ndar
     Args:
         distance: (n, n) float32, symmetric.
         core: (n,) float32 distances to the m-th other sample.
-        limit: Samples beyond it are core samples at no radius that matters, and left out.
+        limit: Samples with a larger one are core samples at no radius in use, and left out.
 
     Returns:
         Positions and lengths; the first has length infinity.
@@ -132,13 +132,13 @@ def dbscan_grid(
         densities: Numbers of other samples, at least one.
     """
     near = nearest_others(distance, max(densities))
-    found = {}
+    clusterings = {}
     for density in densities:
         core = near.core(density)
         places, lengths = order(distance, core, max(radii))
         for radius in radii:
-            found[radius, density] = _cut(near, core, places, lengths, radius, density)
-    return [found[radius, density] for radius in radii for density in densities]
+            clusterings[radius, density] = _cut(near, core, places, lengths, radius, density)
+    return [clusterings[radius, density] for radius in radii for density in densities]
 
 
 def _cut(

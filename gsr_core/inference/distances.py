@@ -6,8 +6,8 @@ With inner products G of n vectors and those with their mean, :math:`a_i = \lang
 .. math::
     C_{ij} = \langle f_i - \mu, f_j - \mu \rangle = G_{ij} - a_i - a_j + \lVert \mu \rVert^2 .
 
-So vectors whose inner products factorise, such as a head's gradients, are compared without ever
-being written down. `cosine` is :math:`1 - C_{ij} / \sqrt{C_{ii} C_{jj}}`, in [0, 2]; a vector that
+So vectors whose inner products factorise, such as a head's gradients, are compared without being
+written down. `cosine` is :math:`1 - C_{ij} / \sqrt{C_{ii} C_{jj}}`, in [0, 2]; a vector that
 equals the mean up to rounding has no direction, and is at distance 1 from every other. `euclidean`
 is the squared distance in units of its mean over all pairs of rows,
 
@@ -72,7 +72,7 @@ class Distances:
         """Return (q, n) distances of q rows to the n.
 
         Args:
-            others: q rows, as few as their distances may take room.
+            others: q rows, so few that their distances fit into memory.
         """
         along, square, inverse = self._relative(others)
         return self._between(others, along, square, inverse, 0)
@@ -83,7 +83,7 @@ class Distances:
         They are symmetric to the bit, with a diagonal of zeros.
         """
         n = len(self)
-        found = np.empty((n, n), dtype=np.float32)
+        matrix = np.empty((n, n), dtype=np.float32)
         size = max(1, BLOCK // n)
         for start in range(0, n, size):
             part = slice(start, start + size)
@@ -98,9 +98,9 @@ class Distances:
             # Its first columns are the same rows, whose two triangles are rounded apart.
             corner = block[:, : len(block)]
             block[:, : len(block)] = ((corner + corner.T) / 2).fill_diagonal_(0)
-            found[part, start:] = block.cpu().numpy()
-            found[start:, part] = found[part, start:].T
-        return found
+            matrix[part, start:] = block.cpu().numpy()
+            matrix[start:, part] = matrix[part, start:].T
+        return matrix
 
     def _relative(self, rows: Gradients) -> tuple[Tensor, Tensor, Tensor]:
         """Return inner products with the mean, squared distances from it and inverse distances."""

@@ -8,7 +8,7 @@ assignments :math:`q_i = \operatorname{sigmoid}(e_i)` and a scalar w = 1 on the 
     + \big(\tfrac1n \sum_i (1 - q_i) d_i\big)^2 \Big), \qquad
     d_i = \frac{\partial \ell_i(w z)}{\partial w}\Big|_{w=1} = \sum_k p_{ik} z_{ik} - z_{i y_i} ,
 
-by Adam on e, which is kept for the whole set; then q > 1/2. With d in closed form no network is
+by Adam on e, one number a row; then q > 1/2 is one environment. With d in closed form no network is
 needed. The two terms have a constant sum, so the maximum puts all positive d on one side: the
 environments are the rows whose loss rises when the logits are scaled up, for two classes exactly
 the misclassified ones, and the rest. Rows that the search did not see go to the side their
@@ -43,8 +43,7 @@ from gsr_core.linear.head import Head
 
 __all__ = ["EIILInference", "loss_by_scale", "penalty", "search"]
 
-_DECAY = (0.9, 0.999)
-_EPSILON = 1e-8
+_DECAY, _EPSILON = (0.9, 0.999), 1e-8
 """Adam's usual constants."""
 
 

@@ -5,10 +5,10 @@ Problems" (NeurIPS 2020): the features of each class are reduced by UMAP to two 
 (10 neighbours, no minimal distance), a Gaussian mixture is fitted with the number of components of
 the best mean silhouette, and optionally each cluster is cut finer where that is worth it: a mixture
 of `overcluster` times as many components, of which a part is kept if its silhouette and its mean
-loss are above those of the cluster it is mostly from, and if it is large enough.
+loss are above those of the cluster that most of it comes from, and if it is large enough.
 
 Where we differ: the default reduction is PCA, which takes no time, to five columns, because its
-leading two often miss what UMAP's would show. Rows of target and val decide nothing: by PCA they
+leading two often miss what UMAP's two show. Rows of target and val decide nothing: by PCA they
 fall where they fall, by UMAP each where its nearest weighted row is.
 """
 
@@ -34,7 +34,8 @@ from gsr_core.inference.base import (
     GroupInference,
     InferredGroups,
     Space,
-    in_words,
+    numbers_in_words,
+    numbers_tried,
     rows_of_class,
     settings,
     splits_of,
@@ -45,14 +46,17 @@ from gsr_core.inference.references import Reference, logits_of_splits, reference
 __all__ = ["GeorgeInference"]
 
 _NEIGHBOURS = 10
+"""Of UMAP, as published."""
 _RESTARTS = 5
-_SMALLEST = 25
-_SMALLEST_SHARE = 0.005
-"""A finer cluster has at least so many rows, and this share of its class."""
+"""Of a mixture, whose likelihood has many maxima; the best is taken."""
+_EM_STEPS = 300
+"""Most steps of expectation maximisation."""
+_SMALLEST, _SMALLEST_SHARE = 25, 0.005
+"""A finer cluster has at least this many rows and this share of its class."""
 _FEWEST = 3
 """Fewer rows cannot be two clusters and have a silhouette."""
 _SCORED_ROWS = 5000
-"""The silhouette compares all pairs; of larger classes it is that of so many rows."""
+"""The silhouette compares all pairs; of larger classes it is taken over this many rows."""
 
 
 @dataclass(frozen=True)
@@ -72,11 +76,11 @@ class _Mixture:
         """Return the cluster of each of (n, r) places; the finer ones count on from the others."""
         if self.model is None or not len(places):
             return np.zeros(len(places), dtype=np.int64)
-        found = self.model.predict(places).astype(np.int64)
+        cluster = self.model.predict(places).astype(np.int64)
         if self.finer is not None:
             part = self.finer.predict(places)
-            found = np.where(np.isin(part, self.kept), self.k + part, found)
-        return found
+            cluster = np.where(np.isin(part, self.kept), self.k + part, cluster)
+        return cluster
 
 
 @settings(frozen=True, kw_only=True, config=INFERENCE_CONFIG)
@@ -105,8 +109,8 @@ class GeorgeInference(GroupInference):
         Field(
             ge=1,
             le=10,
-            description="Cut clusters finer where it is worth it: so many times as many are tried; "
-            "1 leaves them.",
+            description="Cut clusters finer where it is worth it, by trying this many times as "
+            "many; 1 leaves them.",
         ),
     ] = 1
     reference: Annotated[
@@ -128,7 +132,7 @@ class GeorgeInference(GroupInference):
             split: rows.features.double().cpu().numpy()
             for split, rows in splits_of(problem).items()
         }
-        clusters, candidates, found = {}, [], {}
+        clusters, candidates, mixtures = {}, [], {}
         for label in range(problem.n_classes):
             rows = rows_of_class(problem, label)
             if not len(rows["weighted"]):
@@ -142,17 +146,11 @@ class GeorgeInference(GroupInference):
             clusters[label] = ClassClusters(
                 **{split: mixture.assign(each) for split, each in places.items()}
             )
-            candidates += [
-                {"class": label, "clusters": k, "silhouette": score, "chosen": k == mixture.k}
-                for k, score in mixture.silhouettes.items()
-            ]
+            candidates += numbers_tried(label, mixture)
             if mixture.model is not None:
-                found[label] = mixture
-        choice = in_words(
-            {label: max(each.silhouettes.values()) for label, each in found.items()},
-            {label: f"{each.k} clusters" for label, each in found.items()},
-        )
-        if finer := sum(len(each.kept) for each in found.values()):
+                mixtures[label] = mixture
+        choice = numbers_in_words(mixtures)
+        if finer := sum(len(each.kept) for each in mixtures.values()):
             choice += f"; {finer} finer clusters were kept"
         return within_classes(problem, clusters, choice, candidates)
 
@@ -173,7 +171,7 @@ class GeorgeInference(GroupInference):
                 min_dist=0.0,
                 seed=self.seed,
             ).astype(np.float64)
-            # UMAP's own placing of further rows is another fit; the nearest row says as much.
+            # UMAP places further rows by another fit; the nearest row says as much.
             nearest = NearestNeighbors(n_neighbors=1).fit(fitted)
             others = {
                 split: places[nearest.kneighbors(part, return_distance=False)[:, 0]]
@@ -212,11 +210,13 @@ class GeorgeInference(GroupInference):
         return _Mixture(model, silhouettes, finer, kept)
 
     def _mixture(self, components: int) -> GaussianMixture:
-        return GaussianMixture(components, n_init=_RESTARTS, random_state=self.seed, max_iter=300)
+        return GaussianMixture(
+            components, n_init=_RESTARTS, random_state=self.seed, max_iter=_EM_STEPS
+        )
 
 
 def _scaled(places: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return the places in units of the weighted ones' spread, to which a mixture's floor fits."""
+    """Return the places in units of the spread of weighted, which suits a mixture's floor."""
     spread = places["weighted"].std(axis=0).max()
     return {split: part / spread for split, part in places.items()} if spread > 0 else places
 

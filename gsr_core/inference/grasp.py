@@ -9,7 +9,7 @@ Where we differ: the silhouette is the cosine one, of the rows in clusters (the 
 the Euclidean one on unit vectors and counts the outliers as a cluster; both can be chosen);
 choices that make too many rows outliers are left out, because the silhouette alone favours a
 small radius; and rows of target and val are not clustered with the others but join the cluster
-of the nearest core sample within the radius. A class of which no choice is left stays whole.
+of the nearest core sample within the radius. A class without a permitted choice stays whole.
 
 The paper's other column, DBSCAN on Euclidean distances of raw vectors, is `metric="euclidean"`.
 It does not say in what unit the radii are meant. Here they are those of the grid in squared
@@ -28,7 +28,7 @@ from pydantic import Field
 from gsr_core.data.problem import Problem
 from gsr_core.inference.base import INFERENCE_CONFIG, OUTLIER, Space, in_words, settings
 from gsr_core.inference.density import dbscan_grid, silhouettes
-from gsr_core.inference.pairwise import Found, PairwiseInference
+from gsr_core.inference.pairwise import ClassPartition, PairwiseInference
 from gsr_core.inference.references import Reference, reference_head
 from gsr_core.linear.head import Head
 
@@ -36,7 +36,7 @@ __all__ = ["DENSITIES", "RADII", "DensityClusters", "FeaspInference", "GraspInfe
 
 RADII = (0.1, 0.2, 0.3, 0.5, 0.7)
 DENSITIES = (10, 20, 30, 50, 70, 100)
-"""The published grid: radius of a neighbourhood, and other samples in it of a core sample."""
+"""The published grid: radius of a neighbourhood, and how many others a core sample has there."""
 
 
 @settings(frozen=True, kw_only=True, config=INFERENCE_CONFIG)
@@ -58,7 +58,7 @@ class DensityClusters(PairwiseInference):
         Field(ge=0, le=1, description="Largest share of a class that may become outliers."),
     ] = 0.2
 
-    def cluster(self, distance: np.ndarray) -> Found:
+    def cluster(self, distance: np.ndarray) -> ClassPartition:
         """Return the clusters of the best silhouette over the published grid.
 
         Args:
@@ -81,7 +81,7 @@ class DensityClusters(PairwiseInference):
             if score > -1 and share <= self.max_outliers
         ]
         best = max(allowed, key=scores.__getitem__, default=None)
-        tried = [
+        candidates = [
             {
                 "eps": each.radius,
                 "m": each.density,
@@ -94,21 +94,21 @@ class DensityClusters(PairwiseInference):
         ]
         if best is None:
             none = np.full(len(distance), OUTLIER)
-            return Found(none, np.full(len(distance), -1.0), -1.0, "", tried)
+            return ClassPartition(none, np.full(len(distance), -1.0), -1.0, "", candidates)
         chosen = grid[best]
         reach = np.where(chosen.core, chosen.radius, -1.0)
-        said = f"eps {chosen.radius:g}, m {chosen.density}"
-        return Found(chosen.labels, reach, scores[best], said, tried)
+        choice = f"eps {chosen.radius:g}, m {chosen.density}"
+        return ClassPartition(chosen.labels, reach, scores[best], choice, candidates)
 
-    def in_words(self, chosen: Mapping[int, Found]) -> str:
+    def in_words(self, chosen: Mapping[int, ClassPartition]) -> str:
         """Say which silhouette chose what.
 
         Args:
-            chosen: What was found, by class.
+            chosen: Clusters by class.
         """
         return in_words(
             {label: each.score for label, each in chosen.items()},
-            {label: each.said for label, each in chosen.items()},
+            {label: each.choice for label, each in chosen.items()},
         )
 
 

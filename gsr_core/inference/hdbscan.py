@@ -1,8 +1,9 @@
-"""Groups by HDBSCAN in each class: density clusters of whatever density lasts.
+"""Groups by HDBSCAN in each class: density clusters at the densities that last longest.
 
 Campello, Moulavi and Sander, "Density-Based Clustering Based on Hierarchical Density Estimates"
-(PAKDD 2013): the clusters of DBSCAN at all radii form a tree, from which those are taken that last
-longest while the radius shrinks. No radius has to be chosen, and clusters may differ in density.
+(PAKDD 2013): the clusters of DBSCAN at all radii form a tree, of which the clusters count that
+last longest while the radius shrinks. There is no radius to choose, and clusters may differ in
+density.
 The tree is by scikit-learn, from the spanning tree of `density`; lengths are those between unit
 vectors, or raw ones with `metric="euclidean"`. A row by which two clusters touch is equally far
 from both; it goes with the one that Prim's order came from.
@@ -24,7 +25,7 @@ from sklearn.cluster import HDBSCAN
 
 from gsr_core.inference.base import CLASSES_IN_WORDS, INFERENCE_CONFIG, OUTLIER, settings
 from gsr_core.inference.density import nearest_others, order, silhouettes
-from gsr_core.inference.pairwise import Found, PairwiseInference
+from gsr_core.inference.pairwise import ClassPartition, PairwiseInference
 from gsr_core.inference.spaces import InSpace
 
 __all__ = ["HdbscanInference"]
@@ -56,7 +57,7 @@ class HdbscanInference(InSpace, PairwiseInference):  # pyright: ignore[reportInc
         ),
     ] = 10
 
-    def cluster(self, distance: np.ndarray) -> Found:
+    def cluster(self, distance: np.ndarray) -> ClassPartition:
         """Return the clusters that last longest.
 
         Args:
@@ -70,24 +71,27 @@ class HdbscanInference(InSpace, PairwiseInference):  # pyright: ignore[reportInc
         count = int(labels.max()) + 1
         outliers = float((labels == OUTLIER).mean())
         (score,) = silhouettes(distance, [labels], root=self.metric == "euclidean")
-        tried = [
+        candidates = [
             {"clusters": count, "outliers": outliers, "silhouette": score, "chosen": count > 0}
         ]
         reach = np.where(labels == OUTLIER, -1.0, core)
-        return Found(labels, reach, score, f"{count} clusters, {outliers:.0%} outliers", tried)
+        choice = f"{count} clusters, {outliers:.0%} outliers"
+        return ClassPartition(labels, reach, score, choice, candidates)
 
-    def in_words(self, chosen: Mapping[int, Found]) -> str:
-        """Say what lasted.
+    def in_words(self, chosen: Mapping[int, ClassPartition]) -> str:
+        """Say which clusters last.
 
         Args:
-            chosen: What was found, by class.
+            chosen: Clusters by class.
         """
         if not chosen:
             return "no class could be split"
         if len(chosen) > CLASSES_IN_WORDS:
             counts = [int(each.labels.max()) + 1 for each in chosen.values()]
             return f"from {min(counts)} to {max(counts)} clusters last in {len(chosen)} classes"
-        return "; ".join(f"{each.said} in class {label}" for label, each in sorted(chosen.items()))
+        return "; ".join(
+            f"{each.choice} in class {label}" for label, each in sorted(chosen.items())
+        )
 
     def _lasting(self, places: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """Return HDBSCAN's labels from Prim's order.

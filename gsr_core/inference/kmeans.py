@@ -26,7 +26,8 @@ from gsr_core.inference.base import (
     INFERENCE_CONFIG,
     ClassClusters,
     InferredGroups,
-    in_words,
+    numbers_in_words,
+    numbers_tried,
     rows_of_class,
     settings,
     within_classes,
@@ -37,8 +38,9 @@ from gsr_core.linear.head import Head
 __all__ = ["Centres", "KmeansInference", "best_centres"]
 
 _RESTARTS = 10
+"""Of k-means, as scikit-learn had it by default; the best is taken."""
 _SILHOUETTE_ROWS = 5000
-"""The silhouette compares all pairs; of larger classes it is that of so many rows."""
+"""The silhouette compares all pairs; of larger classes it is taken over this many rows."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Centres:
 
     Attributes:
         model: That of the best silhouette.
-        silhouettes: By number of clusters, -1 where the rows that are scored show but one.
+        silhouettes: By number of clusters, -1 where all scored rows are in one.
     """
 
     model: KMeans | None
@@ -110,9 +112,7 @@ class KmeansInference(InSpace):
     ] = 5
     dimensions: Annotated[
         int,
-        Field(
-            ge=1, le=500, description="Columns that are kept of gradients that have more than that."
-        ),
+        Field(ge=1, le=500, description="Columns to which longer gradients are projected."),
     ] = 50
 
     def partition(self, problem: Problem) -> InferredGroups:
@@ -136,23 +136,16 @@ class KmeansInference(InSpace):
                 for split, index in rows.items()
             }
             places = self._places(own, head, label)
-            found = best_centres(places["weighted"], numbers, self.seed)
+            centres = best_centres(places["weighted"], numbers, self.seed)
             clusters[label] = ClassClusters(
-                **{split: found.assign(each) for split, each in places.items()}
+                **{split: centres.assign(each) for split, each in places.items()}
             )
-            candidates += [
-                {"class": label, "clusters": k, "silhouette": score, "chosen": k == found.k}
-                for k, score in found.silhouettes.items()
-            ]
-            if found.model is not None:
-                split_up[label] = found
-        if self.clusters:
-            choice = f"{self.clusters} clusters of each class, as set"
-        else:
-            choice = in_words(
-                {label: max(each.silhouettes.values()) for label, each in split_up.items()},
-                {label: f"{each.k} clusters" for label, each in split_up.items()},
-            )
+            candidates += numbers_tried(label, centres)
+            if centres.model is not None:
+                split_up[label] = centres
+        choice = f"{self.clusters} clusters of each class, as set"
+        if not self.clusters:
+            choice = numbers_in_words(split_up)
         return within_classes(problem, clusters, choice, candidates)
 
     def predicted_bytes(self, class_sizes: Sequence[int], n_features: int, n_classes: int) -> int:
@@ -176,7 +169,7 @@ class KmeansInference(InSpace):
     def _places(
         self, own: Mapping[str, Gradients], head: Head | None, label: int
     ) -> dict[str, np.ndarray]:
-        """Return (n, r) places of the rows of one class, as few columns as are kept."""
+        """Return (n, r) places of the rows of one class, gradients in at most `dimensions`."""
         fitted = own["weighted"]
         if self.space != "gradients":
             return {split: _array(each.features) for split, each in own.items()}
@@ -187,7 +180,7 @@ class KmeansInference(InSpace):
         projected = gradient_representation(
             head, fitted.features, labels, rank=self.dimensions, seed=self.seed
         )
-        # The directions that these are coordinates along, so that all rows can be placed.
+        # The axes of these coordinates, along which all rows can be placed.
         directions = torch.linalg.qr(fitted.transposed_times(projected.to(fitted.residuals))).Q
         return {split: _array(each.times(directions)) for split, each in own.items()}
 

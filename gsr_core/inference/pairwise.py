@@ -1,4 +1,4 @@
-"""Clusters from all distances within a class: what has them in memory, and how much that takes."""
+"""Clusters from all distances within a class, which are held in memory up to a stated limit."""
 
 from __future__ import annotations
 
@@ -28,34 +28,34 @@ from gsr_core.inference.base import (
 from gsr_core.inference.distances import BLOCK, Distances, Metric
 from gsr_core.inference.spaces import vectors_of
 
-__all__ = ["Found", "PairwiseInference"]
+__all__ = ["ClassPartition", "PairwiseInference"]
 
 _FEWEST = 50
-"""The least that a class can be limited to."""
+"""The smallest `class_limit`."""
 _TEMPORARIES = 6
-"""Blocks in full precision that are alive at a time."""
+"""Blocks in full precision that exist at a time."""
 _PER_ROW = 10_000
-"""Bytes of what is kept of each row: nearest others, sums over clusters, labels of a grid."""
+"""Bytes for each row: its nearest others, sums over clusters, and labels on a grid."""
 
 
 @dataclass(frozen=True)
-class Found:
-    """What was found in the rows of a class.
+class ClassPartition:
+    """The clusters of a class, and how they were chosen.
 
     Attributes:
         labels: (n,) int64 clusters from 0, `OUTLIER` for none; all of them if the class is to stay
             whole.
         reach: (n,) how near to a row another one must be to join its cluster; negative if none can.
-        score: What the choice went by.
-        said: The choice in words.
-        tried: Rows of the table of candidates.
+        score: By which they were chosen.
+        choice: The choice in words.
+        candidates: Rows of the table of candidates.
     """
 
     labels: np.ndarray
     reach: np.ndarray
     score: float
-    said: str
-    tried: Sequence[Mapping[str, object]]
+    choice: str
+    candidates: Sequence[Mapping[str, object]]
 
 
 @settings(frozen=True, kw_only=True, config=INFERENCE_CONFIG)
@@ -63,7 +63,7 @@ class PairwiseInference(GroupInference):
     """Clusters of each class from the distances between its rows.
 
     Rows that were not clustered, those of target and val among them, join the cluster of the
-    nearest row that takes others in, if they are within its reach.
+    nearest row that others may join, if they are within its reach.
     """
 
     metric: Annotated[
@@ -86,8 +86,8 @@ class PairwiseInference(GroupInference):
         float,
         Field(
             gt=0,
-            description="Most memory that may be taken, in GiB; what would take more is refused "
-            "before it starts.",
+            description="Memory limit in GiB; a clustering that would exceed it is refused before "
+            "it starts.",
         ),
     ] = 4.0
 
@@ -109,22 +109,22 @@ class PairwiseInference(GroupInference):
             limited |= n > self.class_limit
             own = _rows(vectors["weighted"], rows["weighted"][sample])
             distances = Distances(own, self.metric)
-            found = self.cluster(distances.matrix())
-            candidates += [{"class": label, **each} for each in found.tried]
-            if found.labels.max() < 0:
+            partition = self.cluster(distances.matrix())
+            candidates += [{"class": label, **each} for each in partition.candidates]
+            if partition.labels.max() < 0:
                 clusters[label] = ClassClusters(
                     **{split: np.zeros(len(index), dtype=np.int64) for split, index in rows.items()}
                 )
                 continue
-            chosen[label] = found
+            chosen[label] = partition
             # What was clustered keeps its cluster; only the others join the nearest.
             others = {**rows, "weighted": np.delete(rows["weighted"], sample)}
             joined = {
-                split: _joined(_rows(vectors[split], index), distances, found)
+                split: _joined(_rows(vectors[split], index), distances, partition)
                 for split, index in others.items()
             }
             weighted = np.empty(n, dtype=np.int64)
-            weighted[sample] = found.labels
+            weighted[sample] = partition.labels
             weighted[np.delete(np.arange(n), sample)] = joined["weighted"]
             clusters[label] = ClassClusters(weighted, joined["target"], joined["val"])
         choice = self.in_words(chosen)
@@ -133,7 +133,7 @@ class PairwiseInference(GroupInference):
         return within_classes(problem, clusters, choice, candidates)
 
     @abstractmethod
-    def cluster(self, distance: np.ndarray) -> Found:
+    def cluster(self, distance: np.ndarray) -> ClassPartition:
         """Return the clusters of a class.
 
         Args:
@@ -141,11 +141,11 @@ class PairwiseInference(GroupInference):
         """
 
     @abstractmethod
-    def in_words(self, chosen: Mapping[int, Found]) -> str:
+    def in_words(self, chosen: Mapping[int, ClassPartition]) -> str:
         """Say what was chosen and why, a phrase without a full stop.
 
         Args:
-            chosen: What was found, by class, where a class did not stay whole.
+            chosen: Clusters by class, of the classes that did not stay whole.
         """
 
     def predicted_bytes(self, class_sizes: Sequence[int], n_features: int, n_classes: int) -> int:
@@ -165,7 +165,7 @@ class PairwiseInference(GroupInference):
         return stored + blocks + vectors + _PER_ROW * n
 
     def check_memory(self, class_sizes: Sequence[int], n_features: int, n_classes: int) -> None:
-        """Refuse what would take more than `memory_gb`.
+        """Refuse a clustering that would take more than `memory_gb`.
 
         Args:
             class_sizes: Weighted rows of each class.
@@ -177,13 +177,13 @@ class PairwiseInference(GroupInference):
         """
 
         def needed(rows: int) -> float:
-            """Return the GiB that so many rows of the largest class take."""
+            """Return the GiB for this many rows of the largest class."""
             return self.predicted_bytes([rows], n_features, n_classes) / 2**30
 
         rows = min(max(class_sizes, default=0), self.class_limit)
         if needed(rows) <= self.memory_gb:
             return
-        # Two digits, for a number that somebody types.
+        # Rounded to two digits, for a number that somebody types.
         fits = bisect_right(range(rows), self.memory_gb, key=needed) - 1
         fits -= fits % 10 ** max(len(str(fits)) - 2, 0)
         more = np.ceil(needed(rows) * 10) / 10
@@ -196,9 +196,9 @@ class PairwiseInference(GroupInference):
         )
 
 
-def _joined(others: Gradients, distances: Distances, found: Found) -> np.ndarray:
+def _joined(others: Gradients, distances: Distances, partition: ClassPartition) -> np.ndarray:
     """Return (q,) clusters of q rows: that of the nearest within its reach, else `OUTLIER`."""
-    taking = np.flatnonzero(found.reach >= 0)
+    taking = np.flatnonzero(partition.reach >= 0)
     distances = distances.among(taking)
     joined = np.full(len(others), OUTLIER, dtype=np.int64)
     size = max(1, BLOCK // len(taking))
@@ -206,8 +206,8 @@ def _joined(others: Gradients, distances: Distances, found: Found) -> np.ndarray
         index = np.arange(start, min(start + size, len(others)))
         nearest, which = distances.to(_rows(others, index)).min(dim=1)
         row = taking[which.cpu().numpy()]
-        near = nearest.cpu().numpy() <= found.reach[row]
-        joined[index[near]] = found.labels[row[near]]
+        near = nearest.cpu().numpy() <= partition.reach[row]
+        joined[index[near]] = partition.labels[row[near]]
     return joined
 
 

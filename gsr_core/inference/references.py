@@ -1,19 +1,18 @@
-r"""Heads that an inference looks at the rows with: early, converged, or the backbone's own.
+r"""Reference heads of an inference: early, converged, or the backbone's own.
 
 Early in training from zero a head follows the strongest feature alone, which is the shortcut where
-there is one: what SPARE and EIIL build on. Their one or two epochs of minibatch steps are here so
-many full-batch steps of gradient descent without a penalty, in units of 1 / L with L the largest
-curvature there can be. So "early" means the same on any data, and nothing is drawn.
+there is one: SPARE and EIIL build on that. Instead of their one or two epochs of minibatch steps
+there are a few full-batch steps of gradient descent without a penalty, in units of 1 / L, where L
+bounds the curvature. So "early" means the same on any data, and nothing is drawn.
 
 The features are centred and divided by one number, their spread, so that penalties do not depend
-on a unit; but they are not standardised one by one: how large a feature is makes how early it is
+on a unit; but they are not standardised one by one: the size of a feature decides how early it is
 learnt, and how much it tells where labelled rows are few.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -41,19 +40,22 @@ Reference = Literal["backbone", "early", "converged"]
 """Which head; `backbone` is an early one where the bundle has no head of the backbone."""
 
 EARLY_STEPS = 4
+"""Gradient steps of an early head."""
 STEP_SIZE = 0.25
 """Of gradient descent, in units of 1 / L; above 2 it would diverge."""
 
 _POWER_ITERATIONS = 30
+"""They give L from below; steps of a quarter of 1 / L have room for what is missing."""
 _TOLERANCE = 1e-8
+"""Relative gradient norm of a converged head."""
 
 
 def reference_head(problem: Problem, reference: Reference, l2: float = 1e-3) -> Head:
-    """Return the head to look at the rows with.
+    """Return the reference head.
 
     Args:
         problem: The data; a head is fitted on its weighted rows.
-        reference: Which one.
+        reference: Which head.
         l2: Penalty of a converged one.
     """
     if reference == "converged":
@@ -110,11 +112,7 @@ def _objective(
     variance, mean = torch.var_mean(rows.features.to(compute.accumulate_dtype), dim=0, correction=0)
     spread = variance.mean().sqrt()
     spread = torch.where(spread > 0, spread, 1.0)
-    to_design = FeatureMap(mean, spread.expand_as(mean), None)
-    if len(rows) <= len(mean):
-        # As in `FeatureMap.fit`: the rows span less than all columns.
-        span, _ = torch.linalg.qr(to_design.design(rows.features, compute.accumulate_dtype).T)
-        to_design = replace(to_design, basis=span)
+    to_design = FeatureMap(mean, spread.expand_as(mean), None).in_row_space(rows.features)
     basis = centred_basis(n_classes, mean)
     design = to_design.design(rows.features, compute.design_dtype)
     uniform = basis.new_full((len(rows),), 1 / len(rows))

@@ -1,4 +1,4 @@
-"""Where clusters can live: gradients, features, or what a head puts out."""
+"""Where clusters can live: gradients, features, or a head's logits."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class InSpace(GroupInference):
 def vectors_of(problem: Problem, space: Space, head: Head | None) -> dict[str, Gradients]:
     """Return the rows in a space, split by split, all in factored form.
 
-    Features and logits have a one appended there, which no distance sees.
+    Features and logits have a one appended there, which changes no distance.
 
     Args:
         problem: As `infer` gives it.

@@ -23,7 +23,7 @@ from gsr_core.inference.base import (
     GroupInference,
     InferredGroups,
     Space,
-    in_words,
+    numbers_in_words,
     rows_of_class,
     settings,
     within_classes,
@@ -79,19 +79,14 @@ class SpareInference(GroupInference):
         clusters = {
             label: ClassClusters(
                 **{
-                    split: found.assign(outputs[best][split][places[label][split]])
+                    split: centres.assign(outputs[best][split][places[label][split]])
                     for split in places[label]
                 }
             )
-            for label, found in tried[best].items()
+            for label, centres in tried[best].items()
         }
-        choice = in_words(
-            {
-                label: max(found.silhouettes.values())
-                for label, found in tried[best].items()
-                if found.model is not None
-            },
-            {label: f"{found.k} clusters" for label, found in tried[best].items()},
+        choice = numbers_in_words(
+            {label: each for label, each in tried[best].items() if each.model is not None}
         )
         if self.clustered == "early":
             choice += f", {steps[best]} gradient steps from zero"
@@ -101,11 +96,11 @@ class SpareInference(GroupInference):
                 "steps": steps[each],
                 "clusters": k,
                 "silhouette": score,
-                "chosen": each == best and k == found.k,
+                "chosen": each == best and k == centres.k,
             }
             for each, classes in enumerate(tried)
-            for label, found in classes.items()
-            for k, score in found.silhouettes.items()
+            for label, centres in classes.items()
+            for k, score in centres.silhouettes.items()
         ]
         return within_classes(problem, clusters, choice, candidates)
 
@@ -146,8 +141,8 @@ class SpareInference(GroupInference):
 
 def _places(problem: Problem) -> dict[int, dict[str, np.ndarray]]:
     """Return the positions of the rows of each class that has weighted ones."""
-    found = {label: rows_of_class(problem, label) for label in range(problem.n_classes)}
-    return {label: rows for label, rows in found.items() if len(rows["weighted"])}
+    places = {label: rows_of_class(problem, label) for label in range(problem.n_classes)}
+    return {label: rows for label, rows in places.items() if len(rows["weighted"])}
 
 
 def _best(tried: Sequence[Mapping[int, Centres]]) -> int:
@@ -156,5 +151,5 @@ def _best(tried: Sequence[Mapping[int, Centres]]) -> int:
 
 
 def _mean_silhouette(classes: Mapping[int, Centres]) -> float:
-    scores = [max(found.silhouettes.values()) for found in classes.values() if found.silhouettes]
+    scores = [max(each.silhouettes.values()) for each in classes.values() if each.silhouettes]
     return float(np.mean(scores)) if scores else -1.0

@@ -1,4 +1,4 @@
-"""SSA's groups: what a predictor, trained on the few group-labelled rows, says of the others.
+"""SSA's groups: the predictions of a head that is trained on the few group-labelled rows.
 
 Nam et al., "Spread Spurious Attribute: Improving Worst-group Accuracy with Spurious Attribute
 Estimation" (ICLR 2022). The weighted rows are cut into parts; for each, a predictor of the
@@ -10,8 +10,7 @@ and pseudo-labelled rows together as the rarest has, unless more are labelled.
 
 Where we differ: the predictor is a linear head on the features, fitted exactly; it predicts the
 combination of groups a row is in, of those that occur in target with the row's class, so that the
-groups may be any. Rows of target keep their own labels; those of val are given the predictors'
-mean.
+groups may be any. Rows of target keep their own labels; those of val get the predictors' mean.
 """
 
 from __future__ import annotations
@@ -103,7 +102,7 @@ class SSAInference(GroupInference):
             "labelled samples they were chosen by, on average over groups"
         )
         return InferredGroups(
-            # The last place is that of rows of target without a group, -1.
+            # Rows of target without a group, -1, take the last place.
             **{split: number[each] for split, each in groups.items()},
             names=tuple(known.names[group] for group in present),
             choice=choice,
@@ -135,8 +134,8 @@ class SSAInference(GroupInference):
                 l2=self.predictor_l2,
                 n_classes=max(known.n_groups, 2),
             )
-            found = known.predict(head, _part(problem.target, held)).argmax(axis=1)
-            accuracy = _balanced_accuracy(found, known.group[held])
+            predicted = known.predict(head, _part(problem.target, held)).argmax(axis=1)
+            accuracy = _balanced_accuracy(predicted, known.group[held])
             if best is None or accuracy > max(row["accuracy"] for row in tried):
                 best = head
             tried.append(
@@ -160,7 +159,7 @@ class SSAInference(GroupInference):
 def confident_and_balanced(
     probability: np.ndarray, labelled: np.ndarray, threshold: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return which rows to pseudo-label so that no group overwhelms the others.
+    """Choose the rows to pseudo-label so that no group overwhelms the others.
 
     Args:
         probability: (n, m) of each group.
@@ -168,8 +167,8 @@ def confident_and_balanced(
         threshold: Least probability.
 
     Returns:
-        Positions of the rows, in order, and their groups: of each group the most confident, so
-        many that with the labelled ones it has no more than the rarest group could have.
+        Positions of the rows, in order, and their groups: of each group the most confident, at
+        most as many as bring it, with its labelled rows, to what the rarest group could have.
     """
     group, confidence = probability.argmax(axis=1), probability.max(axis=1)
     # By falling confidence, in order on ties.
@@ -186,7 +185,7 @@ def confident_and_balanced(
 
 @dataclass(frozen=True)
 class _Known:
-    """The labelled rows, and what groups there are.
+    """The labelled rows, and the groups among them.
 
     Attributes:
         group: (N,) combination of class and groups of each row of target; `OUTLIER` without any.
@@ -218,18 +217,18 @@ def _known(problem: Problem) -> _Known:
     """Number the combinations of class and groups in target."""
     membership = problem.target.groups.cpu().numpy()
     labels = problem.target.labels.cpu().numpy()
-    found, pattern = patterns(membership)
+    combinations, pattern = patterns(membership)
     # The first groups first.
-    found, pattern = found[::-1], len(found) - 1 - pattern
-    code = labels * len(found) + pattern
+    combinations, pattern = combinations[::-1], len(combinations) - 1 - pattern
+    code = labels * len(combinations) + pattern
     labelled = membership.any(axis=1)
     codes, index = np.unique(code[labelled], return_inverse=True)
     group = np.full(len(labels), OUTLIER, dtype=np.int64)
     group[labelled] = index
-    class_of = codes // len(found)
+    class_of = codes // len(combinations)
     names = [
-        f"class {label}, group {' + '.join(map(str, np.flatnonzero(found[each])))}"
-        for label, each in zip(class_of, codes % len(found), strict=True)
+        f"class {label}, group {' + '.join(map(str, np.flatnonzero(combinations[each])))}"
+        for label, each in zip(class_of, codes % len(combinations), strict=True)
     ]
     # A class without a labelled row is a group of its own, or its rows would be lost.
     alone = np.setdiff1d(np.arange(problem.n_classes), class_of)
@@ -254,8 +253,8 @@ def _part(rows: Rows, index: np.ndarray) -> Rows:
     return Rows(rows.features[index], rows.labels[index], rows.groups[index], rows.position[index])
 
 
-def _balanced_accuracy(found: np.ndarray, true: np.ndarray) -> float:
-    """Return the mean over groups of the share found right; 0 without a row."""
+def _balanced_accuracy(predicted: np.ndarray, true: np.ndarray) -> float:
+    """Return the mean over groups of the share of right predictions; 0 without a row."""
     if not len(true):
         return 0.0
-    return float(np.mean([(found[true == each] == each).mean() for each in np.unique(true)]))
+    return float(np.mean([(predicted[true == each] == each).mean() for each in np.unique(true)]))

@@ -5,7 +5,7 @@ way back to raw features is exact for all of them.
 
 - **Standardise** (optional): :math:`z = (x - \mu) / \sigma`, fitted on the rows that carry the
   weights. The l2 penalty then acts on the standardised coordinates, so that the fitted classifier
-  is another one than on raw features.
+  differs from that on raw features.
 - **Bias**: a column of ones, penalised like every other column (the convention of the code
   released with the GSR paper, so that published settings carry over).
 - **Row space**: with fewer rows than columns the optimum lies in the span of the rows (representer
@@ -16,7 +16,7 @@ way back to raw features is exact for all of them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -37,6 +37,20 @@ class FeatureMap:
         mean: (d,) subtracted from each feature.
         scale: (d,) each feature is divided by; 1 for constant features.
         basis: (d + 1, p) orthonormal columns that span the fitted rows, or None for all columns.
+
+    Example:
+        >>> import torch
+        >>> features = torch.tensor([[0.0, 5.0], [2.0, 5.0], [4.0, 5.0]])
+        >>> to_design = FeatureMap.fit(features, standardise=True, dtype=torch.float64)
+        >>> to_design.design(features, torch.float64)  # the constant feature is only centred
+        tensor([[-1.2247,  0.0000,  1.0000],
+                [ 0.0000,  0.0000,  1.0000],
+                [ 1.2247,  0.0000,  1.0000]], dtype=torch.float64)
+        >>> theta = torch.tensor([[0.0, 1.0], [0.0, 0.0], [0.0, 0.5]], dtype=torch.float64)
+        >>> to_design.head(theta).logits(features)  # of raw features
+        tensor([[ 0.0000, -0.7247],
+                [ 0.0000,  0.5000],
+                [ 0.0000,  1.7247]])
     """
 
     mean: Tensor
@@ -60,7 +74,7 @@ class FeatureMap:
             dtype: Precision of the map.
             row_space: Whether to use the row space where it is smaller; false for tests.
         """
-        n, d = features.shape
+        d = features.shape[1]
         if standardise:
             variance, mean = torch.var_mean(features.to(dtype), dim=0, correction=0)
             scale = variance.sqrt()
@@ -70,10 +84,14 @@ class FeatureMap:
             mean = features.new_zeros(d, dtype=dtype)
             scale = features.new_ones(d, dtype=dtype)
         plain = cls(mean, scale, None)
-        if not row_space or n >= d + 1:
-            return plain
-        basis, _ = torch.linalg.qr(plain.design(features, dtype).T)
-        return cls(mean, scale, basis)
+        return plain.in_row_space(features) if row_space else plain
+
+    def in_row_space(self, features: Tensor) -> FeatureMap:
+        """Return this map onto the span of the rows (n, d), or as it is if that is no smaller."""
+        if len(features) > features.shape[1]:
+            return self
+        basis, _ = torch.linalg.qr(self.design(features, self.mean.dtype).T)
+        return replace(self, basis=basis)
 
     def design(self, features: Tensor, dtype: torch.dtype) -> Tensor:
         """Return the (n, p) design rows of (n, d) features in the given precision."""

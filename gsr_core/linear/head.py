@@ -19,7 +19,18 @@ class Head:
     bias: Tensor
 
     def logits(self, features: Tensor) -> Tensor:
-        """Return (n, K) logits of (n, d) features, in the features' precision."""
+        """Return (n, K) logits of (n, d) features, in the features' precision.
+
+        Args:
+            features: On the raw scale of the backbone.
+
+        Example:
+            >>> import torch
+            >>> head = Head(torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.tensor([0.0, -1.0]))
+            >>> head.logits(torch.tensor([[3.0, 1.0], [0.0, 2.0]]))
+            tensor([[3., 1.],
+                    [0., 3.]])
+        """
         weight, bias = self.weight.to(features), self.bias.to(features)
         return torch.addmm(bias, features, weight.T)
 

@@ -21,16 +21,41 @@ row and a residual, so its inner products with the m solutions need one product 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
+from gsr_core.linear.iterative import SolveEnding
 from gsr_core.linear.objective import Objective, State, times, transposed_times
 from gsr_core.linear.solver import Solver
 
-__all__ = ["gradient_products", "group_gradients", "influence", "influence_along"]
+__all__ = ["Influence", "gradient_products", "group_gradients", "influence", "influence_along"]
 
 _BLOCK = 2**27
 """Numbers that one array over rows, coordinates and groups may have; more groups go in blocks."""
+
+_TOLERANCE = 1e-10
+"""Relative residual of the linear solves: far below what a step of the weights can tell apart, and
+far above what rounding leaves in float64."""
+
+
+@dataclass(frozen=True)
+class Influence:
+    """Influences, and how the linear solves behind them ended.
+
+    Attributes:
+        values: (n, m) derivative of each group's loss by each normalised weight, nats.
+        ending: Why the solves ended; of several, the first that fell short.
+    """
+
+    values: Tensor
+    ending: SolveEnding
+
+    @property
+    def reached(self) -> bool:
+        """Whether all solves met the tolerance."""
+        return self.ending is SolveEnding.REACHED
 
 
 def group_gradients(
@@ -67,29 +92,25 @@ def influence(
     state: State,
     gradients: Tensor,
     *,
-    tolerance: float = 1e-10,
-) -> Tensor:
+    tolerance: float = _TOLERANCE,
+) -> Influence:
     """Return the derivative of each group's loss by each normalised weight.
 
     Args:
-        solver: Brings the factorisation.
+        solver: Has the factorisation.
         objective: The inner problem.
         state: Its minimiser; away from it the result means nothing.
         gradients: (p, c, m) from `group_gradients`.
         tolerance: Relative residual of the linear solves.
-
-    Returns:
-        (n, m), nats per unit of weight. `solver.reached` then says whether all solves met the
-        tolerance.
     """
     n, c = len(objective.labels), objective.basis.shape[1]
-    parts, reached = [], True
-    for right in gradients.split(_groups_at_once(n, c), dim=2):
-        solved = solver.solve(objective, state, right, tolerance=tolerance)
-        reached = reached and solver.reached
-        parts.append(influence_along(objective, state, solved))
-    solver.reached = reached
-    return torch.cat(parts, dim=1)
+    solutions = [
+        solver.solve(objective, state, right, tolerance=tolerance)
+        for right in gradients.split(_groups_at_once(n, c), dim=2)
+    ]
+    parts = [influence_along(objective, state, solution.columns) for solution in solutions]
+    endings = [solution.ending for solution in solutions if not solution.reached]
+    return Influence(torch.cat(parts, dim=1), endings[0] if endings else SolveEnding.REACHED)
 
 
 def influence_along(objective: Objective, state: State, directions: Tensor) -> Tensor:

@@ -20,6 +20,8 @@ from torch import Tensor
 
 __all__ = ["Objective", "State", "centred_basis", "gram", "times", "transposed_times"]
 
+_PANELS, _WIDE = 4, 512
+"""Panels of columns in which a Gram matrix is computed, and the width from which they save time."""
 _CHUNK = 8192
 """Rows at a time where float32 rows meet float64 vectors, to bound the memory of the cast."""
 
@@ -30,6 +32,12 @@ def centred_basis(n_classes: int, like: Tensor) -> Tensor:
     Args:
         n_classes: K, at least 2.
         like: A tensor whose device and precision to use.
+
+    Example:
+        >>> centred_basis(3, torch.zeros(1))
+        tensor([[-0.7071, -0.4082],
+                [ 0.7071, -0.4082],
+                [ 0.0000,  0.8165]])
     """
     basis = like.new_zeros(n_classes, n_classes - 1)
     for column in range(n_classes - 1):
@@ -72,7 +80,7 @@ def gram(design: Tensor, coefficients: Tensor) -> Tensor:
     n, p = design.shape
     total = design.new_zeros(p, p)
     coefficients = coefficients.to(design.dtype)
-    panels = torch.arange(p, device="cpu").tensor_split(4 if p >= 512 else 1)
+    panels = torch.arange(p, device="cpu").tensor_split(_PANELS if p >= _WIDE else 1)
     for start in range(0, n, _CHUNK):
         rows = design[start : start + _CHUNK]
         scaled = rows * coefficients[start : start + _CHUNK, None]
@@ -84,7 +92,7 @@ def gram(design: Tensor, coefficients: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class State:
-    """Everything that follows from a point u.
+    """The objective's values at a point u.
 
     Attributes:
         u: (p, c) free coordinates of the head.
@@ -124,7 +132,7 @@ class Objective:
         return self.basis.new_zeros(self.design.shape[1], self.basis.shape[1])
 
     def at(self, u: Tensor, logits: Tensor | None = None) -> State:
-        """Evaluate the objective at u; `logits` spares the product with the design if known."""
+        """Evaluate the objective at u; known `logits` save the product with the design."""
         if logits is None:
             logits = times(self.design, u) @ self.basis.T
         log_probabilities = torch.log_softmax(logits, dim=1)

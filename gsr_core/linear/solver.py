@@ -11,19 +11,54 @@ solve, to the residual asked for, at the price of a few matrix-vector products.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
 
 import torch
 from torch import Tensor
 
+from gsr_core.linear.iterative import Solution, SolveEnding, conjugate_gradients
 from gsr_core.linear.objective import Objective, State
 
-__all__ = ["MAX_FACTOR_WIDTH", "Fit", "Solver"]
+__all__ = ["ARMIJO", "MAX_FACTOR_WIDTH", "Fit", "FitEnding", "Solver"]
 
 MAX_FACTOR_WIDTH = 6144
 """Widest Hessian (c p) that is factorised whole; above it the mean diagonal block serves."""
 
-_ARMIJO = 1e-4
+ARMIJO = 1e-4
+"""Share of the change that the slope promises which a step of a line search must bring; the usual
+one (Nocedal and Wright, "Numerical Optimization", section 3.1)."""
+
+_WIDTH_PER_PRODUCT = 80
+"""Measured on a CPU: a product costs about 80 / (c p) of assembling and factorising a Hessian."""
+_PATIENCE = (4, 25)
+"""Fewest and most products with an old factor before a new one is made. A good factor needs a few
+even where a new one is cheap, and one that needs more than 25 would hold up the next solves too."""
+_MAX_PRODUCTS = 200
+"""Far more than a solve takes with a new factor: rounding then keeps it from ending."""
+_MAX_NEWTON = 100
+"""Far more than a fit takes: what follows is a fit that has gone wrong."""
+_FORCING = 0.1
+"""Largest relative residual of a Newton step; far from the optimum a rough direction will do."""
+_LAST_FORCING = 0.3
+"""Share of the gradient norm to reach below which the residual of a Newton step need not be: the
+step then ends the fit, with room for Newton's own error."""
+_HALVINGS = 30
+"""Of a Newton step; if 1e-9 of it does not lower the objective, its direction is wrong."""
+_SLACK = 8
+"""Units in the last place of the objective that count as no increase."""
+_RIDGE = 1e-5
+"""Share of the largest diagonal entry that makes a Hessian with rounded-off eigenvalues definite:
+about a hundred units in the last place of float32."""
+
+
+class FitEnding(StrEnum):
+    """Why a fit ended; its value is the text shown."""
+
+    CONVERGED = "the gradient is within the tolerance"
+    ITERATIONS = "the Newton iterations ran out"
+    LINE_SEARCH = "no step along Newton's direction lowers the objective"
 
 
 @dataclass(frozen=True)
@@ -31,49 +66,68 @@ class Fit:
     """A fitted head in the coordinates of its objective.
 
     Attributes:
-        state: The point reached.
+        state: The last point.
         gradient_norm: Norm of the gradient there, nats.
         relative_gradient_norm: The same, divided by the norm at the zero head.
         iterations: Newton iterations.
-        converged: Whether the relative gradient norm is at most the tolerance.
+        ending: Why the fit ended.
     """
 
     state: State
     gradient_norm: float
     relative_gradient_norm: float
     iterations: int
-    converged: bool
+    ending: FitEnding
+
+    @property
+    def converged(self) -> bool:
+        """Whether the relative gradient norm is within the tolerance."""
+        return self.ending is FitEnding.CONVERGED
 
 
 class Solver:
     """Solves with the Hessians of a slowly changing sequence of objectives.
 
-    Attributes:
-        anchor: The weights (n,) and the coordinates u (p, c) whose Hessian is factorised, or
-            None. Two solvers with the same anchor give bitwise the same results, which is what
-            lets a run be continued exactly.
-        reached: Whether the last `solve` met its tolerance.
+    It remembers one factor. Two solvers that remember the same give bitwise the same results, which
+    is what lets a run be continued exactly.
     """
 
     def __init__(self) -> None:
-        self.anchor: tuple[Tensor, Tensor] | None = None
-        self.reached = True
+        self._anchor: tuple[Tensor, Tensor] | None = None
         self._factor: Tensor | None = None
 
-    def factorise(self, objective: Objective, state: State) -> None:
-        """Factorise the Hessian of `objective` at `state` and make that the anchor."""
-        # A line search adds up logits; the anchor has to give the same bits from u alone.
-        state = objective.at(state.u)
+    def state(self) -> dict[str, Tensor]:
+        """Return what `restore` needs: the weights (n,) and the head (p, c) of the factor."""
+        if self._anchor is None:
+            return {}
+        weight, u = self._anchor
+        return {"anchor_weight": weight, "anchor_u": u}
+
+    def restore(self, objective: Objective, state: Mapping[str, Tensor]) -> None:
+        """Go on as the solver whose `state` this is.
+
+        Args:
+            objective: The inner problem, under any weights.
+            state: Other keys may be among it; nothing is done if the solver's are not.
+        """
+        if "anchor_u" in state:
+            anchored = replace(objective, sample_weight=state["anchor_weight"])
+            self.factorise(anchored, state["anchor_u"])
+
+    def factorise(self, objective: Objective, u: Tensor) -> None:
+        """Factorise the Hessian of `objective` at u (p, c) and remember it."""
+        # A line search adds up logits; `restore` has to give the same bits from u alone.
+        state = objective.at(u)
         whole = objective.design.shape[1] * objective.basis.shape[1] <= MAX_FACTOR_WIDTH
         matrix = objective.hessian(state) if whole else objective.mean_curvature(state)
         factor, fault = torch.linalg.cholesky_ex(matrix)
         if fault.item():
             # Rounding of a float32 Hessian can exceed a tiny penalty; any positive definite
             # matrix will do here, because the solution does not depend on the factor.
-            matrix.diagonal().add_(matrix.diagonal().max() * 1e-5)
+            matrix.diagonal().add_(matrix.diagonal().max() * _RIDGE)
             factor = torch.linalg.cholesky(matrix)
         self._factor = factor
-        self.anchor = (objective.sample_weight.clone(), state.u.clone())
+        self._anchor = (objective.sample_weight.clone(), u.clone())
 
     def _precondition(self, residual: Tensor) -> Tensor:
         """Apply the inverse of the factorised matrix to (p, c, r)."""
@@ -87,14 +141,8 @@ class Solver:
         return solved.reshape(c, p, r).transpose(0, 1).to(residual)
 
     def solve(
-        self,
-        objective: Objective,
-        state: State,
-        right: Tensor,
-        *,
-        tolerance: float,
-        max_iterations: int = 200,
-    ) -> Tensor:
+        self, objective: Objective, state: State, right: Tensor, *, tolerance: float
+    ) -> Solution:
         """Solve `hessian @ x = right` for r right-hand sides at once.
 
         Args:
@@ -102,49 +150,34 @@ class Solver:
             state: Where it is taken.
             right: (p, c, r).
             tolerance: Largest residual norm of each column, relative to its right-hand side.
-            max_iterations: Products with the Hessian after which to stop, come what may;
-                `reached` then says that the tolerance was not met.
-
-        Returns:
-            (p, c, r).
         """
-        # Measured on a CPU: one product costs about 80 / (c p) of assembling and factorising.
-        width = right.shape[0] * right.shape[1]
-        patience = min(max(width // 80, 4), 25)
-        if self._factor is None:
-            self.factorise(objective, state)
-            patience = max_iterations
 
-        target = tolerance * _norms(right)
-        solution = torch.zeros_like(right)
-        residual = right
-        direction: Tensor | None = None
-        product: Tensor | None = None
-        for iteration in range(max_iterations):
-            active = _norms(residual) > target
-            if not bool(active.any()):
-                break
-            if iteration == patience:
-                self.factorise(objective, state)
-                direction = None
-            preconditioned = self._precondition(residual)
-            fresh = (residual * preconditioned).sum(dim=(0, 1))
-            if direction is None or product is None:
-                direction = preconditioned
-            else:
-                direction = preconditioned + direction * (fresh / product)
-            curved = objective.hessian_product(state, direction)
-            step = fresh / (direction * curved).sum(dim=(0, 1))
-            # A column that is done stays as it is; its step could be 0 / 0.
-            step = torch.where(active, step, 0.0)
-            solution = solution + step * direction
-            residual = residual - step * curved
-            product = torch.where(fresh != 0, fresh, 1.0)
-        if residual.dtype == torch.float32:
-            # The recursion's residual goes on falling where rounding stops the true one.
-            residual = right - objective.hessian_product(state, solution)
-        self.reached = bool((_norms(residual) <= target).all())
-        return solution
+        def run(
+            max_products: int, start: Solution | None = None, *, measure: bool = False
+        ) -> Solution:
+            return conjugate_gradients(
+                lambda columns: objective.hessian_product(state, columns),
+                right,
+                tolerance=tolerance,
+                max_products=max_products,
+                precondition=self._precondition,
+                start=start,
+                measure=measure,
+            )
+
+        patience = _MAX_PRODUCTS
+        if self._factor is None:
+            self.factorise(objective, state.u)
+        else:
+            fewest, most = _PATIENCE
+            patience = min(max(right.shape[0] * right.shape[1] // _WIDTH_PER_PRODUCT, fewest), most)
+        solution = run(patience)
+        if solution.ending is SolveEnding.PRODUCTS and patience < _MAX_PRODUCTS:
+            self.factorise(objective, state.u)
+            solution = run(_MAX_PRODUCTS, solution)
+        # In float64 the recursion's residual is as good as the true one.
+        rounded = right.dtype == torch.float32
+        return run(_MAX_PRODUCTS, solution, measure=True) if rounded else solution
 
     def minimise(
         self,
@@ -152,7 +185,7 @@ class Solver:
         start: Tensor,
         *,
         tolerance: float,
-        max_iterations: int = 100,
+        max_iterations: int = _MAX_NEWTON,
     ) -> Fit:
         """Minimise the objective by Newton's method with a backtracking line search.
 
@@ -169,45 +202,44 @@ class Solver:
         state = objective.at(start)
         gradient = objective.gradient(state)
         norm = float(gradient.norm())
-        iterations = 0
+        iterations, ending = 0, FitEnding.ITERATIONS
         while norm > tolerance * reference and iterations < max_iterations:
             # Solving more precisely than Newton's own error would be wasted; this forcing term
             # keeps convergence superlinear.
-            forcing = min(0.1, math.sqrt(norm / reference))
-            forcing = max(forcing, 0.3 * tolerance * reference / norm)
-            step = self.solve(objective, state, -gradient[:, :, None], tolerance=forcing)[:, :, 0]
-            moved = self._line_search(objective, state, gradient, step)
+            forcing = min(_FORCING, math.sqrt(norm / reference))
+            forcing = max(forcing, _LAST_FORCING * tolerance * reference / norm)
+            solution = self.solve(objective, state, -gradient[:, :, None], tolerance=forcing)
+            moved = _line_search(objective, state, gradient, solution.columns[:, :, 0])
             if moved is None:
+                ending = FitEnding.LINE_SEARCH
                 break
             state = moved
             gradient = objective.gradient(state)
             norm = float(gradient.norm())
             iterations += 1
+        if norm <= tolerance * reference:
+            ending = FitEnding.CONVERGED
         return Fit(
             state=state,
             gradient_norm=norm,
             relative_gradient_norm=norm / reference,
             iterations=iterations,
-            converged=norm <= tolerance * reference,
+            ending=ending,
         )
 
-    def _line_search(
-        self, objective: Objective, state: State, gradient: Tensor, step: Tensor
-    ) -> State | None:
-        """Return the first point along the step that decreases the objective, or None."""
-        slope = float((gradient * step).sum())
-        moved_logits = objective.at(step).logits
-        # Near the optimum the decrease drowns in rounding; there the full step is right.
-        slack = 8 * torch.finfo(step.dtype).eps * abs(float(state.value))
-        size = 1.0
-        for _ in range(30):
-            candidate = objective.at(state.u + size * step, state.logits + size * moved_logits)
-            if float(candidate.value) <= float(state.value) + _ARMIJO * size * slope + slack:
-                return candidate
-            size /= 2
-        return None
 
-
-def _norms(columns: Tensor) -> Tensor:
-    """Return the (r,) norms of (p, c, r) columns."""
-    return columns.square().sum(dim=(0, 1)).sqrt()
+def _line_search(
+    objective: Objective, state: State, gradient: Tensor, step: Tensor
+) -> State | None:
+    """Return the first point along the step that lowers the objective, or None."""
+    slope = float((gradient * step).sum())
+    moved_logits = objective.at(step).logits
+    # Near the optimum the decrease drowns in rounding; there the full step is right.
+    slack = _SLACK * torch.finfo(step.dtype).eps * abs(float(state.value))
+    size = 1.0
+    for _ in range(_HALVINGS):
+        candidate = objective.at(state.u + size * step, state.logits + size * moved_logits)
+        if float(candidate.value) <= float(state.value) + ARMIJO * size * slope + slack:
+            return candidate
+        size /= 2
+    return None

@@ -1,4 +1,4 @@
-"""What a method is, and what it yields."""
+"""The interface of a method, and the steps that it yields."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ __all__ = [
     "LabelNeeds",
     "Method",
     "Range",
+    "SearchSpace",
     "Step",
     "Values",
     "settings",
@@ -31,7 +32,7 @@ SETTINGS_CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False, validate_defau
 
 
 class LabelNeeds(StrEnum):
-    """Which group labels a method reads to train; its value is the text shown."""
+    """Which group labels a method reads to train; its value is the text users see."""
 
     NONE = "no group labels"
     TARGET = "group labels of a small target set"
@@ -39,7 +40,7 @@ class LabelNeeds(StrEnum):
 
 
 class Values(StrEnum):
-    """What a method's per-sample values are; its value is the text shown.
+    """What a method's per-sample values are; its value is the text users see.
 
     All are stored alike: one number a row, none negative, with the sum one.
     """
@@ -65,14 +66,18 @@ class Range:
     log: bool = True
 
 
+SearchSpace = Mapping[str, Range | tuple[str | float | bool, ...]]
+"""Where a sweep looks, by setting: a range, or the values to choose from."""
+
+
 @dataclass(frozen=True)
 class Step:
     """One iterate of a method.
 
     Attributes:
         head: The fitted last layer, on raw features.
-        sample_weight: (n,) the method's value of each row of `Method.values_on`, what that head was
-            fitted under; none is negative, they sum to one. None if it has none.
+        sample_weight: (n,) the method's value of each row of `Method.values_on`, under which the
+            head was fitted; none is negative, they sum to one. None if it has none.
         objective: Value of what was minimised, nats.
         gradient_norm: Its gradient's norm at the head, nats.
         relative_gradient_norm: The same, relative to the norm at the zero head.
@@ -125,8 +130,8 @@ class Method(ABC):
     """What its per-sample values are; if there are none, all rows count alike."""
     values_on: ClassVar[Literal["weighted", "target"]] = "weighted"
     """Which rows have these values: those of `Problem.weighted` or of `Problem.target`."""
-    search: ClassVar[Mapping[str, Range | tuple[str | float | bool, ...]]] = {}
-    """Where a sweep looks, by setting: a range, or the values to choose from."""
+    search: ClassVar[SearchSpace] = {}
+    """Where a sweep looks."""
 
     seed: Annotated[
         int,
@@ -148,8 +153,8 @@ class Method(ABC):
 
     @property
     def max_steps(self) -> int:
-        """How many steps to take."""
-        return 1
+        """How many steps to take at most: the setting `steps`, or one without it."""
+        return getattr(self, "steps", 1)
 
     @property
     def labels_used(self) -> tuple[str, ...]:

@@ -8,9 +8,9 @@ Training Debiased Classifier from Biased Classifier" (NeurIPS 2020):
     \ell^{(q)}_i = \frac{1 - p_{i, y_i}^q}{q}, \qquad
     \nabla \ell^{(q)}_i = p_{i, y_i}^q \, \nabla \ell_i ,
 
-so that rows which the head gets wrong barely count. The loss is not convex and its minimiser is not
-what is wanted: the head is to be stopped while it still leans on what is easy. So it starts at zero
-and takes a stated number of steps of one over the curvature's bound, unpenalised.
+so that rows which the head gets wrong barely count. The loss is not convex, and its minimiser is
+not the aim: the head is to stop while it still leans on what is easy. So it starts at zero and
+takes a stated number of steps of one over the curvature's bound, unpenalised.
 """
 
 from __future__ import annotations

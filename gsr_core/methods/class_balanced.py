@@ -12,21 +12,20 @@ is fitted to convergence, where they train a network for some epochs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from gsr_core.data.problem import Problem
-from gsr_core.methods.base import SETTINGS_CONFIG, LabelNeeds, Step, settings
-from gsr_core.methods.inner import FittedHead
+from gsr_core.methods.base import SETTINGS_CONFIG, LabelNeeds, settings
+from gsr_core.methods.inner import InnerProblem, Refit
 
 __all__ = ["ClassBalanced", "class_balanced_weight"]
 
 
 @settings(frozen=True, kw_only=True, config=SETTINGS_CONFIG)
-class ClassBalanced(FittedHead):
+class ClassBalanced(Refit):
     """Fit the head with the same total weight on every class."""
 
     name: ClassVar[str] = "class_balanced"
@@ -36,23 +35,16 @@ class ClassBalanced(FittedHead):
     )
     needs: ClassVar[LabelNeeds] = LabelNeeds.NONE
 
-    def iterate(
-        self, problem: Problem, checkpoint: Mapping[str, Tensor] | None = None
-    ) -> Iterator[Step]:
-        """Yield one step.
-
-        Args:
-            problem: The data.
-            checkpoint: Not used; there is nothing to go on from.
-        """
-        inner = self.inner(problem)
+    def weigh(self, problem: Problem, inner: InnerProblem) -> tuple[Tensor, str]:
+        """Return the weights (n,) that give every class the same sum."""
+        del problem
         weight = class_balanced_weight(inner.labels, inner.uniform())
         low, high = (float(end) * len(weight) for end in weight.aminmax())
         note = (
             f"Samples of the largest class count {low:.3g} times, those of the smallest {high:.3g} "
             "times."
         )
-        yield inner.step(weight, target=inner.scored(problem.target), note=note)
+        return weight, note
 
 
 def class_balanced_weight(labels: Tensor, like: Tensor) -> Tensor:
@@ -64,6 +56,10 @@ def class_balanced_weight(labels: Tensor, like: Tensor) -> Tensor:
 
     Returns:
         (n,), sums to one.
+
+    Example:
+        >>> class_balanced_weight(torch.tensor([0, 0, 0, 1]), torch.ones(1, dtype=torch.float64))
+        tensor([0.1667, 0.1667, 0.1667, 0.5000], dtype=torch.float64)
     """
     count = torch.bincount(labels).to(like)
     return 1 / (count[labels] * (count > 0).sum())

@@ -1,4 +1,4 @@
-"""Cross-fitting: what heads say of rows that they did not learn from."""
+"""Cross-fitting: logits of rows by heads that did not learn from them."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ __all__ = ["crossfitted_logits", "draw_folds"]
 
 
 def draw_folds(rows: Rows, n_folds: int, generator: np.random.Generator) -> np.ndarray:
-    """Deal the rows into folds that have their share of every class.
+    """Deal the rows into folds, each with its share of every class.
 
     Args:
         rows: (n,) rows; only their labels and positions are read.
         n_folds: At least 2.
-        generator: Of the draw.
+        generator: Is advanced.
 
     Returns:
         (n,) int64 folds in [0, n_folds).
@@ -35,7 +35,7 @@ def draw_folds(rows: Rows, n_folds: int, generator: np.random.Generator) -> np.n
 def crossfitted_logits(inner: InnerProblem, fold: np.ndarray) -> Tensor:
     """Return (n, K) logits of each row by the head fitted without the row's fold.
 
-    All heads stand on one scaling of the features, which knows no labels.
+    All heads share one scaling of the features, which reads no labels.
 
     Args:
         inner: The inner problem of the rows.

@@ -21,8 +21,8 @@ the rest take turns. Each lowers the same objective, so they cannot cycle, and e
 outliers stay the same.
 
 Where we differ: the authors descend stochastic subgradients, with the rows ranked in each batch,
-of n1 = floor((eps + alpha (1 - eps)) n) rows less the outliers, whose weights sum to one but for
-rounding; here the rank is among all rows, and the row at the edge takes the fraction left over.
+of n1 = floor((eps + alpha (1 - eps)) n) rows less the outliers, whose weights sum to one only up to
+that floor; here the rank is among all rows, and the row at the edge takes the fraction left over.
 """
 
 from __future__ import annotations
@@ -38,14 +38,16 @@ from torch import Tensor
 
 from gsr_core.data.problem import Problem
 from gsr_core.linear.objective import State
-from gsr_core.methods.base import SETTINGS_CONFIG, LabelNeeds, Range, Step, settings
+from gsr_core.linear.solver import ARMIJO
+from gsr_core.methods.base import SETTINGS_CONFIG, LabelNeeds, SearchSpace, Step, settings
 from gsr_core.methods.inner import FittedHead, InnerProblem
 
 __all__ = ["CVaRDORO", "CappedSimplex", "ChiSquareBall"]
 
-_ARMIJO = 1e-4
 _BISECTIONS = 100
+"""Halvings of a range of levels; more than there are digits in a float64."""
 _FAR = 1e15
+"""Below the losses no level is sought that is further away: rounding would take the losses."""
 
 
 class Ambiguity(ABC):
@@ -136,7 +138,7 @@ class CVaRDORO(FittedHead):
         "very highest left out as outliers."
     )
     needs: ClassVar[LabelNeeds] = LabelNeeds.NONE
-    search: ClassVar[Mapping[str, Range | tuple[str | float | bool, ...]]] = {
+    search: ClassVar[SearchSpace] = {
         **FittedHead.search,
         "alpha": (0.1, 0.2, 0.5),
         "eps": (0.005, 0.01, 0.02, 0.1, 0.2),
@@ -157,10 +159,10 @@ class CVaRDORO(FittedHead):
         float, Field(gt=0, description="Duality gap at which a fit is done, nats.")
     ] = 1e-4
     fits: Annotated[
-        int, Field(ge=1, le=100_000, description="Weighted fits after which to stop all the same.")
+        int, Field(ge=1, le=100_000, description="Weighted fits after which to stop regardless.")
     ] = 300
     rounds: Annotated[
-        int, Field(ge=1, le=1000, description="Times the outliers are chosen anew at most.")
+        int, Field(ge=1, le=1000, description="Most times that the outliers are chosen anew.")
     ] = 10
 
     def iterate(
@@ -229,12 +231,12 @@ class CVaRDORO(FittedHead):
                 moved = fitted(weight + length * direction, state.u)
                 fits += 1
                 higher = float(moved.value) - float(state.value)
-                if higher >= _ARMIJO * length * slope or fits >= self.fits:
+                if higher >= ARMIJO * length * slope or fits >= self.fits:
                     break
                 length /= 2
             if higher <= 0:
                 break
-            # Barzilai and Borwein's step: what a secant says of the curvature along the move.
+            # Barzilai and Borwein's step: the inverse curvature of the secant along the move.
             curved = float(direction @ (losses - moved.losses[kept])) / length
             size = float(direction.square().sum()) / curved if curved > 0 else 2 * size
             weight, state = weight + length * direction, moved
@@ -247,7 +249,7 @@ class CVaRDORO(FittedHead):
 
 
 def _on(kept: Tensor, weight: Tensor) -> Tensor:
-    """Return (n,) weights that are zero but on the kept rows."""
+    """Return (n,) weights that are zero off the kept rows."""
     whole = weight.new_zeros(len(kept))
     whole[kept] = weight
     return whole
@@ -261,7 +263,7 @@ def _lowest(losses: Tensor, count: int) -> Tensor:
 
 
 def _last_that_holds(holds: Callable[[float], bool], low: float, high: float) -> float:
-    """Bisect for the highest level at which something that holds at low levels still does."""
+    """Return the highest level at which a condition holds that fails above it, by bisection."""
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
         if holds(middle):

@@ -13,7 +13,7 @@ twenty such heads on balanced subsets S of all of them, averaged. Where we diffe
 - The penalty is l2 unless asked otherwise, on the mean loss, which the exact solver fits.
 - `l1` is scikit-learn's liblinear as published, for more than two classes one against the rest. It
   penalises the bias too. The strengths run from `smallest_c` to `largest_c` evenly in the log,
-  which is the published grid but for its uneven gaps.
+  where the published grid has uneven gaps.
 - Features are standardised on all target rows, where the released code takes the training rows.
 """
 
@@ -35,12 +35,11 @@ from torch import Tensor
 from gsr_core.data.problem import Problem, Rows
 from gsr_core.linear.feature_map import FeatureMap
 from gsr_core.linear.head import Head
-from gsr_core.linear.solver import Solver
 from gsr_core.methods.base import (
     SETTINGS_CONFIG,
     LabelNeeds,
     Method,
-    Range,
+    SearchSpace,
     Step,
     Values,
     settings,
@@ -53,7 +52,7 @@ __all__ = ["DFR"]
 _TOLERANCE = 1e-6
 """Of liblinear, as scikit-learn defines it."""
 _MAX_PASSES = 2000
-"""Over the subset, after which a fit is not solved."""
+"""Of liblinear over the subset, after which it gives up."""
 
 
 @settings(frozen=True, kw_only=True, config=SETTINGS_CONFIG)
@@ -73,7 +72,7 @@ class DFR(Method):
     needs: ClassVar[LabelNeeds] = LabelNeeds.TARGET
     values: ClassVar[Values] = Values.SUBSET
     values_on: ClassVar[Literal["weighted", "target"]] = "target"
-    search: ClassVar[Mapping[str, Range | tuple[str | float | bool, ...]]] = {
+    search: ClassVar[SearchSpace] = {
         "penalty": ("l2", "l1"),
         "standardise": (True, False),
     }
@@ -105,11 +104,6 @@ class DFR(Method):
         bool, Field(description="Standardise the features on the target rows.")
     ] = True
 
-    @property
-    def max_steps(self) -> int:
-        """How many strengths to try."""
-        return self.steps
-
     def iterate(
         self, problem: Problem, checkpoint: Mapping[str, Tensor] | None = None
     ) -> Iterator[Step]:
@@ -117,7 +111,7 @@ class DFR(Method):
 
         Args:
             problem: The data.
-            checkpoint: Says which strength was the last.
+            checkpoint: Has the number of the last strength.
         """
         rows = problem.target
         generator = np.random.default_rng(self.seed)
@@ -145,32 +139,41 @@ class DFR(Method):
             bias = torch.stack([refit.head.bias for refit in refits]).mean(dim=0)
             weight = weight / scaling.scale
             named = f"C {strength:.2g}" if self.penalty == "l1" else f"l2 {strength:.2g}"
+            short = [refit.shortfall for refit in refits if refit.shortfall]
+            note = (
+                f"{self.heads} heads, each on {int(subsets[0].sum()):,} target rows balanced over "
+                f"groups; {named}."
+            )
+            if short:
+                note += f" {len(short)} of the fits are not solved: {short[0]}."
             yield Step(
                 head=Head(weight, bias - weight @ scaling.mean),
                 sample_weight=share / share.sum(),
                 objective=float(np.mean([refit.objective for refit in refits])),
                 gradient_norm=max(refit.gradient_norm for refit in refits),
                 relative_gradient_norm=max(refit.relative_gradient_norm for refit in refits),
-                solved=all(refit.converged for refit in refits),
+                solved=not short,
                 checkpoint={"step": torch.tensor(step)},
-                note=f"{self.heads} heads, each on {int(subsets[0].sum()):,} target rows balanced "
-                f"over groups; {named}.",
+                note=note,
             )
 
 
 @dataclass(frozen=True)
 class _Refit:
-    """A head on scaled features, and how well it was fitted; NaN where nothing was measured."""
+    """A head on scaled features, and how well it was fitted; NaN where nothing was measured.
+
+    `shortfall` says why the fit is not solved, and is empty if it is.
+    """
 
     head: Head
     objective: float
-    converged: bool
+    shortfall: str
     gradient_norm: float = math.nan
     relative_gradient_norm: float = math.nan
 
 
 class _L2Part:
-    """One subset alone, to be fitted with any strength of the l2 penalty, by the exact solver."""
+    """One subset, for fits at any strength of the l2 penalty by the exact solver."""
 
     def __init__(self, problem: Problem, scaling: FeatureMap, drawn: np.ndarray) -> None:
         subset, self._weight = _subset(problem.target, scaling, drawn)
@@ -178,20 +181,20 @@ class _L2Part:
 
     def refit(self, strength: float) -> _Refit:
         inner = self._inner
-        # A fresh solver: a run that goes on here must not know what came before.
-        inner.l2, inner.solver = strength, Solver()
+        inner.l2 = strength
+        inner.forget()
         fit = inner.fit(self._weight, inner.zero())
         return _Refit(
             head=inner.head(fit.state.u),
             objective=float(fit.state.value),
-            converged=fit.converged,
+            shortfall="" if fit.converged else str(fit.ending),
             gradient_norm=fit.gradient_norm,
             relative_gradient_norm=fit.relative_gradient_norm,
         )
 
 
 class _L1Part:
-    """One subset alone, to be fitted with any strength of the l1 penalty, by liblinear."""
+    """One subset, for fits at any strength of the l1 penalty by liblinear."""
 
     def __init__(self, problem: Problem, scaling: FeatureMap, drawn: np.ndarray) -> None:
         subset, _ = _subset(problem.target, scaling, drawn)
@@ -220,7 +223,7 @@ class _L1Part:
                 random_state=0,
             )
             with warnings.catch_warnings():
-                # The step says so by not being solved.
+                # The step's note says so.
                 warnings.simplefilter("ignore", ConvergenceWarning)
                 models.append(model.fit(self._design, right, sample_weight=self._count))
         coefficients = np.concatenate([model.coef_ for model in models])
@@ -234,12 +237,14 @@ class _L1Part:
         return _Refit(
             head=Head(theta[:, :-1], theta[:, -1]),
             objective=float(objective),
-            converged=all(bool((model.n_iter_ < _MAX_PASSES).all()) for model in models),
+            shortfall=""
+            if all(bool((model.n_iter_ < _MAX_PASSES).all()) for model in models)
+            else f"liblinear made all its {_MAX_PASSES:,} passes",
         )
 
 
 def _subset(rows: Rows, scaling: FeatureMap, drawn: np.ndarray) -> tuple[Rows, Tensor]:
-    """Return the rows that were drawn, scaled, and their weights."""
+    """Return the drawn rows, scaled, and their weights."""
     chosen = np.flatnonzero(drawn)
     index = torch.from_numpy(chosen).to(rows.labels.device)
     scaled = (rows.features[index].to(scaling.mean) - scaling.mean) / scaling.scale

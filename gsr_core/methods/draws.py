@@ -12,9 +12,8 @@ __all__ = ["per_row"]
 def per_row(rows: Rows, generator: np.random.Generator) -> np.ndarray:
     """Draw a number for each row.
 
-    The numbers are dealt in the order of the rows' positions in the bundle, so that the same
-    samples in another order draw the same. To take a random subset, take the rows with the
-    smallest numbers.
+    The numbers go by the rows' positions in the bundle, so that a sample draws the same number
+    whatever the order in memory. A random subset is the rows with the smallest numbers.
 
     Args:
         rows: (n,) rows.

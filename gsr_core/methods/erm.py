@@ -10,7 +10,14 @@ from torch import Tensor
 
 from gsr_core.data.problem import Problem
 from gsr_core.linear.head import Head
-from gsr_core.methods.base import SETTINGS_CONFIG, LabelNeeds, Range, Step, Values, settings
+from gsr_core.methods.base import (
+    SETTINGS_CONFIG,
+    LabelNeeds,
+    SearchSpace,
+    Step,
+    Values,
+    settings,
+)
 from gsr_core.methods.inner import FittedHead
 
 __all__ = ["ERM"]
@@ -29,7 +36,7 @@ class ERM(FittedHead):
     needs: ClassVar[LabelNeeds] = LabelNeeds.NONE
     values: ClassVar[Values] = Values.NONE
     # As it came, it has nothing to tune.
-    search: ClassVar[Mapping[str, Range | tuple[str | float | bool, ...]]] = {}
+    search: ClassVar[SearchSpace] = {}
 
     def iterate(
         self, problem: Problem, checkpoint: Mapping[str, Tensor] | None = None

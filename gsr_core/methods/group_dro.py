@@ -9,8 +9,8 @@ Sagawa, Koh, Hashimoto and Liang, "Distributionally Robust Neural Networks for G
 
 where L_g is the mean loss of group g on the rows that are fitted and C an adjustment for how badly
 small groups generalise. For given q that is a weighted fit with :math:`w_i = \sum_{g \ni i}
-q_g / n_g`, so q also says what each sample counts. A row in no known group counts nothing, and a
-group without rows takes no part.
+q_g / n_g`, so q also sets the weight of each sample. A row in no known group has weight zero, and
+a group without rows takes no part.
 
 - `online` is the paper's rule: :math:`q_g \leftarrow q_g e^{\eta L_g}`, renormalised, then one step
   of the head. They take a gradient step on a batch; on frozen features all rows go in at once and
@@ -20,10 +20,11 @@ group without rows takes no part.
   \lVert\theta\rVert^2`, each value of which is an exact fit. By Danskin's theorem its gradient is
   L, by implicit differentiation its Hessian :math:`-J H^{-1} J^\top` with J the gradients of the
   groups' losses. Each step maximises this quadratic model over the simplex. It ends when the groups
-  that carry weight have equal losses and none a higher one, which only the optimum has.
+  that carry weight have equal losses and no group a higher one, as at the optimum only.
 
 `exact` is the default: it needs some five to ten fits where `online` needs hundreds of updates.
-Every step says how far it can be from the optimum: the primal value less a lower bound of the dual.
+The note of a step bounds its distance from the optimum: the primal value less a lower bound of the
+dual.
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ from torch import Tensor
 from gsr_core.data.problem import Problem, Rows
 from gsr_core.linear.influence import group_gradients
 from gsr_core.linear.objective import State
-from gsr_core.linear.solver import Fit
-from gsr_core.methods.base import SETTINGS_CONFIG, LabelNeeds, Range, Step, settings
+from gsr_core.linear.solver import ARMIJO, Fit, FitEnding
+from gsr_core.methods.base import SETTINGS_CONFIG, LabelNeeds, Range, SearchSpace, Step, settings
 from gsr_core.methods.inner import TOLERANCE, FittedHead, InnerProblem
 from gsr_core.methods.rwg import group_shares, groups_with_rows
 
@@ -52,8 +53,10 @@ _CARRIES = 1e-6
 _EQUAL = 1e-5
 """Losses that differ by no more are equal, nats."""
 _CLOSE = 1e-11
-"""Relative gradient norm of the exact fits: losses are off by what the head is, to first order."""
-_ARMIJO = 1e-4
+"""Relative gradient norm of the exact fits: losses inherit the head's error, to first order."""
+_RIDGE = 1e-9
+"""Added to the curvature of the dual, relative to its scale: groups with equal gradients make it
+singular, and the model is that of one step only."""
 
 
 @settings(frozen=True, kw_only=True, config=SETTINGS_CONFIG)
@@ -67,7 +70,7 @@ class GroupDRO(FittedHead):
         "the worst group of the held-out rows does best."
     )
     needs: ClassVar[LabelNeeds] = LabelNeeds.TRAIN
-    search: ClassVar[Mapping[str, Range | tuple[str | float | bool, ...]]] = {
+    search: ClassVar[SearchSpace] = {
         **FittedHead.search,
         "adjustment": Range(0.0, 5.0, log=False),
     }
@@ -91,11 +94,6 @@ class GroupDRO(FittedHead):
         Field(ge=0, description="C: the loss of a group of n samples counts C / sqrt(n) more."),
     ] = 0.0
 
-    @property
-    def max_steps(self) -> int:
-        """How many steps to take at most."""
-        return self.steps
-
     def iterate(
         self, problem: Problem, checkpoint: Mapping[str, Tensor] | None = None
     ) -> Iterator[Step]:
@@ -107,20 +105,21 @@ class GroupDRO(FittedHead):
                 weights if None.
         """
         game = _Game(self.inner(problem), problem.weighted, self.adjustment)
-        stored: dict[str, Tensor] = {}
-        if checkpoint is not None:
-            # Cloned, so that values read from a file are aligned in memory like computed ones.
-            stored = {key: value.to(game.margin).clone() for key, value in checkpoint.items()}
-            game.restore(stored)
+        stored = game.inner.resume(checkpoint)
         if stored and bool(stored["ended"]):
             return
         moves = self._online if self.solver == "online" else self._exact
         for q, fit, memory in moves(game, stored):
             fitted = fit.relative_gradient_norm <= TOLERANCE
             ended = fitted and game.spread(q, fit) <= _EQUAL
+            one_step = self.solver == "online" and fit.ending is not FitEnding.LINE_SEARCH
             kept = {"memory": memory, "u": fit.state.u, "ended": q.new_tensor(float(ended))}
-            solved = fitted or self.solver == "online"
-            yield game.step(q, fit, solved=solved, checkpoint={**kept, **game.anchor()})
+            yield game.step(
+                q,
+                fit,
+                solved=fitted or one_step,
+                checkpoint={**kept, **game.inner.solver.state()},
+            )
             if ended:
                 return
 
@@ -173,7 +172,7 @@ class _Game:
         return torch.full_like(self.margin, 1 / len(self.margin))
 
     def weight(self, q: Tensor) -> Tensor:
-        """Return the sample weights (n,) that group weights q amount to."""
+        """Return the sample weights (n,) that follow from group weights q."""
         return self._shares @ q
 
     def fit(self, q: Tensor, u: Tensor) -> Fit:
@@ -207,7 +206,7 @@ class _Game:
         gradients = group_gradients(
             inner.design, state.probabilities, inner.labels, self._members, inner.basis
         )
-        moved = inner.solver.solve(objective, state, gradients, tolerance=TOLERANCE)
+        moved = inner.solver.solve(objective, state, gradients, tolerance=TOLERANCE).columns
         curvature = torch.einsum("pcg,pch->gh", gradients, moved)
         best = q.new_tensor(best_on_simplex(*(x.cpu().numpy() for x in (curvature, losses, q))))
         slope = float(losses @ (best - q))
@@ -217,45 +216,30 @@ class _Game:
             candidate = (1 - size) * q + size * best
             fit = self.fit(candidate, u)
             raised = float(fit.state.value + self.margin @ candidate) - value
-            if raised >= _ARMIJO * size * slope:
+            if raised >= ARMIJO * size * slope:
                 return candidate, fit
             size /= 2
         return None
 
     def step(self, q: Tensor, fit: Fit, *, solved: bool, checkpoint: Mapping[str, Tensor]) -> Step:
-        """Return the head as a step, with what separates it from the optimum."""
+        """Return the head as a step, with a bound of its distance from the optimum."""
         losses = self.losses(fit.state)
         worst = float(losses.max())
-        # A gradient g leaves a 2 l2-strongly convex function at most g^2 / (4 l2) above its least.
+        # A 2 l2-strongly convex function with gradient g is at most g^2 / (4 l2) above its minimum.
         short = fit.gradient_norm**2 / (4 * self.inner.l2)
         gap = worst - float(q @ losses) + short
         everywhere = q.new_zeros(len(self._present))
         everywhere[self._present] = q
-        return Step(
-            head=self.inner.head(fit.state.u),
-            sample_weight=self.weight(q),
-            objective=worst + self.inner.l2 * float(fit.state.u.square().sum()),
-            gradient_norm=fit.gradient_norm,
-            relative_gradient_norm=fit.relative_gradient_norm,
+        return self.inner.as_step(
+            fit,
+            self.weight(q),
             solved=solved,
-            group_weight=everywhere,
-            checkpoint=checkpoint,
             note=f"The objective is at most {max(gap, 0.0):.2g} nats above the optimum; the losses "
             f"of the groups that carry weight differ by {self.spread(q, fit):.2g} nats.",
+            objective=worst + self.inner.l2 * float(fit.state.u.square().sum()),
+            group_weight=everywhere,
+            checkpoint=checkpoint,
         )
-
-    def anchor(self) -> dict[str, Tensor]:
-        """Return what the solver has factorised, for a checkpoint."""
-        if self.inner.solver.anchor is None:
-            return {}
-        weight, u = self.inner.solver.anchor
-        return {"anchor_weight": weight, "anchor_u": u}
-
-    def restore(self, stored: Mapping[str, Tensor]) -> None:
-        """Factorise what a checkpoint says, so that solves give the bits they would have given."""
-        if "anchor_weight" in stored:
-            objective = self.inner.objective(stored["anchor_weight"])
-            self.inner.solver.factorise(objective, objective.at(stored["anchor_u"]))
 
 
 def best_on_simplex(curvature: np.ndarray, slope: np.ndarray, point: np.ndarray) -> np.ndarray:
@@ -273,10 +257,14 @@ def best_on_simplex(curvature: np.ndarray, slope: np.ndarray, point: np.ndarray)
 
     Returns:
         (m,) on the simplex; what is zero is exactly zero.
+
+    Example:
+        >>> slope, point = np.array([0.3, 0.2, -9.0]), np.full(3, 1 / 3)
+        >>> best_on_simplex(np.diag([1.0, 2.0, 4.0]), slope, point).round(4)
+        array([0.5889, 0.4111, 0.    ])
     """
     m = len(slope)
-    # Groups with equal gradients make A singular.
-    ridge = 1e-9 * (np.trace(curvature) / m + np.ptp(slope)) + np.finfo(float).tiny
+    ridge = _RIDGE * (np.trace(curvature) / m + np.ptp(slope)) + np.finfo(float).tiny
     curvature = (curvature + curvature.T) / 2 + ridge * np.eye(m)
     root = np.linalg.cholesky(curvature).T
     # A constant in s changes nothing on the simplex, and rounds.
@@ -286,5 +274,5 @@ def best_on_simplex(curvature: np.ndarray, slope: np.ndarray, point: np.ndarray)
     if unit == 0:
         return point
     system = np.vstack([columns, np.full(m, unit)])
-    found, _ = nnls(system, np.append(np.zeros(m), unit))
-    return found / found.sum()
+    shares, _ = nnls(system, np.append(np.zeros(m), unit))
+    return shares / shares.sum()

@@ -31,14 +31,38 @@ from torch import Tensor
 
 from gsr_core.data.problem import Problem
 from gsr_core.linear.solver import Fit
-from gsr_core.methods.base import SETTINGS_CONFIG, LabelNeeds, Range, Step, settings
-from gsr_core.methods.inner import FittedHead, InnerProblem, Scored
+from gsr_core.methods.base import SETTINGS_CONFIG, LabelNeeds, Range, SearchSpace, Step, settings
+from gsr_core.methods.inner import FittedHead, InnerProblem, Scored, shortfall
 
-__all__ = ["GSR", "GroupRobust", "Scores", "clip_norm", "project"]
-
+__all__ = ["GSR", "GroupRobust", "Iterate", "Scores", "clip_norm", "project"]
 
 _CARRIED = "carried."
 """Begins the names of what scores carry from step to step, in a checkpoint."""
+
+
+@dataclass(frozen=True)
+class Iterate:
+    """Where the weights are to be scored.
+
+    Attributes:
+        inner: The inner problem.
+        weight: (n,).
+        fit: Of the head under these weights.
+        target: The rows whose groups count.
+        log_probabilities: (N, K) of these rows at the fit.
+        carried: `Scores.carried` of the step before; empty at the first.
+    """
+
+    inner: InnerProblem
+    weight: Tensor
+    fit: Fit
+    target: Scored
+    log_probabilities: Tensor
+    carried: Mapping[str, Tensor]
+
+    def group_gradients(self) -> Tensor:
+        """Return (p, c, m): the gradient of each group's target loss."""
+        return self.inner.group_gradients(self.target, self.log_probabilities)
 
 
 @dataclass(frozen=True)
@@ -47,7 +71,7 @@ class Scores:
 
     Attributes:
         influence: (n, m) nats; negative = raising the weight lowers that group's loss.
-        solved: Whether its linear solves reached their tolerance.
+        solved: Whether it is as exact as the method means it to be.
         carried: Tensors from which the scores of the next step start.
         note: What the user should know about them, or "".
     """
@@ -63,7 +87,7 @@ class GroupRobust(FittedHead, ABC):
     """The outer loop of GSR; what a method adds is how the weights are scored."""
 
     needs: ClassVar[LabelNeeds] = LabelNeeds.TARGET
-    search: ClassVar[Mapping[str, Range | tuple[str | float | bool, ...]]] = {
+    search: ClassVar[SearchSpace] = {
         **FittedHead.search,
         "lr": Range(0.03, 10.0),
         "temperature": Range(0.1, 10.0),
@@ -99,34 +123,12 @@ class GroupRobust(FittedHead, ABC):
         ),
     ] = "paper"
 
-    @property
-    def max_steps(self) -> int:
-        """How many steps to take."""
-        return self.steps
-
     @abstractmethod
-    def scores(
-        self,
-        inner: InnerProblem,
-        fit: Fit,
-        weight: Tensor,
-        target: Scored,
-        log_probabilities: Tensor,
-        carried: Mapping[str, Tensor],
-    ) -> Scores:
-        """Say how each group's target loss follows each weight.
-
-        Args:
-            inner: The inner problem.
-            fit: Of the head under `weight`.
-            weight: (n,).
-            target: The rows whose groups count.
-            log_probabilities: (N, K) of these rows at the fit.
-            carried: `Scores.carried` of the step before; empty at the first.
-        """
+    def scores(self, at: Iterate) -> Scores:
+        """Return how each group's target loss follows each weight."""
 
     def shorten(self, xi: Tensor) -> tuple[Tensor, bool]:
-        """Return the direction (n,) that is to be stepped along, and whether it was clipped."""
+        """Return the direction (n,) of the step, and whether it was clipped."""
         return clip_norm(xi, self.clip)
 
     def iterate(
@@ -144,31 +146,28 @@ class GroupRobust(FittedHead, ABC):
         watched = target if self.group_signal.startswith("target") else inner.scored(problem.val)
         n = len(inner.labels)
 
-        if checkpoint is None:
-            weight, u = inner.uniform(), inner.zero()
-            log_gamma = weight.new_zeros(problem.n_groups).log_softmax(dim=0)
-            done, carried = 0, {}
-        else:
-            # Cloned, so that values read from a file are aligned in memory like computed ones:
-            # BLAS may round differently otherwise.
-            stored = {key: value.to(inner.basis).clone() for key, value in checkpoint.items()}
-            weight, u, log_gamma = stored["weight"], stored["u"], stored["log_gamma"]
-            done = int(stored["done"])
-            carried = {
-                key.removeprefix(_CARRIED): value
-                for key, value in stored.items()
-                if key.startswith(_CARRIED)
-            }
-            if "anchor_u" in stored:
-                anchored = inner.objective(stored["anchor_weight"])
-                inner.solver.factorise(anchored, anchored.at(stored["anchor_u"]))
+        nothing = inner.basis.new_zeros(problem.n_groups)
+        stored = inner.resume(
+            checkpoint,
+            weight=inner.uniform(),
+            u=inner.zero(),
+            log_gamma=nothing.log_softmax(dim=0),
+            done=nothing.sum(),
+        )
+        weight, u, log_gamma = stored["weight"], stored["u"], stored["log_gamma"]
+        done = int(stored["done"])
+        carried = {
+            key.removeprefix(_CARRIED): value
+            for key, value in stored.items()
+            if key.startswith(_CARRIED)
+        }
 
         while True:
             fit = inner.fit(weight, u)
             u = fit.state.u
             on_target = inner.log_probabilities(target, u)
             on_watched = on_target if watched is target else inner.log_probabilities(watched, u)
-            scores = self.scores(inner, fit, weight, target, on_target, carried)
+            scores = self.scores(Iterate(inner, weight, fit, target, on_target, carried))
             carried = scores.carried
 
             temperature = self.temperature if self.gamma_update == "paper" else 1.0
@@ -180,38 +179,34 @@ class GroupRobust(FittedHead, ABC):
             moved, size = project(weight, xi, size)
 
             done += 1
-            kept = {"weight": moved, "u": u, "log_gamma": log_gamma}
-            if inner.solver.anchor is not None:
-                kept["anchor_weight"], kept["anchor_u"] = inner.solver.anchor
-            yield Step(
-                head=inner.head(u),
-                sample_weight=weight,
-                objective=float(fit.state.value),
-                gradient_norm=fit.gradient_norm,
-                relative_gradient_norm=fit.relative_gradient_norm,
+            yield inner.as_step(
+                fit,
+                weight,
                 solved=fit.converged and scores.solved,
+                note=scores.note,
                 group_weight=log_gamma.exp(),
                 influence=scores.influence,
                 step_size=size,
                 clipped=clipped,
                 checkpoint={
-                    **kept,
+                    "weight": moved,
+                    "u": u,
+                    "log_gamma": log_gamma,
+                    **inner.solver.state(),
                     **{f"{_CARRIED}{key}": value for key, value in carried.items()},
                     "done": weight.new_tensor(done),
                 },
-                note=scores.note,
             )
             weight = moved
 
     def _signal(self, watched: Scored, log_probabilities: Tensor) -> Tensor:
         """Return each group's mean loss in nats, or error rate, (m,)."""
         if self.group_signal.endswith("loss"):
-            each = -log_probabilities.gather(1, watched.labels[:, None]).squeeze(1)
+            each = watched.losses(log_probabilities)
         else:
             each = (log_probabilities.argmax(dim=1) != watched.labels).to(log_probabilities)
-        members = watched.groups.to(log_probabilities)
         # A group may be absent from val; it then gives no signal.
-        return (each @ members) / members.sum(dim=0).clamp(min=1)
+        return watched.group_means(each)
 
 
 @settings(frozen=True, kw_only=True, config=SETTINGS_CONFIG)
@@ -225,23 +220,14 @@ class GSR(GroupRobust):
         "under these weights does best on the worst group of the target set."
     )
 
-    def scores(
-        self,
-        inner: InnerProblem,
-        fit: Fit,
-        weight: Tensor,
-        target: Scored,
-        log_probabilities: Tensor,
-        carried: Mapping[str, Tensor],
-    ) -> Scores:
-        """Return the influence, exact to its solver's tolerance."""
-        del carried
-        influence = inner.influence(fit, weight, target, log_probabilities)
-        return Scores(influence, solved=inner.solver.reached)
+    def scores(self, at: Iterate) -> Scores:
+        """Return the influence, exact to the solver's tolerance."""
+        exact = at.inner.influence(at.fit, at.weight, at.target, at.log_probabilities)
+        return Scores(exact.values, solved=exact.reached, note=shortfall(exact))
 
 
 def clip_norm(xi: Tensor, largest: float) -> tuple[Tensor, bool]:
-    """Return (n,) shortened to a norm, 0 for any, and whether it had to be."""
+    """Return xi (n,), shortened if its norm exceeds the largest (0: none), and whether it was."""
     norm = float(xi.norm())
     if 0 < largest < norm:
         return xi * (largest / norm), True
@@ -253,6 +239,16 @@ def project(weight: Tensor, xi: Tensor, size: float) -> tuple[Tensor, float]:
 
     A step that would leave no weight above zero is halved until one is. If a derivative is not
     finite the weights are not either, which ends the fit at the next step.
+
+    Args:
+        weight: (n,), sums to one.
+        xi: (n,) direction, to be stepped against.
+        size: Step size.
+
+    Example:
+        >>> weight, xi = torch.tensor([0.5, 0.5]), torch.tensor([1.0, -1.0])
+        >>> project(weight, xi, 0.25)
+        (tensor([0.2500, 0.7500]), 0.25)
     """
     if not bool(xi.isfinite().all()):
         return torch.full_like(weight, torch.nan), size

@@ -8,14 +8,14 @@ reference. The outer loop is that of `gsr`; only the score of a sample,
 
 is another one.
 
-- `gsr_hf` takes H to be the identity: what one gradient step of the head would do, the score of
-  MAPLE, with the head refitted. Such scores lack the scale of 1/H, so that GSR's `lr` would mean
-  something else. So the update is brought to one norm: :math:`\xi \leftarrow \xi \cdot
+- `gsr_hf` takes H to be the identity: the effect of one gradient step of the head, the score of
+  MAPLE, with the head refitted. Such scores lack the scale of 1/H, so that GSR's `lr` would not
+  mean the same. So the update is brought to one norm: :math:`\xi \leftarrow \xi \cdot
   \texttt{step\_norm} / (\sqrt n \, \lVert\xi\rVert)`, after which the root mean square change of a
   weight is `lr * step_norm` times 1/n, the uniform weight, before the projection. GSR's own updates
   have about norm 1 in this unit on standardised features, and `lr` decays for both alike.
 - `gsr_cg` solves by conjugate gradients from the solutions of the step before. It is `gsr`, to its
-  tolerance, at the price of products with the Hessian only.
+  tolerance, by products with the Hessian only.
 - `gsr_lissa` sums a truncated Neumann series of the full-batch Hessian. `largest_eigenvalue`: sigma
   is 1.1 times the largest eigenvalue by power iteration, and the depth, of the order of sigma /
   mu_min, the least at which no direction is off by more than `accuracy`; mu_min is bounded from
@@ -26,29 +26,28 @@ is another one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from gsr_core.linear.ihvp import (
+from gsr_core.linear.influence import Influence, influence_along
+from gsr_core.linear.iterative import (
     conjugate_gradients,
     depth_for,
     hessian_product,
     largest_eigenvalue,
     neumann_series,
 )
-from gsr_core.linear.influence import influence_along
-from gsr_core.linear.solver import Fit
-from gsr_core.methods.base import SETTINGS_CONFIG, Range, settings
-from gsr_core.methods.gsr import GroupRobust, Scores
-from gsr_core.methods.inner import InnerProblem, Scored
+from gsr_core.methods.base import SETTINGS_CONFIG, Range, SearchSpace, settings
+from gsr_core.methods.gsr import GroupRobust, Iterate, Scores
+from gsr_core.methods.inner import shortfall
 
 __all__ = ["GSRCG", "GSRHF", "GSRLiSSA", "rescale"]
 
 _PUBLISHED_SCALE, _PUBLISHED_DEPTH = 1e4, 1000
+"""sigma and J of the authors' code."""
 _MARGIN = 1.1
 """On the largest eigenvalue, which power iteration approaches from below."""
 
@@ -63,7 +62,7 @@ class GSRHF(GroupRobust):
         "GSR with the inverse Hessian left out: a sample's weight follows how its loss gradient "
         "agrees with those of the target groups."
     )
-    search: ClassVar[Mapping[str, Range | tuple[str | float | bool, ...]]] = {
+    search: ClassVar[SearchSpace] = {
         **{key: each for key, each in GroupRobust.search.items() if key != "lr"},
         "step_norm": Range(0.03, 10.0),
     }
@@ -77,25 +76,15 @@ class GSRHF(GroupRobust):
         ),
     ] = 1.0
 
-    def scores(
-        self,
-        inner: InnerProblem,
-        fit: Fit,
-        weight: Tensor,
-        target: Scored,
-        log_probabilities: Tensor,
-        carried: Mapping[str, Tensor],
-    ) -> Scores:
+    def scores(self, at: Iterate) -> Scores:
         """Return what one gradient step would do, per unit of its size."""
-        del carried
-        gradients = inner.group_gradients(target, log_probabilities)
         return Scores(
-            influence_along(inner.objective(weight), fit.state, gradients),
+            influence_along(at.inner.objective(at.weight), at.fit.state, at.group_gradients()),
             note="The influence is without the inverse Hessian: what one gradient step would do.",
         )
 
     def shorten(self, xi: Tensor) -> tuple[Tensor, bool]:
-        """Return the direction (n,) that is to be stepped along, and whether it was clipped."""
+        """Return the direction (n,) of the step, and whether it was clipped."""
         return (rescale(xi, self.step_norm), False) if self.step_norm else super().shorten(xi)
 
 
@@ -118,35 +107,26 @@ class GSRCG(GroupRobust):
         Field(ge=1, le=1_000_000, description="Hessian products of a step after which to give up."),
     ] = 2000
 
-    def scores(
-        self,
-        inner: InnerProblem,
-        fit: Fit,
-        weight: Tensor,
-        target: Scored,
-        log_probabilities: Tensor,
-        carried: Mapping[str, Tensor],
-    ) -> Scores:
+    def scores(self, at: Iterate) -> Scores:
         """Return the influence to `tolerance`, starting from the last step's solutions."""
-        objective = inner.objective(weight)
-        found = conjugate_gradients(
-            hessian_product(objective, fit.state, times=1),
-            inner.group_gradients(target, log_probabilities),
+        objective = at.inner.objective(at.weight)
+        solution = conjugate_gradients(
+            hessian_product(objective, at.fit.state, times=1),
+            at.group_gradients(),
             tolerance=self.tolerance,
             max_products=self.max_products,
-            start=carried.get("solutions"),
+            start=at.carried.get("solutions"),
         )
-        note = (
-            f"The largest relative residual of the conjugate gradients is {found.residual:.1e}, "
-            f"after {found.products} products with the Hessian."
+        solved = Influence(
+            influence_along(objective, at.fit.state, solution.columns), solution.ending
         )
-        if not found.curved:
-            note += " They met a direction along which the Hessian does not curve upwards."
         return Scores(
-            influence_along(objective, fit.state, found.columns),
-            solved=found.curved and found.residual <= self.tolerance,
-            carried={"solutions": found.columns},
-            note=note,
+            solved.values,
+            solved=solved.reached,
+            carried={"solutions": solution.columns},
+            note="The largest relative residual of the conjugate gradients is "
+            f"{float(solution.residual.max()):.1e}, after {solution.products} products with the "
+            f"Hessian.{shortfall(solved)}",
         )
 
 
@@ -160,7 +140,7 @@ class GSRLiSSA(GroupRobust):
         "GSR with its influences from a truncated Neumann series of the inverse Hessian, scaled "
         "properly or as published, which is nearly without the Hessian."
     )
-    search: ClassVar[Mapping[str, Range | tuple[str | float | bool, ...]]] = {
+    search: ClassVar[SearchSpace] = {
         **GroupRobust.search,
         "scaling": ("largest_eigenvalue", "published"),
     }
@@ -186,35 +166,24 @@ class GSRLiSSA(GroupRobust):
         Field(ge=1, le=10_000_000, description="Most terms of the series (largest_eigenvalue)."),
     ] = 10_000
 
-    def scores(
-        self,
-        inner: InnerProblem,
-        fit: Fit,
-        weight: Tensor,
-        target: Scored,
-        log_probabilities: Tensor,
-        carried: Mapping[str, Tensor],
-    ) -> Scores:
+    def scores(self, at: Iterate) -> Scores:
         """Return the influence along the truncated series."""
-        del carried
-        objective = inner.objective(weight)
-        gradients = inner.group_gradients(target, log_probabilities)
+        objective, state = at.inner.objective(at.weight), at.fit.state
+        gradients = at.group_gradients()
         scale, depth, needed = _PUBLISHED_SCALE, _PUBLISHED_DEPTH, _PUBLISHED_DEPTH
         if self.scaling == "largest_eigenvalue":
             start = gradients.sum(dim=2, keepdim=True)
             start = start if bool(start.any()) else torch.ones_like(start)
-            one_product = hessian_product(objective, fit.state, times=1)
+            one_product = hessian_product(objective, state, times=1)
             scale = _MARGIN * largest_eigenvalue(one_product, start)
-            needed = depth_for(scale, 2 * inner.l2, self.accuracy)
+            needed = depth_for(scale, 2 * at.inner.l2, self.accuracy)
             depth = min(needed, self.max_depth)
         note = f"Neumann series of {depth:,} terms with sigma {scale:.3g} ({self.scaling})."
         if depth < needed:
             note += f" It would take {needed:,} terms to be within {self.accuracy:.0%} everywhere."
-        product = hessian_product(objective, fit.state, times=depth)
-        solved = neumann_series(product, gradients, scale=scale, depth=depth)
-        return Scores(
-            influence_along(objective, fit.state, solved), solved=depth == needed, note=note
-        )
+        product = hessian_product(objective, state, times=depth)
+        columns = neumann_series(product, gradients, scale=scale, depth=depth)
+        return Scores(influence_along(objective, state, columns), solved=depth == needed, note=note)
 
 
 def rescale(xi: Tensor, step_norm: float) -> Tensor:

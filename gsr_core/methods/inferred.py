@@ -4,12 +4,12 @@ A method here has the fields of its inference (`gsr_core.inference`, where each 
 paper) and of the training after it. The inferred groups replace the group columns of the problem,
 and a group-aware method runs on that unchanged. It reads no true group unless its inference does.
 
-- Outliers are taken out of the rows that are fitted, as in GraSP, and their weight is zero; those
-  of target and val belong to no group.
-- A step's group weights and influences would speak of the inferred groups, so there are none.
+- Outliers are left out of the fit, as in GraSP, and their weight is zero; those of target and val
+  belong to no group.
+- A step's group weights and influences would be those of inferred groups, so there are none.
 - What reads groups and gives the weighted rows values can follow. Left out are DFR, whose
   values are on target, and GSR-CG and GSR-LiSSA, which are GSR by other solves. MAPLE follows the
-  worst group (`risk=group_dro`), since it would read none otherwise.
+  worst group (`risk=group_dro`), since otherwise it would read no groups.
 - The inference is repeated when a run goes on, with the same result to the bit.
 
 SPARE's own training draws row i of class c and cluster V with probability
@@ -17,7 +17,7 @@ SPARE's own training draws row i of class c and cluster V with probability
 .. math:: p_i \propto |V|^{-\lambda_c}
 
 within its class, all classes equally often: clusters have mass :math:`\propto |V|^{1 - \lambda}`.
-As everywhere here, the head is fitted under p instead of drawn for.
+As everywhere here, the head is fitted under p instead of to draws from it.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from gsr_core.methods.base import (
     SETTINGS_CONFIG,
     LabelNeeds,
     Method,
-    Range,
+    SearchSpace,
     Step,
     Values,
     settings,
@@ -86,12 +86,12 @@ _SHARED = [each.name for each in fields(FittedHead)]
 
 @settings(frozen=True, kw_only=True, config=SETTINGS_CONFIG)
 class InferThenTrain(FittedHead, GroupInference):
-    """A group inference, followed by a group-aware method on what it found."""
+    """A group inference, followed by a group-aware method on the inferred groups."""
 
     then: str = "group_dro"
     steps: Annotated[
         int,
-        Field(ge=1, le=100_000, description="Steps of what is trained; rwg and subg take but one."),
+        Field(ge=1, le=100_000, description="Steps of the training; rwg and subg take only one."),
     ] = 200
 
     @property
@@ -109,7 +109,7 @@ class InferThenTrain(FittedHead, GroupInference):
     def iterate(
         self, problem: Problem, checkpoint: Mapping[str, Tensor] | None = None
     ) -> Iterator[Step]:
-        """Yield the steps of the method that follows, with the groups that it was given.
+        """Yield the steps of the method that follows, with the inferred groups.
 
         Args:
             problem: The data.
@@ -145,7 +145,7 @@ class InferThenTrain(FittedHead, GroupInference):
 
         Args:
             known: The data with the inferred groups as its own, without the outliers.
-            inferred: How they came about.
+            inferred: The groups, and how they were chosen.
             checkpoint: Where to go on from, or None.
         """
         del inferred
@@ -156,11 +156,11 @@ def with_inferred(problem: Problem, inferred: InferredGroups) -> tuple[Problem, 
     """Return the problem with the inferred groups as its own.
 
     Args:
-        problem: The data; none of its group columns is kept.
+        problem: The data; its own group columns are dropped.
         inferred: A group for each row of its three splits.
 
     Returns:
-        The problem, its weighted rows those that are no outliers, and the positions of these.
+        The problem, its weighted rows without the outliers, and the positions of those rows.
     """
     kept = np.flatnonzero(inferred.weighted != OUTLIER)
 
@@ -191,10 +191,15 @@ def importance(group: np.ndarray, labels: np.ndarray, power: Mapping[int, float]
         group: (n,) cluster of each row, within one class each.
         labels: (n,) classes.
         power: Lambda of each class: 1 makes its clusters equally likely, 2 the smaller ones the
-            likelier, 0 all its rows.
+            likelier, 0 makes all its rows equally likely.
 
     Returns:
         (n,), each class with the same sum, one in all.
+
+    Example:
+        >>> group, labels = np.array([0, 0, 0, 1, 2, 2]), np.array([0, 0, 0, 0, 1, 1])
+        >>> importance(group, labels, {0: 1.0, 1: 0.0}).round(4)
+        array([0.0833, 0.0833, 0.0833, 0.25  , 0.25  , 0.25  ])
     """
     sizes = np.bincount(group)[group].astype(np.float64)
     present = np.unique(labels)
@@ -207,17 +212,14 @@ def importance(group: np.ndarray, labels: np.ndarray, power: Mapping[int, float]
 
 
 def _about(inferred: InferredGroups) -> str:
-    """Return what was inferred, in a sentence."""
+    """Return a sentence about the inferred groups."""
     text = f"{inferred.n_groups} groups inferred"
     if inferred.n_outliers:
         text += (
-            f", {inferred.n_outliers:,} of {len(inferred.weighted):,} samples are outliers and "
-            "count nothing"
+            f", {inferred.n_outliers:,} of {len(inferred.weighted):,} samples are outliers of "
+            "weight zero"
         )
     return f"{text}; {inferred.choice}."
-
-
-_Space = Mapping[str, Range | tuple[str | float | bool, ...]]
 
 
 @settings(frozen=True, kw_only=True, config=SETTINGS_CONFIG)
@@ -232,7 +234,7 @@ class Spare(InferThenTrain, SpareInference):
     )
     needs: ClassVar[LabelNeeds] = LabelNeeds.NONE
     values: ClassVar[Values] = Values.PROBABILITIES
-    search: ClassVar[_Space] = {
+    search: ClassVar[SearchSpace] = {
         **FittedHead.search,
         "power_clear": (0.0, 1.0, 2.0),
         "power_blurred": (0.0, 1.0, 2.0),
@@ -279,7 +281,7 @@ class Spare(InferThenTrain, SpareInference):
 
         Args:
             known: The data with the clusters as groups.
-            inferred: How they came about.
+            inferred: The groups, and how they were chosen.
             checkpoint: Where to go on from, or None.
         """
         if self.then != "importance":
@@ -318,7 +320,7 @@ class EIIL(InferThenTrain, EIILInference):
         "and trains with part and class as groups."
     )
     needs: ClassVar[LabelNeeds] = LabelNeeds.NONE
-    search: ClassVar[_Space] = {**FittedHead.search, "reference": ("early", "backbone")}
+    search: ClassVar[SearchSpace] = {**FittedHead.search, "reference": ("early", "backbone")}
 
     then: _Then = "group_dro"
 
@@ -334,7 +336,7 @@ class George(InferThenTrain, GeorgeInference):
         "components as groups."
     )
     needs: ClassVar[LabelNeeds] = LabelNeeds.NONE
-    search: ClassVar[_Space] = {**FittedHead.search, "overcluster": (1, 2, 5, 10)}
+    search: ClassVar[SearchSpace] = {**FittedHead.search, "overcluster": (1, 2, 5, 10)}
 
     then: _Then = "group_dro"
 
@@ -350,7 +352,7 @@ class GraSP(InferThenTrain, GraspInference):
         "trains with the clusters as groups."
     )
     needs: ClassVar[LabelNeeds] = LabelNeeds.NONE
-    search: ClassVar[_Space] = {**FittedHead.search, "reference": ("converged", "backbone")}
+    search: ClassVar[SearchSpace] = {**FittedHead.search, "reference": ("converged", "backbone")}
 
     then: _Then = "group_dro"
 
@@ -380,6 +382,6 @@ class SSA(InferThenTrain, SSAInference):
         "with the predictions as groups."
     )
     needs: ClassVar[LabelNeeds] = LabelNeeds.TARGET
-    search: ClassVar[_Space] = {**FittedHead.search, "threshold": (0.8, 0.9, 0.95, 0.99)}
+    search: ClassVar[SearchSpace] = {**FittedHead.search, "threshold": (0.8, 0.9, 0.95, 0.99)}
 
     then: _Then = "group_dro"

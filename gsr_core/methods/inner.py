@@ -1,9 +1,14 @@
-"""The inner problem of every method that fits a weighted head on frozen features."""
+"""The inner problem of every method that fits a weighted head on frozen features.
+
+**Going on from a checkpoint.** A run that was interrupted gives, on a CPU, the bits of one that was
+not. So a checkpoint has to hold, or a step has to `forget`, all that decides how numbers round:
+where the next fit starts, and the factor that the solver works with.
+"""
 
 from __future__ import annotations
 
-from abc import ABC
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
@@ -14,15 +19,15 @@ from torch import Tensor
 from gsr_core.data.problem import Problem, Rows
 from gsr_core.linear.feature_map import FeatureMap
 from gsr_core.linear.head import Head
-from gsr_core.linear.influence import group_gradients, influence
+from gsr_core.linear.influence import Influence, group_gradients, influence
 from gsr_core.linear.objective import Objective, centred_basis, times
 from gsr_core.linear.solver import Fit, Solver
-from gsr_core.methods.base import SETTINGS_CONFIG, Method, Range, Step, settings
+from gsr_core.methods.base import SETTINGS_CONFIG, Method, Range, SearchSpace, Step, settings
 
-__all__ = ["TOLERANCE", "FittedHead", "InnerProblem", "Scored"]
+__all__ = ["TOLERANCE", "FittedHead", "InnerProblem", "Refit", "Scored", "shortfall"]
 
 TOLERANCE = 1e-8
-"""Gradient norm every fit is driven to, relative to the norm at the zero head."""
+"""Gradient norm to which every fit is taken, relative to the norm at the zero head."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,15 @@ class Scored:
     design: Tensor
     labels: Tensor
     groups: Tensor
+
+    def losses(self, log_probabilities: Tensor) -> Tensor:
+        """Return the (N,) losses of a head with these log-probabilities (N, K), nats."""
+        return -log_probabilities.gather(1, self.labels[:, None]).squeeze(1)
+
+    def group_means(self, each: Tensor) -> Tensor:
+        """Return the (m,) means over each group's rows of (N,) numbers; 0 for a group without."""
+        members = self.groups.to(each)
+        return (each @ members) / members.sum(dim=0).clamp(min=1)
 
 
 class InnerProblem:
@@ -71,6 +85,25 @@ class InnerProblem:
         """Return the objective under weights (n,) that sum to one."""
         return Objective(self.design, self.labels, sample_weight, self.l2, self.basis)
 
+    def resume(self, checkpoint: Mapping[str, Tensor] | None, **start: Tensor) -> dict[str, Tensor]:
+        """Return where to go on, and give the solver back what it remembered there.
+
+        Args:
+            checkpoint: `Step.checkpoint` of the step after which to go on, or None.
+            **start: Where to begin without one.
+        """
+        if checkpoint is None:
+            return start
+        # Cloned, so that values read from a file are aligned in memory like computed ones: BLAS
+        # may round differently otherwise.
+        stored = {key: value.to(self.basis).clone() for key, value in checkpoint.items()}
+        self.solver.restore(self.objective(self.uniform()), stored)
+        return stored
+
+    def forget(self) -> None:
+        """Begin with a new solver, so that a checkpoint need not hold what this one remembers."""
+        self.solver = Solver()
+
     def fit(self, sample_weight: Tensor, start: Tensor) -> Fit:
         """Fit the head under weights (n,), starting from coordinates (p, c)."""
         return self.solver.minimise(self.objective(sample_weight), start, tolerance=TOLERANCE)
@@ -99,8 +132,8 @@ class InnerProblem:
         sample_weight: Tensor,
         target: Scored,
         log_probabilities: Tensor | None = None,
-    ) -> Tensor:
-        """Return (n, m): derivative of each group's target loss by each weight, nats.
+    ) -> Influence:
+        """Return the derivative of each group's target loss by each weight.
 
         Args:
             fit: Of the head under `sample_weight`.
@@ -118,6 +151,7 @@ class InnerProblem:
         sample_weight: Tensor,
         start: Tensor | None = None,
         target: Scored | None = None,
+        note: str = "",
         **more: Any,
     ) -> Step:
         """Fit the head under weights (n,) and return it as a step.
@@ -126,31 +160,55 @@ class InnerProblem:
             sample_weight: (n,), sums to one.
             start: (p, c) where the fit begins; the zero head if None.
             target: Rows on whose groups the influence of each weight is measured; not if None.
+            note: `Step.note`.
             **more: Further attributes of the step.
         """
         fit = self.fit(sample_weight, self.zero() if start is None else start)
         solved = fit.converged
         if target is not None:
-            more.setdefault("influence", self.influence(fit, sample_weight, target))
-            solved = solved and self.solver.reached
-        given = {
-            "head": self.head(fit.state.u),
-            "sample_weight": sample_weight,
+            measured = self.influence(fit, sample_weight, target)
+            more["influence"], solved = measured.values, solved and measured.reached
+            note += shortfall(measured)
+        return self.as_step(fit, sample_weight, solved=solved, note=note, **more)
+
+    def as_step(
+        self, fit: Fit, sample_weight: Tensor, *, solved: bool, note: str = "", **more: Any
+    ) -> Step:
+        """Return a fit as a step; where that is not `solved`, its note says how the fit ended.
+
+        Args:
+            fit: The fit.
+            sample_weight: (n,) its weights.
+            solved: `Step.solved`.
+            note: `Step.note`.
+            **more: Further attributes of the step.
+        """
+        if not solved and not fit.converged:
+            note += f" The fit of the head is not solved: {fit.ending}."
+        measured = {
             "objective": float(fit.state.value),
             "gradient_norm": fit.gradient_norm,
             "relative_gradient_norm": fit.relative_gradient_norm,
-            "solved": solved,
         }
-        return Step(**{**given, **more})
+        return Step(
+            head=self.head(fit.state.u),
+            sample_weight=sample_weight,
+            solved=solved,
+            note=note.strip(),
+            **{**measured, **more},
+        )
+
+
+def shortfall(measured: Influence) -> str:
+    """Return how the solves behind influences fell short, a sentence after a blank, or ""."""
+    return "" if measured.reached else f" The influence is not solved: {measured.ending}."
 
 
 @settings(frozen=True, kw_only=True, config=SETTINGS_CONFIG)
 class FittedHead(Method, ABC):
     """A method that fits a penalised head to convergence."""
 
-    search: ClassVar[Mapping[str, Range | tuple[str | float | bool, ...]]] = {
-        "l2": Range(1e-4, 1.0)
-    }
+    search: ClassVar[SearchSpace] = {"l2": Range(1e-4, 1.0)}
 
     l2: Annotated[
         float,
@@ -165,6 +223,28 @@ class FittedHead(Method, ABC):
     ] = True
 
     def inner(self, problem: Problem, rows: Rows | None = None) -> InnerProblem:
-        """Return the inner problem on some rows, the weighted ones if not told otherwise."""
+        """Return the inner problem on some rows, by default the weighted ones."""
         rows = problem.weighted if rows is None else rows
         return InnerProblem(problem, rows, l2=self.l2, standardise=self.standardise)
+
+
+@settings(frozen=True, kw_only=True, config=SETTINGS_CONFIG)
+class Refit(FittedHead, ABC):
+    """A method of one step: the head refitted under weights that need no fit of it."""
+
+    @abstractmethod
+    def weigh(self, problem: Problem, inner: InnerProblem) -> tuple[Tensor, str]:
+        """Return the weights (n,), which sum to one, and what the user should know about them."""
+
+    def iterate(
+        self, problem: Problem, checkpoint: Mapping[str, Tensor] | None = None
+    ) -> Iterator[Step]:
+        """Yield one step.
+
+        Args:
+            problem: The data.
+            checkpoint: Not used; there is nothing to go on from.
+        """
+        inner = self.inner(problem)
+        weight, note = self.weigh(problem, inner)
+        yield inner.step(weight, target=inner.scored(problem.target), note=note)

@@ -8,18 +8,17 @@ Liu et al., "Just Train Twice: Improving Group Robustness without Training Group
 
 There the first model is a network stopped early. On frozen features it is one of three:
 
-- the backbone's own head, whose errors on held-out rows are honest ones;
-- a strongly penalised head, which is what early stopping from zero amounts to on a convex loss, and
-  has no number of steps to choose;
+- the backbone's own head, which has not seen the held-out rows that it gets wrong;
+- a strongly penalised head, which on a convex loss is close to early stopping from zero, without a
+  number of steps to choose;
 - cross-fitted heads, so that no row is judged by a head that learned from it.
 
 A weight of `up` is the same as `up` copies, and the second head is fitted exactly. Where classes
-are unequal, E is easily just the small class; `class_balanced` then does as much.
+are unequal, E is often just the small class; then `class_balanced` does the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
@@ -28,15 +27,15 @@ from torch import Tensor
 
 from gsr_core.data.problem import Problem
 from gsr_core.linear.head import Head
-from gsr_core.methods.base import SETTINGS_CONFIG, LabelNeeds, Range, Step, settings
+from gsr_core.methods.base import SETTINGS_CONFIG, LabelNeeds, Range, SearchSpace, settings
 from gsr_core.methods.crossfit import crossfitted_logits, draw_folds
-from gsr_core.methods.inner import FittedHead, InnerProblem
+from gsr_core.methods.inner import InnerProblem, Refit
 
 __all__ = ["JTT"]
 
 
 @settings(frozen=True, kw_only=True, config=SETTINGS_CONFIG)
-class JTT(FittedHead):
+class JTT(Refit):
     """Refit the head with the misclassified samples counted many times."""
 
     name: ClassVar[str] = "jtt"
@@ -46,8 +45,8 @@ class JTT(FittedHead):
         "them counted many times."
     )
     needs: ClassVar[LabelNeeds] = LabelNeeds.NONE
-    search: ClassVar[Mapping[str, Range | tuple[str | float | bool, ...]]] = {
-        **FittedHead.search,
+    search: ClassVar[SearchSpace] = {
+        **Refit.search,
         "identify": ("backbone", "early", "crossfit"),
         "up": Range(2, 200),
     }
@@ -68,16 +67,8 @@ class JTT(FittedHead):
     ] = 1.0
     folds: Annotated[int, Field(ge=2, le=50, description="Folds of the cross-fitting.")] = 5
 
-    def iterate(
-        self, problem: Problem, checkpoint: Mapping[str, Tensor] | None = None
-    ) -> Iterator[Step]:
-        """Yield one step.
-
-        Args:
-            problem: The data.
-            checkpoint: Not used; there is nothing to go on from.
-        """
-        inner = self.inner(problem)
+    def weigh(self, problem: Problem, inner: InnerProblem) -> tuple[Tensor, str]:
+        """Return the weights (n,): `up` shares for each sample that the first head gets wrong."""
         logits, judge = self._first_logits(problem, inner)
         wrong = logits.argmax(dim=1) != inner.labels
         weight = 1 + (self.up - 1) * wrong.to(inner.basis)
@@ -85,7 +76,7 @@ class JTT(FittedHead):
             f"{int(wrong.sum())} of {len(wrong)} samples were misclassified by {judge} and count "
             f"{self.up:g} times."
         )
-        yield inner.step(weight / weight.sum(), target=inner.scored(problem.target), note=note)
+        return weight / weight.sum(), note
 
     def _first_logits(self, problem: Problem, inner: InnerProblem) -> tuple[Tensor, str]:
         """Return the (n, K) logits of the first head on the weighted rows, and its name."""

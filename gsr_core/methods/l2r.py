@@ -8,17 +8,17 @@ At every step of the head the weights are those of one step of descent from no w
     w_i = \tilde w_i \Big/ \sum_j \tilde w_j ,
 
 V the mean loss of the target set, of which the classes are read and the groups are not; then the
-head takes a step under w. Nothing of w is remembered. If no sample agrees with the target, nothing
-moves, and it ends.
+head takes a step under w, and w is forgotten. If no sample agrees with the target, nothing moves,
+and the method ends.
 
 Where we differ: steps are full-batch, one over the curvature's bound, from the zero head, where
 they draw batches of both sets. **The values of a step are the mean of w over all steps of the head
-so far, and its head is the one fitted exactly under them.** The w of one moment says what the head
-lacks just then; what the head of the dynamics was fitted to is all of them, and it is still on its
-way. Refitting exactly under their mean gives a head that its weights explain, free of how far a few
-steps happen to get, as with every other method here. The dynamics have no end: once the head has
-learned what the target says, what is left of V's gradient is noise, and the weights grow even
-again, so that `steps` and the selection stop them.
+so far, and its head is fitted exactly under them.** The w of one moment shows only what the head
+lacks then; the head of the dynamics has been fitted to all of them, and is still on its way. A
+refit under their mean gives a head that its weights explain, however far a few steps happen to get,
+as with every other method here. The dynamics have no end: once the head has learned what target can
+teach, the rest of V's gradient is noise, and the weights grow even again, so that `steps` and the
+selection stop them.
 """
 
 from __future__ import annotations
@@ -31,8 +31,7 @@ from pydantic import Field
 from torch import Tensor
 
 from gsr_core.data.problem import Problem
-from gsr_core.linear.solver import Solver
-from gsr_core.methods.base import SETTINGS_CONFIG, LabelNeeds, Range, Step, settings
+from gsr_core.methods.base import SETTINGS_CONFIG, LabelNeeds, Range, SearchSpace, Step, settings
 from gsr_core.methods.biased import curvature_bound
 from gsr_core.methods.inner import FittedHead, InnerProblem, Scored
 from gsr_core.methods.lookahead import Descent, agreement
@@ -52,7 +51,7 @@ class L2R(FittedHead):
         "under their mean."
     )
     needs: ClassVar[LabelNeeds] = LabelNeeds.NONE
-    search: ClassVar[Mapping[str, Range | tuple[str | float | bool, ...]]] = {
+    search: ClassVar[SearchSpace] = {
         **FittedHead.search,
         "updates": Range(1, 30),
     }
@@ -64,15 +63,10 @@ class L2R(FittedHead):
         int, Field(ge=1, le=100_000, description="Full-batch steps of the head between refits.")
     ] = 5
 
-    @property
-    def max_steps(self) -> int:
-        """How many times to refit."""
-        return self.steps
-
     def iterate(
         self, problem: Problem, checkpoint: Mapping[str, Tensor] | None = None
     ) -> Iterator[Step]:
-        """Yield one refitted head after every so many updates; the driver counts.
+        """Yield one refitted head after every `updates` updates; the driver counts.
 
         Args:
             problem: The data.
@@ -81,12 +75,9 @@ class L2R(FittedHead):
         """
         inner = self.inner(problem)
         target, descent = inner.scored(problem.target), Descent(curvature_bound(inner))
-        if checkpoint is None:
-            u, total, done = inner.zero(), torch.zeros_like(inner.uniform()), 0
-        else:
-            # Cloned, so that values read from a file are aligned in memory like computed ones.
-            u, total = (checkpoint[key].to(inner.basis).clone() for key in ("u", "total"))
-            done = int(checkpoint["done"])
+        nothing = torch.zeros_like(inner.uniform())
+        stored = inner.resume(checkpoint, u=inner.zero(), total=nothing, done=nothing.sum())
+        u, total, done = stored["u"], stored["total"], int(stored["done"])
 
         agreed = True
         while agreed:
@@ -97,8 +88,7 @@ class L2R(FittedHead):
                     break
                 total, done = total + weight, done + 1
                 u = descent.step(inner.objective(weight), u)
-            # A fresh solver: a run that goes on here must not know what came before.
-            inner.solver = Solver()
+            inner.forget()
             yield inner.step(
                 total / total.sum() if done else inner.uniform(),
                 u,

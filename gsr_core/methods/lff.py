@@ -12,11 +12,11 @@ where the bars are exponential averages, over the updates, of each sample's cros
 a constant to the gradient.
 
 Where we differ: both heads take full-batch steps from zero, each of one over the curvature's bound;
-W is divided by its sum, where the authors' Adam takes no notice of its scale. **The head of a step
-is not the debiased head of the dynamics but the one fitted exactly under its W**: the two are the
-same wherever the dynamics rest, and in between the exact one is what these weights stand for, free
-of how far a few hundred steps happen to get, as with every other method here. The dynamics have no
-end: the biased head goes on towards what is hard, so that `steps` and the selection stop them.
+W is divided by its sum, to whose scale the authors' Adam is blind. **The head of a step is not the
+debiased head of the dynamics; it is fitted exactly under its W**: the two agree wherever the
+dynamics rest, and in between the exact one is the head of these weights, however far a few hundred
+steps happen to get, as with every other method here. The dynamics have no end: the biased head goes
+on towards what is hard, so that `steps` and the selection stop them.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from pydantic import Field
 from torch import Tensor
 
 from gsr_core.data.problem import Problem
-from gsr_core.linear.solver import Solver
-from gsr_core.methods.base import SETTINGS_CONFIG, LabelNeeds, Range, Step, settings
+from gsr_core.methods.base import SETTINGS_CONFIG, LabelNeeds, Range, SearchSpace, Step, settings
 from gsr_core.methods.biased import curvature_bound, gce_gradient
 from gsr_core.methods.inner import FittedHead
+from gsr_core.methods.lookahead import Descent
 
 __all__ = ["LfF", "relative_difficulty"]
 
@@ -48,7 +48,7 @@ class LfF(FittedHead):
         "much harder it is for the biased one; the head is refitted under these weights."
     )
     needs: ClassVar[LabelNeeds] = LabelNeeds.NONE
-    search: ClassVar[Mapping[str, Range | tuple[str | float | bool, ...]]] = {
+    search: ClassVar[SearchSpace] = {
         **FittedHead.search,
         "q": (0.3, 0.5, 0.7, 0.9),
         "updates": Range(3, 100),
@@ -74,15 +74,10 @@ class LfF(FittedHead):
         Field(ge=0, lt=1, description="Share of the past in the running mean of each loss."),
     ] = 0.7
 
-    @property
-    def max_steps(self) -> int:
-        """How many times to refit."""
-        return self.steps
-
     def iterate(
         self, problem: Problem, checkpoint: Mapping[str, Tensor] | None = None
     ) -> Iterator[Step]:
-        """Yield one refitted head after every so many updates, without end; the driver counts.
+        """Yield one refitted head after every `updates` updates, without end; the driver counts.
 
         Args:
             problem: The data.
@@ -90,17 +85,18 @@ class LfF(FittedHead):
         """
         inner = self.inner(problem)
         bound = curvature_bound(inner)
+        descent, n = Descent(bound), len(inner.labels)
         uniform = inner.objective(inner.uniform())
-        weight, n = uniform.sample_weight, len(inner.labels)
-        if checkpoint is None:
-            biased, debiased = inner.zero(), inner.zero()
-            biased_loss = uniform.at(biased).losses
-            debiased_loss = biased_loss
-        else:
-            # Cloned, so that values read from a file are aligned in memory like computed ones.
-            stored = {key: value.to(inner.basis).clone() for key, value in checkpoint.items()}
-            biased, debiased = stored["biased"], stored["debiased"]
-            biased_loss, debiased_loss = stored["biased_loss"], stored["debiased_loss"]
+        weight, zero = uniform.sample_weight, uniform.at(inner.zero())
+        stored = inner.resume(
+            checkpoint,
+            biased=zero.u,
+            debiased=zero.u,
+            biased_loss=zero.losses,
+            debiased_loss=zero.losses,
+        )
+        biased, debiased = stored["biased"], stored["debiased"]
+        biased_loss, debiased_loss = stored["biased_loss"], stored["debiased_loss"]
 
         while True:
             for _ in range(self.updates):
@@ -110,13 +106,11 @@ class LfF(FittedHead):
                 difficulty = relative_difficulty(biased_loss, debiased_loss, inner.labels)
                 weight = difficulty / difficulty.sum()
                 biased = biased - gce_gradient(inner, at_biased, self.q) / bound
-                # No weighted second moment exceeds the plain one by more than the largest weight.
-                steepest = n * float(weight.max()) * bound + 2 * self.l2
-                gradient = inner.objective(weight).gradient(at_debiased)
-                debiased = debiased - gradient / steepest
+                objective = inner.objective(weight)
+                gradient = objective.gradient(at_debiased)
+                debiased = debiased - gradient / descent.curvature(objective)
 
-            # A fresh solver: a run that goes on here must not know what came before.
-            inner.solver = Solver()
+            inner.forget()
             failed = uniform.at(biased).probabilities.argmax(dim=1) != inner.labels
             yield inner.step(
                 weight,

@@ -7,20 +7,19 @@ Robustness to Spurious Correlations" (ICLR 2023), study it with group-balanced r
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
 from torch import Tensor
 
 from gsr_core.data.problem import Problem
-from gsr_core.methods.base import SETTINGS_CONFIG, LabelNeeds, Step, Values, settings
-from gsr_core.methods.inner import FittedHead
+from gsr_core.methods.base import SETTINGS_CONFIG, LabelNeeds, Values, settings
+from gsr_core.methods.inner import InnerProblem, Refit
 
 __all__ = ["LLR"]
 
 
 @settings(frozen=True, kw_only=True, config=SETTINGS_CONFIG)
-class LLR(FittedHead):
+class LLR(Refit):
     """Refit the head on the held-out rows, all weights equal."""
 
     name: ClassVar[str] = "llr"
@@ -32,20 +31,12 @@ class LLR(FittedHead):
     needs: ClassVar[LabelNeeds] = LabelNeeds.NONE
     values: ClassVar[Values] = Values.NONE
 
-    def iterate(
-        self, problem: Problem, checkpoint: Mapping[str, Tensor] | None = None
-    ) -> Iterator[Step]:
-        """Yield one step.
-
-        Args:
-            problem: The data.
-            checkpoint: Not used; there is nothing to go on from.
-        """
-        inner = self.inner(problem)
+    def weigh(self, problem: Problem, inner: InnerProblem) -> tuple[Tensor, str]:
+        """Return the weights 1/n."""
         note = "The head refitted at uniform weights."
         if problem.weighted_split == "train":
             note = (
                 "The bundle has no heldout split: the head was refitted at uniform weights on "
                 "train, the rows that the backbone was trained on."
             )
-        yield inner.step(inner.uniform(), target=inner.scored(problem.target), note=note)
+        return inner.uniform(), note

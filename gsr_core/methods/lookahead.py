@@ -1,4 +1,4 @@
-r"""What one gradient step of a head under nudged weights does to the mean target loss.
+r"""The effect of each weight on the mean target loss, through one gradient step of a head.
 
 .. math::
     \hat u = u - \eta \nabla \Big(\sum_j w_j \ell_j + R\Big)(u), \qquad
@@ -53,11 +53,15 @@ class Descent:
         """Take a bound on the curvature of the rows' mean loss, `biased.curvature_bound`."""
         self._bound = bound
 
-    def size(self, objective: Objective) -> float:
-        """Return the step size under an objective."""
+    def curvature(self, objective: Objective) -> float:
+        """Return a bound on the curvature of an objective."""
         weight = objective.sample_weight
         # No weighted second moment exceeds the plain one by more than the largest weight.
-        return 1 / (len(weight) * float(weight.max()) * self._bound + 2 * objective.l2)
+        return len(weight) * float(weight.max()) * self._bound + 2 * objective.l2
+
+    def size(self, objective: Objective) -> float:
+        """Return the step size under an objective."""
+        return 1 / self.curvature(objective)
 
     def step(self, objective: Objective, u: Tensor) -> Tensor:
         """Return the head (p, c) one step further down."""

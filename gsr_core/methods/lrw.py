@@ -16,9 +16,9 @@ unweighted validation loss V of that head,
     \hat u = u - \beta \nabla \Big( \sum_j w_j \ell_j + \lambda \lVert u \rVert^2 \Big)(u) ,
 
 the derivative through one step of the head (`one_step`, as published), which a linear head has in
-closed form. One such step is the first term of a Neumann series of the inverse Hessian, and leaves
-the other terms out; `exact` refits the head and takes the influence of each weight instead, which
-is larger, so that it wants a smaller `lr`, about a tenth.
+closed form. One such step is the first term of a Neumann series of the inverse Hessian, without the
+others; `exact` refits the head and takes the influence of each weight instead, which is larger, so
+that it needs a smaller `lr`, about a tenth.
 
 Where we differ:
 
@@ -26,17 +26,16 @@ Where we differ:
   optimum of uniform weights, where the paper warms it up for some epochs.
 - Weights are divided by their sum, which keeps the step size of the head.
 - Margins are from cross-fitted heads: those of rows that a head learned from are all near 1.
-- The head of a step is fitted exactly under the weights of then, as with every method here.
+- The head of a step is fitted exactly under the weights of that step, as with every method here.
 
 As published, the validation part only judges: its own weights are 0. Where hard samples are few,
-LRW-Hard thereby takes them away from training, which can cost more than the weights bring.
+LRW-Hard thereby takes them away from training, which can cost more than the weights gain.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
@@ -45,76 +44,29 @@ from pydantic import Field
 from torch import Tensor
 
 from gsr_core.data.problem import Problem, Rows
-from gsr_core.linear.feature_map import FeatureMap
 from gsr_core.linear.influence import influence
 from gsr_core.linear.objective import times, transposed_times
-from gsr_core.linear.solver import Fit, Solver
-from gsr_core.methods.base import SETTINGS_CONFIG, LabelNeeds, Range, Step, settings
+from gsr_core.linear.solver import Fit
+from gsr_core.methods.base import SETTINGS_CONFIG, LabelNeeds, Range, SearchSpace, Step, settings
 from gsr_core.methods.biased import curvature_bound
 from gsr_core.methods.crossfit import crossfitted_logits, draw_folds
 from gsr_core.methods.draws import per_row
 from gsr_core.methods.inner import FittedHead, InnerProblem
+from gsr_core.methods.lookahead import Descent
+from gsr_core.methods.weight_network import MOMENTUM, Network, network_inputs
 
 __all__ = [
     "LRW",
-    "MOMENTUM",
     "LRWEasy",
     "LRWHard",
     "LRWRandom",
-    "Network",
     "Reweighted",
     "Reweighting",
     "choose_validation",
     "exact_influence",
     "lookahead_influence",
     "margins",
-    "network_inputs",
 ]
-
-MOMENTUM = 0.9
-"""Of the descent of every network here, as in the paper."""
-
-
-@dataclass(frozen=True)
-class Network:
-    """A network with one output and at most one hidden layer, its parameters in one vector.
-
-    Attributes:
-        inputs: How many numbers it is given.
-        hidden: Hidden units; 0 makes it linear.
-    """
-
-    inputs: int
-    hidden: int
-
-    def start(self, seed: int, like: Tensor) -> Tensor:
-        """Return parameters at which the output is 0 everywhere."""
-        if self.hidden == 0:
-            return like.new_zeros(self.inputs + 1)
-        generator = torch.Generator().manual_seed(seed)
-        first = torch.randn(self.hidden, self.inputs + 1, generator=generator)
-        first[:, -1] = 0
-        return torch.cat([first.flatten(), torch.zeros(self.hidden + 1)]).to(like)
-
-    def __call__(self, parameters: Tensor, inputs: Tensor) -> Tensor:
-        """Return the (n,) outputs for inputs (n, i)."""
-        if self.hidden == 0:
-            return inputs @ parameters[:-1] + parameters[-1]
-        cut = self.hidden * (self.inputs + 1)
-        first = parameters[:cut].reshape(self.hidden, self.inputs + 1)
-        second = parameters[cut:]
-        return torch.tanh(inputs @ first[:, :-1].T + first[:, -1]) @ second[:-1] + second[-1]
-
-
-def network_inputs(rows: Rows, *, standardise: bool, dtype: torch.dtype) -> Tensor:
-    """Return (n, d): the features, scaled so that a row's length is about one.
-
-    They are not in the row space, whose axes depend on the order of the rows.
-    """
-    scaling = FeatureMap.fit(rows.features, standardise=standardise, dtype=dtype, row_space=False)
-    features = scaling.design(rows.features, dtype)[:, :-1]
-    length = features.square().sum(dim=1).mean().sqrt()
-    return features / length.clamp(min=torch.finfo(dtype).tiny)
 
 
 def margins(logits: Tensor, labels: Tensor) -> Tensor:
@@ -126,11 +78,11 @@ def margins(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def choose_validation(score: np.ndarray, labels: np.ndarray, size: int) -> np.ndarray:
-    """Take the rows of the lowest scores, but so that both sides have every class.
+    """Choose the rows of the lowest scores, but so that both sides have every class.
 
-    A class that would be missing from the validation part gives its lowest row, in place of the
-    highest taken; of a class that would be there entirely, the highest row stays behind. A class of
-    one row is left to training.
+    A class without a row in the validation part gives its lowest row, in place of the highest row
+    there; a class with all its rows there keeps its highest row for training. A class of one row is
+    left to training.
 
     Args:
         score: (n,).
@@ -165,7 +117,7 @@ def exact_influence(
     judge = inner.objective(judge_weight)
     residuals = judge_weight[:, None] * judge.residuals(fit.state)
     slope = transposed_times(inner.design, residuals)[:, :, None]
-    return influence(inner.solver, inner.objective(train_weight), fit.state, slope)[:, 0]
+    return influence(inner.solver, inner.objective(train_weight), fit.state, slope).values[:, 0]
 
 
 def lookahead_influence(
@@ -196,29 +148,38 @@ class Reweighting:
         velocity: Of the network's descent with momentum.
     """
 
-    def __init__(self, settings: Reweighted, problem: Problem, inner: InnerProblem) -> None:
+    def __init__(
+        self,
+        settings: Reweighted,
+        problem: Problem,
+        inner: InnerProblem,
+        stored: Mapping[str, Tensor],
+    ) -> None:
+        """Begin where a checkpoint was taken, else at the zero head and equal weights.
+
+        Args:
+            settings: The method.
+            problem: The data.
+            inner: The inner problem of the weighted rows.
+            stored: What `checkpoint` returned, as `InnerProblem.resume` gives it; may be empty.
+        """
         self._settings, self._inner = settings, inner
         self._inputs = network_inputs(
             problem.weighted, standardise=settings.standardise, dtype=inner.basis.dtype
         )
         self._network = Network(self._inputs.shape[1], settings.hidden)
-        self._bound = curvature_bound(inner)
-        self.u = inner.zero()
-        self.phi = self._network.start(settings.seed, inner.basis)
-        self.velocity = torch.zeros_like(self.phi)
+        self._descent = Descent(curvature_bound(inner))
+        phi = self._network.start(settings.seed, inner.basis)
+        self.u = stored.get("u", inner.zero())
+        self.phi = stored.get("phi", phi)
+        self.velocity = stored.get("velocity", torch.zeros_like(phi))
 
     def warm_up(self, training: Tensor) -> None:
         """Put the head at its optimum under uniform weights of the training part (n,)."""
         self.u = self._inner.fit(training.to(self.u) / training.sum(), self.u).state.u
 
-    def restore(self, checkpoint: Mapping[str, Tensor]) -> None:
-        """Go on from where `checkpoint` was taken."""
-        # Cloned, so that values read from a file are aligned in memory like computed ones.
-        stored = {key: checkpoint[key].to(self.u).clone() for key in ("u", "phi", "velocity")}
-        self.u, self.phi, self.velocity = stored["u"], stored["phi"], stored["velocity"]
-
     def checkpoint(self) -> dict[str, Tensor]:
-        """Return what `restore` needs."""
+        """Return what it takes to go on from here."""
         return {"u": self.u, "phi": self.phi, "velocity": self.velocity}
 
     def weight(self, training: Tensor, phi: Tensor | None = None) -> Tensor:
@@ -242,34 +203,27 @@ class Reweighting:
         self.velocity = MOMENTUM * self.velocity + slope
         self.phi = self.phi - self._settings.lr * self.velocity
 
-        objective = self._inner.objective(self.weight(training))
         if self._settings.lookahead == "exact":
             return
-        size = self.step_size(objective.sample_weight)
+        objective = self._inner.objective(self.weight(training))
         for _ in range(self._settings.head_updates):
-            self.u = self.u - size * objective.gradient(objective.at(self.u))
+            self.u = self._descent.step(objective, self.u)
 
     def _influence(self, weight: Tensor, judge_weight: Tensor) -> Tensor:
         if self._settings.lookahead == "one_step":
-            return lookahead_influence(
-                self._inner, self.u, weight, judge_weight, self.step_size(weight)
-            )
+            size = self._descent.size(self._inner.objective(weight))
+            return lookahead_influence(self._inner, self.u, weight, judge_weight, size)
         fit = self._inner.fit(weight, self.u)
         self.u = fit.state.u
         return exact_influence(self._inner, fit, weight, judge_weight)
 
-    def step_size(self, weight: Tensor) -> float:
-        """Return a step size that cannot overshoot under weights (n,)."""
-        # No weighted second moment exceeds the plain one by more than the largest weight.
-        return 1 / (len(weight) * float(weight.max()) * self._bound + 2 * self._inner.l2)
-
 
 @settings(frozen=True, kw_only=True, config=SETTINGS_CONFIG)
 class Reweighted(FittedHead, ABC):
-    """What the methods with a learned network of weights have in common."""
+    """Shared by the methods that learn a network of weights."""
 
     needs: ClassVar[LabelNeeds] = LabelNeeds.NONE
-    search: ClassVar[Mapping[str, Range | tuple[str | float | bool, ...]]] = {
+    search: ClassVar[SearchSpace] = {
         **FittedHead.search,
         "delta": (0.05, 0.1, 0.2),
         "lr": Range(1.0, 1000.0),
@@ -306,11 +260,6 @@ class Reweighted(FittedHead, ABC):
         ),
     ] = 5
 
-    @property
-    def max_steps(self) -> int:
-        """How many times to refit."""
-        return self.steps
-
 
 @settings(frozen=True, kw_only=True, config=SETTINGS_CONFIG)
 class LRW(Reweighted, ABC):
@@ -322,7 +271,7 @@ class LRW(Reweighted, ABC):
 
     @abstractmethod
     def rank(self, rows: Rows, inner: InnerProblem) -> np.ndarray:
-        """Return (n,) numbers, the lowest of which make the validation part."""
+        """Return (n,) numbers; the rows with the lowest make the validation part."""
 
     def margins(self, rows: Rows, inner: InnerProblem) -> np.ndarray:
         """Return (n,) the cross-fitted probabilistic margins of the rows."""
@@ -332,7 +281,7 @@ class LRW(Reweighted, ABC):
     def iterate(
         self, problem: Problem, checkpoint: Mapping[str, Tensor] | None = None
     ) -> Iterator[Step]:
-        """Yield one refitted head after every so many updates, without end; the driver counts.
+        """Yield one refitted head after every `updates` updates, without end; the driver counts.
 
         Args:
             problem: The data.
@@ -344,17 +293,14 @@ class LRW(Reweighted, ABC):
         chosen = choose_validation(self.rank(rows, inner), labels, int(self.delta * len(rows)))
         validation = torch.from_numpy(chosen).to(rows.labels.device)
         judge_weight = validation.to(inner.basis) / validation.sum()
-        reweighting = Reweighting(self, problem, inner)
+        reweighting = Reweighting(self, problem, inner, inner.resume(checkpoint))
         if checkpoint is None:
             reweighting.warm_up(~validation)
-        else:
-            reweighting.restore(checkpoint)
         while True:
-            # Fresh solvers: a run that goes on here must not know what came before.
-            inner.solver = Solver()
+            inner.forget()
             for _ in range(self.updates):
                 reweighting.update(~validation, judge_weight)
-            inner.solver = Solver()
+            inner.forget()
             yield inner.step(
                 reweighting.weight(~validation),
                 reweighting.u,
@@ -392,7 +338,7 @@ class LRWEasy(LRW):
     )
 
     def rank(self, rows: Rows, inner: InnerProblem) -> np.ndarray:
-        """Return (n,) the margins, turned round."""
+        """Return (n,) the margins, negated."""
         return -self.margins(rows, inner)
 
 

@@ -15,17 +15,17 @@ loss is the head's. The form used here weights the loss with the soft share of v
     + a_2 \sum_{z} \mathrm{KL}\big(P(y \mid z) \,\Vert\, P(y)\big) ,
 
 c_i = 1 where the head is right, z-bar the mean of 1 - Theta, and P(y | z) the classes of the two
-soft sides; over all samples, because a full-batch step on the few of validation would never hear of
-the others.
+soft sides; over all samples, because a full-batch step on the few of validation would never learn
+of the others.
 
-Where we differ besides:
+Where we differ otherwise:
 
 - Validation is the share delta of lowest Theta, with every class on both sides, instead of
   Theta < 1/2 with delta only in a penalty: a head that is right nearly everywhere has next to
   nothing below one half. So it never exceeds delta N, and the first split is a random one.
-- The paper's text says once that low Theta is training; as in its main part, low is validation.
+- One sentence of the paper has low Theta as training; here, as in its main part, low is validation.
 - It stops when the generalisation gap, mean validation less mean training loss, has shrunk in
-  `patience` steps running, not at the first.
+  `patience` consecutive steps, not at the first.
 """
 
 from __future__ import annotations
@@ -40,17 +40,10 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, one_hot
 
 from gsr_core.data.problem import Problem
-from gsr_core.linear.solver import Solver
 from gsr_core.methods.base import SETTINGS_CONFIG, Step, settings
 from gsr_core.methods.draws import per_row
-from gsr_core.methods.lrw import (
-    MOMENTUM,
-    Network,
-    Reweighted,
-    Reweighting,
-    choose_validation,
-    network_inputs,
-)
+from gsr_core.methods.lrw import Reweighted, Reweighting, choose_validation
+from gsr_core.methods.weight_network import MOMENTUM, Network, network_inputs
 
 __all__ = ["LRWOpt", "splitter_loss"]
 
@@ -79,13 +72,13 @@ class LRWOpt(Reweighted):
     ] = 1.0
     patience: Annotated[
         int,
-        Field(ge=1, description="Steps running that the generalisation gap may shrink; then stop."),
+        Field(ge=1, description="Steps in a row with a smaller generalisation gap; then stop."),
     ] = 3
 
     def iterate(
         self, problem: Problem, checkpoint: Mapping[str, Tensor] | None = None
     ) -> Iterator[Step]:
-        """Yield one refitted head after every so many updates, until the gap keeps shrinking.
+        """Yield one refitted head after every `updates` updates, until the gap keeps shrinking.
 
         Args:
             problem: The data.
@@ -94,7 +87,6 @@ class LRWOpt(Reweighted):
         """
         inner, rows = self.inner(problem), problem.weighted
         labels = rows.labels.cpu().numpy()
-        reweighting = Reweighting(self, problem, inner)
         truth = one_hot(rows.labels, problem.n_classes).to(inner.basis)
         features = network_inputs(
             rows, standardise=self.standardise, dtype=problem.compute.accumulate_dtype
@@ -109,22 +101,23 @@ class LRWOpt(Reweighted):
             chosen = choose_validation(np.argsort(order), labels, int(self.delta * len(rows)))
             return torch.from_numpy(chosen).to(rows.labels.device)
 
+        theta = splitter.start(self.seed, inner.basis)
+        theta[-1] = float(np.log((1 - self.delta) / self.delta))
+        stored = inner.resume(
+            checkpoint,
+            theta=theta,
+            theta_velocity=torch.zeros_like(theta),
+            gap=torch.tensor(-torch.inf),
+            shrunk=torch.tensor(0),
+        )
+        theta, velocity = stored["theta"], stored["theta_velocity"]
+        gap, shrunk = float(stored["gap"]), int(stored["shrunk"])
+        reweighting = Reweighting(self, problem, inner, stored)
         if checkpoint is None:
-            theta = splitter.start(self.seed, inner.basis)
-            theta[-1] = float(np.log((1 - self.delta) / self.delta))
-            velocity = torch.zeros_like(theta)
-            gap, shrunk = -np.inf, 0
             reweighting.warm_up(~part(theta))
-        else:
-            theta, velocity = (
-                checkpoint[key].to(inner.basis).clone() for key in ("theta", "theta_velocity")
-            )
-            gap, shrunk = float(checkpoint["gap"]), int(checkpoint["shrunk"])
-            reweighting.restore(checkpoint)
 
         while shrunk < self.patience:
-            # Fresh solvers: a run that goes on here must not know what came before.
-            inner.solver = Solver()
+            inner.forget()
             validation = part(theta)
             judge = inner.objective(validation.to(inner.basis) / validation.sum())
             for _ in range(self.updates):
@@ -148,7 +141,7 @@ class LRWOpt(Reweighted):
             losses = judge.at(reweighting.u).losses
             before, gap = gap, float(losses[validation].mean() - losses[~validation].mean())
             shrunk = shrunk + 1 if gap < before else 0
-            inner.solver = Solver()
+            inner.forget()
             yield inner.step(
                 reweighting.weight(~validation),
                 reweighting.u,
@@ -176,7 +169,7 @@ def splitter_loss(
     ratio_penalty: float,
     label_penalty: float,
 ) -> Tensor:
-    """Return what the splitter descends, nats.
+    """Return the loss that the splitter descends, nats.
 
     Args:
         outputs: (n,) of the splitter; their sigmoid is the chance of being training.

@@ -15,14 +15,14 @@ the update brought to a norm and projected as in `gsr_hf`, which is MAPLE withou
 GSR's weights of the groups. V is the mean target loss, which reads no groups, or with
 `group_dro` the groups' mean losses under weights that follow the worst as in `gsr`.
 
-**The coreset** are the k rows with the largest :math:`\log w_i + G_i`, G_i Gumbel: k draws by
-weight without replacement. There a row weighs :math:`w_i / q_i`, with q_i the probability of having
-come in given the (k + 1)-th largest, so that its weighted loss estimates that of all samples
-without bias (Kool, van Hoof and Welling, "Stochastic Beams and Where to Find Them", ICML 2019).
+**The coreset** is the k rows with the largest :math:`\log w_i + G_i`, G_i Gumbel: k draws by
+weight without replacement. There a row weighs :math:`w_i / q_i`, with q_i its probability of being
+drawn given the (k + 1)-th largest, so that the weighted loss estimates that of all samples without
+bias (Kool, van Hoof and Welling, "Stochastic Beams and Where to Find Them", ICML 2019).
 
 Where we differ: the head is fitted exactly where they take steps on batches of the coreset, and the
-draw is not differentiated. **The head of a step is the one fitted exactly under all of w**; those
-of the coresets only say where the gradients are taken.
+draw is not differentiated. **The head of a step is fitted exactly under all of w**; the gradients
+are those at the heads of the coresets.
 """
 
 from __future__ import annotations
@@ -37,8 +37,7 @@ from torch import Tensor
 
 from gsr_core.data.problem import Problem, Rows
 from gsr_core.linear.influence import gradient_products
-from gsr_core.linear.solver import Solver
-from gsr_core.methods.base import SETTINGS_CONFIG, LabelNeeds, Range, Step, settings
+from gsr_core.methods.base import SETTINGS_CONFIG, LabelNeeds, Range, SearchSpace, Step, settings
 from gsr_core.methods.draws import per_row
 from gsr_core.methods.gsr import project
 from gsr_core.methods.gsr_variants import rescale
@@ -59,7 +58,7 @@ class MAPLE(FittedHead):
         "target set, at heads fitted on coresets that are drawn by these weights."
     )
     needs: ClassVar[LabelNeeds] = LabelNeeds.TARGET
-    search: ClassVar[Mapping[str, Range | tuple[str | float | bool, ...]]] = {
+    search: ClassVar[SearchSpace] = {
         **FittedHead.search,
         "step_norm": Range(0.03, 10.0),
         "coreset_share": (0.1, 0.25, 0.5, 1.0),
@@ -96,11 +95,6 @@ class MAPLE(FittedHead):
     decay_every: Annotated[int, Field(ge=1, description="Steps between two decays.")] = 30
 
     @property
-    def max_steps(self) -> int:
-        """How many coresets to draw."""
-        return self.steps
-
-    @property
     def labels_used(self) -> tuple[str, ...]:
         """Which rows' group labels are read; the mean target loss reads none."""
         used = super().labels_used
@@ -119,20 +113,19 @@ class MAPLE(FittedHead):
         inner, rows = self.inner(problem), problem.weighted
         target, n = inner.scored(problem.target), len(problem.weighted)
         size = max(round(self.coreset_share * n), 1)
-        if checkpoint is None:
-            weight, u = inner.uniform(), inner.zero()
-            log_gamma = weight.new_zeros(problem.n_groups).log_softmax(dim=0)
-            done = 0
-        else:
-            # Cloned, so that values read from a file are aligned in memory like computed ones.
-            weight, u, log_gamma = (
-                checkpoint[key].to(inner.basis).clone() for key in ("weight", "u", "log_gamma")
-            )
-            done = int(checkpoint["done"])
+        nothing = inner.basis.new_zeros(problem.n_groups)
+        stored = inner.resume(
+            checkpoint,
+            weight=inner.uniform(),
+            u=inner.zero(),
+            log_gamma=nothing.log_softmax(dim=0),
+            done=nothing.sum(),
+        )
+        weight, u, log_gamma = stored["weight"], stored["u"], stored["log_gamma"]
+        done = int(stored["done"])
 
         while True:
-            # Fresh solver and draws: a run that goes on here must not know what came before.
-            inner.solver = Solver()
+            inner.forget()
             generator = np.random.default_rng([self.seed, done])
             coreset = draw_coreset(weight, rows, size, generator)
             u = inner.fit(coreset, u).state.u
@@ -141,9 +134,7 @@ class MAPLE(FittedHead):
                 slope = target_gradient(inner, target, u)
             else:
                 log_probabilities = inner.log_probabilities(target, u)
-                losses = -log_probabilities.gather(1, target.labels[:, None]).squeeze(1)
-                members = target.groups.to(losses)
-                signal = (losses @ members) / members.sum(dim=0).clamp(min=1)
+                signal = target.group_means(target.losses(log_probabilities))
                 log_gamma = (log_gamma + signal / self.temperature).log_softmax(dim=0)
                 slope = inner.group_gradients(target, log_probabilities) @ log_gamma.exp()[:, None]
 

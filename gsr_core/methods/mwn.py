@@ -15,9 +15,9 @@ falls with the loss; with rare groups it rises.
 
 Where we differ: steps are full-batch, the head's one over the curvature's bound from the zero head;
 hidden units are tanh instead of ReLU, without an initial offset, and the last layer starts at zero,
-so that all weights are equal at first. **The head of a step is the one fitted exactly under the
-weights of then**, not the one of the dynamics: the map has a memory, the two agree where the
-dynamics rest, and in between the exact one is what these weights stand for.
+so that all weights are equal at first. **The head of a step is fitted exactly under the weights of
+that step**; it is not that of the dynamics. The two agree where the dynamics rest, and in between
+the exact one is the head of these weights.
 """
 
 from __future__ import annotations
@@ -30,12 +30,11 @@ from pydantic import Field
 from torch import Tensor
 
 from gsr_core.data.problem import Problem
-from gsr_core.linear.solver import Solver
-from gsr_core.methods.base import SETTINGS_CONFIG, LabelNeeds, Range, Step, settings
+from gsr_core.methods.base import SETTINGS_CONFIG, LabelNeeds, Range, SearchSpace, Step, settings
 from gsr_core.methods.biased import curvature_bound
 from gsr_core.methods.inner import FittedHead, InnerProblem, Scored
 from gsr_core.methods.lookahead import Descent, agreement
-from gsr_core.methods.lrw import MOMENTUM, Network
+from gsr_core.methods.weight_network import MOMENTUM, Network
 
 __all__ = ["MWN", "map_gradient", "mapped_weight"]
 
@@ -51,7 +50,7 @@ class MWN(FittedHead):
         "under these weights does well on the target set, whose classes alone are read."
     )
     needs: ClassVar[LabelNeeds] = LabelNeeds.NONE
-    search: ClassVar[Mapping[str, Range | tuple[str | float | bool, ...]]] = {
+    search: ClassVar[SearchSpace] = {
         **FittedHead.search,
         "lr": Range(0.1, 100.0),
     }
@@ -65,15 +64,10 @@ class MWN(FittedHead):
     lr: Annotated[float, Field(gt=0, description="Step size of the network.")] = 3.0
     hidden: Annotated[int, Field(ge=1, le=10_000, description="Hidden units of the network.")] = 100
 
-    @property
-    def max_steps(self) -> int:
-        """How many times to refit."""
-        return self.steps
-
     def iterate(
         self, problem: Problem, checkpoint: Mapping[str, Tensor] | None = None
     ) -> Iterator[Step]:
-        """Yield one refitted head after every so many updates, without end; the driver counts.
+        """Yield one refitted head after every `updates` updates, without end; the driver counts.
 
         Args:
             problem: The data.
@@ -82,14 +76,9 @@ class MWN(FittedHead):
         """
         inner, network = self.inner(problem), Network(1, self.hidden)
         target, descent = inner.scored(problem.target), Descent(curvature_bound(inner))
-        if checkpoint is None:
-            u, phi = inner.zero(), network.start(self.seed, inner.basis)
-            velocity = torch.zeros_like(phi)
-        else:
-            # Cloned, so that values read from a file are aligned in memory like computed ones.
-            u, phi, velocity = (
-                checkpoint[key].to(inner.basis).clone() for key in ("u", "phi", "velocity")
-            )
+        phi = network.start(self.seed, inner.basis)
+        stored = inner.resume(checkpoint, u=inner.zero(), phi=phi, velocity=torch.zeros_like(phi))
+        u, phi, velocity = stored["u"], stored["phi"], stored["velocity"]
 
         losses = inner.objective(inner.uniform()).at(u).losses
         while True:
@@ -100,8 +89,7 @@ class MWN(FittedHead):
                 objective = inner.objective(mapped_weight(network, phi, losses))
                 u = descent.step(objective, u)
                 losses = objective.at(u).losses
-            # A fresh solver: a run that goes on here must not know what came before.
-            inner.solver = Solver()
+            inner.forget()
             yield inner.step(
                 mapped_weight(network, phi, losses),
                 u,

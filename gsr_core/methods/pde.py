@@ -15,8 +15,8 @@ Where we differ, and why:
   \nabla F`, in whose terms our learning rate is 1 / (1 - mu) times as large.
 - Each update sees the whole current set, so a stage counts updates and not epochs. The published
   Waterbirds warm-up, 140 epochs of 224 rows in batches of 64, is about 500 updates.
-- Rows join without replacement, always for the group with the fewest rows in the set that has any
-  left; the released code draws with replacement and whatever the group.
+- Rows join without replacement, each for the group that has the fewest rows in the set, among those
+  with rows left; the released code draws with replacement and regardless of groups.
 - A row in no known group never joins. Where groups overlap, a row that the warm-up draws for two of
   them is in the set once.
 
@@ -37,7 +37,15 @@ from torch import Tensor
 
 from gsr_core.data.problem import Problem, Rows
 from gsr_core.linear.objective import Objective
-from gsr_core.methods.base import SETTINGS_CONFIG, LabelNeeds, Range, Step, Values, settings
+from gsr_core.methods.base import (
+    SETTINGS_CONFIG,
+    LabelNeeds,
+    Range,
+    SearchSpace,
+    Step,
+    Values,
+    settings,
+)
 from gsr_core.methods.draws import per_row
 from gsr_core.methods.inner import FittedHead
 from gsr_core.methods.subg import balanced_subset
@@ -60,7 +68,7 @@ class PDE(FittedHead):
     )
     needs: ClassVar[LabelNeeds] = LabelNeeds.TRAIN
     values: ClassVar[Values] = Values.SUBSET
-    search: ClassVar[Mapping[str, Range | tuple[str | float | bool, ...]]] = {
+    search: ClassVar[SearchSpace] = {
         **FittedHead.search,
         "lr": Range(1e-3, 0.1),
         "expansion_lr": Range(1e-3, 1.0),
@@ -86,11 +94,6 @@ class PDE(FittedHead):
         float, Field(ge=0, lt=1, description="Share of the last update that is kept.")
     ] = 0.9
 
-    @property
-    def max_steps(self) -> int:
-        """How many stages to take at most."""
-        return self.steps
-
     def iterate(
         self, problem: Problem, checkpoint: Mapping[str, Tensor] | None = None
     ) -> Iterator[Step]:
@@ -103,12 +106,9 @@ class PDE(FittedHead):
         """
         inner = self.inner(problem)
         order, warm = joining_order(problem.weighted, np.random.default_rng(self.seed))
-        if checkpoint is None:
-            u, velocity, done = inner.zero(), inner.zero(), 0
-        else:
-            # Cloned, so that values read from a file are aligned in memory like computed ones.
-            stored = {key: value.to(inner.basis).clone() for key, value in checkpoint.items()}
-            u, velocity, done = stored["u"], stored["velocity"], int(stored["done"])
+        zero = inner.zero()
+        stored = inner.resume(checkpoint, u=zero, velocity=zero, done=zero.sum())
+        u, velocity, done = stored["u"], stored["velocity"], int(stored["done"])
 
         while done == 0 or warm + (done - 1) * self.add < len(order):
             size = min(warm + done * self.add, len(order))
@@ -145,15 +145,15 @@ class PDE(FittedHead):
 
 
 def joining_order(rows: Rows, generator: np.random.Generator) -> tuple[np.ndarray, int]:
-    """Say in what order the rows join.
+    """Return the order in which the rows join.
 
     Args:
         rows: n rows, one of them in a group.
         generator: Is advanced.
 
     Returns:
-        The rows that are in a group, those of the balanced warm-up set first; and how many they
-        are.
+        The rows that are in a group, first those of the balanced warm-up set, and the number of
+        these.
     """
     members = rows.groups.cpu().numpy()
     in_set = balanced_subset(rows, generator) > 0

@@ -15,8 +15,8 @@ Where we differ: the paper's second model goes on from the first by stochastic s
 h. The mean of such a step is the gradient of the loss weighted with h, which is convex in a head;
 so that is fitted exactly, and where it starts does not matter. `resample` instead fits n draws with
 replacement, what a network would see in one epoch; the values of the samples are h either way. The
-biased head is stopped by its number of steps: the surer it gets, the more of the mass goes to what
-conflicts with it, up to well beyond balance, so that the note tells how much the top holds.
+biased head is stopped by its number of steps: the surer it gets, the more of the mass goes to the
+samples that conflict with it, up to well beyond balance; the note gives the share of the top.
 Augmentation has no meaning on cached features.
 """
 
@@ -35,7 +35,15 @@ from torch.nn.functional import one_hot
 from gsr_core.data.problem import Problem, Rows
 from gsr_core.linear.feature_map import FeatureMap
 from gsr_core.linear.objective import State
-from gsr_core.methods.base import SETTINGS_CONFIG, LabelNeeds, Range, Step, Values, settings
+from gsr_core.methods.base import (
+    SETTINGS_CONFIG,
+    LabelNeeds,
+    Range,
+    SearchSpace,
+    Step,
+    Values,
+    settings,
+)
 from gsr_core.methods.biased import curvature_bound, gce_gradient
 from gsr_core.methods.inner import FittedHead, InnerProblem
 
@@ -43,6 +51,7 @@ __all__ = ["PGD", "biased_state", "gradient_norms"]
 
 _ORDERS = {"l1": 1.0, "l2": 2.0, "linf": float("inf")}
 _TOP = 0.1
+"""Share of the samples whose probability the note gives."""
 
 
 @settings(frozen=True, kw_only=True, config=SETTINGS_CONFIG)
@@ -57,7 +66,7 @@ class PGD(FittedHead):
     )
     needs: ClassVar[LabelNeeds] = LabelNeeds.NONE
     values: ClassVar[Values] = Values.PROBABILITIES
-    search: ClassVar[Mapping[str, Range | tuple[str | float | bool, ...]]] = {
+    search: ClassVar[SearchSpace] = {
         **FittedHead.search,
         "alpha": (0.3, 0.5, 0.7, 0.9),
         "updates": Range(10, 1000),
@@ -97,7 +106,7 @@ class PGD(FittedHead):
         state = biased_state(inner, exponent=self.alpha, updates=self.updates)
         residuals = state.probabilities - one_hot(rows.labels, problem.n_classes)
         dtype = problem.compute.accumulate_dtype
-        # In the row space the l1 and the largest entry would be those of rotated features.
+        # In the row space the l1 and linf norms would be those of rotated features.
         scaling = FeatureMap.fit(
             rows.features, standardise=self.standardise, dtype=dtype, row_space=False
         )
@@ -127,7 +136,7 @@ class PGD(FittedHead):
 
 
 def biased_state(inner: InnerProblem, *, exponent: float, updates: int) -> State:
-    """Return where so many full-batch steps on the generalised cross-entropy lead from zero."""
+    """Return the head after some full-batch steps on the generalised cross-entropy from zero."""
     objective = inner.objective(inner.uniform())
     size = 1 / curvature_bound(inner)
     state = objective.at(inner.zero())

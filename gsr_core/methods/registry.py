@@ -1,4 +1,4 @@
-"""Methods by name, and methods from settings that a user typed."""
+"""Methods by name, and from the settings that a user typed."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ METHODS: dict[str, type[Method]] = {
 
 
 def make_method(name: str, values: Mapping[str, Any] | None = None) -> Method:
-    """Make a method from its name and settings; text is read as the setting's type.
+    """Return a method from its name and settings; text is read as the setting's type.
 
     Args:
         name: A key of `METHODS`.
@@ -81,6 +81,14 @@ def make_method(name: str, values: Mapping[str, Any] | None = None) -> Method:
 
     Raises:
         SettingError: If the method or a setting is unknown, or a value is not allowed.
+
+    Example:
+        >>> make_method("rwg", {"l2": "0.1"})
+        RWG(seed=0, selection='worst_group', l2=0.1, standardise=True)
+        >>> make_method("gsr", {"lrr": 0.1})
+        Traceback (most recent call last):
+        ...
+        gsr_core.errors.SettingError: gsr has no setting 'lrr' (did you mean 'lr'?); its settings...
     """
     if name not in METHODS:
         raise SettingError(f"there is no method '{name}'; methods are {', '.join(METHODS)}")

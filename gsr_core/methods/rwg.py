@@ -13,21 +13,20 @@ group has none, and a group without rows is left out.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
 from torch import Tensor
 
 from gsr_core.data.problem import Problem, Rows
 from gsr_core.errors import SettingError
-from gsr_core.methods.base import SETTINGS_CONFIG, LabelNeeds, Step, Values, settings
-from gsr_core.methods.inner import FittedHead
+from gsr_core.methods.base import SETTINGS_CONFIG, LabelNeeds, Values, settings
+from gsr_core.methods.inner import InnerProblem, Refit
 
 __all__ = ["RWG", "group_shares", "groups_with_rows"]
 
 
 @settings(frozen=True, kw_only=True, config=SETTINGS_CONFIG)
-class RWG(FittedHead):
+class RWG(Refit):
     """Fit the head as if every group were drawn equally often."""
 
     name: ClassVar[str] = "rwg"
@@ -38,30 +37,22 @@ class RWG(FittedHead):
     needs: ClassVar[LabelNeeds] = LabelNeeds.TRAIN
     values: ClassVar[Values] = Values.PROBABILITIES
 
-    def iterate(
-        self, problem: Problem, checkpoint: Mapping[str, Tensor] | None = None
-    ) -> Iterator[Step]:
-        """Yield one step.
-
-        Args:
-            problem: The data.
-            checkpoint: Not used; there is nothing to go on from.
-        """
-        inner = self.inner(problem)
+    def weigh(self, problem: Problem, inner: InnerProblem) -> tuple[Tensor, str]:
+        """Return each row's chance (n,) if first a group is drawn and then one of its rows."""
         shares = group_shares(problem.weighted, inner.basis)
         weight = shares.mean(dim=1)
         outside = int((weight == 0).sum())
         note = f"Each of {shares.shape[1]} groups is drawn with probability 1/{shares.shape[1]}."
         if outside:
             note += f" {outside:,} of {len(weight):,} samples are in no known group: never drawn."
-        yield inner.step(weight, target=inner.scored(problem.target), note=note)
+        return weight, note
 
 
 def groups_with_rows(rows: Rows) -> Tensor:
     """Return which groups have rows, (m,) bool.
 
     Raises:
-        SettingError: If none has, so that there is nothing to balance.
+        SettingError: If there is none, so that there is nothing to balance.
     """
     present = rows.groups.any(dim=0)
     if not bool(present.any()):

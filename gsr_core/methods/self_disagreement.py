@@ -10,9 +10,9 @@ the last layer is retrained on it. Group labels are not read.
 
 Where we differ:
 
-- **Final** is the backbone's own head; if the bundle has none, cross-fitted heads. Either has not
-  seen the rows that it judges, without which the disagreement says nothing.
-- **Early** is no checkpoint, of which frozen features have none, but cross-fitted heads of a strong
+- **Final** is the backbone's own head; if the bundle has none, cross-fitted heads. Neither has seen
+  the rows that it judges, or the disagreement would mean nothing.
+- **Early** is not a checkpoint, as frozen features have none, but cross-fitted heads of a strong
   penalty: on a convex loss, early stopping from zero and a strong penalty trace nearly one path.
 - A strong penalty also shrinks the logits, and the divergence would then rank by confidence of the
   final head, which is highest on the majority. So the early logits are first multiplied by the one
@@ -22,7 +22,6 @@ Where we differ:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from typing import Annotated, ClassVar
 
 import numpy as np
@@ -33,18 +32,20 @@ from torch.nn.functional import one_hot
 
 from gsr_core.data.problem import Problem
 from gsr_core.linear.head import Head
-from gsr_core.methods.base import SETTINGS_CONFIG, LabelNeeds, Range, Step, Values, settings
+from gsr_core.methods.base import SETTINGS_CONFIG, LabelNeeds, Range, SearchSpace, Values, settings
 from gsr_core.methods.crossfit import crossfitted_logits, draw_folds
-from gsr_core.methods.inner import FittedHead, InnerProblem
+from gsr_core.methods.inner import InnerProblem, Refit
 
 __all__ = ["SelfDisagreement", "best_scale", "divergence", "top_of_each_class"]
 
 _SCALES = (1e-3, 1e6)
-"""Between these the scale of the early logits is sought; heads of any penalty in use lie inside."""
+"""Range of the scale of the early logits; heads of any penalty in use lie inside."""
+_BISECTIONS = 60
+"""Halvings of that range in the log; they leave 2e-17, less than rounding does."""
 
 
 @settings(frozen=True, kw_only=True, config=SETTINGS_CONFIG)
-class SelfDisagreement(FittedHead):
+class SelfDisagreement(Refit):
     """Refit the head on the samples on which an early and a final head disagree most."""
 
     name: ClassVar[str] = "self"
@@ -55,8 +56,8 @@ class SelfDisagreement(FittedHead):
     )
     needs: ClassVar[LabelNeeds] = LabelNeeds.NONE
     values: ClassVar[Values] = Values.SUBSET
-    search: ClassVar[Mapping[str, Range | tuple[str | float | bool, ...]]] = {
-        **FittedHead.search,
+    search: ClassVar[SearchSpace] = {
+        **Refit.search,
         "points": (20, 50, 100, 200, 500),
         "early_l2": Range(1.0, 300.0),
     }
@@ -69,16 +70,9 @@ class SelfDisagreement(FittedHead):
     ] = 100.0
     folds: Annotated[int, Field(ge=2, le=50, description="Folds of the cross-fitting.")] = 5
 
-    def iterate(
-        self, problem: Problem, checkpoint: Mapping[str, Tensor] | None = None
-    ) -> Iterator[Step]:
-        """Yield one step.
-
-        Args:
-            problem: The data.
-            checkpoint: Not used; there is nothing to go on from.
-        """
-        inner, rows = self.inner(problem), problem.weighted
+    def weigh(self, problem: Problem, inner: InnerProblem) -> tuple[Tensor, str]:
+        """Return the weights (n,): equal on the samples of most disagreement, zero off them."""
+        rows = problem.weighted
         fold = draw_folds(rows, self.folds, np.random.default_rng(self.seed))
         early_inner = InnerProblem(problem, rows, l2=self.early_l2, standardise=self.standardise)
         early = crossfitted_logits(early_inner, fold)
@@ -94,7 +88,7 @@ class SelfDisagreement(FittedHead):
             f"{int(chosen.sum())} of {len(rows)} samples, equally many of each class, are those on "
             f"which {judge} and the early ones disagree most."
         )
-        yield inner.step(weight / weight.sum(), target=inner.scored(problem.target), note=note)
+        return weight / weight.sum(), note
 
 
 def divergence(final: Tensor, early: Tensor) -> Tensor:
@@ -104,14 +98,14 @@ def divergence(final: Tensor, early: Tensor) -> Tensor:
 
 
 def best_scale(logits: Tensor, labels: Tensor) -> float:
-    """Return the positive number times which logits (n, K) have their lowest cross-entropy.
+    """Return the positive factor at which logits (n, K) have their lowest cross-entropy.
 
-    The cross-entropy is convex in it, so its derivative is bisected; logits worse than none at
-    every scale get the smallest.
+    The cross-entropy is convex in it, so its derivative is bisected; logits that are worse than
+    zeros at every scale get the smallest.
     """
     truth = one_hot(labels, logits.shape[1]).to(logits)
     low, high = (float(each) for each in np.log(_SCALES))
-    for _ in range(60):
+    for _ in range(_BISECTIONS):
         middle = (low + high) / 2
         probabilities = (np.exp(middle) * logits).softmax(dim=1)
         if float(((probabilities - truth) * logits).sum()) < 0:

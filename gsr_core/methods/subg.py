@@ -8,23 +8,22 @@ a row may be drawn for two of them and then counts twice. Rows in no known group
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
 import numpy as np
 from torch import Tensor
 
 from gsr_core.data.problem import Problem, Rows
-from gsr_core.methods.base import SETTINGS_CONFIG, LabelNeeds, Step, Values, settings
+from gsr_core.methods.base import SETTINGS_CONFIG, LabelNeeds, Values, settings
 from gsr_core.methods.draws import per_row
-from gsr_core.methods.inner import FittedHead
+from gsr_core.methods.inner import InnerProblem, Refit
 from gsr_core.methods.rwg import groups_with_rows
 
 __all__ = ["SUBG", "balanced_subset"]
 
 
 @settings(frozen=True, kw_only=True, config=SETTINGS_CONFIG)
-class SUBG(FittedHead):
+class SUBG(Refit):
     """Fit the head on a random subset in which all groups are equally large."""
 
     name: ClassVar[str] = "subg"
@@ -36,20 +35,11 @@ class SUBG(FittedHead):
     needs: ClassVar[LabelNeeds] = LabelNeeds.TRAIN
     values: ClassVar[Values] = Values.SUBSET
 
-    def iterate(
-        self, problem: Problem, checkpoint: Mapping[str, Tensor] | None = None
-    ) -> Iterator[Step]:
-        """Yield one step.
-
-        Args:
-            problem: The data.
-            checkpoint: Not used; there is nothing to go on from.
-        """
-        inner = self.inner(problem)
+    def weigh(self, problem: Problem, inner: InnerProblem) -> tuple[Tensor, str]:
+        """Return the weights (n,): equal on the subset that was drawn, zero off it."""
         drawn = balanced_subset(problem.weighted, np.random.default_rng(self.seed))
         weight = inner.basis.new_tensor(drawn / drawn.sum())
-        note = f"{int((drawn > 0).sum()):,} of {len(drawn):,} samples were drawn."
-        yield inner.step(weight, target=inner.scored(problem.target), note=note)
+        return weight, f"{int((drawn > 0).sum()):,} of {len(drawn):,} samples were drawn."
 
 
 def balanced_subset(rows: Rows, generator: np.random.Generator) -> np.ndarray:

@@ -50,10 +50,16 @@ def run(
 
     Returns:
         The run; `run.state` says how it ended.
+
+    >>> run = gsr.run(place, "birds", "gsr", steps=5)
+    >>> print(run.state.status, run.state.step)
+    finished 5
+    >>> run.weights().columns.tolist()
+    ['sample_id', 'row', 'group', 'y', 'weight']
     """
-    made = create_run(workspace, bundle, method, settings, device=device)
-    execute(made, monitor=monitor)
-    return made
+    new = create_run(workspace, bundle, method, settings, device=device)
+    execute(new, monitor=monitor)
+    return new
 
 
 def continue_run(run: Run, steps: int) -> None:
@@ -66,6 +72,11 @@ def continue_run(run: Run, steps: int) -> None:
     Raises:
         RunStateError: If the run is active or has no stored step.
         SettingError: If its method takes no steps, or has taken that many already.
+
+    >>> run = gsr.run(place, "birds", "gsr", steps=5)
+    >>> gsr.continue_run(run, 8)
+    >>> print(gsr.execute(run).step)
+    8
     """
     _ = run.state  # Marks a run whose process died as ended.
     # Read under the lock: whoever else continued or computed it meanwhile has moved it on.
@@ -107,6 +118,10 @@ def execute(run: Run, *, monitor: Monitor | None = None) -> RunState:
 
     Returns:
         How the run ended.
+
+    >>> run = gsr.create_run(place, "birds", "gsr", {"steps": 3})
+    >>> print(execute(run).status)
+    finished
     """
     with run.lock():
         config, stored = run.config, run.stored_state()

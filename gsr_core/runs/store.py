@@ -65,7 +65,15 @@ def now() -> str:
 
 @dataclass(frozen=True)
 class Run:
-    """One run on disk."""
+    """One run on disk.
+
+    >>> run = gsr.run(place, "birds", "gsr", steps=4)
+    >>> run.weight_steps()
+    array([1, 2, 3, 4])
+    >>> weight, bias = run.head()
+    >>> weight.shape, bias.shape
+    ((2, 5), (2,))
+    """
 
     workspace: Workspace
     path: Path
@@ -214,14 +222,14 @@ class Run:
         Raises:
             RunStateError: If the weights of that step were not stored.
         """
-        found = np.flatnonzero(self.weight_steps() == step)
-        if not found.size:
+        places = np.flatnonzero(self.weight_steps() == step)
+        if not places.size:
             raise RunStateError(
                 f"run '{self.run_id}' has no weights of step {step}; stored steps are "
                 f"{self.weight_steps().tolist()}"
             )
         with safe_open(self.path / "weight_history.safetensors", framework="numpy") as stored:
-            return stored.get_slice("weight")[int(found[0]) : int(found[0]) + 1][0]
+            return stored.get_slice("weight")[int(places[0]) : int(places[0]) + 1][0]
 
     def weight_path(self, index: int) -> np.ndarray:
         """Return the weights of one row of `weights` at each of `weight_steps`."""
@@ -374,19 +382,23 @@ def create_run(
     Raises:
         GsrError: If the bundle, the method, a setting or the device is not right; then nothing is
             left behind.
+
+    >>> run = create_run(place, "birds", "gsr", {"steps": 3})
+    >>> print(run.state.status)
+    queued
     """
     # Here, not on top: whoever only lists runs need not load torch's device machinery.
     from gsr_core.compute import pick
 
     opened = open_bundle(workspace, bundle)
-    made = make_method(method, settings)
+    chosen = make_method(method, settings)
     varied = make_variation(variation)
     pick(device)
     run_id = f"{method}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{uuid.uuid4().hex[:6]}"
     run = Run(workspace, workspace.runs / run_id)
     run.path.mkdir(parents=True)
     inside = opened.path.parent == workspace.bundles
-    run.write_state(RunState(steps=made.max_steps))
+    run.write_state(RunState(steps=chosen.max_steps))
     # The configuration comes last: a directory without one is not a run yet.
     run.write_config(
         RunConfig(
@@ -395,7 +407,7 @@ def create_run(
             bundle=opened.name if inside else str(opened.path.resolve()),
             bundle_digest=opened.manifest.digest,
             method=method,
-            settings=made.settings(),
+            settings=chosen.settings(),
             device=device,
             variation=varied.changes(),
             part_of=part_of,
@@ -403,7 +415,7 @@ def create_run(
             versions=versions(),
         )
     )
-    run.log(f"created: {method} on {opened.name}, settings {made.settings()}")
+    run.log(f"created: {method} on {opened.name}, settings {chosen.settings()}")
     return run
 
 
@@ -413,6 +425,10 @@ def open_run(workspace: Workspace, run_id: str) -> Run:
     Raises:
         RunNotFoundError: If there is none or more than one.
         GsrError: If the directory is not that of a run that this version reads.
+
+    >>> run = create_run(place, "birds", "erm")
+    >>> open_run(place, run.run_id) == run
+    True
     """
     run = Run(workspace, workspace.runs / run_id)
     if not (run.path / "config.json").is_file():
@@ -429,7 +445,13 @@ def open_run(workspace: Workspace, run_id: str) -> Run:
 
 
 def list_runs(workspace: Workspace) -> list[Run]:
-    """Return the runs of a workspace, newest first; what `open_run` refuses is passed over."""
+    """Return the runs of a workspace, newest first; what `open_run` refuses is passed over.
+
+    >>> for method in ("erm", "llr"):
+    ...     run = create_run(place, "birds", method)
+    >>> [run.config.method for run in list_runs(place)][:2]
+    ['llr', 'erm']
+    """
     runs = []
     for file in workspace.runs.glob("*/config.json"):
         run = Run(workspace, file.parent)

@@ -8,20 +8,15 @@ from datetime import datetime
 
 import pytest
 
-from gsr_core.jobs.lock import worker_alive, worker_file, worker_lock
-from gsr_core.jobs.queue import (
-    BACKGROUND,
-    ensure_run_worker,
-    ensure_worker,
-    open_queue,
-    queue_of,
-    start_job,
-    submit,
-)
+from gsr_core.jobs.lock import BACKGROUND, worker_alive, worker_file, worker_lock
+from gsr_core.jobs.queue import ensure_worker, open_queue, start_job
 from gsr_core.jobs.state import read_job
 from gsr_core.jobs.tasks import make_tasks
+from gsr_core.maps.config import MapConfig
+from gsr_core.maps.job import MapJob
 from gsr_core.progress import Status
 from gsr_core.runs.execute import execute
+from gsr_core.runs.job import device_queue, ensure_run_worker, submit
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +40,8 @@ def pid_of(workspace):
 
 
 def test_devices_have_queues():
-    assert queue_of("cpu") == "cpu"
-    assert queue_of("auto") in ("cpu", "mps", "cuda:0")
+    assert device_queue("cpu") == "cpu"
+    assert device_queue("auto") in ("cpu", "mps", "cuda:0")
 
 
 def test_tasks_are_kept_as_json_never_as_pickle(workspace):
@@ -170,12 +165,12 @@ def test_a_second_worker_of_a_queue_leaves(workspace, tools):
 def test_a_background_job_is_started_once_and_its_failure_written_down(
     workspace, make, tools, monkeypatch
 ):
-    arguments = {"config": {}, "run_id": None, "bundle": "none"}
-    first = start_job(workspace, "map", "key", arguments)
+    job = MapJob(config=MapConfig(bundle="", space="features"), run_id=None, bundle="none")
+    first = start_job(workspace, job)
     assert (first.status, first.text) == (Status.QUEUED, "Waiting for the worker")
-    assert start_job(workspace, "map", "key", arguments).written >= first.written
-    tools.wait_for(lambda: not read_job(workspace, "map", "key").active)
-    found = read_job(workspace, "map", "key")
+    assert start_job(workspace, job).written >= first.written
+    tools.wait_for(lambda: not read_job(workspace, "map", job.key).active)
+    found = read_job(workspace, "map", job.key)
     assert found.status == Status.FAILED
     assert found.text.startswith("no bundle 'none'")
     assert worker_file(workspace, BACKGROUND, "pid").exists()

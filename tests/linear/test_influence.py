@@ -6,6 +6,7 @@ import torch
 from gsr_core.linear import influence as influences
 from gsr_core.linear.feature_map import FeatureMap
 from gsr_core.linear.influence import group_gradients, influence
+from gsr_core.linear.iterative import SolveEnding
 from gsr_core.linear.objective import Objective, centred_basis
 from gsr_core.linear.solver import Solver
 
@@ -47,9 +48,8 @@ def gradients_of(objective, state, target):
 
 
 def influence_of(objective, state, target, tolerance=1e-12):
-    return influence(
-        Solver(), objective, state, gradients_of(objective, state, target), tolerance=tolerance
-    )
+    gradients = gradients_of(objective, state, target)
+    return influence(Solver(), objective, state, gradients, tolerance=tolerance).values
 
 
 @pytest.mark.parametrize("n_classes", [2, 3])
@@ -91,7 +91,8 @@ def test_without_renormalising_the_penalty_leaves_the_influence(make_objective, 
     state = minimum(objective)
     actual = influence_of(objective, state, rows)
     # By stationarity, the two derivatives differ by one constant for each group.
-    solved = Solver().solve(objective, state, gradients_of(objective, state, rows), tolerance=1e-12)
+    gradients = gradients_of(objective, state, rows)
+    solved = Solver().solve(objective, state, gradients, tolerance=1e-12).columns
     raw = actual + 2 * objective.l2 * torch.einsum("pc,pcm->m", state.u, solved)
     step = 2e-5
     for i in [0, 31]:
@@ -196,17 +197,17 @@ def test_one_block_that_falls_short_is_remembered(make_objective, target, monkey
     objective, rows = make_objective(n_classes=3), target(3)
     state = minimum(objective)
     monkeypatch.setattr(influences, "_BLOCK", 1)
-    solver, outcomes = Solver(), iter([True, False] + [True] * 20)
+    reached, short = SolveEnding.REACHED, SolveEnding.PRODUCTS
+    solver, endings = Solver(), iter([reached, short] + [reached] * 20)
     real = solver.solve
 
     def solve(*args, **kwargs):
-        solution = real(*args, **kwargs)
-        solver.reached = next(outcomes)
-        return solution
+        return replace(real(*args, **kwargs), ending=next(endings))
 
     monkeypatch.setattr(solver, "solve", solve)
-    influence(solver, objective, state, gradients_of(objective, state, rows))
-    assert not solver.reached
+    measured = influence(solver, objective, state, gradients_of(objective, state, rows))
+    assert not measured.reached
+    assert measured.ending is short
 
 
 def test_a_group_without_a_row_has_a_gradient_of_zero_and_leaves_the_others_alone(

@@ -5,8 +5,9 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from gsr_core.linear import solver as solver_module
+from gsr_core.linear.iterative import SolveEnding
 from gsr_core.linear.objective import Objective
-from gsr_core.linear.solver import Solver
+from gsr_core.linear.solver import FitEnding, Solver
 
 
 def fit(objective, start=None, tolerance=1e-12, solver=None):
@@ -76,7 +77,7 @@ def test_the_minimiser_depends_neither_on_the_start_nor_on_the_factor(
     start = random_columns(objective, *fresh.shape)
     stale = Solver()
     other = replace(objective, sample_weight=objective.sample_weight.flip(0), l2=0.5)
-    stale.factorise(other, other.at(start))
+    stale.factorise(other, start)
     torch.testing.assert_close(fit(objective, start).state.u, fresh, rtol=0, atol=1e-10)
     torch.testing.assert_close(
         fit(objective, start, solver=stale).state.u, fresh, rtol=0, atol=1e-10
@@ -101,7 +102,7 @@ class TestSolve:
         self, make_objective, random_columns, n_classes, right_sides
     ):
         objective, state, right = self.case(make_objective, random_columns, n_classes, right_sides)
-        solved = Solver().solve(objective, state, right, tolerance=1e-13)
+        solved = Solver().solve(objective, state, right, tolerance=1e-13).columns
         torch.testing.assert_close(
             solved, self.expected(objective, state, right), rtol=1e-9, atol=1e-10
         )
@@ -112,8 +113,8 @@ class TestSolve:
         objective, state, right = self.case(make_objective, random_columns, n_classes, right_sides)
         solver = Solver()
         near = replace(objective, sample_weight=objective.sample_weight.flip(0))
-        solver.factorise(near, near.at(objective.zero()))
-        solved = solver.solve(objective, state, right, tolerance=1e-13)
+        solver.factorise(near, objective.zero())
+        solved = solver.solve(objective, state, right, tolerance=1e-13).columns
         torch.testing.assert_close(
             solved, self.expected(objective, state, right), rtol=1e-9, atol=1e-10
         )
@@ -124,7 +125,7 @@ class TestSolve:
         objective, state, right = self.case(make_objective, random_columns, n_classes, right_sides)
         solver = Solver()
         far = replace(objective, design=objective.design.flip(1) ** 3, l2=1e-4)
-        solver.factorise(far, far.at(objective.zero()))
+        solver.factorise(far, objective.zero())
         renewed, products = [], []
         factorise, product = Solver.factorise, Objective.hessian_product
 
@@ -138,12 +139,12 @@ class TestSolve:
 
         monkeypatch.setattr(Solver, "factorise", counted)
         monkeypatch.setattr(Objective, "hessian_product", multiplied)
-        solved = solver.solve(objective, state, right, tolerance=1e-12)
+        solution = solver.solve(objective, state, right, tolerance=1e-12)
         assert len(renewed) == 1
         assert renewed[0] > 0
-        assert len(products) <= renewed[0] + 3
+        assert solution.products == len(products) <= renewed[0] + 3
         torch.testing.assert_close(
-            solved, self.expected(objective, state, right), rtol=1e-9, atol=1e-10
+            solution.columns, self.expected(objective, state, right), rtol=1e-9, atol=1e-10
         )
 
     def test_zero_right_hand_sides_give_zeros_beside_others(
@@ -151,9 +152,11 @@ class TestSolve:
     ):
         objective, state, right = self.case(make_objective, random_columns, n_classes, right_sides)
         zeros = torch.zeros_like(right)
-        assert torch.equal(Solver().solve(objective, state, zeros, tolerance=1e-10), zeros)
+        solution = Solver().solve(objective, state, zeros, tolerance=1e-10)
+        assert solution.reached
+        assert torch.equal(solution.columns, zeros)
         right[:, :, 0] = 0
-        solved = Solver().solve(objective, state, right, tolerance=1e-13)
+        solved = Solver().solve(objective, state, right, tolerance=1e-13).columns
         assert not solved[:, :, 0].any()
         torch.testing.assert_close(
             solved, self.expected(objective, state, right), rtol=1e-9, atol=1e-10
@@ -167,14 +170,13 @@ def test_a_head_too_wide_to_factorise_whole_gives_the_same(
     objective = make_objective(n_classes=n_classes)
     expected = fit(objective)
     right = random_columns(objective, *expected.state.u.shape, 3)
-    solved = Solver().solve(objective, expected.state, right, tolerance=1e-12)
+    solved = Solver().solve(objective, expected.state, right, tolerance=1e-12).columns
     monkeypatch.setattr(solver_module, "MAX_FACTOR_WIDTH", 3)
     wide = fit(objective)
     assert wide.converged
     torch.testing.assert_close(wide.state.u, expected.state.u, rtol=0, atol=1e-10)
-    torch.testing.assert_close(
-        Solver().solve(objective, wide.state, right, tolerance=1e-12), solved, rtol=1e-8, atol=1e-9
-    )
+    again = Solver().solve(objective, wide.state, right, tolerance=1e-12).columns
+    torch.testing.assert_close(again, solved, rtol=1e-8, atol=1e-9)
 
 
 @pytest.mark.parametrize("l2", [1e-6, 1e-3, 1.0, 100.0])
@@ -203,18 +205,42 @@ def test_a_fit_started_at_the_minimum_takes_no_step(make_objective):
     assert torch.equal(again.state.u, first.state.u)
 
 
-def test_two_solvers_with_one_anchor_give_the_same_bits(make_objective):
+def test_a_restored_solver_gives_the_same_bits(make_objective):
     objective = make_objective()
     solver = Solver()
     first = fit(objective, solver=solver)
     moved = replace(objective, sample_weight=objective.sample_weight.flip(0))
-    weight, u = solver.anchor
     restored = Solver()
-    anchored = replace(objective, sample_weight=weight)
-    restored.factorise(anchored, anchored.at(u))
+    restored.restore(moved, {**solver.state(), "of somebody else": torch.zeros(1)})
     one = fit(moved, first.state.u, solver=solver)
     two = fit(moved, first.state.u, solver=restored)
     assert torch.equal(one.state.u, two.state.u)
+
+
+def test_a_solver_without_a_factor_has_nothing_to_restore(make_objective):
+    solver = Solver()
+    solver.restore(make_objective(), solver.state())
+    assert solver.state() == {}
+
+
+def test_a_fit_says_why_it_ended(make_objective, monkeypatch):
+    objective = make_objective()
+    assert fit(objective, tolerance=1e-8).ending is FitEnding.CONVERGED
+    short = Solver().minimise(objective, objective.zero(), tolerance=1e-12, max_iterations=1)
+    assert short.ending is FitEnding.ITERATIONS
+    assert not short.converged
+
+    real = Solver.solve
+
+    def uphill(self, *args, **more):
+        solution = real(self, *args, **more)
+        return replace(solution, columns=-solution.columns)
+
+    monkeypatch.setattr(Solver, "solve", uphill)
+    failed = fit(objective)
+    assert failed.ending is FitEnding.LINE_SEARCH
+    assert not failed.converged
+    assert failed.iterations == 0
 
 
 @pytest.mark.parametrize(("dtype", "reached"), [(torch.float64, True), (torch.float32, False)])
@@ -231,7 +257,8 @@ def test_a_solve_in_float32_is_judged_by_its_true_residual(
     state = objective.at(objective.zero())
     right = random_columns(objective, *objective.zero().shape, 3)
     solver = Solver()
-    solver.solve(objective, state, right, tolerance=1e-10)
-    assert solver.reached == reached
-    solver.solve(objective, state, right, tolerance=1e-4)
-    assert solver.reached
+    solution = solver.solve(objective, state, right, tolerance=1e-10)
+    assert solution.reached == reached
+    assert reached or solution.ending is SolveEnding.STALLED
+    assert bool((solution.residual <= 1e-10).all()) == reached
+    assert solver.solve(objective, state, right, tolerance=1e-4).reached

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from gsr_core.errors import SettingError
-from gsr_core.linear.solver import Solver
+from gsr_core.linear.iterative import SolveEnding
+from gsr_core.linear.solver import FitEnding, Solver
 from gsr_core.methods.base import Values
 from gsr_core.methods.fit import fit
 from gsr_core.methods.registry import METHODS, make_method
@@ -58,12 +59,32 @@ def test_a_solve_that_falls_short_is_no_solution(make_problem, monkeypatch):
 
     def solve(self, *args, tolerance, **kwargs):
         solution = real(self, *args, tolerance=tolerance, **kwargs)
-        self.reached = tolerance > 1e-9
-        return solution
+        return solution if tolerance > 1e-9 else replace(solution, ending=SolveEnding.STALLED)
 
     monkeypatch.setattr(Solver, "solve", solve)
     for name in ("gsr", "llr"):
-        assert not fit(quick(name), make_problem()[0], GROUPS).step.solved
+        step = fit(quick(name), make_problem()[0], GROUPS).step
+        assert not step.solved
+        assert f"The influence is not solved: {SolveEnding.STALLED}." in step.note
+
+
+@pytest.mark.parametrize("settings", [{}, {"solver": "online"}])
+@pytest.mark.parametrize("name", ["gsr", "llr", "group_dro", "dfr"], scope="function")
+def test_a_line_search_that_fails_is_no_solution_and_the_note_says_so(
+    name, settings, make_problem, monkeypatch
+):
+    real = Solver.solve
+
+    def uphill(self, *args, **kwargs):
+        solution = real(self, *args, **kwargs)
+        return replace(solution, columns=-solution.columns)
+
+    monkeypatch.setattr(Solver, "solve", uphill)
+    known = METHODS[name]().settings()
+    method = replace(quick(name), **{key: settings[key] for key in settings if key in known})
+    step = next(method.iterate(make_problem()[0]))
+    assert not step.solved
+    assert str(FitEnding.LINE_SEARCH) in step.note
 
 
 def test_llr_says_when_it_was_fitted_on_train(make_problem):

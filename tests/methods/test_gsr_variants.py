@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load, save
 from torch.nn.functional import cross_entropy
 
+from gsr_core.linear.iterative import SolveEnding
 from gsr_core.linear.solver import Solver
 from gsr_core.methods.fit import fit
 from gsr_core.methods.gsr import GSR
@@ -61,6 +62,7 @@ def test_cg_that_runs_out_of_products_says_so(make_problem):
     (step,) = take(GSRCG(max_products=2), problem, 1)
     assert not step.solved
     assert "residual" in step.note
+    assert step.note.endswith(f"The influence is not solved: {SolveEnding.PRODUCTS}.")
     assert step.sample_weight is not None
     (step,) = take(GSRCG(), problem, 1)
     assert step.solved
@@ -82,11 +84,9 @@ def test_without_the_hessian_is_gsr_with_the_identity_in_its_place(make_problem,
     found = take(raw, problem, 6)
     real = Solver.solve
 
-    def solve(self, objective, state, right, *, tolerance, **more):
-        if tolerance == 1e-10:
-            self.reached = True
-            return right
-        return real(self, objective, state, right, tolerance=tolerance, **more)
+    def solve(self, objective, state, right, *, tolerance):
+        solution = real(self, objective, state, right, tolerance=tolerance)
+        return replace(solution, columns=right) if tolerance == 1e-10 else solution
 
     monkeypatch.setattr(Solver, "solve", solve)
     for one, two in zip(take(GSR(lr=0.5, clip=0.3), problem, 6), found, strict=True):

@@ -113,9 +113,7 @@ def test_outliers_weigh_nothing_and_the_fit_is_that_without_them(make_problem, g
     assert (step.sample_weight[5:17] == 0).all()
     assert float(step.sample_weight.sum()) == pytest.approx(1)
     assert step.inferred_group.tolist() == group.tolist()
-    assert step.note.startswith(
-        "4 groups inferred, 12 of 80 samples are outliers and count nothing"
-    )
+    assert step.note.startswith("4 groups inferred, 12 of 80 samples are outliers of weight zero")
     known, kept = with_inferred(problem, inferred)
     assert kept.tolist() == np.flatnonzero(group != OUTLIER).tolist()
     if then != "importance":

@@ -10,18 +10,18 @@ from safetensors.torch import load, save
 from torch.nn.functional import cross_entropy
 
 from gsr_core.data.problem import Problem, Rows
+from gsr_core.methods.biased import curvature_bound
 from gsr_core.methods.inner import InnerProblem
+from gsr_core.methods.lookahead import Descent
 from gsr_core.methods.lrw import (
     LRWEasy,
     LRWHard,
     LRWRandom,
-    Network,
     Reweighting,
     choose_validation,
     exact_influence,
     lookahead_influence,
     margins,
-    network_inputs,
 )
 
 EVERY = [LRWRandom, LRWEasy, LRWHard]
@@ -70,12 +70,13 @@ def test_the_network_descends_the_validation_loss_by_finite_differences(
 ):
     problem, inner, u, training, _, judge = setting(make_problem, 3)
     method = LRWRandom(lookahead=lookahead, hidden=hidden, lr=1.0, head_updates=1, l2=0.05)
-    reweighting = Reweighting(method, problem, inner)
+    reweighting = Reweighting(method, problem, inner, {})
     generator = torch.Generator().manual_seed(2)
     phi = torch.randn(len(reweighting.phi), generator=generator, dtype=torch.float64).to(u)
     if lookahead == "exact":
         u = precisely_fitted(inner, reweighting.weight(training, phi), u)
-    size = reweighting.step_size(reweighting.weight(training, phi))
+    start = inner.objective(reweighting.weight(training, phi))
+    size = Descent(curvature_bound(inner)).size(start)
 
     def validation_loss(phi):
         objective = inner.objective(reweighting.weight(training, phi))
@@ -174,25 +175,6 @@ def test_validation_is_the_stated_share_by_the_stated_rule(make_problem, method)
         assert inside.max() > outside.min()
         (other,) = take(method(delta=0.2, seed=1), problem, 1)
         assert not torch.equal(other.sample_weight == 0, validation)
-
-
-@pytest.mark.parametrize("hidden", [0, 7])
-def test_a_network_begins_at_equal_weights_and_knows_no_places(hidden):
-    network = Network(4, hidden)
-    parameters = network.start(3, torch.zeros(0, dtype=torch.float64))
-    generator = torch.Generator().manual_seed(0)
-    inputs = torch.randn(9, 4, generator=generator, dtype=torch.float64)
-    assert torch.equal(network(parameters, inputs), torch.zeros(9, dtype=torch.float64))
-    moved = parameters + torch.randn(len(parameters), generator=generator, dtype=torch.float64)
-    torch.testing.assert_close(network(moved, inputs.flip(0)), network(moved, inputs).flip(0))
-
-
-def test_inputs_have_length_one_whatever_the_number_of_features(make_problem):
-    for d in (6, 200):
-        rows = make_problem(n=40, d=d)[0].weighted
-        inputs = network_inputs(rows, standardise=True, dtype=torch.float64)
-        assert inputs.shape == (40, d)
-        assert float(inputs.square().sum(dim=1).mean()) == pytest.approx(1)
 
 
 def mixture(make_problem, n=300):

@@ -9,8 +9,8 @@ from torch.nn.functional import cross_entropy
 
 from gsr_core.methods.biased import curvature_bound
 from gsr_core.methods.lookahead import Descent
-from gsr_core.methods.lrw import Network
 from gsr_core.methods.mwn import MWN, map_gradient, mapped_weight
+from gsr_core.methods.weight_network import Network
 
 
 def take(method, problem, count, checkpoint=None):

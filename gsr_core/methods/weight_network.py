@@ -1,0 +1,58 @@
+"""The small networks that learn weights: from a sample's features or loss to one number."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gsr_core.data.problem import Rows
+from gsr_core.linear.feature_map import FeatureMap
+
+__all__ = ["MOMENTUM", "Network", "network_inputs"]
+
+MOMENTUM = 0.9
+"""Of the descent of every network here, as in the paper."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network with one output and at most one hidden layer, its parameters in one vector.
+
+    Attributes:
+        inputs: How many numbers it is given.
+        hidden: Hidden units; 0 makes it linear.
+    """
+
+    inputs: int
+    hidden: int
+
+    def start(self, seed: int, like: Tensor) -> Tensor:
+        """Return parameters at which the output is 0 everywhere."""
+        if self.hidden == 0:
+            return like.new_zeros(self.inputs + 1)
+        generator = torch.Generator().manual_seed(seed)
+        first = torch.randn(self.hidden, self.inputs + 1, generator=generator)
+        first[:, -1] = 0
+        return torch.cat([first.flatten(), torch.zeros(self.hidden + 1)]).to(like)
+
+    def __call__(self, parameters: Tensor, inputs: Tensor) -> Tensor:
+        """Return the (n,) outputs for inputs (n, i)."""
+        if self.hidden == 0:
+            return inputs @ parameters[:-1] + parameters[-1]
+        cut = self.hidden * (self.inputs + 1)
+        first = parameters[:cut].reshape(self.hidden, self.inputs + 1)
+        second = parameters[cut:]
+        return torch.tanh(inputs @ first[:, :-1].T + first[:, -1]) @ second[:-1] + second[-1]
+
+
+def network_inputs(rows: Rows, *, standardise: bool, dtype: torch.dtype) -> Tensor:
+    """Return (n, d): the features, scaled so that a row's length is about one.
+
+    They are not in the row space, whose axes depend on the order of the rows.
+    """
+    scaling = FeatureMap.fit(rows.features, standardise=standardise, dtype=dtype, row_space=False)
+    features = scaling.design(rows.features, dtype)[:, :-1]
+    length = features.square().sum(dim=1).mean().sqrt()
+    return features / length.clamp(min=torch.finfo(dtype).tiny)
