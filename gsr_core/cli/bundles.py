@@ -10,10 +10,21 @@ import typer
 from gsr_core.cli import terminal
 from gsr_core.cli.terminal import DeviceOption, JsonOption, WorkspaceOption
 
-__all__ = ["OverwriteOption", "bundles", "demo", "readers", "report_bundle", "train"]
+__all__ = [
+    "OverwriteOption",
+    "TrustOption",
+    "bundles",
+    "demo",
+    "readers",
+    "report_bundle",
+    "train",
+]
 
 
 OverwriteOption = Annotated[bool, typer.Option(help="Replace a bundle of that name.")]
+TrustOption = Annotated[
+    bool, typer.Option("--trust", help="Load a file or factory that runs code of its own.")
+]
 
 
 def demo(
@@ -74,9 +85,7 @@ def train(
     checkpoint: Annotated[
         str, typer.Option(help="State dict to begin with.", show_default=False)
     ] = "",
-    trust: Annotated[
-        bool, typer.Option("--trust", help="Load a file or factory that runs code of its own.")
-    ] = False,
+    trust: TrustOption = False,
     device: DeviceOption = "auto",
     workspace: WorkspaceOption = None,
     overwrite: OverwriteOption = False,
@@ -105,20 +114,20 @@ def train(
         }
     )
     with terminal.progress(f"Training {backbone}") as report:
-        made = import_data(place, plan, overwrite=overwrite, progress=report)
-    report_bundle(made, as_json)
+        new = import_data(place, plan, overwrite=overwrite, progress=report)
+    report_bundle(new, as_json)
 
 
 def readers(as_json: JsonOption = False) -> None:
     """List what 'gsr import' can read, with each reader's settings."""
     from gsr_core.readers.registry import describe_readers
 
-    found = describe_readers()
+    described = describe_readers()
     if as_json:
-        terminal.print_json({"readers": found})
+        terminal.print_json({"readers": described})
         return
     table = terminal.table("reader", "reads", "needs")
-    for each in found:
+    for each in described:
         table.add_row(each["name"], each["summary"], each["extra"] or "")
     terminal.console().print(table)
     print("settings of a reader: gsr readers --json, or docs/data.md", file=sys.stderr)
@@ -128,15 +137,17 @@ def bundles(workspace: WorkspaceOption = None, as_json: JsonOption = False) -> N
     """List the bundles of the workspace."""
     from gsr_core.data.bundle import list_bundles
 
-    found = [bundle.manifest for bundle in list_bundles(terminal.open_workspace(workspace))]
+    manifests = [bundle.manifest for bundle in list_bundles(terminal.open_workspace(workspace))]
     if as_json:
-        terminal.print_json({"bundles": [manifest.model_dump(mode="json") for manifest in found]})
+        terminal.print_json(
+            {"bundles": [manifest.model_dump(mode="json") for manifest in manifests]}
+        )
         return
-    if not found:
+    if not manifests:
         print("no bundles yet; make the example with 'gsr demo'", file=sys.stderr)
         return
     table = terminal.table("bundle", "title", "rows", "features", "classes", "groups")
-    for manifest in found:
+    for manifest in manifests:
         table.add_row(
             manifest.name,
             manifest.title,

@@ -78,15 +78,15 @@ def cluster(
 
     place = terminal.open_workspace(workspace)
     opened = open_bundle(place, bundle)
-    # What cannot be written shall not be computed first.
+    # Checked first, so that nothing is computed that cannot be written.
     if to is not None:
         check_table_file(to)
     if groups:
         bundle_directory(place, groups)
-    looked_at = split or opened.manifest.weighted_split
-    if looked_at not in opened.manifest.split_sizes:
+    described = split or opened.manifest.weighted_split
+    if described not in opened.manifest.split_sizes:
         terminal.fail(
-            f"--split {looked_at!r} is not in bundle '{opened.name}'; its splits are "
+            f"--split {described!r} is not in bundle '{opened.name}'; its splits are "
             f"{', '.join(opened.manifest.split_sizes)}"
         )
     own = open_run(place, run) if run else None
@@ -94,15 +94,15 @@ def cluster(
         place, opened, inference, terminal.pairs("--set", settings), run=own
     )
     with terminal.progress(f"clustering {opened.name}") as report:
-        found = compute_clustering(place, request, device=device, progress=report)
-    result = _result(found, own or _baseline(place, opened), looked_at)
+        clustering = compute_clustering(place, request, device=device, progress=report)
+    result = _result(clustering, own or _baseline(place, opened), described)
     if to is not None:
-        write_table(describe_clusters(found, opened), to)
+        write_table(describe_clusters(clustering, opened), to)
         result["written"] = str(to)
     if groups:
-        result["made_bundle"] = clusters_as_bundle(found, groups).name
+        result["made_bundle"] = clusters_as_bundle(clustering, groups).name
     if flag:
-        result["flagged"] = flag_outliers(found, opened)
+        result["flagged"] = flag_outliers(clustering, opened)
     if as_json:
         terminal.print_json(result)
     else:
@@ -110,11 +110,11 @@ def cluster(
 
 
 def _baseline(place: Workspace, bundle: Bundle) -> Run:
-    """Return the run of the classifier as it came; computed first if it is not there."""
+    """Return a run of the unchanged classifier (`erm`); compute it if there is none."""
     from gsr_core.runs.execute import run as compute
     from gsr_core.runs.store import list_runs
 
-    there = (
+    earlier = (
         run
         for run in list_runs(place)
         if run.config.bundle_digest == bundle.manifest.digest
@@ -122,18 +122,18 @@ def _baseline(place: Workspace, bundle: Bundle) -> Run:
         and not (run.config.part_of or run.config.seed or run.config.variation)
         and run.head() is not None
     )
-    return next(there, None) or compute(place, bundle.name, "erm")
+    return next(earlier, None) or compute(place, bundle.name, "erm")
 
 
-def _result(found: Clustering, run: Run, split: str) -> dict[str, Any]:
+def _result(clustering: Clustering, run: Run, split: str) -> dict[str, Any]:
     from gsr_core.clusterings.describe import cluster_table
     from gsr_core.runs.samples import sample_table
 
-    record, bundle = found.record, run.bundle
-    table = cluster_table(found, sample_table(run, split, bundle), bundle)
+    record, bundle = clustering.record, run.bundle
+    table = cluster_table(clustering, sample_table(run, split, bundle), bundle)
     return {
-        "clustering": found.name,
-        "clustering_dir": str(found.path),
+        "clustering": clustering.name,
+        "clustering_dir": str(clustering.path),
         "bundle": bundle.name,
         "inference": record.request.inference,
         "settings": record.request.settings,
@@ -152,8 +152,8 @@ def _report(result: dict[str, Any]) -> None:
     choice = result["choice"]
     print(f"{result['clustering']}: {choice}")
     print(f"{terminal.percent(result['outliers'])} of the clustered samples are outliers")
-    if (agreed := result["agreement"]) is not None:
-        print(f"adjusted Rand index with the true groups {agreed['ari']:.2f}")
+    if (agreement := result["agreement"]) is not None:
+        print(f"adjusted Rand index with the true groups {agreement['ari']:.2f}")
     table = terminal.table(
         "cluster", result["split"], "most are", "purity", "accuracy", "of the worst group's errors"
     )

@@ -1,4 +1,4 @@
-"""`gsr compare` and `gsr methods`: what there is to choose from, and what it brought."""
+"""`gsr compare` and `gsr methods`: the methods, and a comparison of their runs."""
 
 from __future__ import annotations
 
@@ -58,13 +58,13 @@ def compare(
     if base is not None and base.run_id not in [run.run_id for run in chosen]:
         chosen.append(base)
     check_comparable(chosen)
-    found = entries(_with_seeds(place, chosen) if all_seeds else chosen)
-    against = default_reference(found)
+    compared = entries(_with_seeds(place, chosen) if all_seeds else chosen)
+    against = default_reference(compared)
     if base is not None:
-        # A run whose seed was computed again is not in its entry, but its entry is there.
+        # The run itself may be replaced by a newer one of its seed; its entry exists in any case.
         (own,) = entries([base])
-        against = next(entry for entry in found if entry.label == own.label)
-    result = comparison(found, against)
+        against = next(entry for entry in compared if entry.label == own.label)
+    result = comparison(compared, against)
     if as_json:
         terminal.print_json(result)
     else:
@@ -72,7 +72,7 @@ def compare(
 
 
 def _ended_on(place: Workspace, name: str) -> list[Run]:
-    """Return the runs on a bundle as it is now that have a result, those of studies left out."""
+    """Return the runs on a bundle as it is now that have a result, without those of studies."""
     from gsr_core.data.bundle import open_bundle
     from gsr_core.runs.store import list_runs
 
@@ -88,7 +88,7 @@ def _ended_on(place: Workspace, name: str) -> list[Run]:
 
 
 def _with_seeds(place: Workspace, chosen: list[Run]) -> list[Run]:
-    """Return runs and all those that differ from one of them in their seed alone."""
+    """Return the chosen runs and all others that differ from one in their seed alone."""
     from gsr_core.comparing.entries import same_but_for_seed
     from gsr_core.runs.store import list_runs
 
@@ -153,15 +153,15 @@ def _notes(result: dict[str, Any], pairs: list[dict[str, Any]]) -> None:
         print(f"note: {note}", file=sys.stderr)
 
 
-def spread(found: dict[str, Any]) -> str:
+def spread(accuracy: dict[str, Any]) -> str:
     """Return an accuracy over seeds as text: mean and sd, or one value and its interval."""
-    if found["mean"] is None:
+    if accuracy["mean"] is None:
         return "–"
-    if found["sd"] is not None:
-        return f"{found['mean']:.1%} ± {100 * found['sd']:.1f}"
-    if found["low"] is None:
-        return terminal.percent(found["mean"])
-    return f"{found['mean']:.1%} [{100 * found['low']:.1f}, {100 * found['high']:.1f}]"
+    if accuracy["sd"] is not None:
+        return f"{accuracy['mean']:.1%} ± {100 * accuracy['sd']:.1f}"
+    if accuracy["low"] is None:
+        return terminal.percent(accuracy["mean"])
+    return f"{accuracy['mean']:.1%} [{100 * accuracy['low']:.1f}, {100 * accuracy['high']:.1f}]"
 
 
 def methods(
@@ -180,7 +180,7 @@ def methods(
         print(methods_table(), end="")
         return
     table = terminal.table("method", "group labels", "values", "does")
-    # Else the sentences push the names out.
+    # Otherwise the sentences push the names out of the terminal.
     table.columns[-1].no_wrap = False
     for each in describe_methods():
         table.add_row(each["name"], each["family"], each["values"].split(":")[0], each["summary"])

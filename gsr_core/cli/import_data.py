@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gsr_core.cli import terminal
-from gsr_core.cli.bundles import OverwriteOption, report_bundle
+from gsr_core.cli.bundles import OverwriteOption, TrustOption, report_bundle
 from gsr_core.cli.terminal import DeviceOption, JsonOption, WorkspaceOption
 
 if TYPE_CHECKING:
@@ -16,125 +16,165 @@ if TYPE_CHECKING:
 
 __all__ = ["import_"]
 
+# The data and the bundle.
+ReaderArgument = Annotated[
+    str, typer.Argument(help="What the data are; 'gsr readers' lists all.", show_default=False)
+]
+PathArgument = Annotated[
+    str, typer.Argument(help="File, folder or name of the data.", show_default=False)
+]
+NameOption = Annotated[str, typer.Option(help="Name of the bundle.", show_default=False)]
+TitleOption = Annotated[str, typer.Option(help="Name for people.", show_default=False)]
+SettingsOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="A setting of the reader; repeatable."),
+]
+
+# Columns.
+LabelOption = Annotated[str | None, typer.Option(help="Column of the class.")]
+SampleIdOption = Annotated[
+    str | None, typer.Option(help="Column of unique names; '' numbers the rows.")
+]
+AttributeOption = Annotated[
+    list[str] | None,
+    typer.Option(help="Column to keep and to make groups of; repeatable, '' for none."),
+]
+GroupByOption = Annotated[
+    list[str] | None,
+    typer.Option(help="Column of the groups, if not every attribute; repeatable, '' for none."),
+]
+
+# Groups.
+GroupsOption = Annotated[
+    str | None, typer.Option(help="crossed, overlapping (one flag a column) or named.")
+]
+ClassInGroupsOption = Annotated[
+    bool | None,
+    typer.Option("--class-in-groups/--no-class-in-groups", help="Cross groups with the class."),
+]
+BinsOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="COLUMN=N", help="Cut a numeric column into N quantile bins."),
+]
+MergeOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="'A|B'", help="Make groups one, by name; repeatable."),
+]
+
+# Splits.
+SplitOption = Annotated[
+    str | None, typer.Option(help="Column of the split; 'none' draws splits instead.")
+]
+SplitWordOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="VALUE=SPLIT",
+        help="What a value of that column means: train, validation, test, heldout, target, "
+        "val or none.",
+    ),
+]
+TrainShareOption = Annotated[
+    float | None, typer.Option(help="Share of train where splits are drawn; 0.6 by default.")
+]
+ValidationShareOption = Annotated[
+    float | None,
+    typer.Option(help="Share of validation where it is drawn; 0.2 by default."),
+]
+HeldoutOption = Annotated[
+    float | None, typer.Option(help="Share of train that carries the weights; 0.1 by default.")
+]
+TargetOption = Annotated[
+    float | None, typer.Option(help="Share of validation for target; 0.5 by default.")
+]
+SplitSeedOption = Annotated[int | None, typer.Option(help="Seed of all draws of splits.")]
+
+# The network and its training.
+BackboneOption = Annotated[
+    str, typer.Option(help="Trained network, such as torchvision:resnet50.", show_default=False)
+]
+CheckpointOption = Annotated[
+    str, typer.Option(help="Its state dict, or the exported program.", show_default=False)
+]
+WeightsOption = Annotated[
+    str, typer.Option(help="Named weights of the network's library.", show_default=False)
+]
+LayerOption = Annotated[
+    str, typer.Option(help="Linear layer before which to cut.", show_default=False)
+]
+FactoryOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="KEY=VALUE", help="Argument of an own: factory; repeatable."),
+]
+PreprocessOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="KEY=VALUE", help="Preprocessing that differs, such as image_size=160."),
+]
+PresetOption = Annotated[
+    str,
+    typer.Option(
+        "--train",
+        metavar="PRESET",
+        help="Train the network on train first.",
+        show_default=False,
+    ),
+]
+TrainSettingsOption = Annotated[
+    list[str] | None,
+    typer.Option("--train-set", metavar="KEY=VALUE", help="A setting of the training."),
+]
+
+# The extraction of features.
+BatchSizeOption = Annotated[int, typer.Option(min=1, help="Inputs a forward pass.")]
+WorkersOption = Annotated[
+    int | None, typer.Option(min=0, help="Processes that read and prepare inputs.")
+]
+PrecisionOption = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
+BadOption = Annotated[str, typer.Option(help="An input that cannot be read: stop, or skip it.")]
+EngineOption = Annotated[str, typer.Option(help="local or ray.")]
+AddressOption = Annotated[str, typer.Option(help="Of the Ray cluster.")]
+ActorsOption = Annotated[int, typer.Option(min=1, help="Actors on the Ray cluster.")]
+PreviewOption = Annotated[bool, typer.Option("--preview", help="Only say what would be imported.")]
+
 
 def import_(
-    reader: Annotated[
-        str, typer.Argument(help="What the data are; 'gsr readers' lists all.", show_default=False)
-    ],
-    path: Annotated[
-        str, typer.Argument(help="File, folder or name of the data.", show_default=False)
-    ] = "",
-    name: Annotated[str, typer.Option(help="Name of the bundle.", show_default=False)] = "",
-    title: Annotated[str, typer.Option(help="Name for people.", show_default=False)] = "",
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="A setting of the reader; repeatable."),
-    ] = None,
-    label: Annotated[str | None, typer.Option(help="Column of the class.")] = None,
-    sample_id: Annotated[
-        str | None, typer.Option(help="Column of unique names; '' numbers the rows.")
-    ] = None,
-    attribute: Annotated[
-        list[str] | None,
-        typer.Option(help="Column to keep and to make groups of; repeatable, '' for none."),
-    ] = None,
-    group_by: Annotated[
-        list[str] | None,
-        typer.Option(help="Column of the groups, if not every attribute; repeatable, '' for none."),
-    ] = None,
-    groups: Annotated[
-        str | None, typer.Option(help="crossed, overlapping (one flag a column) or named.")
-    ] = None,
-    class_in_groups: Annotated[
-        bool | None,
-        typer.Option("--class-in-groups/--no-class-in-groups", help="Cross groups with the class."),
-    ] = None,
-    bins: Annotated[
-        list[str] | None,
-        typer.Option(metavar="COLUMN=N", help="Cut a numeric column into N quantile bins."),
-    ] = None,
-    merge: Annotated[
-        list[str] | None,
-        typer.Option(metavar="'A|B'", help="Make groups one, by name; repeatable."),
-    ] = None,
-    split: Annotated[
-        str | None, typer.Option(help="Column of the split; 'none' draws splits instead.")
-    ] = None,
-    split_word: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="VALUE=SPLIT",
-            help="What a value of that column means: train, validation, test, heldout, target, "
-            "val or none.",
-        ),
-    ] = None,
-    train_share: Annotated[
-        float | None, typer.Option(help="Share of train where splits are drawn; 0.6 by default.")
-    ] = None,
-    validation_share: Annotated[
-        float | None,
-        typer.Option(help="Share of validation where it is drawn; 0.2 by default."),
-    ] = None,
-    heldout: Annotated[
-        float | None, typer.Option(help="Share of train that carries the weights; 0.1 by default.")
-    ] = None,
-    target: Annotated[
-        float | None, typer.Option(help="Share of validation for target; 0.5 by default.")
-    ] = None,
-    split_seed: Annotated[int | None, typer.Option(help="Seed of all draws of splits.")] = None,
-    backbone: Annotated[
-        str, typer.Option(help="Trained network, such as torchvision:resnet50.", show_default=False)
-    ] = "",
-    checkpoint: Annotated[
-        str, typer.Option(help="Its state dict, or the exported program.", show_default=False)
-    ] = "",
-    weights: Annotated[
-        str, typer.Option(help="Named weights of the network's library.", show_default=False)
-    ] = "",
-    layer: Annotated[
-        str, typer.Option(help="Linear layer before which to cut.", show_default=False)
-    ] = "",
-    trust: Annotated[
-        bool, typer.Option("--trust", help="Load a file or factory that runs code of its own.")
-    ] = False,
-    factory: Annotated[
-        list[str] | None,
-        typer.Option(metavar="KEY=VALUE", help="Argument of an own: factory; repeatable."),
-    ] = None,
-    preprocess: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="KEY=VALUE", help="Preprocessing that differs, such as image_size=160."
-        ),
-    ] = None,
-    preset: Annotated[
-        str,
-        typer.Option(
-            "--train",
-            metavar="PRESET",
-            help="Train the network on train first.",
-            show_default=False,
-        ),
-    ] = "",
-    train_settings: Annotated[
-        list[str] | None,
-        typer.Option("--train-set", metavar="KEY=VALUE", help="A setting of the training."),
-    ] = None,
+    reader: ReaderArgument,
+    path: PathArgument = "",
+    name: NameOption = "",
+    title: TitleOption = "",
+    settings: SettingsOption = None,
+    label: LabelOption = None,
+    sample_id: SampleIdOption = None,
+    attribute: AttributeOption = None,
+    group_by: GroupByOption = None,
+    groups: GroupsOption = None,
+    class_in_groups: ClassInGroupsOption = None,
+    bins: BinsOption = None,
+    merge: MergeOption = None,
+    split: SplitOption = None,
+    split_word: SplitWordOption = None,
+    train_share: TrainShareOption = None,
+    validation_share: ValidationShareOption = None,
+    heldout: HeldoutOption = None,
+    target: TargetOption = None,
+    split_seed: SplitSeedOption = None,
+    backbone: BackboneOption = "",
+    checkpoint: CheckpointOption = "",
+    weights: WeightsOption = "",
+    layer: LayerOption = "",
+    trust: TrustOption = False,
+    factory: FactoryOption = None,
+    preprocess: PreprocessOption = None,
+    preset: PresetOption = "",
+    train_settings: TrainSettingsOption = None,
     device: DeviceOption = "auto",
-    batch_size: Annotated[int, typer.Option(min=1, help="Inputs a forward pass.")] = 64,
-    workers: Annotated[
-        int | None, typer.Option(min=0, help="Processes that read and prepare inputs.")
-    ] = None,
-    precision: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
-    bad: Annotated[
-        str, typer.Option(help="An input that cannot be read: stop, or skip it.")
-    ] = "stop",
-    engine: Annotated[str, typer.Option(help="local or ray.")] = "local",
-    address: Annotated[str, typer.Option(help="Of the Ray cluster.")] = "auto",
-    actors: Annotated[int, typer.Option(min=1, help="Actors on the Ray cluster.")] = 2,
-    preview: Annotated[
-        bool, typer.Option("--preview", help="Only say what would be imported.")
-    ] = False,
+    batch_size: BatchSizeOption = 64,
+    workers: WorkersOption = None,
+    precision: PrecisionOption = "auto",
+    bad: BadOption = "stop",
+    engine: EngineOption = "local",
+    address: AddressOption = "auto",
+    actors: ActorsOption = 2,
+    preview: PreviewOption = False,
     workspace: WorkspaceOption = None,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
@@ -143,36 +183,32 @@ def import_(
     from gsr_core.ingest.importing import import_data
     from gsr_core.ingest.plan import make_plan
 
-    changes: dict[str, Any] = {}
-    _put(changes, "label", label)
-    if sample_id is not None:
-        changes["sample_id"] = sample_id or None
-    if attribute:
-        changes["attributes"] = [each for each in attribute if each]
-    rule: dict[str, Any] = {}
-    _put(rule, "kind", groups)
-    if group_by:
-        rule["columns"] = [each for each in group_by if each]
-    _put(rule, "with_class", class_in_groups)
-    _put(rule, "bins", terminal.pairs("--bins", bins))
-    _put(rule, "merge", [each.split("|") for each in merge] if merge else None)
-    _put(changes, "groups", rule or None)
-    splitting: dict[str, Any] = {}
-    if split is not None:
-        splitting["column"] = None if split == "none" else split
-    _put(splitting, "words", terminal.pairs("--split-word", split_word))
-    _put(splitting, "train", train_share)
-    _put(splitting, "validation", validation_share)
-    _put(splitting, "heldout", heldout)
-    _put(splitting, "target", target)
-    _put(splitting, "seed", split_seed)
-    _put(changes, "split", splitting or None)
     plan = make_plan(
         name=name or "preview",
         title=title,
         reader=reader,
         settings={**({"path": path} if path else {}), **terminal.pairs("--set", settings)},
-        roles=changes,
+        roles=_given(
+            label=label,
+            sample_id=_column(sample_id, none=""),
+            attributes=_columns(attribute),
+            groups=_given(
+                kind=groups,
+                columns=_columns(group_by),
+                with_class=class_in_groups,
+                bins=terminal.pairs("--bins", bins),
+                merge=[names.split("|") for names in merge] if merge else None,
+            ),
+            split=_given(
+                column=_column(split, none="none"),
+                words=terminal.pairs("--split-word", split_word),
+                train=train_share,
+                validation=validation_share,
+                heldout=heldout,
+                target=target,
+                seed=split_seed,
+            ),
+        ),
         backbone={
             "name": backbone,
             "checkpoint": checkpoint,
@@ -214,29 +250,45 @@ def import_(
     report_bundle(bundle, as_json)
 
 
-def _put(values: dict[str, Any], name: str, value: Any) -> None:
-    """Keep what was given on the command line; empty lists and dicts were not."""
-    if value is not None and value not in ([], {}):
-        values[name] = value
+_NO_COLUMN = object()
+"""The option says that there is no such column, which is not the same as leaving it out."""
+
+
+def _given(**values: Any) -> dict[str, Any]:
+    """Return the values of the options that the user wrote; None and {} are options left out."""
+    return {
+        name: None if value is _NO_COLUMN else value
+        for name, value in values.items()
+        if value is not None and value != {}
+    }
+
+
+def _column(name: str | None, *, none: str) -> object:
+    return _NO_COLUMN if name == none else name
+
+
+def _columns(names: list[str] | None) -> list[str] | None:
+    """Return the columns of a repeatable option, of which a single '' means none."""
+    return [name for name in names if name] if names else None
 
 
 def _report_preview(plan: Plan, as_json: bool) -> None:
-    """Say what a plan would import: roles, sizes of groups, notes."""
+    """Print what a plan would import: roles, sizes of groups, notes."""
     from gsr_core.ingest.read import preview
 
-    found = preview(plan)
+    content = preview(plan)
     if as_json:
-        terminal.print_json(found)
+        terminal.print_json(content)
         return
-    roles = found["roles"]
+    roles = content["roles"]
     split = roles["split"]["column"] or "drawn"
-    print(f"{found['rows']:,} rows; label {roles['label']}, split {split}")
-    table = terminal.table("group", *found["splits"], "who belongs")
-    for group in found["groups"]:
-        counts = [f"{group['counts'][split]:,}" for split in found["splits"]]
+    print(f"{content['rows']:,} rows; label {roles['label']}, split {split}")
+    table = terminal.table("group", *content["splits"], "who belongs")
+    for group in content["groups"]:
+        counts = [f"{group['counts'][split]:,}" for split in content["splits"]]
         table.add_row(group["name"], *counts, group["definition"])
     terminal.console().print(table)
-    for note in found["notes"]:
+    for note in content["notes"]:
         print(f"note: {note}", file=sys.stderr)
-    for small, other in found["proposed_merges"]:
+    for small, other in content["proposed_merges"]:
         print(f"proposal: --merge '{small}|{other}'", file=sys.stderr)

@@ -48,7 +48,7 @@ def run(
     if seeds is not None:
         if "seed" in values:
             terminal.fail("--seeds counts from --seed; give that instead of --set seed")
-        # The last seed first, so that one that is too large leaves no runs of the others behind.
+        # The last seed first, so that one that is too large is refused before a run is made.
         make_method(method, {**values, "seed": seed + seeds - 1})
         _execute_seeds(
             [
@@ -60,10 +60,10 @@ def run(
         return
     if seed and "seed" in values and values["seed"] != str(seed):
         terminal.fail(f"--seed is {seed} but --set seed={values['seed']}; give one of them")
-    made = create_run(
+    new = create_run(
         place, bundle, method, {**({"seed": seed} if seed else {}), **values}, device=device
     )
-    _execute(made, as_json)
+    _execute(new, as_json)
 
 
 def continue_(
@@ -76,9 +76,9 @@ def continue_(
     from gsr_core.runs.execute import continue_run
     from gsr_core.runs.store import open_run
 
-    made = open_run(terminal.open_workspace(workspace), run_id)
-    continue_run(made, steps)
-    _execute(made, as_json)
+    opened = open_run(terminal.open_workspace(workspace), run_id)
+    continue_run(opened, steps)
+    _execute(opened, as_json)
 
 
 def cancel(
@@ -88,12 +88,12 @@ def cancel(
     """Ask a run to stop after its current step. What it has done is kept."""
     from gsr_core.runs.store import open_run
 
-    made = open_run(terminal.open_workspace(workspace), run_id)
-    if made.state.active:
-        made.request_cancel()
-        print(f"asked {made.run_id} to stop", file=sys.stderr)
+    opened = open_run(terminal.open_workspace(workspace), run_id)
+    if opened.state.active:
+        opened.request_cancel()
+        print(f"asked {opened.run_id} to stop", file=sys.stderr)
     else:
-        print(f"{made.run_id} is {made.state.status} already", file=sys.stderr)
+        print(f"{opened.run_id} is {opened.state.status} already", file=sys.stderr)
 
 
 def runs(
@@ -175,24 +175,24 @@ def export(
         print(f"{to}: {', '.join(files)}")
 
 
-def _execute(made: Run, as_json: bool) -> None:
+def _execute(run: Run, as_json: bool) -> None:
     """Compute a run with a progress bar, report it, and exit 1 unless it finished."""
-    finished = _compute(made, f"{made.config.method} on {made.config.bundle}")
-    if made.state.step:
-        _report_run(made, as_json)
+    finished = _compute(run, f"{run.config.method} on {run.config.bundle}")
+    if run.state.step:
+        _report_run(run, as_json)
     if not finished:
         sys.exit(1)
 
 
-def _execute_seeds(made: list[Run], as_json: bool) -> None:
+def _execute_seeds(waiting: list[Run], as_json: bool) -> None:
     """Compute the runs of several seeds, report them together, and exit 1 unless all finished.
 
     Raises:
-        KeyboardInterrupt: If that came before a first step; the runs that wait are cancelled.
+        KeyboardInterrupt: If it came before a first step; the waiting runs are cancelled.
     """
     done: list[Run] = []
     try:
-        for run in made:
+        for run in waiting:
             config = run.config
             finished = _compute(run, f"{config.method} on {config.bundle}, seed {config.seed}")
             if not finished:
@@ -200,34 +200,34 @@ def _execute_seeds(made: list[Run], as_json: bool) -> None:
             done.append(run)
     finally:
         # Left waiting, they would be computed by the next worker.
-        for run in made:
+        for run in waiting:
             if run.state.active:
                 run.request_cancel()
     if done:
         _report_seeds(done, as_json)
-    if len(done) < len(made):
+    if len(done) < len(waiting):
         sys.exit(1)
 
 
-def _compute(made: Run, title: str) -> bool:
+def _compute(run: Run, title: str) -> bool:
     """Compute a run with a progress bar; return whether it finished, and say why if not.
 
     Raises:
-        KeyboardInterrupt: If that came before the first step; the run is cancelled then.
+        KeyboardInterrupt: If it came before the first step; the run is cancelled.
     """
     try:
         from gsr_core.progress import Status
         from gsr_core.runs.execute import execute
 
         with terminal.progress(title) as report:
-            state = execute(made, monitor=_follow(report))
+            state = execute(run, monitor=_follow(report))
     except KeyboardInterrupt:
         # Before the first step: left waiting, it would be computed by the next worker.
-        made.request_cancel()
+        run.request_cancel()
         raise
     finished = state.status is Status.FINISHED
     if not finished:
-        print(f"gsr: run {made.run_id} {state.status}: {state.message}", file=sys.stderr)
+        print(f"gsr: run {run.run_id} {state.status}: {state.message}", file=sys.stderr)
     return finished
 
 
@@ -251,8 +251,8 @@ def _report_seeds(done: list[Run], as_json: bool) -> None:
     from gsr_core.comparing.report import comparison
     from gsr_core.runs.summary import AVERAGES, summarise
 
-    found = entries(done)
-    (entry,) = comparison(found, found[0])["entries"]
+    compared = entries(done)
+    (entry,) = comparison(compared, compared[0])["entries"]
     if as_json:
         terminal.print_json({"runs": [summarise(run) for run in done], "entry": entry})
         return
@@ -265,10 +265,10 @@ def _report_seeds(done: list[Run], as_json: bool) -> None:
     print("accuracies on test at the kept step; ± is one sd over seeds", file=sys.stderr)
 
 
-def _report_run(made: Run, as_json: bool) -> None:
+def _report_run(run: Run, as_json: bool) -> None:
     from gsr_core.runs.summary import AVERAGES, summarise
 
-    summary = summarise(made)
+    summary = summarise(run)
     if as_json:
         terminal.print_json(summary)
         return

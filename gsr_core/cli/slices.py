@@ -1,4 +1,4 @@
-"""`gsr slices` and `gsr flags`: what was picked out of a bundle, and taking it elsewhere."""
+"""`gsr slices` and `gsr flags`: lists of the samples that a user picked out, and files of them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gsr_core.cli.terminal import JsonOption, WorkspaceOption
 __all__ = ["flags", "slices"]
 
 _SHOWN = ("sample_id", "split", "class", "group", "reason", "proposed_label", "note")
-"""Of a flagged sample in the table; `--json` and `--export` have more."""
+"""Columns of the table of flags; `--json` and `--export` have more."""
 
 BundleArgument = Annotated[
     str, typer.Argument(help="Name of a bundle, or path of its directory.", show_default=False)
@@ -48,7 +48,7 @@ def slices(
         export_table(opened, one.rows, to, slice=one.name)
         _report_file(to, len(one.rows), as_json)
         return
-    found = list_slices(place, opened)
+    named = list_slices(place, opened)
     if as_json:
         rows = [
             {
@@ -58,18 +58,18 @@ def slices(
                 "about": each.about,
                 "created": each.created,
             }
-            for each in found
+            for each in named
         ]
         terminal.print_json({"bundle": opened.name, "slices": rows})
         return
-    if not found:
+    if not named:
         print(
             f"no slices of '{opened.name}' yet; save one on the pages Map or Samples of 'gsr app'",
             file=sys.stderr,
         )
         return
     table = terminal.table("slice", "samples", "from", "saved")
-    for each in found:
+    for each in named:
         table.add_row(each.name, f"{len(each.rows):,}", each.about, each.created)
     terminal.console().print(table)
 
@@ -96,15 +96,15 @@ def flags(
     if export is not None:
         _report_file(export, export_flags(place, opened, export), as_json)
         return
-    found = describe_flags(place, opened)[[*_SHOWN, "row", "flagged"]]
+    flagged = describe_flags(place, opened)[[*_SHOWN, "row", "flagged"]]
     if as_json:
-        terminal.print_json({"bundle": opened.name, "flags": found.to_dict("records")})
+        terminal.print_json({"bundle": opened.name, "flags": flagged.to_dict("records")})
         return
-    if found.empty:
+    if flagged.empty:
         print(f"no sample of '{opened.name}' is flagged", file=sys.stderr)
         return
     table = terminal.table(*(name.replace("_", " ") for name in _SHOWN))
-    for row in found[list(_SHOWN)].to_dict("records"):
+    for row in flagged[list(_SHOWN)].to_dict("records"):
         table.add_row(*map(str, row.values()))
     terminal.console().print(table)
 

@@ -72,7 +72,7 @@ def study(
     if kind == "strength":
         chosen = chosen or list(LEVELS["strength"])
         bundles = names_of_levels(open_bundle(place, bundle), chosen)
-    made = make_study(
+    opened = make_study(
         place,
         kind,
         bundle,
@@ -84,12 +84,12 @@ def study(
         device=device,
         name=name,
     )
-    with terminal.progress(f"study {made.name}") as report:
-        failed = compute_study(made, progress=report)
+    with terminal.progress(f"study {opened.name}") as report:
+        failed = compute_study(opened, progress=report)
     if as_json:
-        terminal.print_json(_result(made, failed))
+        terminal.print_json(_result(opened, failed))
     else:
-        _report(made)
+        _report(opened)
     if failed:
         print(f"gsr: {failure_message(failed)}", file=sys.stderr)
         sys.exit(1)
@@ -102,17 +102,17 @@ def _numbers(text: str) -> list[float]:
         terminal.fail(f"--levels {text!r} are not numbers with commas between, such as 0,0.1,0.2")
 
 
-def _by_method(given: dict[str, str]) -> dict[str, dict[str, str]]:
-    found: dict[str, dict[str, str]] = {}
-    for key, value in given.items():
+def _by_method(settings: dict[str, str]) -> dict[str, dict[str, str]]:
+    by_method: dict[str, dict[str, str]] = {}
+    for key, value in settings.items():
         method, dot, setting = key.partition(".")
         if not dot:
             terminal.fail(f"--set {key}={value} names no method; for instance --set gsr.steps=50")
-        found.setdefault(method, {})[setting] = value
-    return found
+        by_method.setdefault(method, {})[setting] = value
+    return by_method
 
 
-def _result(made: Study, failed: list[Run]) -> dict[str, Any]:
+def _result(study: Study, failed: list[Run]) -> dict[str, Any]:
     from gsr_core.experiments.study_outcomes import (
         flipped_weights,
         outcomes,
@@ -120,10 +120,10 @@ def _result(made: Study, failed: list[Run]) -> dict[str, Any]:
         summarise_outcomes,
     )
 
-    record, table = made.record, outcomes(made)
+    record, table = study.record, outcomes(study)
     result = {
-        "study": made.name,
-        "study_dir": str(made.path),
+        "study": study.name,
+        "study_dir": str(study.path),
         **record.model_dump(
             include={"kind", "bundle", "methods", "settings", "levels", "bundles", "seeds"}
         ),
@@ -133,11 +133,11 @@ def _result(made: Study, failed: list[Run]) -> dict[str, Any]:
         "failed": [{"run_id": run.run_id, "message": run.state.message} for run in failed],
     }
     if record.kind == "noise":
-        result["flipped"] = terminal.records(summarise_flipped(flipped_weights(made)))
+        result["flipped"] = terminal.records(summarise_flipped(flipped_weights(study)))
     return result
 
 
-def _report(made: Study) -> None:
+def _report(study: Study) -> None:
     from gsr_core.experiments.study_outcomes import (
         flipped_weights,
         outcomes,
@@ -146,13 +146,13 @@ def _report(made: Study) -> None:
     )
     from gsr_core.methods.registry import METHODS
 
-    record = made.record
-    print(f"{made.name}: worst-group accuracy on {record.bundle}, mean over seeds ± one sd")
+    record = study.record
+    print(f"{study.name}: worst-group accuracy on {record.bundle}, mean over seeds ± one sd")
     table = terminal.table("method", _LEVEL[record.kind], "seeds", "test", "val", "val - test")
-    for row in summarise_outcomes(outcomes(made)).to_dict("records"):
+    for row in summarise_outcomes(outcomes(study)).to_dict("records"):
         table.add_row(
             METHODS[row["method"]].name.upper(),
-            _told(record.kind, row),
+            _level(record.kind, row),
             str(row["seeds"]),
             _spread(row["test"], row["test_sd"]),
             _spread(row["val"], row["val_sd"]),
@@ -161,22 +161,22 @@ def _report(made: Study) -> None:
     terminal.console().print(table)
     if record.kind != "noise":
         return
-    found = summarise_flipped(flipped_weights(made))
-    found = found[(found["level"] > 0)]
-    if found.empty:
+    flipped = summarise_flipped(flipped_weights(study))
+    flipped = flipped[flipped["level"] > 0]
+    if flipped.empty:
         return
     print("\nmean weight relative to uniform: 1 is an equal share")
     table = terminal.table("method", _LEVEL["noise"], "group", "clean rows", "flipped rows")
-    wide = found.pivot(
+    wide = flipped.pivot(
         index=["method", "level", "group"], columns="flipped", values="weight"
     ).reindex(columns=[False, True])
-    for method, level, group, clean, flipped in wide.reset_index().itertuples(index=False):
-        shares = ("–" if value != value else f"{value:.2f}×" for value in (clean, flipped))
+    for method, level, group, clean, noisy in wide.reset_index().itertuples(index=False):
+        shares = ("–" if value != value else f"{value:.2f}×" for value in (clean, noisy))
         table.add_row(str(method).upper(), f"{100 * level:g}%", str(group), *shares)
     terminal.console().print(table)
 
 
-def _told(kind: str, row: Mapping[Any, Any]) -> str:
+def _level(kind: str, row: Mapping[Any, Any]) -> str:
     if kind == "budget":
         return f"{row['target']:.0f} ({row['level']:.0%})"
     if kind == "leak":

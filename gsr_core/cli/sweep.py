@@ -1,4 +1,4 @@
-"""`gsr sweep`: which settings serve val best, and what they bring over several seeds."""
+"""`gsr sweep`: the settings that are best on val, and their accuracy over several seeds."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def sweep(
     from gsr_core.experiments.sweep import make_sweep
     from gsr_core.experiments.sweep_loop import run_sweep
 
-    made = make_sweep(
+    opened = make_sweep(
         terminal.open_workspace(workspace),
         bundle,
         method,
@@ -71,38 +71,38 @@ def sweep(
         device=device,
         name=name,
     )
-    print(f"sweep {made.name}: to go on after a stop, add --name {made.name}", file=sys.stderr)
+    print(f"sweep {opened.name}: to go on after a stop, add --name {opened.name}", file=sys.stderr)
     try:
         with terminal.progress(f"Sweep of {method} on {bundle}") as report:
-            run_sweep(made, jobs=jobs, progress=report)
+            run_sweep(opened, jobs=jobs, progress=report)
     except KeyboardInterrupt:
-        done = sum(trial.outcome is not None for trial in made.trials())
+        done = sum(trial.outcome is not None for trial in opened.trials())
         print(
-            f"gsr: sweep {made.name} stopped; {done} of {trials} trials are kept, the same command "
-            f"with --name {made.name} goes on",
+            f"gsr: sweep {opened.name} stopped; {done} of {trials} trials are kept, the same "
+            f"command with --name {opened.name} goes on",
             file=sys.stderr,
         )
         sys.exit(1)
     except RunStateError as error:
         print(f"gsr: {error}", file=sys.stderr)
         sys.exit(1)
-    found = _outcome(made)
+    outcome = _outcome(opened)
     if as_json:
-        terminal.print_json(found)
+        terminal.print_json(outcome)
     else:
-        _report(found)
+        _report(outcome)
 
 
-def _outcome(made: Sweep) -> dict[str, Any]:
+def _outcome(sweep: Sweep) -> dict[str, Any]:
     """Return the record, the trials by place, and the winner's runs with their scores on test."""
     from gsr_core.comparing.entries import entries
     from gsr_core.comparing.report import comparison
     from gsr_core.runs.summary import summarise
 
-    record, runs = made.record, made.runs()
-    found = entries(runs)
+    record, runs = sweep.record, sweep.runs()
+    compared = entries(runs)
     return {
-        "sweep_dir": str(made.path),
+        "sweep_dir": str(sweep.path),
         **record.model_dump(mode="json", exclude={"runs"}),
         "score_name": record.score_name,
         "tried": [
@@ -115,24 +115,24 @@ def _outcome(made: Sweep) -> dict[str, Any]:
                 "seconds": trial.outcome and trial.outcome.seconds,
                 "message": trial.outcome.message if trial.outcome else "",
             }
-            for trial in made.trials()
+            for trial in sweep.trials()
         ],
         "runs": [summarise(run) for run in runs],
-        "entry": comparison(found, found[0])["entries"][0] if found else None,
+        "entry": comparison(compared, compared[0])["entries"][0] if compared else None,
     }
 
 
-def _report(found: dict[str, Any]) -> None:
+def _report(outcome: dict[str, Any]) -> None:
     from gsr_core.runs.summary import AVERAGES
 
-    tried = [trial for trial in found["tried"] if trial["score"] is not None]
+    tried = [trial for trial in outcome["tried"] if trial["score"] is not None]
     tried.sort(key=lambda trial: (-trial["score"], trial["loss"], trial["place"]))
-    failed = len(found["tried"]) - len(tried)
+    failed = len(outcome["tried"]) - len(tried)
     print(
-        f"{found['name']}: {len(found['tried'])} trials of {found['method']} on {found['bundle']}"
-        + (f", of which {failed} failed" if failed else "")
+        f"{outcome['name']}: {len(outcome['tried'])} trials of {outcome['method']} on "
+        f"{outcome['bundle']}" + (f", of which {failed} failed" if failed else "")
     )
-    names = list(found["space"])
+    names = list(outcome["space"])
     table = terminal.table("trial", *names, "score on val", "loss", "seconds")
     for trial in tried[:_SHOWN]:
         table.add_row(
@@ -144,25 +144,25 @@ def _report(found: dict[str, Any]) -> None:
         )
     terminal.console().print(table)
     settings = " ".join(
-        f"--set {key}={_text(value)}" for key, value in found["winner"]["settings"].items()
+        f"--set {key}={_text(value)}" for key, value in outcome["winner"]["settings"].items()
     )
-    print(f"\nthe winner, trial {found['winner']['place'] + 1}: {settings}")
+    print(f"\nthe winner, trial {outcome['winner']['place'] + 1}: {settings}")
     table = terminal.table("run", "seed", *(name.replace("_", " ") for name in AVERAGES))
-    for run in found["runs"]:
+    for run in outcome["runs"]:
         shares = (terminal.percent(run["test"][name]) for name in AVERAGES)
         table.add_row(run["run_id"], str(run["seed"]), *shares)
-    if (entry := found["entry"]) is not None and len(found["runs"]) > 1:
+    if (entry := outcome["entry"]) is not None and len(outcome["runs"]) > 1:
         table.add_row("all seeds", "", *(_spread(entry[name]) for name in AVERAGES))
     terminal.console().print(table)
     print(
-        f"note: score: {found['score_name']}; the runs' accuracies are on test, which chose "
+        f"note: score: {outcome['score_name']}; the runs' accuracies are on test, which chose "
         "nothing; ± is one standard deviation over seeds",
         file=sys.stderr,
     )
 
 
-def _spread(found: dict[str, Any]) -> str:
-    return f"{terminal.percent(found['mean'])} ± {100 * found['sd']:.1f}"
+def _spread(accuracy: dict[str, Any]) -> str:
+    return f"{terminal.percent(accuracy['mean'])} ± {100 * accuracy['sd']:.1f}"
 
 
 def _text(value: object) -> str:

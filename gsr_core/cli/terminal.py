@@ -1,4 +1,4 @@
-"""What the commands of `gsr` share: options, tables, progress, and how a mistake is told."""
+"""What the commands of `gsr` share: options, tables, progress, and messages about mistakes."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.
 
 
 def fail(message: str) -> NoReturn:
-    """Say in one line what was wrong and leave with exit status 2."""
+    """Print one line about a mistake and leave with exit status 2."""
     print(f"gsr: {message}", file=sys.stderr)
     sys.exit(2)
 
@@ -65,7 +65,7 @@ def open_workspace(path: Path | None) -> Workspace:
 
 
 def percent(value: float | None) -> str:
-    """Return a fraction as text; a dash for what could not be measured."""
+    """Return a fraction as text; a dash if it could not be measured."""
     return "–" if value is None or value != value else f"{value:.1%}"
 
 
@@ -87,15 +87,15 @@ def print_json(value: dict[str, Any]) -> None:
     print(json.dumps(value, indent=2, allow_nan=False))
 
 
-def pairs(option: str, given: list[str] | None) -> dict[str, str]:
-    """Return what a repeatable option of the form KEY=VALUE said.
+def pairs(option: str, texts: list[str] | None) -> dict[str, str]:
+    """Return the keys and values of a repeatable option of the form KEY=VALUE.
 
     Args:
         option: The option, for the sentence about a mistake.
-        given: Its values.
+        texts: Its values.
     """
     values: dict[str, str] = {}
-    for pair in given or []:
+    for pair in texts or []:
         key, equals, value = pair.rpartition("=") if option in _LAST else pair.partition("=")
         if not equals or not key:
             fail(f"{option} {pair!r} is not {_PAIR.get(option, 'KEY=VALUE')}")
@@ -111,12 +111,12 @@ _PAIR = {
     "--split-word": "VALUE=SPLIT; for instance --split-word 2=test",
 }
 _LAST = ("--bins", "--split-word")
-"""Options whose keys are the user's own words, which may have an equals sign in them."""
+"""Options whose keys are the user's own words, which may contain an equals sign."""
 
 
 @contextmanager
 def progress(title: str) -> Iterator[Report]:
-    """Draw a progress bar on stderr; yield what moves it."""
+    """Draw a progress bar on stderr; yield the function that moves it."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     stderr = console(stderr=True)
@@ -139,7 +139,7 @@ def progress(title: str) -> Iterator[Report]:
 
 
 def _lines() -> Report:
-    """Return what writes a line to stderr now and then, for logs that cannot move a bar."""
+    """Return a function that prints a line to stderr now and then, for logs."""
     written = time.monotonic()
 
     def report(fraction: float, text: str) -> None:
@@ -152,12 +152,12 @@ def _lines() -> Report:
 
 
 def console(*, stderr: bool = False) -> Any:
-    """Return what prints tables: a rich console without markup."""
+    """Return a rich console without markup, which prints tables."""
     from rich.console import Console
 
-    # Into a file or a pipe nothing should be cut to a terminal's width.
+    # In a file or a pipe nothing is cut to the width of a terminal.
     width = None if sys.stdout.isatty() or stderr else shutil.get_terminal_size((160, 24)).columns
-    # Names are the user's: what they have in [brackets] or between colons is no markup.
+    # Names are the user's: [brackets] and colons in them are no markup.
     return Console(stderr=stderr, width=width, highlight=False, markup=False, emoji=False)
 
 
@@ -165,7 +165,7 @@ def table(*columns: str) -> Any:
     """Return an empty table with these headings."""
     from rich.table import Table
 
-    made = Table(box=None, pad_edge=False)
+    empty = Table(box=None, pad_edge=False)
     for column in columns:
-        made.add_column(column, no_wrap=True)
-    return made
+        empty.add_column(column, no_wrap=True)
+    return empty
