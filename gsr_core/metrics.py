@@ -90,7 +90,7 @@ def group_scores(head: Head, features: Tensor, labels: Tensor, groups: Tensor) -
 
 
 def worst_group(accuracy: np.ndarray) -> int:
-    """Return the index of the group with the lowest accuracy; groups without one are passed over.
+    """Return the index of the group with the lowest accuracy; groups without one are skipped.
 
     Args:
         accuracy: (m,) fractions, NaN for a group without samples.

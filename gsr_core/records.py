@@ -30,12 +30,12 @@ class _Named(Protocol):
 T = TypeVar("T", bound=_Named)
 
 
-def check_record(kind: str, found: _Named, readable: int, *, command: str = "") -> None:
+def check_record(kind: str, entry: _Named, readable: int, *, command: str = "") -> None:
     """Check that a directory is there and that this version can read its record.
 
     Args:
         kind: `study`, `sweep` or `clustering`; its record is `<kind>.json`.
-        found: What was asked for, whether it is there or not.
+        entry: The requested object, whether it exists or not.
         readable: Format that this version reads.
         command: Of `gsr`, which makes one; named like the kind by default.
 
@@ -43,16 +43,16 @@ def check_record(kind: str, found: _Named, readable: int, *, command: str = "") 
         RunNotFoundError: If there is none of that name.
         GsrError: If it has no record, or one of another format.
     """
-    name, file = found.path.name, found.path / f"{kind}.json"
+    name, file = entry.path.name, entry.path / f"{kind}.json"
     if not file.is_file():
         raise RunNotFoundError(
-            f"no {kind} '{name}' in {found.path.parent}; 'gsr {command or kind}' begins one"
+            f"no {kind} '{name}' in {entry.path.parent}; 'gsr {command or kind}' begins one"
         )
     try:
-        record: _Record = found.record
+        record: _Record = entry.record
     except ValueError as error:
         raise GsrError(
-            f"{file} is not a {kind}'s record; restore it or take the directory away"
+            f"{file} is not a {kind}'s record; restore it or remove the directory"
         ) from error
     if record.format != readable:
         raise GsrError(
@@ -60,19 +60,19 @@ def check_record(kind: str, found: _Named, readable: int, *, command: str = "") 
         )
 
 
-def newest_first(kind: str, folder: Path, opened: Callable[[str], T]) -> list[T]:
-    """Return what a folder holds of a kind, newest first; what cannot be opened is passed over.
+def newest_first(kind: str, folder: Path, open_one: Callable[[str], T]) -> list[T]:
+    """Return what a folder holds of a kind, newest first, without those that cannot be opened.
 
     Args:
         kind: `study`, `sweep` or `clustering`.
         folder: Where the directories are.
-        opened: Opens one by its name, or raises a `GsrError`.
+        open_one: Opens one by its name, or raises a `GsrError`.
     """
 
     def readable() -> Iterator[T]:
         for file in folder.glob(f"*/{kind}.json"):
             try:
-                yield opened(file.parent.name)
+                yield open_one(file.parent.name)
             except GsrError:
                 continue
 

@@ -1,4 +1,4 @@
-"""Settings records from what a user typed, with one sentence for whatever is wrong."""
+"""Checks of the settings that a user typed, with one sentence for a mistake."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     return f" (did you mean '{near[0]}'?)" if near else ""
 
 
-def check_known(owner: str, given: Iterable[str], known: Iterable[str]) -> None:
+def check_known(owner: str, names: Iterable[str], known: Iterable[str]) -> None:
     """Check that settings exist.
 
     Args:
         owner: Whose settings, for the sentence.
-        given: Names that a user gave.
+        names: Names that a user gave.
         known: Names that are allowed.
 
     Raises:
         SettingError: If one is unknown; the sentence names the nearest.
     """
     known = list(known)
-    for key in given:
+    for key in names:
         if key not in known:
             raise SettingError(
                 f"{owner} has no setting '{key}'{suggestion(key, known)}; its settings are "

@@ -20,8 +20,8 @@ class Workspace:
     @classmethod
     def at(cls, root: str | os.PathLike[str] | None = None) -> Workspace:
         """Return the workspace at `root`, else at `$GSR_WORKSPACE`, else `./gsr_workspace`."""
-        chosen = root or os.environ.get("GSR_WORKSPACE") or DEFAULT_WORKSPACE
-        return cls(Path(chosen).expanduser().resolve())
+        place = root or os.environ.get("GSR_WORKSPACE") or DEFAULT_WORKSPACE
+        return cls(Path(place).expanduser().resolve())
 
     @property
     def bundles(self) -> Path:

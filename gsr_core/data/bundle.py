@@ -89,8 +89,8 @@ RESERVED_COLUMNS = (
     "gradient norm",
     "isolated",
 )
-"""Columns of the bundle, of a run's table of samples and of its charts; no attribute is so called,
-and none begins with `INFLUENCE`."""
+"""Columns of the bundle, of a run's table of samples and of its charts; no attribute may have one
+of these names, or a name that begins with `INFLUENCE`."""
 
 OWN_FILES = (
     "manifest.json",
@@ -102,7 +102,7 @@ OWN_FILES = (
 )
 
 MIN_GROUP_SIZE = 20
-"""Below this a group's accuracy in target, val or test says little; such groups are noted."""
+"""Fewer samples than this in target, val or test say little about a group; a note names it."""
 
 THUMBNAILS = 1024
 """Images a batch of `thumbnails.arrow`; readers count on it."""
@@ -125,7 +125,7 @@ class Manifest(BaseModel):
         backbone: Facts about the network behind the features, for people.
         notes: What a user should know about this data, one sentence each.
         digests: SHA-256 of each file.
-        sizes: Bytes of each file; empty in bundles that were written before sizes were kept.
+        sizes: Bytes of each file; empty in bundles written before sizes were recorded.
         recipe: How the bundle was made (reader, settings, roles, backbone, preprocessing), so
             that its inputs can be opened again; None where they cannot be.
     """
@@ -185,7 +185,7 @@ class Bundle:
     def samples(self) -> pd.DataFrame:
         """One row a sample: `sample_id`, `split`, `y`, attributes, optional `path` and `text`.
 
-        The whole table; of many rows, `column`, `y`, `rows_of` and `text` read far less.
+        This reads the whole table; `column`, `y`, `rows_of` and `text` read far less.
         """
         return pd.read_parquet(self.path / "samples.parquet")
 
@@ -221,7 +221,7 @@ class Bundle:
         return self.column("y").to_numpy().astype(np.int64, copy=False)
 
     def text(self, row: int) -> str | None:
-        """Return one row's text, or None if it has none; few others are read with it.
+        """Return one row's text, or None if it has none; few other rows are read.
 
         Raises:
             IndexError: If there is no such row.
@@ -253,14 +253,16 @@ class Bundle:
 
     def labels_at(self, rows: np.ndarray) -> pa.Array:
         """Return each row's group or groups, for display, as an Arrow array of text."""
-        found, which = self.group_patterns
-        return pa.array(describe(found, self.group_names), pa.string()).take(pa.array(which[rows]))
+        combinations, which = self.group_patterns
+        return pa.array(describe(combinations, self.group_names), pa.string()).take(
+            pa.array(which[rows])
+        )
 
     @cached_property
     def group_labels(self) -> np.ndarray:
         """(n,) text: each sample's group or groups, for display."""
-        found, which = self.group_patterns
-        return describe(found, self.group_names)[which]
+        combinations, which = self.group_patterns
+        return describe(combinations, self.group_names)[which]
 
     @cached_property
     def features(self) -> np.ndarray:
@@ -341,7 +343,7 @@ def open_bundle(workspace: Workspace, name: str) -> Bundle:
 
 
 def list_bundles(workspace: Workspace) -> list[Bundle]:
-    """Return the bundles of a workspace by name; directories that are no bundle are passed over."""
+    """Return the bundles of a workspace by name; other directories are skipped."""
     bundles = []
     for file in sorted(workspace.bundles.glob("[!.]*/manifest.json")):
         try:

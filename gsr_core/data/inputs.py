@@ -1,4 +1,4 @@
-"""What a backbone is given: images, texts or rows of numbers, read one sample at a time.
+"""The inputs of a backbone: images, texts or rows of numbers, read one sample at a time.
 
 Inputs are lazy and can be sent to another process: a file is opened when its row is asked for.
 One bad row raises `InputError` with the reason, and spoils nothing else.
@@ -42,7 +42,7 @@ Modality = Literal["image", "text", "numbers"]
 THUMBNAIL_SIZE = 128
 """Longer side of a thumbnail, in pixels."""
 ESCAPE = r"(?s)^[\\/]|^.:|(?:^|[\\/])\.\.(?:[\\/]|$)"
-"""What `escapes` says, as a regular expression of RE2, for a million paths at once."""
+"""The test of `escapes` as a regular expression of RE2, for a million paths at once."""
 
 
 class Inputs(ABC):
@@ -126,9 +126,9 @@ class ImageFiles(Inputs):
 
     def take(self, rows: np.ndarray) -> ImageFiles:
         """Return the images of some rows."""
-        taken = object.__new__(ImageFiles)
-        taken.folder, taken.paths = self.folder, self.paths.take(pa.array(rows))
-        return taken
+        images = object.__new__(ImageFiles)
+        images.folder, images.paths = self.folder, self.paths.take(pa.array(rows))
+        return images
 
     def digest(self) -> str:
         """Return the digest of every file's path, size and time of change."""
@@ -269,8 +269,8 @@ class Texts(Inputs):
         """Return the row."""
         return f"row {row}"
 
-    def shown(self, row: int) -> str:
-        """Return one text or pair as it is shown to people."""
+    def display(self, row: int) -> str:
+        """Return one text or pair as people read it."""
         return "\n".join(self._parts(row))
 
     def take(self, rows: np.ndarray) -> Texts:
@@ -376,7 +376,7 @@ def decode_image(file: Path | io.BytesIO) -> np.ndarray:
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         if "cannot identify" in reason:
-            reason = "it is no image of a known format"
+            reason = "it is not an image of a known format"
         raise InputError(reason[:150]) from error
 
 
@@ -390,10 +390,10 @@ def _from_deep_grey(grey: np.ndarray, *, whole: bool) -> np.ndarray:
 
 
 def _strings(values: Sequence[str] | np.ndarray | pa.Array) -> pa.Array:
-    """Return strings as one buffer; what is no string is null.
+    """Return strings as one buffer; anything else becomes null.
 
-    Python's own strings count who refers to them, so that each worker process that reads them
-    would come to own a copy of the whole list.
+    Python's own strings count their references, so that each worker process that reads them would
+    copy the whole list.
     """
     if isinstance(values, pa.Array):
         return values

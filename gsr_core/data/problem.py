@@ -1,4 +1,4 @@
-"""Rows in memory: what a method is given of a bundle."""
+"""Rows in memory: what a method sees of a bundle."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def load_problem(
 
     Args:
         bundle: The data.
-        compute: Where the tensors shall live.
+        compute: Where the tensors live.
         seed: 0 takes `target` and `val` as they are in the bundle; any other seed redraws them
             from their union (`redraw`).
         variation: What is changed about the rows; nothing if None.
@@ -173,18 +173,18 @@ def redraw(bundle: Bundle, seed: int) -> Mapping[str, np.ndarray]:
     in_target = np.arange(len(pool)) < len(target)
     # Shuffling which place each sample takes within its stratum keeps every count.
     generator = np.random.default_rng(seed)
-    drawn = np.empty(len(pool), dtype=bool)
+    in_new_target = np.empty(len(pool), dtype=bool)
     by_stratum = np.argsort(stratum, kind="stable")
     _, first = np.unique(stratum[by_stratum], return_index=True)
     for members in np.split(by_stratum, first[1:]):
-        drawn[members] = in_target[generator.permutation(members)]
-    positions["target"] = np.sort(pool[drawn])
-    positions["val"] = np.sort(pool[~drawn])
+        in_new_target[members] = in_target[generator.permutation(members)]
+    positions["target"] = np.sort(pool[in_new_target])
+    positions["val"] = np.sort(pool[~in_new_target])
     return positions
 
 
 def _stratum(bundle: Bundle, rows: np.ndarray) -> np.ndarray:
     """Return a number for each row's class and combination of groups."""
-    found, which = bundle.group_patterns
+    combinations, which = bundle.group_patterns
     # Classes first, then combinations in their order.
-    return bundle.y[rows] * len(found) + which[rows]
+    return bundle.y[rows] * len(combinations) + which[rows]

@@ -27,11 +27,11 @@ def command(plan: Plan, *, overwrite: bool = False, workspace: Path | None = Non
 
     def put(option: str, *values: Any) -> None:
         for value in values:
-            text = _typed(value)
+            text = _as_typed(value)
             words.extend([f"{option}={text}"] if text.startswith("-") else [option, text])
 
     def put_pairs(option: str, pairs: Mapping[str, Any]) -> None:
-        put(option, *(f"{key}={_typed(value)}" for key, value in pairs.items()))
+        put(option, *(f"{key}={_as_typed(value)}" for key, value in pairs.items()))
 
     path = str(plan.settings.get("path", ""))
     if path:
@@ -98,7 +98,7 @@ def _put_roles(
             put(option, split[key])
 
 
-def _typed(value: Any) -> str:
+def _as_typed(value: Any) -> str:
     """Return a value as it is typed in a command."""
     if isinstance(value, bool):
         return str(value).lower()

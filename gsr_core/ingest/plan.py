@@ -1,4 +1,4 @@
-"""What an import is asked to do: a plan, from the command line or the Setup page."""
+"""A plan of an import, from the command line or the Setup page."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = [
 
 
 NAMED = 10
-"""So many bad rows are named in a message."""
+"""Most bad rows named in a message."""
 
 
 class BackboneChoice(BaseModel):
@@ -158,7 +158,7 @@ def make_plan(**values: Any) -> Plan:
 
 
 def corrections(proposal: Roles, chosen: Roles) -> dict[str, Any]:
-    """Return what makes of a reader's proposal what a user chose: `Plan.roles`.
+    """Return the changes that turn a reader's proposal into a user's choice: `Plan.roles`.
 
     `amend(proposal, corrections(proposal, chosen))` is `chosen`.
     """

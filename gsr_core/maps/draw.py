@@ -26,7 +26,7 @@ def draw_map(
     which: WhichHead = "run",
     progress: Report | None = None,
 ) -> pd.DataFrame:
-    """Compute a map from plain values, or read it if it is known.
+    """Compute a map from plain values, or read it if it is stored.
 
     Args:
         workspace: Where maps are kept.
@@ -34,12 +34,12 @@ def draw_map(
         run_id: The run whose head, data and influence to use, or None for the bundle's own.
         bundle: Name of the bundle.
         which: As in `map_head`.
-        progress: Told the fraction done and what is being done.
+        progress: Called with the fraction done and what is being done.
     """
-    opened = open_bundle(workspace, bundle)
+    data = open_bundle(workspace, bundle)
     run = None if run_id is None else open_run(workspace, run_id)
-    wanted = MapConfig.model_validate(config)
-    of_a_head = wanted.space in ("gradients", "logits")
-    head = map_head(opened, run, which) if of_a_head else None
-    profile = map_profile(run) if run is not None and wanted.space == "influence" else None
-    return compute_map(workspace, opened, head, wanted, progress, profile=profile)
+    settings = MapConfig.model_validate(config)
+    of_a_head = settings.space in ("gradients", "logits")
+    head = map_head(data, run, which) if of_a_head else None
+    profile = map_profile(run) if run is not None and settings.space == "influence" else None
+    return compute_map(workspace, data, head, settings, progress, profile=profile)

@@ -128,10 +128,10 @@ class ColouredMNIST(Controlled):
         clean = (digit >= self.threshold).astype(np.int64)
         flipped = train & spread(clean, np.where(train, self.label_noise, 0.0), rng)
         label = clean ^ flipped
-        followed = label if self.colour_follows == "label" else clean
+        source = label if self.colour_follows == "label" else clean
         share = np.where(train, self.conflicting, self.conflicting_elsewhere)
-        conflicting = spread(cells(split, followed), share, rng)
-        colour = followed ^ conflicting
+        conflicting = spread(cells(split, source), share, rng)
+        colour = source ^ conflicting
 
         table = _table(originals, rows, split, label, digit)
         table["colour"] = np.array(["red", "green"])[colour]
@@ -213,8 +213,8 @@ class ColouredMNIST10(Controlled):
         rho = by_split(split, self.conflicting, self.conflicting_validation, self.conflicting_test)
         conflicting = rng.uniform(size=len(rows)) < rho
         colour = np.where(conflicting, another(digit, 10, rng), digit)
-        drawn = colours[colour] + rng.normal(scale=self.variance**0.5, size=(len(rows), 3))
-        ink = np.rint(255 * drawn.clip(0, 1)).astype(np.uint8)
+        shades = colours[colour] + rng.normal(scale=self.variance**0.5, size=(len(rows), 3))
+        ink = np.rint(255 * shades.clip(0, 1)).astype(np.uint8)
 
         table = _table(originals, rows, split, digit, digit)
         table["colour"] = [f"colour {index}" for index in colour]
@@ -324,13 +324,13 @@ def spread(strata: np.ndarray, share: np.ndarray, rng: np.random.Generator) -> n
     Returns:
         (n,) bool.
     """
-    chosen = np.zeros(len(strata), dtype=bool)
+    mask = np.zeros(len(strata), dtype=bool)
     _, cell = np.unique(np.stack([strata, share]), axis=1, return_inverse=True)
     for each in range(cell.max() + 1):
         rows = np.flatnonzero(cell == each)
         count = round(float(share[rows[0]]) * len(rows))
-        chosen[rng.permutation(rows)[:count]] = True
-    return chosen
+        mask[rng.permutation(rows)[:count]] = True
+    return mask
 
 
 def another(values: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:

@@ -82,8 +82,8 @@ class CorruptedCIFAR10(Controlled):
         kind = np.where(conflicting, another(label, 10, rng), label)
         images = originals.load(rows)
         for index, name in enumerate(CORRUPTIONS):
-            chosen = kind == index
-            images[chosen] = corrupt(images[chosen], name, self.severity, rng)
+            same_kind = kind == index
+            images[same_kind] = corrupt(images[same_kind], name, self.severity, rng)
         table = pd.DataFrame(
             {
                 "sample_id": originals.ids(rows),

@@ -87,7 +87,7 @@ class Npz(Reader):
     path_help: ClassVar[str] = "the .npz file"
 
     def read(self) -> Source:
-        """Read every array that is known.
+        """Read the arrays of the module's table.
 
         Raises:
             SourceError: If the file or an array is wrong; the sentence names the array, the first
@@ -162,17 +162,19 @@ def _read_arrays(file: Path) -> tuple[dict[str, np.ndarray], list[str]]:
     return arrays, [name for name in members if name not in arrays]
 
 
-def _check_names(found: Iterable[str], known: Sequence[str]) -> None:
+def _check_names(members: Iterable[str], known: Sequence[str]) -> None:
     for name in REQUIRED:
         if name not in known:
-            raise SourceError(f"array '{name}' is missing{_found_instead(name, found)}")
+            raise SourceError(f"array '{name}' is missing{_other_arrays(name, members)}")
     if "group" in known and "groups" in known:
         raise SourceError(
             "arrays 'group' and 'groups' are both there; keep 'group' if every row has one group, "
             "'groups' if they overlap"
         )
     if "group" not in known and "groups" not in known:
-        raise SourceError(f"array 'group' (or 'groups') is missing{_found_instead('group', found)}")
+        raise SourceError(
+            f"array 'group' (or 'groups') is missing{_other_arrays('group', members)}"
+        )
     for one, other in (("head_weight", "head_bias"), ("head_bias", "head_weight")):
         if one in known and other not in known:
             raise SourceError(
@@ -184,13 +186,13 @@ def _check_names(found: Iterable[str], known: Sequence[str]) -> None:
             check_attribute(name.removeprefix(ATTRIBUTE), where=f"array '{name}'")
 
 
-def _found_instead(missing: str, found: Iterable[str]) -> str:
-    lower = {name.lower(): name for name in found if name not in SHAPES}
+def _other_arrays(missing: str, members: Iterable[str]) -> str:
+    lower = {name.lower(): name for name in members if name not in SHAPES}
     names = (missing, *OTHER_NAMES[missing])
     near = [lower[name] for name in names if name in lower]
     near += [lower[name] for name in difflib.get_close_matches(missing, lower)]
     advice = f"rename '{near[0]}' if that is it" if near else "add it"
-    return f"; the file has {', '.join(found) or 'no arrays'}: {advice}"
+    return f"; the file has {', '.join(members) or 'no arrays'}: {advice}"
 
 
 def _read_array(
@@ -278,7 +280,7 @@ def _text(name: str, array: np.ndarray) -> list[str]:
             text.encode()
         except ValueError as error:
             raise SourceError(
-                f"{name} is no valid Unicode text in row {row}; save it as text or UTF-8 bytes"
+                f"{name} is not valid Unicode text in row {row}; save it as text or UTF-8 bytes"
             ) from error
         texts.append(text)
     return texts
@@ -339,7 +341,7 @@ def _groups(arrays: Mapping[str, np.ndarray], split: np.ndarray) -> tuple[list[G
                 f"group_names has {len(names)} names, but groups has {m} columns; give one name a "
                 "column"
             )
-        return _named(names, [f"column {g} of groups" for g in range(m)]), membership
+        return _name_groups(names, [f"column {g} of groups" for g in range(m)]), membership
 
     index = _whole("group", arrays["group"], least=-1, what="groups count from 0, -1 is unknown")
     if (bad := np.flatnonzero((index == -1) & np.isin(split, ("target", "val", "test")))).size:
@@ -353,7 +355,7 @@ def _groups(arrays: Mapping[str, np.ndarray], split: np.ndarray) -> tuple[list[G
             f"group is {index[bad[0]]} in row {bad[0]}, but group_names has {m} names, for 0 to "
             f"{m - 1}; name every group"
         )
-    return _named(names, [f"group = {g}" for g in range(m)]), membership_from_index(index, m)
+    return _name_groups(names, [f"group = {g}" for g in range(m)]), membership_from_index(index, m)
 
 
 def _flags(array: np.ndarray) -> np.ndarray:
@@ -375,7 +377,7 @@ def _flags(array: np.ndarray) -> np.ndarray:
     return array.astype(bool)
 
 
-def _named(names: Sequence[str] | None, definitions: Sequence[str]) -> list[Group]:
+def _name_groups(names: Sequence[str] | None, definitions: Sequence[str]) -> list[Group]:
     names = names or [f"group {g}" for g in range(len(definitions))]
     return [
         Group(name=name, definition=definition)

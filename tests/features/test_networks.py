@@ -323,7 +323,9 @@ def test_without_the_hub_the_error_is_quick_and_says_how_to_do_without(kind, mon
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     begin = time.monotonic()
     name, weights = {"timm": ("timm:resnet10t", "DEFAULT")}.get(kind, (f"{kind}:some/model", ""))
-    with pytest.raises(CheckpointError, match=r"cannot be had .* give the directory, or a check"):
+    with pytest.raises(
+        CheckpointError, match=r"cannot be fetched .* give the directory, or a check"
+    ):
         load_backbone(name, weights=weights)
     assert time.monotonic() - begin < 15
     assert not constants.HF_HUB_OFFLINE

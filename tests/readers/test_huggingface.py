@@ -209,7 +209,7 @@ def test_empty_texts_are_counted(tmp_path):
         ({"image": "label"}, "'label' .* holds no images; columns of images are image"),
         ({"image": "image", "text": "caption"}, "name only one of them"),
         ({"text": "captoin"}, "did you mean 'caption'"),
-        ({"text": "label"}, "is 0 in row 0, which is no text"),
+        ({"text": "label"}, "is 0 in row 0, which is not a text"),
     ],
 )
 def test_a_wrong_column_is_named(tmp_path, settings, message):
