@@ -47,6 +47,10 @@ def pick(prefer: str = "auto") -> Compute:
 
     Raises:
         DeviceError: If the name is unknown or this machine does not have the device.
+
+    Example:
+        >>> str(gsr.pick("cpu")), gsr.pick("cpu").design_dtype
+        ('cpu', torch.float64)
     """
     if prefer == "auto":
         prefer = (

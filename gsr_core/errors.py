@@ -30,7 +30,15 @@ __all__ = [
 
 
 class GsrError(Exception):
-    """Base of every error that a user can cause and mend."""
+    """Base of every error that a user can cause and mend.
+
+    Example:
+        >>> try:
+        ...     gsr.pick("tpu")
+        ... except gsr.GsrError as error:
+        ...     print(error)
+        device 'tpu' is not a device name; allowed are auto, cpu, cuda, cuda:N and mps
+    """
 
 
 class BundleError(GsrError, ValueError):

@@ -13,7 +13,12 @@ __all__ = ["check_known", "suggestion", "what_is_wrong"]
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
-    """Return " (did you mean '...'?)" with the nearest known name, or "" if none is near."""
+    """Return " (did you mean '...'?)" with the nearest known name, or "" if none is near.
+
+    Example:
+        >>> suggestion("lr2", ["lr", "steps"])
+        " (did you mean 'lr'?)"
+    """
     near = difflib.get_close_matches(name, list(known), n=1)
     return f" (did you mean '{near[0]}'?)" if near else ""
 

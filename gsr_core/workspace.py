@@ -13,7 +13,12 @@ DEFAULT_WORKSPACE = "gsr_workspace"
 
 @dataclass(frozen=True)
 class Workspace:
-    """A directory with everything a user made: `bundles/`, `runs/`, `maps/` and the job queues."""
+    """A directory with everything a user made: `bundles/`, `runs/`, `maps/` and the job queues.
+
+    Example:
+        >>> place.runs.relative_to(place.root).as_posix()
+        'runs'
+    """
 
     root: Path
 

@@ -162,7 +162,19 @@ class Manifest(BaseModel):
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle on disk. Tables are read at first use, features stay memory-mapped."""
+    """A bundle on disk. Tables are read at first use, features stay memory-mapped.
+
+    Example:
+        >>> bundle = gsr.open_bundle(place, "birds")
+        >>> len(bundle), bundle.manifest.classes
+        (200, ['cat', 'dog'])
+        >>> bundle.group_names
+        ['cat, red', 'cat, green', 'dog, red', 'dog, green']
+        >>> bundle.manifest.split_sizes
+        {'train': 40, 'heldout': 40, 'target': 40, 'val': 40, 'test': 40}
+        >>> bundle.samples.loc[0].to_dict()
+        {'sample_id': 's0', 'split': 'train', 'y': 0, 'colour': 'red'}
+    """
 
     path: Path
     manifest: Manifest
@@ -331,6 +343,10 @@ def open_bundle(workspace: Workspace, name: str) -> Bundle:
     Raises:
         BundleNotFoundError: If there is none; the sentence lists those that are there.
         BundleError: If the directory is not a bundle of a format that this version reads.
+
+    Example:
+        >>> gsr.open_bundle(place, "birds").features.shape
+        (200, 5)
     """
     for directory in (workspace.bundles / name, Path(name)):
         if (directory / "manifest.json").is_file():
@@ -343,7 +359,12 @@ def open_bundle(workspace: Workspace, name: str) -> Bundle:
 
 
 def list_bundles(workspace: Workspace) -> list[Bundle]:
-    """Return the bundles of a workspace by name; other directories are skipped."""
+    """Return the bundles of a workspace by name; other directories are skipped.
+
+    Example:
+        >>> [bundle.name for bundle in gsr.list_bundles(place)]
+        ['birds']
+    """
     bundles = []
     for file in sorted(workspace.bundles.glob("[!.]*/manifest.json")):
         try:

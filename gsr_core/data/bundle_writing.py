@@ -82,6 +82,20 @@ def write_bundle(
 
     Raises:
         BundleError: If a check fails; the sentence names the array, the row and the fix.
+
+    Example:
+        >>> birds = gsr.open_bundle(place, "birds")
+        >>> copy = gsr.write_bundle(
+        ...     place.bundles / "copy",
+        ...     samples=birds.samples,
+        ...     membership=birds.membership,
+        ...     groups=birds.manifest.groups,
+        ...     classes=birds.manifest.classes,
+        ...     features=2 * birds.features,
+        ...     source="birds, with features of twice the size",
+        ... )
+        >>> copy.name, len(copy)
+        ('copy', 200)
     """
     name = directory.name
     _check_name(name)

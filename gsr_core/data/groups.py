@@ -53,6 +53,11 @@ def membership_from_index(index: np.ndarray, n_groups: int) -> np.ndarray:
 
     Returns:
         (n, m) bool.
+
+    Example:
+        >>> membership_from_index(np.array([0, -1]), 2)
+        array([[ True, False],
+               [False, False]])
     """
     return index[:, None] == np.arange(n_groups)[None, :]
 
@@ -122,6 +127,10 @@ def describe(membership: np.ndarray, names: Sequence[str]) -> np.ndarray:
 
     Returns:
         (n,) strings; `unknown` for a row without any group.
+
+    Example:
+        >>> list(map(str, describe(np.array([[True, True], [False, False]]), ["a", "b"])))
+        ['a + b', 'unknown']
     """
     return np.array(
         [

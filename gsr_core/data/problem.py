@@ -25,6 +25,11 @@ class Rows:
         labels: (n,) int64, classes in [0, K).
         groups: (n, m) bool, overlap allowed.
         position: (n,) int64, positions in the bundle.
+
+    Example:
+        >>> _, test = gsr.load_problem(gsr.open_bundle(place, "birds"), gsr.pick("cpu"))
+        >>> len(test), test.features.shape
+        (40, torch.Size([40, 5]))
     """
 
     features: Tensor
@@ -51,6 +56,11 @@ class Problem:
         train: Reads the rows of `train`, which may be many; None if there are none.
         weighted_split: Where the weighted rows are from: `heldout`, else `train`.
         compute: Where and how precisely to compute.
+
+    Example:
+        >>> problem, _ = gsr.load_problem(gsr.open_bundle(place, "birds"), gsr.pick("cpu"))
+        >>> problem.n_classes, problem.n_groups, problem.weighted_split
+        (2, 4, 'heldout')
     """
 
     weighted: Rows
@@ -80,6 +90,11 @@ def load_problem(
         seed: 0 takes `target` and `val` as they are in the bundle; any other seed redraws them
             from their union (`redraw`).
         variation: What is changed about the rows; nothing if None.
+
+    Example:
+        >>> problem, test = gsr.load_problem(gsr.open_bundle(place, "birds"), gsr.pick("cpu"))
+        >>> len(problem.weighted), len(problem.target), len(test)
+        (40, 40, 40)
     """
     positions = positions_of(bundle, seed, variation)
     y = seen_labels(bundle, seed, variation)

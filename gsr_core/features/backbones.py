@@ -240,6 +240,14 @@ def load_backbone(
         CheckpointError: If a file cannot be read or does not fit, or there are no weights.
         TrustError: If something would run code of its own, and `trust` is false.
         MissingExtraError: If a library is not installed.
+
+    Example:
+        >>> from gsr_core.features.checkpoints import save_checkpoint
+        >>> network = load_network("simconv1", n_classes=2)
+        >>> save_checkpoint(network.module, Path("net.safetensors"))
+        >>> backbone = gsr.load_backbone("simconv1", Path("net.safetensors"))
+        >>> backbone.n_features, backbone.modality, backbone.facts["head"]
+        (64, 'image', 'its own')
     """
     with torch.random.fork_rng(devices=[]):
         parts = _load(

@@ -170,6 +170,17 @@ def extract(
         DeviceError: If memory does not suffice for a single sample.
         CheckpointError: If the trunk gives something other than features.
         RunStateError: If another process extracts into the folder.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from gsr_core.data.inputs import ImageArrays
+        >>> from gsr_core.features.backbones import load_network, save_checkpoint
+        >>> save_checkpoint(load_network("simconv1", n_classes=2).module, Path("net.safetensors"))
+        >>> backbone = gsr.load_backbone("simconv1", Path("net.safetensors"))
+        >>> images = ImageArrays(np.zeros((3, 32, 32, 3), dtype=np.uint8))
+        >>> result = gsr.extract(backbone, images, device=gsr.pick("cpu").device, workers=0)
+        >>> result.features.shape, result.complete, result.bad
+        ((3, 64), True, [])
     """
     check_choices(backbone, inputs, batch_size=batch_size, on_bad=on_bad)
     if workers is not None and workers < 0:

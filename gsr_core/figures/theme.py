@@ -147,6 +147,10 @@ def group_colours(names: Sequence[str]) -> dict[str, str]:
 
     Args:
         names: Groups in the order of the bundle. "unknown" is grey and takes up no place.
+
+    Example:
+        >>> group_colours(["cat", "dog"])
+        {'cat': '#0072b2', 'dog': '#e06a10'}
     """
     shades = [colour for row in _SHADES for colour in row]
     known = [name for name in names if name != UNKNOWN_NAME]
@@ -216,7 +220,12 @@ def category_codes(
 
 
 def short(name: str, width: int = 26) -> str:
-    """Return a name cut in its middle, for labels; hover text keeps the whole."""
+    """Return a name cut in its middle, for labels; hover text keeps the whole.
+
+    Example:
+        >>> short("a very long name of a group indeed")
+        'a very long n…group indeed'
+    """
     if len(name) <= width:
         return name
     tail = (width - 1) // 2

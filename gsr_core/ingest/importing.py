@@ -58,6 +58,19 @@ def import_data(
         SourceError: If the files or their columns are wrong.
         BundleError: If the bundle's name is taken, or its groups and splits do not make one.
         RunStateError: If `should_stop` returned true.
+
+    Example:
+        >>> np.savez(
+        ...     "arrays.npz",
+        ...     features=np.eye(8),
+        ...     y=4 * [0, 1],
+        ...     group=4 * [0, 1],
+        ...     split=np.repeat(["heldout", "target", "val", "test"], 2),
+        ... )
+        >>> plan = gsr.make_plan(name="small", reader="npz", settings={"path": "arrays.npz"})
+        >>> bundle = gsr.import_data(place, plan)
+        >>> bundle.name, bundle.features.shape, bundle.group_names
+        ('small', (8, 8), ['group 0', 'group 1'])
     """
     tell = progress or silent
     directory = bundle_directory(workspace, plan.name, overwrite=overwrite)

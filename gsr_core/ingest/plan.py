@@ -114,6 +114,11 @@ class Plan(BaseModel):
         backbone: The network; None where the data are features already.
         training: How to train it first; None takes it as it is.
         extraction: How to compute.
+
+    Example:
+        >>> plan = gsr.make_plan(name="small", reader="npz", settings={"path": "arrays.npz"})
+        >>> plan.reader, plan.settings, plan.extraction.on_bad
+        ('npz', {'path': 'arrays.npz'}, 'stop')
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -133,6 +138,14 @@ def make_plan(**values: Any) -> Plan:
 
     Raises:
         SettingError: If a field has a value that is not allowed, or a reader or preset is unknown.
+
+    Example:
+        >>> gsr.make_plan(name="small", reader="npz", settings={"path": "arrays.npz"}).name
+        'small'
+        >>> gsr.make_plan(name="small", reader="nzp", settings={})
+        Traceback (most recent call last):
+        ...
+        gsr_core.errors.SettingError: there is no reader 'nzp' (did you mean 'npz'?); readers are...
     """
     try:
         plan = Plan.model_validate(values)

@@ -137,7 +137,7 @@ def test_a_bad_file_says_what_is_wrong(tmp_path):
         "truncated.jpg": (encoded(Image.fromarray(noise), "JPEG")[:2000], "truncated"),
         "truncated.png": (encoded(Image.fromarray(noise))[:5000], "trunc|broken"),
         "empty.jpg": (b"", "the file is empty"),
-        "page.jpg": (b"<html>not found</html>", "no image of a known format"),
+        "page.jpg": (b"<html>not found</html>", "not an image of a known format"),
     }
     for name, (content, says) in bad.items():
         (tmp_path / name).write_bytes(content)

@@ -269,7 +269,7 @@ def test_without_the_hub_the_way_with_a_directory_is_told():
     start = time.perf_counter()
     with pytest.raises(
         SourceError,
-        match=r"no directory here, the hub cannot be reached .*"
+        match=r"not a directory here, the hub cannot be reached .*"
         r"load_dataset\('nobody-here/no-such-set'\)\.save_to_disk\('directory'\)",
     ):
         HuggingFace(path="nobody-here/no-such-set").read()
