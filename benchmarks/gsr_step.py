@@ -21,6 +21,9 @@ wait for each other. The CPU seconds, printed too, then depend little on the loa
 
 from __future__ import annotations
 
+# Before torch, which reads how threads shall wait.
+import gsr_core  # isort: skip  # noqa: F401
+
 import argparse
 import os
 import resource
@@ -39,8 +42,9 @@ from gsr_core.linear.feature_map import FeatureMap
 from gsr_core.linear.objective import Objective
 from gsr_core.linear.solver import Solver
 from gsr_core.methods.base import Step
-from gsr_core.methods.fit import Progress, fit
+from gsr_core.methods.fit import fit
 from gsr_core.methods.gsr import GSR
+from gsr_core.methods.monitor import Progress
 
 CPU = Compute(torch.device("cpu"), torch.float64, torch.float64)
 PARTS = ("fit", "hessian", "inverse", "gradients")

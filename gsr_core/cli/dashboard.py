@@ -44,7 +44,7 @@ def app_(
             file=sys.stderr,
         )
     # An installed wheel carries the dashboard inside the package; a checkout has it on top.
-    package = Path(__file__).resolve().parent
+    package = Path(__file__).resolve().parents[1]
     script = next(
         (
             folder / "app.py"

@@ -13,7 +13,7 @@ from gsr_core.cli.terminal import DeviceOption, JsonOption, WorkspaceOption
 from gsr_core.progress import Report
 
 if TYPE_CHECKING:
-    from gsr_core.methods.fit import Monitor
+    from gsr_core.methods.monitor import Monitor
     from gsr_core.runs.store import Run
 
 __all__ = ["cancel", "continue_", "export", "run", "runs", "show"]
@@ -232,14 +232,13 @@ def _compute(made: Run, title: str) -> bool:
 
 
 def _follow(report: Report) -> Monitor:
-    from gsr_core.methods.fit import Progress
+    from gsr_core.methods.monitor import Progress
 
     def monitor(progress: Progress) -> None:
-        values = {record[3]: record[4] for record in progress.records if record[1:3] == ("val", "")}
         report(
             progress.step_index / progress.steps,
             f"step {progress.step_index}/{progress.steps}, worst group of val "
-            f"{values['worst_group_accuracy']:.1%}",
+            f"{progress.val['worst_group_accuracy']:.1%}",
         )
 
     return monitor

@@ -42,8 +42,8 @@ from gsr_core.experiments.search import (
 )
 from gsr_core.files import replace_file
 from gsr_core.methods.base import Method, Range
-from gsr_core.methods.fit import SELECTION_RULES
 from gsr_core.methods.registry import make_method
+from gsr_core.methods.selection import SELECTION_RULES
 from gsr_core.records import check_record, newest_first
 from gsr_core.runs.record import versions
 from gsr_core.runs.store import Run, now
@@ -130,15 +130,7 @@ class SweepRecord(BaseModel):
     @property
     def score_name(self) -> str:
         """What a score is, for people."""
-        accuracy = SELECTION_RULES[self.base.selection].accuracy
-        return f"{_SCORE_NAMES[accuracy]} on val"
-
-
-_SCORE_NAMES = {
-    "worst_group_accuracy": "worst-group accuracy",
-    "mean_accuracy": "mean accuracy",
-    "worst_inferred_group_accuracy": "accuracy of the worst inferred group",
-}
+        return f"{SELECTION_RULES[self.base.selection].score} on val"
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -21,8 +20,8 @@ from gsr_core.experiments.search import (
 )
 from gsr_core.experiments.sweep import Sweep, SweepRecord, Winner
 from gsr_core.experiments.sweep_trials import trial_workers
-from gsr_core.methods.fit import SELECTION_RULES
 from gsr_core.methods.registry import make_method
+from gsr_core.methods.selection import SELECTION_RULES, Score
 from gsr_core.progress import Report, ShouldStop, Status, never, silent
 from gsr_core.runs.execute import execute
 from gsr_core.runs.store import Run, create_run, list_runs
@@ -150,14 +149,14 @@ def best_trial(record: SweepRecord, trials: Sequence[Trial]) -> Trial | None:
         trials: By place; of equals the earliest is the best.
     """
     rule = SELECTION_RULES[record.base.selection]
-    best, kept = (-math.inf, math.inf), None
+    best, winner = None, None
     for trial in trials:
-        found = trial.outcome
-        if found is not None and found.score is not None and found.loss is not None:
-            candidate = found.score, found.loss
-            if kept is None or rule.improves(candidate, best):
-                best, kept = candidate, trial
-    return kept
+        outcome = trial.outcome
+        if outcome is not None and outcome.score is not None and outcome.loss is not None:
+            score = Score(outcome.score, outcome.loss)
+            if rule.improves(score, best):
+                best, winner = score, trial
+    return winner
 
 
 def _winner(record: SweepRecord, trials: Sequence[Trial]) -> Winner:

@@ -24,8 +24,10 @@ from gsr_core.experiments.search import (
     Setting,
 )
 from gsr_core.experiments.sweep import Sweep
-from gsr_core.methods.fit import SELECTION_RULES, Progress, fit
+from gsr_core.methods.fit import fit
+from gsr_core.methods.monitor import Progress
 from gsr_core.methods.registry import make_method
+from gsr_core.methods.selection import SELECTION_RULES
 from gsr_core.progress import ShouldStop, Status
 from gsr_core.runs.summary import overall
 from gsr_core.workspace import Workspace
@@ -67,12 +69,11 @@ class _Scorer:
         if result.status is not Status.FINISHED:
             return Outcome(None, seconds=result.seconds, message=result.message)
         rule = SELECTION_RULES[method.selection]
-        found = overall(result.history, "val", result.step_index)
-        score, loss = found[rule.accuracy], found[rule.loss]
-        if not (math.isfinite(score) and math.isfinite(loss)):
+        score = rule.score_of(overall(result.history, "val", result.step_index))
+        if score is None or not all(map(math.isfinite, score)):
             message = f"its {rule.accuracy.replace('_', ' ')} on val cannot be measured"
             return Outcome(None, seconds=result.seconds, message=message)
-        return Outcome(score, loss, result.step_index, result.seconds)
+        return Outcome(*score, result.step_index, result.seconds)
 
 
 class _Here(Executor):

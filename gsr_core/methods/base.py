@@ -15,13 +15,13 @@ from torch import Tensor
 
 from gsr_core.data.problem import Problem
 from gsr_core.linear.head import Head
+from gsr_core.methods.selection import SELECTION_RULES, Selection
 
 __all__ = [
     "SETTINGS_CONFIG",
     "LabelNeeds",
     "Method",
     "Range",
-    "Selection",
     "Step",
     "Values",
     "settings",
@@ -48,15 +48,6 @@ class Values(StrEnum):
     PROBABILITIES = "sampling probabilities"
     SUBSET = "shares in the chosen subsets"
     NONE = "none: all samples count alike"
-
-
-Selection = Literal["worst_group", "worst_group_earliest", "average", "worst_inferred_group"]
-"""How the kept step is chosen on val.
-
-`worst_group`: highest worst-group accuracy, ties by lower worst-group loss; `worst_group_earliest`:
-the same, ties by the earlier step; `average`: highest mean accuracy, ties by lower mean loss;
-`worst_inferred_group`: as `worst_group`, of the groups that the method inferred.
-"""
 
 
 @dataclass(frozen=True)
@@ -149,10 +140,9 @@ class Method(ABC):
     selection: Annotated[
         Selection,
         Field(
-            description="Which step is kept, by val: worst_group: highest worst-group accuracy, "
-            "ties by lower worst-group loss; worst_group_earliest: ties by the earlier step; "
-            "average: highest mean accuracy, which reads no group labels of val; "
-            "worst_inferred_group: the worst of the groups that the method inferred."
+            description="Which step is kept, by val: "
+            + "; ".join(f"{name}: {rule.help}" for name, rule in SELECTION_RULES.items())
+            + "."
         ),
     ] = "worst_group"
 
@@ -165,9 +155,8 @@ class Method(ABC):
     def labels_used(self) -> tuple[str, ...]:
         """Which rows' group labels are read: of `weighted`, `target` and `val`."""
         training = {LabelNeeds.NONE: (), LabelNeeds.TARGET: ("target",)}
-        by_group = self.selection in ("worst_group", "worst_group_earliest")
-        chooses = by_group and self.max_steps > 1
-        return training.get(self.needs, ("weighted",)) + (("val",) if chooses else ())
+        choosing = SELECTION_RULES[self.selection].labels if self.max_steps > 1 else ()
+        return training.get(self.needs, ("weighted",)) + choosing
 
     @abstractmethod
     def iterate(

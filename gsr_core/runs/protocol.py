@@ -12,17 +12,11 @@ from gsr_core.data.bundle import Bundle
 from gsr_core.errors import SettingError
 from gsr_core.methods.base import Method
 from gsr_core.methods.registry import make_method
+from gsr_core.methods.selection import SELECTION_RULES
 from gsr_core.runs.record import RunConfig
 from gsr_core.runs.store import Run
 
 __all__ = ["Protocol", "method_of", "protocol_of"]
-
-_CHOSEN_BY = {
-    "worst_group": "worst group of val",
-    "worst_group_earliest": "worst group of val, the earliest of equals",
-    "average": "mean accuracy of val",
-    "worst_inferred_group": "worst inferred group of val",
-}
 
 
 @dataclass(frozen=True)
@@ -77,7 +71,9 @@ def protocol_of(run: Run, bundle: Bundle | None = None) -> Protocol:
     if config.variation.get("leak") and "target" in labels:
         # They are the same rows.
         labels.pop("val", None)
-    chosen_by = "only one step" if method.max_steps == 1 else _CHOSEN_BY[method.selection]
+    chosen_by = "only one step"
+    if method.max_steps > 1:
+        chosen_by = SELECTION_RULES[method.selection].title
     if config.sweep:
         # Whatever the sweep maximised, it was measured on val.
         labels.setdefault("val", len(run.rows_of("val", bundle)))

@@ -133,9 +133,11 @@ def test_small_groups_are_warned_of_merged_and_separated(empty_screen, birds: Pa
     assert group_sizes(empty_screen) == before
     assert "--merge" not in command_line(empty_screen)
     # Attributes alone make two groups, which are large enough in test.
-    page.get_by_role("radio", name="attributes alone").or_(
-        page.get_by_role("button", name="attributes alone")
-    ).first.click()
+    empty_screen.click(
+        page.get_by_role("radio", name="attributes alone")
+        .or_(page.get_by_role("button", name="attributes alone"))
+        .first
+    )
     empty_screen.idle()
     assert {name: sizes[2] for name, sizes in group_sizes(empty_screen).items()} == {
         "place 0": "24",

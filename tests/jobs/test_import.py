@@ -2,7 +2,6 @@
 
 import os
 import signal
-import time
 
 import numpy as np
 import pandas as pd
@@ -168,7 +167,6 @@ def test_an_import_that_waits_is_stopped_before_it_begins(workspace, folder, too
     os.kill(pid, signal.SIGSTOP)
     try:
         start_job(workspace, "import", "second", arguments(folder, "second"))
-        time.sleep(0.2)
         assert read_job(workspace, "import", "second").status is Status.QUEUED
         request_stop(workspace, "import", "second")
         request_stop(workspace, "import", "birds")

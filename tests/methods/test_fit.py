@@ -7,8 +7,9 @@ import torch
 from gsr_core.errors import SettingError
 from gsr_core.linear.head import Head
 from gsr_core.methods.base import LabelNeeds, Method, Step
-from gsr_core.methods.fit import HISTORY_COLUMNS, fit
+from gsr_core.methods.fit import fit
 from gsr_core.methods.gsr import GSR
+from gsr_core.methods.history import HISTORY_COLUMNS
 from gsr_core.methods.llr import LLR
 from gsr_core.progress import Status
 

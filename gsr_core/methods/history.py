@@ -1,0 +1,120 @@
+"""The history of a fit: one record for each step, split, group and metric."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import pandas as pd
+
+from gsr_core.data.problem import Problem, Rows
+from gsr_core.methods.base import Method, Step
+from gsr_core.metrics import GroupScores, group_scores
+
+__all__ = ["HISTORY_COLUMNS", "Record", "StepScorer", "records_at", "split_metrics", "step_records"]
+
+HISTORY_COLUMNS = ["step", "split", "group", "metric", "value"]
+
+Record = tuple[int, str, str, str, float]
+"""Step, split ("" for none), group ("" for all together), metric and value."""
+
+
+def split_metrics(records: Iterable[Record], split: str) -> dict[str, float]:
+    """Return a split's metrics of all groups together, by name, from the records of one step."""
+    return {
+        metric: value for _, where, group, metric, value in records if (where, group) == (split, "")
+    }
+
+
+class StepScorer:
+    """Scores the steps of a method on target, val and, to report only, on test."""
+
+    def __init__(
+        self, method: Method, problem: Problem, group_names: list[str], test: Rows | None
+    ) -> None:
+        self.names, self.val, self.shares = group_names, problem.val, problem.training_shares
+        self.splits = {"target": problem.target, "val": problem.val}
+        if test is not None:
+            self.splits["test"] = test
+        on_target = method.values_on == "target"
+        self.valued_split = "target" if on_target else problem.weighted_split
+        valued = problem.target if on_target else problem.weighted
+        self.members = valued.groups.to(problem.compute.accumulate_dtype)
+
+    def __call__(self, index: int, step: Step) -> list[Record]:
+        """Return the records of a step: scores of each split, and weights of each group."""
+        records: list[Record] = []
+        for split, rows in self.splits.items():
+            score = group_scores(step.head, rows.features, rows.labels, rows.groups)
+            records += self._of_split(index, split, score)
+        return records + self._of_inferred_groups(index, step) + self._of_weights(index, step)
+
+    def _of_split(self, index: int, split: str, score: GroupScores) -> list[Record]:
+        records: list[Record] = []
+        for g, group in enumerate(self.names):
+            records += [
+                (index, split, group, "accuracy", float(score.accuracy[g])),
+                (index, split, group, "loss", float(score.loss[g])),
+                (index, split, group, "count", float(score.count[g])),
+            ]
+        return [
+            *records,
+            (index, split, "", "worst_group_accuracy", score.worst_group_accuracy),
+            (index, split, "", "worst_group_loss", score.worst_group_loss),
+            (index, split, "", "mean_accuracy", score.mean_accuracy),
+            (index, split, "", "mean_loss", score.mean_loss),
+            (index, split, "", "adjusted_accuracy", score.adjusted_accuracy(self.shares)),
+        ]
+
+    def _of_inferred_groups(self, index: int, step: Step) -> list[Record]:
+        if step.inferred_val is None:
+            return []
+        score = group_scores(step.head, self.val.features, self.val.labels, step.inferred_val)
+        return [
+            (index, "val", "", "worst_inferred_group_accuracy", score.worst_group_accuracy),
+            (index, "val", "", "worst_inferred_group_loss", score.worst_group_loss),
+        ]
+
+    def _of_weights(self, index: int, step: Step) -> list[Record]:
+        records: list[Record] = []
+        split = self.valued_split
+        if step.sample_weight is not None:
+            weight = step.sample_weight.to(self.members)
+            total = (weight @ self.members).cpu().numpy()
+            squares = (weight.square() @ self.members).cpu().numpy()
+            count = self.members.sum(dim=0).cpu().numpy()
+            with np.errstate(divide="ignore", invalid="ignore"):
+                mean, effective = total / count, total**2 / squares
+            for g, group in enumerate(self.names):
+                records += [
+                    (index, split, group, "count", float(count[g])),
+                    (index, split, group, "weight_sum", float(total[g])),
+                    (index, split, group, "weight_mean", float(mean[g])),
+                    (index, split, group, "effective_sample_size", float(effective[g])),
+                ]
+            size = float(weight.sum() ** 2 / weight.square().sum())
+            records.append((index, split, "", "effective_sample_size", size))
+        if step.group_weight is not None:
+            records += [
+                (index, "target", group, "group_weight", value)
+                for group, value in zip(self.names, step.group_weight.tolist(), strict=True)
+            ]
+        return records
+
+
+def step_records(index: int, step: Step, seconds: float) -> list[Record]:
+    """Return the records of a step that are of no split."""
+    return [
+        (index, "", "", "objective", step.objective),
+        (index, "", "", "gradient_norm", step.gradient_norm),
+        (index, "", "", "relative_gradient_norm", step.relative_gradient_norm),
+        (index, "", "", "solved", float(step.solved)),
+        (index, "", "", "step_size", step.step_size),
+        (index, "", "", "clipped", float(step.clipped)),
+        (index, "", "", "seconds", seconds),
+    ]
+
+
+def records_at(history: pd.DataFrame, step: int) -> list[Record]:
+    """Return the records of one step of a history."""
+    return list(history[history["step"] == step].itertuples(index=False, name=None))
