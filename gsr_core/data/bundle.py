@@ -14,6 +14,8 @@ Splits have the roles of the GSR paper: the backbone never sees `heldout`, whose
 weights; `target` drives the weights; `val` only selects; `test` only reports. Row order is the
 same in every file, and a row's position is its identity inside the library (`sample_id` is the
 user's). A bundle is written once, whole, and then only read.
+
+The module is long because the format, its manifest and all ways to read it are in one place.
 """
 
 from __future__ import annotations

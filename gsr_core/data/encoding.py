@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict
 from sklearn.impute import SimpleImputer
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
+from gsr_core.data.column_values import categories_of, codes_among, gaps_of, numbers_of
 from gsr_core.data.inputs import Inputs, Numbers
 from gsr_core.data.source import Roles
 from gsr_core.errors import InputError, SourceError
@@ -33,12 +34,9 @@ __all__ = [
     "Encoder",
     "Missing",
     "NumericColumn",
-    "categories_of",
-    "numbers_of",
 ]
 
 Missing = Literal["stop", "impute"]
-FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 class NumericColumn(BaseModel):
@@ -155,7 +153,7 @@ class Encoder(BaseModel):
             if column.indicator:
                 gaps.append(missing.astype(np.float32))
         for column in self.categorical:
-            codes = _codes(categories_of(table[column.name]), column.categories)
+            codes = codes_among(categories_of(table[column.name]), column.categories)
             flags.append((codes[:, None] == np.arange(len(column.categories))).astype(np.float32))
         parts = [*(part[:, None] for part in (*values, *gaps)), *flags]
         return np.concatenate([np.empty((len(table), 0), np.float32), *parts], axis=1)
@@ -164,7 +162,7 @@ class Encoder(BaseModel):
         """Return the rows with a category that no training row had, by column, if there are any."""
         rows_by_column = {
             column.name: np.flatnonzero(
-                _codes(categories_of(table[column.name]), column.categories) < 0
+                codes_among(categories_of(table[column.name]), column.categories) < 0
             )
             for column in self.categorical
         }
@@ -324,7 +322,7 @@ class Columns(Inputs):
             for name, reason in encoder.left_out.items()
         ]
         for column in encoder.numeric:
-            if filled := int(_gaps(self.table[column.name]).sum()):
+            if filled := int(gaps_of(self.table[column.name]).sum()):
                 notes.append(
                     f"Column '{column.name}' has {filled} gaps, filled with the training rows' "
                     f"median {column.median:g}."
@@ -352,76 +350,8 @@ class Columns(Inputs):
         return Columns(**{**arguments, **changes})
 
 
-def numbers_of(column: pd.Series, rows: np.ndarray | None = None) -> np.ndarray:
-    """Return a column as numbers.
-
-    Args:
-        column: n numbers, yes or no, or texts that spell numbers.
-        rows: (n,) numbers of the rows in messages; 0, 1, 2 and so on by default.
-
-    Returns:
-        (n,) float64, a gap is NaN.
-
-    Raises:
-        SourceError: If a value is no number, or not within float32's range.
-    """
-    rows = np.arange(len(column)) if rows is None else rows
-    if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_complex_dtype(column):
-        numbers = column.to_numpy(np.float64, na_value=np.nan).copy()
-    else:
-        texts = categories_of(column)
-        series = pd.to_numeric(pd.Series(texts, dtype=object), errors="coerce")
-        numbers = series.to_numpy(np.float64, na_value=np.nan).copy()
-        gaps = np.array([text is None for text in texts], dtype=bool)
-        if (bad := np.flatnonzero(np.isnan(numbers) & ~gaps)).size:
-            raise SourceError(
-                f"column '{column.name}' is '{texts[bad[0]]}' in row {rows[bad[0]]}, which is not "
-                "a number; correct it, or take the column as categories (categorical=...)"
-            )
-    if (bad := np.flatnonzero(np.abs(numbers) > FLOAT32_MAX)).size:
-        raise SourceError(
-            f"column '{column.name}' is {numbers[bad[0]]:g} in row {rows[bad[0]]}; every number "
-            "must be finite and within float32's range: correct it or leave the column out"
-        )
-    return numbers
-
-
-def categories_of(column: pd.Series) -> np.ndarray:
-    """Return a column's values as text, the same whether a file had 1, 1.0 or "1".
-
-    Returns:
-        (n,) of str, or None for a gap; a blank text is a gap.
-    """
-    if column.dtype == object:
-        # Here True and 1 would share a code and take the text of whichever comes first.
-        gaps = column.isna().to_numpy(bool)
-        texts = [None if gap else _text(value) for gap, value in zip(gaps, column, strict=True)]
-        return np.array([*texts, None], dtype=object)[:-1]
-    codes, values = pd.factorize(column)
-    texts = np.array([*(_text(value) for value in values), None], dtype=object)
-    return texts[codes]
-
-
-def _text(value: Any) -> str | None:
-    if isinstance(value, float | np.floating) and float(value).is_integer():
-        return str(int(value))
-    return str(value) if str(value).strip() else None
-
-
-def _codes(values: np.ndarray, categories: Sequence[str | None]) -> np.ndarray:
-    """Return each value's place among the categories, -1 if it has none."""
-    place = {category: code for code, category in enumerate(categories)}
-    return np.array([place.get(value, -1) for value in values], dtype=np.int64)
-
-
-def _gaps(column: pd.Series) -> np.ndarray:
-    if pd.api.types.is_numeric_dtype(column):
-        return column.isna().to_numpy(bool)
-    return np.array([value is None for value in categories_of(column)], dtype=bool)
-
-
 def _stop_at_gaps(table: pd.DataFrame, columns: Sequence[str], rows: np.ndarray) -> None:
-    gaps = {name: np.flatnonzero(_gaps(table[name])) for name in columns}
+    gaps = {name: np.flatnonzero(gaps_of(table[name])) for name in columns}
     gaps = {name: where for name, where in gaps.items() if where.size}
     if not gaps:
         return

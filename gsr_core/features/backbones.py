@@ -18,6 +18,9 @@ The name of a network has its kind and the kind's own name for it:
 
 Weights are a checkpoint (a state dict, see `checkpoints`), published ones by name, or come with
 the directory or program. Nothing that would run code of its own is loaded without `trust`.
+
+The module is long because both loaders, for training and for features, document every argument of
+a network and share one path.
 """
 
 from __future__ import annotations

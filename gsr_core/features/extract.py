@@ -31,6 +31,7 @@ from gsr_core.features.backbones import Backbone
 from gsr_core.features.forward import Forward, Precision, resolve_precision
 from gsr_core.features.journal import BadRow, Store, open_store
 from gsr_core.features.kinds import weights_digest
+from gsr_core.features.pace import ExtractionProgress, Pace
 from gsr_core.features.prepared import (
     PreparedBatch,
     default_workers,
@@ -41,7 +42,6 @@ from gsr_core.progress import ShouldStop
 
 __all__ = [
     "Extraction",
-    "ExtractionProgress",
     "OnBad",
     "check_choices",
     "extract",
@@ -54,43 +54,9 @@ OnBad = Literal["stop", "skip"]
 
 BEHIND = 4
 """Batches that wait to be written."""
-SMOOTHING = 10.0
-"""Seconds over which the rate is averaged."""
 SURVEY_SECONDS = 30.0
 """Seconds in which to look for more bad rows after the first."""
 NAMED = 10
-
-
-@dataclass(frozen=True)
-class ExtractionProgress:
-    """How far an extraction is.
-
-    Attributes:
-        done: Rows done, those of earlier attempts included.
-        total: Rows to do.
-        rate: Rows a second, lately.
-        seconds_left: At that rate; None before there is one.
-    """
-
-    done: int
-    total: int
-    rate: float
-    seconds_left: float | None
-
-    def __str__(self) -> str:
-        """Return the sentence for people."""
-        text = f"Extracting features: {self.done:,} of {self.total:,}"
-        if self.seconds_left is None or self.done == self.total:
-            return text
-        seconds = math.ceil(self.seconds_left)
-        time_left = (
-            f"{seconds} s"
-            if seconds < 100
-            else f"{seconds / 60:.0f} min"
-            if seconds < 6000
-            else f"{seconds / 3600:.1f} h"
-        )
-        return f"{text} ({self.rate:,.{0 if self.rate >= 10 else 1}f} a second, {time_left} left)"
 
 
 @dataclass(frozen=True)
@@ -296,7 +262,7 @@ def record(
     bad_rows: list[BadRow] = []
     position = store.rows
     survey_ends = math.inf
-    pace = _Pace(store.rows, store.n)
+    pace = Pace(store.rows, store.n)
     stopped = again = False
     with _Writer(store, inputs) as writer:
         while not stopped and position < store.n:
@@ -376,27 +342,6 @@ class _Writer:
                 bad.append(BadRow(row, self.inputs.name(row), reason))
                 block[position] = np.nan
         self.store.append(block, sorted(bad, key=lambda each: each.row), batch.thumbnails)
-
-
-class _Pace:
-    """Rows a second, mostly of the last seconds."""
-
-    def __init__(self, done: int, total: int) -> None:
-        self.done, self.total = done, total
-        self.rows = self.seconds = 0.0
-        self.last = time.monotonic()
-
-    def at(self, done: int) -> ExtractionProgress:
-        """Note that so many rows are done now."""
-        now = time.monotonic()
-        seconds = now - self.last
-        decay = math.exp(-seconds / SMOOTHING)
-        self.rows = self.rows * decay + done - self.done
-        self.seconds = self.seconds * decay + seconds
-        self.done, self.last = done, now
-        rate = self.rows / self.seconds if self.seconds > 0 else 0.0
-        seconds_left = (self.total - done) / rate if rate > 0 else None
-        return ExtractionProgress(done, self.total, rate, seconds_left)
 
 
 def refuse_bad(store: Store, on_bad: OnBad) -> None:

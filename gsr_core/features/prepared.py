@@ -23,7 +23,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from gsr_core.data.inputs import ImageArrays, ImageBlobs, Inputs, Numbers, thumbnail
+from gsr_core.data.inputs import ImageArrays, ImageBlobs, Inputs, Numbers
+from gsr_core.data.pixels import thumbnail
 from gsr_core.errors import InputError
 from gsr_core.features.journal import BadRow
 from gsr_core.features.preprocessing import Preprocessing

@@ -29,7 +29,6 @@ from gsr_core.extras import require
 from gsr_core.features.backbones import load_backbone
 from gsr_core.features.extract import (
     Extraction,
-    ExtractionProgress,
     OnBad,
     check_choices,
     extraction_digest,
@@ -38,6 +37,7 @@ from gsr_core.features.extract import (
 )
 from gsr_core.features.forward import Forward, Precision, resolve_precision
 from gsr_core.features.journal import BadRow, MemoryStore, open_store
+from gsr_core.features.pace import ExtractionProgress
 from gsr_core.features.prepared import PreparedBatch, prepared_batches
 from gsr_core.progress import ShouldStop
 

@@ -20,7 +20,7 @@ from gsr_core.progress import Report, ShouldStop
 from gsr_core.workspace import Workspace
 
 if TYPE_CHECKING:
-    from gsr_core.features.extract import ExtractionProgress
+    from gsr_core.features.pace import ExtractionProgress
 
 __all__ = ["Features", "compute_features", "encode_columns"]
 

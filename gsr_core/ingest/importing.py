@@ -17,7 +17,8 @@ from gsr_core.data.bundle import Bundle
 from gsr_core.data.bundle_checks import check_rows
 from gsr_core.data.bundle_writing import bundle_directory, write_bundle
 from gsr_core.data.dataset import define
-from gsr_core.data.inputs import Inputs, Numbers, thumbnail
+from gsr_core.data.inputs import Inputs, Numbers
+from gsr_core.data.pixels import thumbnail
 from gsr_core.errors import InputError, SettingError
 from gsr_core.ingest.compute import Features, compute_features, encode_columns
 from gsr_core.ingest.plan import Plan

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gsr_core.data.inputs import decode_image
+from gsr_core.data.pixels import decode_image
 from gsr_core.errors import InputError, SourceError
 
 __all__ = ["CIFAR10_CLASSES", "Originals", "cifar10", "mnist", "subset"]

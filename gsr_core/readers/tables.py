@@ -8,7 +8,8 @@ from typing import Annotated, Any, ClassVar
 import pandas as pd
 from pydantic import BeforeValidator, Field
 
-from gsr_core.data.encoding import Columns, Missing, numbers_of
+from gsr_core.data.column_values import numbers_of
+from gsr_core.data.encoding import Columns, Missing
 from gsr_core.data.proposal import propose_roles
 from gsr_core.data.source import GroupRule, Source
 from gsr_core.errors import SourceError

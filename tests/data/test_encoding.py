@@ -10,7 +10,8 @@ from sklearn.impute import MissingIndicator, SimpleImputer
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-from gsr_core.data.encoding import Columns, Encoder, categories_of, numbers_of
+from gsr_core.data.column_values import categories_of, numbers_of
+from gsr_core.data.encoding import Columns, Encoder
 from gsr_core.data.source import GroupRule, Roles, SplitRule
 from gsr_core.errors import InputError, SourceError
 
@@ -200,8 +201,8 @@ def test_attributes_are_features_only_where_that_is_asked_for():
     table = people()
     assert columns(table).under(roles).numeric == ("income",)
     assert columns(table).under(roles).categorical == ("town",)
-    for asked in ({"asked": True}, {"attributes_as_features": True}):
-        made = columns(table, **asked).under(roles)
+    for choice in ({"explicit": True}, {"attributes_as_features": True}):
+        made = columns(table, **choice).under(roles)
         assert (made.numeric, made.categorical) == (NUMERIC, CATEGORICAL)
 
 

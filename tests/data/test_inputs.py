@@ -11,17 +11,15 @@ import pytest
 from PIL import Image
 
 from gsr_core.data.inputs import (
-    THUMBNAIL_SIZE,
     ImageArrays,
     ImageBlobs,
     ImageFiles,
     Inputs,
     Numbers,
     Texts,
-    decode_image,
     escapes,
-    thumbnail,
 )
+from gsr_core.data.pixels import THUMBNAIL_SIZE, decode_image, thumbnail
 from gsr_core.errors import InputError, SourceError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
