@@ -13,7 +13,7 @@ from gsr_core.errors import DeviceError
 __all__ = ["Compute", "pick", "threads_for"]
 
 _WORTH_THREADS = 500_000
-"""Numbers in a matrix from which on sharing its products between cores pays."""
+"""Least size of a matrix, in numbers, for which sharing its products between cores pays."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,10 @@ def pick(prefer: str = "auto") -> Compute:
 
     Raises:
         DeviceError: If the name is unknown or this machine does not have the device.
+
+    Example:
+        >>> str(gsr.pick("cpu")), gsr.pick("cpu").design_dtype
+        ('cpu', torch.float64)
     """
     if prefer == "auto":
         prefer = (
@@ -65,10 +69,10 @@ def pick(prefer: str = "auto") -> Compute:
     if device.type == "cpu":
         return Compute(device, torch.float64, torch.float64)
     if device.type == "cuda":
-        present = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if (device.index or 0) >= present:
+        n_devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (device.index or 0) >= n_devices:
             raise DeviceError(
-                f"device '{prefer}' was asked for, but torch sees {present} CUDA devices here; "
+                f"device '{prefer}' was asked for, but torch sees {n_devices} CUDA devices here; "
                 "use --device cpu or --device auto"
             )
         return Compute(device, torch.float32, torch.float64)
@@ -93,7 +97,7 @@ def threads_for(numbers: int) -> Iterator[None]:
     same whatever the number of cores.
 
     Args:
-        numbers: Size of the matrix that the work goes over again and again; 0 always means one.
+        numbers: Size of the matrix that the work reads again and again; 0 always means one core.
     """
     before = torch.get_num_threads()
     if numbers < _WORTH_THREADS:

@@ -2,7 +2,7 @@
 
 Each is a `GsrError`, which the command line turns into exit status 2 and the dashboard into a
 message, and also the built-in kind that a library user would expect. The text of every one is
-a sentence: what was found, what is allowed, what to do.
+a sentence: the value found, the values allowed, what to do.
 """
 
 from __future__ import annotations
@@ -30,7 +30,15 @@ __all__ = [
 
 
 class GsrError(Exception):
-    """Base of every error that a user can cause and mend."""
+    """Base of every error that a user can cause and mend.
+
+    Example:
+        >>> try:
+        ...     gsr.pick("tpu")
+        ... except gsr.GsrError as error:
+        ...     print(error)
+        device 'tpu' is not a device name; allowed are auto, cpu, cuda, cuda:N and mps
+    """
 
 
 class BundleError(GsrError, ValueError):
@@ -50,15 +58,15 @@ class RunNotFoundError(GsrError, FileNotFoundError):
 
 
 class RunStateError(GsrError, RuntimeError):
-    """A run is not in a state that allows what was asked."""
+    """A run is not in a state that allows the request."""
 
 
 class ComparisonError(GsrError, ValueError):
-    """What was asked to be compared has nothing in common to compare."""
+    """The things to compare have nothing in common."""
 
 
 class DeviceError(GsrError, RuntimeError):
-    """A device was asked for that this machine does not have."""
+    """This machine does not have the device."""
 
 
 class CheckpointError(GsrError, ValueError):
@@ -74,7 +82,7 @@ class InputError(GsrError, ValueError):
 
 
 class TrustError(GsrError, PermissionError):
-    """A file would run code of its own when it is loaded, and nobody said that it may."""
+    """A file would run code of its own when it is loaded, and the caller does not trust it."""
 
 
 class MissingExtraError(GsrError, ImportError):
@@ -82,10 +90,10 @@ class MissingExtraError(GsrError, ImportError):
 
 
 class BadRowsError(GsrError, ValueError):
-    """Some inputs cannot be read, and it was asked to stop then.
+    """Some inputs cannot be read, and the caller wants to stop in that case.
 
     Attributes:
-        bad: The rows that were found, each with `row`, `name` and `reason`.
+        bad: The bad rows, each with `row`, `name` and `reason`.
     """
 
     def __init__(self, message: str, bad: Sequence[Any] = ()) -> None:

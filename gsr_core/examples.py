@@ -53,7 +53,7 @@ HELDOUT_SHARE = 0.2
 DRAWS = 4
 """Training images made of each source image; target, val and test have one."""
 CONFLICTING = 0.08
-"""Of train and heldout, the share in the other class's colour; half of the other splits is."""
+"""Share of train and heldout in the other class's colour; of the other splits it is one half."""
 TRAINED = ("train", "heldout")
 
 ARCHITECTURE = "simconv1"
@@ -66,7 +66,7 @@ SOURCE = (
     "1,797 handwritten digits of scikit-learn (UCI Optical Recognition of Handwritten Digits), "
     "upscaled to 32 x 32 pixels, shifted and coloured; seed {seed}"
 )
-"""What a bundle of the example says of its source; one with another share adds that."""
+"""The source that a bundle of the example states; another share is added to it."""
 NOTES = (
     "The colour agrees with the class for {agreeing:g} % of train and heldout and for 50 % of "
     "target, val and test.",
@@ -105,7 +105,7 @@ def coloured_digits(
         name: Name of the bundle.
         conflicting: Share of train and heldout in the other class's colour, exact to the image.
         overwrite: Replace a bundle of that name.
-        progress: Told the fraction done and what is being done.
+        progress: Called with the fraction done and what is being done.
 
     Raises:
         BundleError: If the name is not allowed, or is taken and `overwrite` is false.
@@ -194,7 +194,7 @@ def coloured_digits(
 
 
 def source_text(seed: int, conflicting: float = CONFLICTING) -> str:
-    """Return what a bundle of the example says of its source."""
+    """Return the source that a bundle of the example states."""
     more = "" if conflicting == CONFLICTING else f", conflicting {conflicting:g}"
     return SOURCE.format(seed=seed) + more
 
@@ -203,7 +203,7 @@ def settings_of(bundle: Bundle) -> tuple[int, float] | None:
     """Return the seed and the conflicting share that a bundle of the example was made with.
 
     Returns:
-        None if the bundle is another one.
+        None if the bundle is not of the example.
     """
     before = SOURCE.partition("{seed}")[0]
     if not bundle.manifest.source.startswith(before):
@@ -264,15 +264,15 @@ def _split_sources(digits: np.ndarray, seed: int) -> dict[str, np.ndarray]:
 
 def _exact_share(y: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
     """Return (n,) bool, true for this share of each class: to the row, not only on average."""
-    chosen = np.zeros(len(y), bool)
+    mask = np.zeros(len(y), bool)
     for label in np.unique(y):
         rows = rng.permutation(np.flatnonzero(y == label))
-        chosen[rows[: round(share * len(rows))]] = True
-    return chosen
+        mask[rows[: round(share * len(rows))]] = True
+    return mask
 
 
 def _shift(grey: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Move each image (n, H, W) by up to `MAX_SHIFT` pixels; what comes in is black."""
+    """Move each image (n, H, W) by up to `MAX_SHIFT` pixels; pixels that move in are black."""
     n, size = len(grey), grey.shape[1]
     padded = np.zeros((n, size + 2 * MAX_SHIFT, size + 2 * MAX_SHIFT), grey.dtype)
     padded[:, MAX_SHIFT : MAX_SHIFT + size, MAX_SHIFT : MAX_SHIFT + size] = grey

@@ -1,4 +1,4 @@
-"""Files and directories that are either whole or not there."""
+"""Files and directories that are either complete or absent."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _STALE = 24 * 3600.0
 
 @contextmanager
 def replace_file(target: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `target` that replaces it when the block ends well.
+    """Yield a temporary path beside `target` that replaces it when the block succeeds.
 
     A reader sees the old file or the new one, never a part. If the block raises, `target` is
     untouched and nothing stays behind.
@@ -41,11 +41,11 @@ def replace_file(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def new_directory(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
-    """Yield a temporary directory that becomes `target` when the block ends well.
+    """Yield a temporary directory that becomes `target` when the block succeeds.
 
     Args:
         target: The directory to make. Its parent is made if it is missing.
-        overwrite: Take an existing `target` away first, once the block has succeeded.
+        overwrite: Replace an existing `target`, once the block has succeeded.
 
     Raises:
         FileExistsError: If `target` exists and `overwrite` is false.
@@ -70,22 +70,22 @@ def new_directory(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
 
 
 def restore_directory(target: Path) -> None:
-    """Mend what a process left behind that was killed in `new_directory` for the same `target`.
+    """Clean up after a process that was killed in `new_directory` for the same `target`.
 
-    A directory that was taken away for a new one, which then never came, comes back; others that
-    were taken away go, and so do temporary ones of which nobody wrote for a day.
+    A directory that was set aside for a new one that never came is put back; other ones set aside
+    are deleted, and so are temporary ones that nobody has written to for a day.
     """
 
-    def left(suffix: str) -> list[Path]:
+    def leftovers(suffix: str) -> list[Path]:
         # Eight characters, so that the leftovers of `a.b` are not taken for those of `a`.
         return list(target.parent.glob(f".{glob.escape(target.name)}.????????.{suffix}"))
 
-    retired = left("old")
+    retired = leftovers("old")
     if not target.exists() and len(retired) == 1:
         os.rename(retired.pop(), target)
     for each in retired if target.exists() else []:
         shutil.rmtree(each, ignore_errors=True)
-    for each in left("tmp"):
+    for each in leftovers("tmp"):
         with suppress(FileNotFoundError):  # Whoever wrote it is done.
             if time.time() - each.stat().st_mtime > _STALE:
                 shutil.rmtree(each, ignore_errors=True)

@@ -90,10 +90,14 @@ def group_scores(head: Head, features: Tensor, labels: Tensor, groups: Tensor) -
 
 
 def worst_group(accuracy: np.ndarray) -> int:
-    """Return the index of the group with the lowest accuracy; groups without one are passed over.
+    """Return the index of the group with the lowest accuracy; groups without one are skipped.
 
     Args:
         accuracy: (m,) fractions, NaN for a group without samples.
+
+    Example:
+        >>> worst_group(np.array([0.9, 0.3, np.nan]))
+        1
     """
     return int(np.nanargmin(accuracy))
 
@@ -110,6 +114,10 @@ def wilson_interval(
 
     Returns:
         Lower and upper ends, in [0, 1]; NaN where the count is 0.
+
+    Example:
+        >>> [round(float(end), 3) for end in wilson_interval(0.5, 100)]
+        [0.404, 0.596]
     """
     share, n = np.asarray(accuracy, dtype=np.float64), np.asarray(count, dtype=np.float64)
     n = np.where(n > 0, n, np.nan)

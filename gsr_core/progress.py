@@ -1,4 +1,4 @@
-"""How work under way stands, and how it reports how far it is."""
+"""The status of a job, and how a job reports its progress."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["Report", "ShouldStop", "Status", "never", "silent"]
 
 
 class Status(StrEnum):
-    """How a run or another job stands or ended; its value is the text shown."""
+    """Status of a run or another job; its value is the text that users see."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -27,7 +27,7 @@ Report = Callable[[float, str], None]
 """Called with the fraction done, in [0, 1], and what is being done."""
 
 ShouldStop = Callable[[], bool]
-"""Asked now and then whether to stop; what is done by then is kept."""
+"""Called now and then; true means to stop and keep what is done so far."""
 
 
 def silent(fraction: float, text: str) -> None:
@@ -35,5 +35,5 @@ def silent(fraction: float, text: str) -> None:
 
 
 def never() -> bool:
-    """Stop for nobody."""
+    """Never stop."""
     return False

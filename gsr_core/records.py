@@ -83,7 +83,7 @@ class RecordFolder(Generic[R]):
             record = self.record
         except ValueError as error:
             raise GsrError(
-                f"{self.file} is not a {self.kind}'s record; restore it or take the directory away"
+                f"{self.file} is not a {self.kind}'s record; restore it or remove the directory"
             ) from error
         if record.format != self.readable:
             raise GsrError(

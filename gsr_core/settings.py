@@ -1,4 +1,4 @@
-"""Settings records from what a user typed, with one sentence for whatever is wrong."""
+"""Checks of the settings that a user typed, with one sentence for a mistake."""
 
 from __future__ import annotations
 
@@ -13,24 +13,29 @@ __all__ = ["check_known", "suggestion", "what_is_wrong"]
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
-    """Return " (did you mean '...'?)" with the nearest known name, or "" if none is near."""
+    """Return " (did you mean '...'?)" with the nearest known name, or "" if none is near.
+
+    Example:
+        >>> suggestion("lr2", ["lr", "steps"])
+        " (did you mean 'lr'?)"
+    """
     near = difflib.get_close_matches(name, list(known), n=1)
     return f" (did you mean '{near[0]}'?)" if near else ""
 
 
-def check_known(owner: str, given: Iterable[str], known: Iterable[str]) -> None:
+def check_known(owner: str, names: Iterable[str], known: Iterable[str]) -> None:
     """Check that settings exist.
 
     Args:
         owner: Whose settings, for the sentence.
-        given: Names that a user gave.
+        names: Names that a user gave.
         known: Names that are allowed.
 
     Raises:
         SettingError: If one is unknown; the sentence names the nearest.
     """
     known = list(known)
-    for key in given:
+    for key in names:
         if key not in known:
             raise SettingError(
                 f"{owner} has no setting '{key}'{suggestion(key, known)}; its settings are "

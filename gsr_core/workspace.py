@@ -13,15 +13,20 @@ DEFAULT_WORKSPACE = "gsr_workspace"
 
 @dataclass(frozen=True)
 class Workspace:
-    """A directory with everything a user made: `bundles/`, `runs/`, `maps/` and the job queues."""
+    """A directory with everything a user made: `bundles/`, `runs/`, `maps/` and the job queues.
+
+    Example:
+        >>> place.runs.relative_to(place.root).as_posix()
+        'runs'
+    """
 
     root: Path
 
     @classmethod
     def at(cls, root: str | os.PathLike[str] | None = None) -> Workspace:
         """Return the workspace at `root`, else at `$GSR_WORKSPACE`, else `./gsr_workspace`."""
-        chosen = root or os.environ.get("GSR_WORKSPACE") or DEFAULT_WORKSPACE
-        return cls(Path(chosen).expanduser().resolve())
+        place = root or os.environ.get("GSR_WORKSPACE") or DEFAULT_WORKSPACE
+        return cls(Path(place).expanduser().resolve())
 
     @property
     def bundles(self) -> Path:

@@ -125,7 +125,7 @@ def flagged(workspace: Workspace, bundle: Bundle) -> pd.DataFrame:
         with pq.ParquetFile(file) as opened:
             return opened.read(columns=_FLAGS.names).cast(_FLAGS).to_pandas()
     except (pa.ArrowException, ValueError) as error:
-        raise GsrError(f"{file} is not a list of flags; restore it or take it away") from error
+        raise GsrError(f"{file} is not a list of flags; restore it or remove it") from error
 
 
 def _reasons(text: str) -> list[str]:

@@ -294,7 +294,7 @@ def _read_names(workspace: Workspace, bundle: Bundle) -> list[_Named]:
     try:
         names = _Names.model_validate_json(file.read_bytes())
     except ValueError as error:
-        raise GsrError(f"{file} is not a list of slices; restore it or take it away") from error
+        raise GsrError(f"{file} is not a list of slices; restore it or remove it") from error
     if names.format != FORMAT:
         raise GsrError(f"{file} has format {names.format}; this version reads format {FORMAT}")
     # A name whose samples are lost is free again.

@@ -14,6 +14,8 @@ Splits have the roles of the GSR paper: the backbone never sees `heldout`, whose
 weights; `target` drives the weights; `val` only selects; `test` only reports. Row order is the
 same in every file, and a row's position is its identity inside the library (`sample_id` is the
 user's). A bundle is written once, whole, and then only read.
+
+The module is long because the format, its manifest and all ways to read it are in one place.
 """
 
 from __future__ import annotations
@@ -90,8 +92,8 @@ RESERVED_COLUMNS = (
     "gradient norm",
     "isolated",
 )
-"""Columns of the bundle, of a run's table of samples and of its charts; no attribute is so called,
-and none begins with `INFLUENCE`."""
+"""Columns of the bundle, of a run's table of samples and of its charts; no attribute may have one
+of these names, or a name that begins with `INFLUENCE`."""
 
 OWN_FILES = (
     "manifest.json",
@@ -103,7 +105,7 @@ OWN_FILES = (
 )
 
 MIN_GROUP_SIZE = 20
-"""Below this a group's accuracy in target, val or test says little; such groups are noted."""
+"""Fewer samples than this in target, val or test say little about a group; a note names it."""
 
 THUMBNAILS = 1024
 """Images a batch of `thumbnails.arrow`; readers count on it."""
@@ -126,7 +128,7 @@ class Manifest(BaseModel):
         backbone: Facts about the network behind the features, for people.
         notes: What a user should know about this data, one sentence each.
         digests: SHA-256 of each file.
-        sizes: Bytes of each file; empty in bundles that were written before sizes were kept.
+        sizes: Bytes of each file; empty in bundles written before sizes were recorded.
         recipe: How the bundle was made (reader, settings, roles, backbone, preprocessing), so
             that its inputs can be opened again; None where they cannot be.
     """
@@ -163,7 +165,19 @@ class Manifest(BaseModel):
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle on disk. Tables are read at first use, features stay memory-mapped."""
+    """A bundle on disk. Tables are read at first use, features stay memory-mapped.
+
+    Example:
+        >>> bundle = gsr.open_bundle(place, "birds")
+        >>> len(bundle), bundle.manifest.classes
+        (200, ['cat', 'dog'])
+        >>> bundle.group_names
+        ['cat, red', 'cat, green', 'dog, red', 'dog, green']
+        >>> bundle.manifest.split_sizes
+        {'train': 40, 'heldout': 40, 'target': 40, 'val': 40, 'test': 40}
+        >>> bundle.samples.loc[0].to_dict()
+        {'sample_id': 's0', 'split': 'train', 'y': 0, 'colour': 'red'}
+    """
 
     path: Path
     manifest: Manifest
@@ -186,7 +200,7 @@ class Bundle:
     def samples(self) -> pd.DataFrame:
         """One row a sample: `sample_id`, `split`, `y`, attributes, optional `path` and `text`.
 
-        The whole table; of many rows, `column`, `y`, `rows_of` and `text` read far less.
+        This reads the whole table; `column`, `y`, `rows_of` and `text` read far less.
         """
         return pd.read_parquet(self.path / "samples.parquet")
 
@@ -222,7 +236,7 @@ class Bundle:
         return self.column("y").to_numpy().astype(np.int64, copy=False)
 
     def text(self, row: int) -> str | None:
-        """Return one row's text, or None if it has none; few others are read with it.
+        """Return one row's text, or None if it has none; few other rows are read.
 
         Raises:
             IndexError: If there is no such row.
@@ -254,14 +268,16 @@ class Bundle:
 
     def labels_at(self, rows: np.ndarray) -> pa.Array:
         """Return each row's group or groups, for display, as an Arrow array of text."""
-        found, which = self.group_patterns
-        return pa.array(describe(found, self.group_names), pa.string()).take(pa.array(which[rows]))
+        combinations, which = self.group_patterns
+        return pa.array(describe(combinations, self.group_names), pa.string()).take(
+            pa.array(which[rows])
+        )
 
     @cached_property
     def group_labels(self) -> np.ndarray:
         """(n,) text: each sample's group or groups, for display."""
-        found, which = self.group_patterns
-        return describe(found, self.group_names)[which]
+        combinations, which = self.group_patterns
+        return describe(combinations, self.group_names)[which]
 
     @cached_property
     def features(self) -> np.ndarray:
@@ -330,6 +346,10 @@ def open_bundle(workspace: Workspace, name: str) -> Bundle:
     Raises:
         BundleNotFoundError: If there is none; the sentence lists those that are there.
         BundleError: If the directory is not a bundle of a format that this version reads.
+
+    Example:
+        >>> gsr.open_bundle(place, "birds").features.shape
+        (200, 5)
     """
     for directory in (workspace.bundles / name, Path(name)):
         if (directory / "manifest.json").is_file():
@@ -342,7 +362,12 @@ def open_bundle(workspace: Workspace, name: str) -> Bundle:
 
 
 def list_bundles(workspace: Workspace) -> list[Bundle]:
-    """Return the bundles of a workspace by name; directories that are no bundle are passed over."""
+    """Return the bundles of a workspace by name; other directories are skipped.
+
+    Example:
+        >>> [bundle.name for bundle in gsr.list_bundles(place)]
+        ['birds']
+    """
     bundles = []
     for file in sorted(workspace.bundles.glob("[!.]*/manifest.json")):
         try:

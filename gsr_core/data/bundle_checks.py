@@ -25,7 +25,7 @@ __all__ = ["check_attribute", "check_extra", "check_head", "check_rows", "chunks
 
 
 _CHUNK = 1 << 26
-"""Bytes of features that are held at a time while a bundle is checked and written."""
+"""Bytes of features held at a time while a bundle is checked and written."""
 
 
 def check_rows(
@@ -95,9 +95,9 @@ def check_rows(
             f"{len(classes) - 1}"
         )
     weighted = "heldout" if "heldout" in present else "train"
-    if len(found := np.unique(y[split == SPLITS.index(weighted)])) < 2:
+    if len(labels := np.unique(y[split == SPLITS.index(weighted)])) < 2:
         raise BundleError(
-            f"y has only class {found[0]} in the {weighted} split; a head needs samples of at "
+            f"y has only class {labels[0]} in the {weighted} split; a head needs samples of at "
             "least two classes there"
         )
     identity = samples["sample_id"]
@@ -154,15 +154,15 @@ def check_attribute(name: str, *, where: str = "a column of samples") -> None:
 
     Args:
         name: Of the column.
-        where: What it was found in, for the sentence.
+        where: Where the column is, for the message.
 
     Raises:
         BundleError: If it does.
     """
     if not name or name in RESERVED_COLUMNS or name.startswith(INFLUENCE):
         raise BundleError(
-            f"{where} cannot become an attribute '{name}'; call it something else than "
-            f"{', '.join(RESERVED_COLUMNS)}, and begin it with something else than '{INFLUENCE}'"
+            f"{where} cannot become an attribute '{name}'; choose a name other than "
+            f"{', '.join(RESERVED_COLUMNS)}, that does not begin with '{INFLUENCE}'"
         )
 
 

@@ -35,7 +35,7 @@ __all__ = ["bundle_directory", "write_bundle"]
 
 
 _ROW_GROUP = 8192
-"""Rows of `samples.parquet` that one text is read with."""
+"""Rows of `samples.parquet` that are read to get one text."""
 
 
 def write_bundle(
@@ -75,13 +75,27 @@ def write_bundle(
         notes: What a user should know about this data.
         recipe: How the bundle was made, in what JSON can hold; kept in the manifest.
         files: More files to keep in the bundle, by name.
-        adopt_features: Whoever made `features` gives it up: where it is a whole `.npy` file of
-            float32 in row order, memory-mapped, the bundle takes a hard link of that file rather
-            than a copy, so nobody may write to it again.
+        adopt_features: The caller gives `features` up: if it is a whole `.npy` file of float32 in
+            row order, memory-mapped, the bundle takes a hard link of that file instead of a copy,
+            so nobody may write to it again.
         overwrite: Replace a bundle of that name.
 
     Raises:
         BundleError: If a check fails; the sentence names the array, the row and the fix.
+
+    Example:
+        >>> birds = gsr.open_bundle(place, "birds")
+        >>> copy = gsr.write_bundle(
+        ...     place.bundles / "copy",
+        ...     samples=birds.samples,
+        ...     membership=birds.membership,
+        ...     groups=birds.manifest.groups,
+        ...     classes=birds.manifest.classes,
+        ...     features=2 * birds.features,
+        ...     source="birds, with features of twice the size",
+        ... )
+        >>> copy.name, len(copy)
+        ('copy', 200)
     """
     name = directory.name
     _check_name(name)
@@ -123,7 +137,7 @@ def write_bundle(
             _write_thumbnails(temporary / "thumbnails.arrow", thumbnails)
         for file, content in (files or {}).items():
             (temporary / file).write_bytes(content)
-        written = sorted(temporary.iterdir())
+        contents = sorted(temporary.iterdir())
         manifest = Manifest(
             name=name,
             title=title or name,
@@ -136,8 +150,8 @@ def write_bundle(
             split_sizes=split_sizes,
             backbone=dict(backbone or {}),
             notes=notes,
-            digests={file.name: sha256(file) for file in written},
-            sizes={file.name: file.stat().st_size for file in written},
+            digests={file.name: sha256(file) for file in contents},
+            sizes={file.name: file.stat().st_size for file in contents},
             recipe=recipe,
         )
         (temporary / "manifest.json").write_text(manifest.model_dump_json(indent=2) + "\n")
@@ -174,7 +188,7 @@ def _check_free(directory: Path, *, overwrite: bool) -> None:
     restore_directory(directory)
     if directory.exists() and not (directory / "manifest.json").is_file():
         raise BundleError(
-            f"{directory} exists and is not a bundle; choose another name or take it away"
+            f"{directory} exists and is not a bundle; choose another name or remove it"
         )
     if directory.exists() and not overwrite:
         raise BundleError(
@@ -189,18 +203,18 @@ def _whole_file(features: np.ndarray) -> Path | None:
         return None
     file = Path(features.filename)
     try:
-        stored = np.load(file, mmap_mode="r", allow_pickle=False)
+        array = np.load(file, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError):
         return None
     same = (
-        stored.dtype == np.float32
+        array.dtype == np.float32
         and features.dtype == np.float32
-        and stored.shape == features.shape
-        and stored.strides == features.strides
-        and stored.flags.c_contiguous
+        and array.shape == features.shape
+        and array.strides == features.strides
+        and array.flags.c_contiguous
         # The file of that name may be another by now, or hold more than the array.
-        and file.stat().st_size == stored.offset + stored.nbytes
-        and all(np.array_equal(stored[row], features[row]) for row in (0, -1))
+        and file.stat().st_size == array.offset + array.nbytes
+        and all(np.array_equal(array[row], features[row]) for row in (0, -1))
     )
     if not same:
         return None

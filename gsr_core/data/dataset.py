@@ -33,8 +33,8 @@ class Dataset:
         membership: (n, m) bool.
         groups: m groups.
         classes: K class names.
-        inputs: What the backbone is given, n of them.
-        source: What it was made of.
+        inputs: The n inputs of the backbone.
+        source: Where the rows came from, in words.
         rows: (n,) the source's row of each sample; some may have been left out.
         notes: What a user should know, one sentence each.
     """
@@ -80,21 +80,21 @@ def amend(roles: Roles, changes: Mapping[str, Any]) -> Roles:
     Raises:
         pydantic.ValidationError: If a field is unknown or has a value that is not allowed.
     """
-    merged = roles.model_dump()
+    fields = roles.model_dump()
     for name, value in changes.items():
-        merged[name] = {**merged[name], **value} if isinstance(value, Mapping) else value
-    asked = changes.get("groups")
+        fields[name] = {**fields[name], **value} if isinstance(value, Mapping) else value
+    groups = changes.get("groups")
     attributes = changes.get("attributes") or ()
-    if "attributes" in changes and not (isinstance(asked, Mapping) and "columns" in asked):
-        merged["groups"]["columns"] = attributes
-    return Roles.model_validate(merged)
+    if "attributes" in changes and not (isinstance(groups, Mapping) and "columns" in groups):
+        fields["groups"]["columns"] = attributes
+    return Roles.model_validate(fields)
 
 
 def define(source: Source, roles: Roles | None = None) -> Dataset:
     """Settle labels, groups and splits.
 
     Args:
-        source: What a reader found.
+        source: What a reader returned.
         roles: What each column is for; the reader's proposal by default.
 
     Raises:
@@ -109,7 +109,7 @@ def define(source: Source, roles: Roles | None = None) -> Dataset:
         raise SourceError(
             f"no column looks like the label; name it with --label. {_columns(table)}"
         )
-    for column in _used(roles):
+    for column in _role_columns(roles):
         if column not in table:
             near = difflib.get_close_matches(column, [str(each) for each in table.columns], n=1)
             hint = f"did you mean '{near[0]}'? " if near else ""
@@ -161,7 +161,7 @@ def define(source: Source, roles: Roles | None = None) -> Dataset:
     if "path" in table:
         samples["path"] = table["path"].astype(str)
     if isinstance(source.inputs, Texts):
-        samples["text"] = [source.inputs.shown(row) for row in range(len(table))]
+        samples["text"] = [source.inputs.display(row) for row in range(len(table))]
     whole = Dataset(
         samples=samples,
         membership=membership,
@@ -175,7 +175,7 @@ def define(source: Source, roles: Roles | None = None) -> Dataset:
     return whole if len(rows) == len(table) else whole.take(rows)
 
 
-def _used(roles: Roles) -> list[str]:
+def _role_columns(roles: Roles) -> list[str]:
     columns = (roles.label, roles.sample_id, roles.split.column, *roles.attributes)
     return [column for column in columns if column is not None]
 
@@ -196,8 +196,8 @@ def _labels(column: pd.Series, names: Mapping[Hashable, str]) -> tuple[np.ndarra
         if not all(float(value).is_integer() for value in values):
             first = next(value for value in values if not float(value).is_integer())
             raise SourceError(
-                f"label '{column.name}' has the value {first}, which is no class; choose a column "
-                "of class names or whole numbers"
+                f"label '{column.name}' has the value {first}, which is not a class; choose a "
+                "column of class names or whole numbers"
             )
         column, values = column.astype(np.int64), [int(value) for value in values]
     order: list[Hashable] = list(names)

@@ -1,14 +1,14 @@
 """A table's columns as features: standardised numbers and one-hot categories.
 
-What is fitted (means, medians, categories) is fitted on the training rows alone, and kept as a
-record in plain JSON: an `Encoder` read back from its file gives the same features, and encodes
-rows that come later. scikit-learn does the fitting:
+Means, medians and categories come from the training rows alone and are kept as a record in plain
+JSON: an `Encoder` read back from its file gives the same features, and encodes rows that come
+later. scikit-learn does the fitting:
 
 - a number x becomes (x - mean) / std; a gap first takes the training median, and a column that
   has gaps in training is joined by one that is 1 in the gaps and 0 elsewhere;
 - a category becomes one column for each category of the training rows; a gap is a category of its
   own. A category that no training row has is 0 in all of them;
-- what is constant in the training rows is left out.
+- a column that is constant in the training rows is left out.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict
 from sklearn.impute import SimpleImputer
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
+from gsr_core.data.column_values import categories_of, codes_among, gaps_of, numbers_of
 from gsr_core.data.inputs import Inputs, Numbers
 from gsr_core.data.source import Roles
 from gsr_core.errors import InputError, SourceError
@@ -33,12 +34,9 @@ __all__ = [
     "Encoder",
     "Missing",
     "NumericColumn",
-    "categories_of",
-    "numbers_of",
 ]
 
 Missing = Literal["stop", "impute"]
-FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 class NumericColumn(BaseModel):
@@ -155,26 +153,26 @@ class Encoder(BaseModel):
             if column.indicator:
                 gaps.append(missing.astype(np.float32))
         for column in self.categorical:
-            codes = _codes(categories_of(table[column.name]), column.categories)
+            codes = codes_among(categories_of(table[column.name]), column.categories)
             flags.append((codes[:, None] == np.arange(len(column.categories))).astype(np.float32))
         parts = [*(part[:, None] for part in (*values, *gaps)), *flags]
         return np.concatenate([np.empty((len(table), 0), np.float32), *parts], axis=1)
 
     def unseen(self, table: pd.DataFrame) -> dict[str, np.ndarray]:
-        """Return the rows whose category no training row had, by column; only where there are."""
-        found = {
+        """Return the rows with a category that no training row had, by column, if there are any."""
+        rows_by_column = {
             column.name: np.flatnonzero(
-                _codes(categories_of(table[column.name]), column.categories) < 0
+                codes_among(categories_of(table[column.name]), column.categories) < 0
             )
             for column in self.categorical
         }
-        return {name: rows for name, rows in found.items() if rows.size}
+        return {name: rows for name, rows in rows_by_column.items() if rows.size}
 
 
 class Columns(Inputs):
     """A table's feature columns as they are in the file.
 
-    They become numbers once it is known which rows are for training; see `fitted`.
+    They become numbers once it is known which rows are for training; see `fit`.
     """
 
     modality = "numbers"
@@ -186,26 +184,26 @@ class Columns(Inputs):
         numeric: Sequence[str],
         categorical: Sequence[str],
         missing: Missing = "stop",
-        asked: bool = False,
+        explicit: bool = False,
         attributes_as_features: bool = False,
         rows: np.ndarray | None = None,
     ) -> None:
         """Keep the columns.
 
         Args:
-            table: n rows with those columns; others are left aside.
+            table: n rows with those columns; others are ignored.
             numeric: Columns of numbers.
             categorical: Columns of categories.
             missing: Whether a gap in a feature stops the encoding or is filled.
-            asked: Whether the user named these columns, so that attributes among them are meant.
+            explicit: Whether the user named these columns, so that attributes among them are meant.
             attributes_as_features: Whether attributes are features too.
-            rows: (n,) what the rows are called in messages; from 0 on by default.
+            rows: (n,) numbers of the rows in messages; 0, 1, 2 and so on by default.
         """
         self.numeric = tuple(numeric)
         self.categorical = tuple(categorical)
         self.table = table[[*self.numeric, *self.categorical]].reset_index(drop=True)
         self.missing: Missing = missing
-        self.asked = asked
+        self.explicit = explicit
         self.attributes_as_features = attributes_as_features
         self.rows = np.arange(len(table)) if rows is None else rows
 
@@ -213,12 +211,12 @@ class Columns(Inputs):
         return len(self.table)
 
     def load(self, row: int) -> NoReturn:
-        """Refuse: a row is no numbers before its encoding is fitted.
+        """Refuse: a row has no numbers before the encoding is fitted.
 
         Raises:
             InputError: Always.
         """
-        raise InputError("the table's columns are not encoded yet; fit them with Columns.fitted")
+        raise InputError("the table's columns are not encoded yet; fit them with Columns.fit")
 
     def name(self, row: int) -> str:
         """Return the row."""
@@ -240,7 +238,7 @@ class Columns(Inputs):
         return digest.hexdigest()
 
     def without(self, columns: Iterable[str]) -> Columns:
-        """Return the columns but for some."""
+        """Return all columns but some."""
         dropped = set(columns)
         return self._with(
             numeric=[name for name in self.numeric if name not in dropped],
@@ -256,20 +254,20 @@ class Columns(Inputs):
         Raises:
             SourceError: If the user named one as a feature that cannot be.
         """
-        taken = {roles.label: "label", roles.split.column: "split", roles.sample_id: "ids"}
+        role_of = {roles.label: "label", roles.split.column: "split", roles.sample_id: "ids"}
         features = (*self.numeric, *self.categorical)
-        for name in features if self.asked else ():
-            if name in taken:
+        for name in features if self.explicit else ():
+            if name in role_of:
                 raise SourceError(
                     f"column '{name}' is among the features, but it is the column of the "
-                    f"{taken[name]}; take it out of numeric or categorical"
+                    f"{role_of[name]}; take it out of numeric or categorical"
                 )
-        dropped = [name for name in features if name in taken]
-        if not (self.asked or self.attributes_as_features):
-            dropped += [*roles.attributes, *roles.groups.columns, *roles.groups.bins]
-        return self.without(dropped)
+        excluded = [name for name in features if name in role_of]
+        if not (self.explicit or self.attributes_as_features):
+            excluded += [*roles.attributes, *roles.groups.columns, *roles.groups.bins]
+        return self.without(excluded)
 
-    def fitted(self, rows: np.ndarray) -> tuple[Numbers, Encoder, list[str]]:
+    def fit(self, rows: np.ndarray) -> tuple[Numbers, Encoder, list[str]]:
         """Fit the encoding on some rows and encode all.
 
         Args:
@@ -286,7 +284,7 @@ class Columns(Inputs):
         train = self.table.iloc[np.flatnonzero(rows) if rows.dtype == bool else rows]
         if not len(train):
             raise SourceError("no row is in train or heldout, so no encoding can be fitted")
-        # All rows, so that whatever is wrong is found, and called by its row in the file.
+        # Of all rows, so that a bad value is reported with its row in the file.
         numbers = {name: numbers_of(self.table[name], self.rows) for name in self.numeric}
         if self.missing == "stop":
             _stop_at_gaps(self.table, (*self.numeric, *self.categorical), self.rows)
@@ -312,7 +310,7 @@ class Columns(Inputs):
             raise SourceError(
                 "no column is left as a feature"
                 + (f" ({reasons})" if reasons else "")
-                + "; the label, the split, ids and attributes are none: name feature columns with "
+                + "; the label, the split, ids and attributes are not features: name columns with "
                 "numeric=... and categorical=..., or set attributes_as_features=true"
             )
         features = encoder._transform(self.table, self.rows)
@@ -324,17 +322,17 @@ class Columns(Inputs):
             for name, reason in encoder.left_out.items()
         ]
         for column in encoder.numeric:
-            if filled := int(_gaps(self.table[column.name]).sum()):
+            if filled := int(gaps_of(self.table[column.name]).sum()):
                 notes.append(
                     f"Column '{column.name}' has {filled} gaps, filled with the training rows' "
                     f"median {column.median:g}."
                 )
         for name, rows in encoder.unseen(self.table).items():
             first = categories_of(self.table[name].iloc[rows[:1]])[0]
-            shown = "a gap" if first is None else f"'{first}'"
+            category = "a gap" if first is None else f"'{first}'"
             notes.append(
                 f"Column '{name}' has categories that no training row has in {len(rows)} rows "
-                f"(first: {shown} in row {self.rows[rows[0]]}); they count as none of the known "
+                f"(first: {category} in row {self.rows[rows[0]]}); they count as none of the known "
                 "ones."
             )
         return notes
@@ -345,90 +343,22 @@ class Columns(Inputs):
             "numeric": self.numeric,
             "categorical": self.categorical,
             "missing": self.missing,
-            "asked": self.asked,
+            "explicit": self.explicit,
             "attributes_as_features": self.attributes_as_features,
             "rows": self.rows,
         }
         return Columns(**{**arguments, **changes})
 
 
-def numbers_of(column: pd.Series, rows: np.ndarray | None = None) -> np.ndarray:
-    """Return a column as numbers.
-
-    Args:
-        column: n numbers, yes or no, or texts that spell numbers.
-        rows: (n,) what the rows are called in messages; from 0 on by default.
-
-    Returns:
-        (n,) float64, a gap is NaN.
-
-    Raises:
-        SourceError: If a value is no number, or not within float32's range.
-    """
-    rows = np.arange(len(column)) if rows is None else rows
-    if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_complex_dtype(column):
-        numbers = column.to_numpy(np.float64, na_value=np.nan).copy()
-    else:
-        texts = categories_of(column)
-        parsed = pd.to_numeric(pd.Series(texts, dtype=object), errors="coerce")
-        numbers = parsed.to_numpy(np.float64, na_value=np.nan).copy()
-        gaps = np.array([text is None for text in texts], dtype=bool)
-        if (bad := np.flatnonzero(np.isnan(numbers) & ~gaps)).size:
-            raise SourceError(
-                f"column '{column.name}' is '{texts[bad[0]]}' in row {rows[bad[0]]}, which is no "
-                "number; correct it, or take the column as categories (categorical=...)"
-            )
-    if (bad := np.flatnonzero(np.abs(numbers) > FLOAT32_MAX)).size:
-        raise SourceError(
-            f"column '{column.name}' is {numbers[bad[0]]:g} in row {rows[bad[0]]}; every number "
-            "must be finite and within float32's range: correct it or leave the column out"
-        )
-    return numbers
-
-
-def categories_of(column: pd.Series) -> np.ndarray:
-    """Return a column's values as text, the same whether a file had 1, 1.0 or "1".
-
-    Returns:
-        (n,) of str, or None for a gap; a blank text is a gap.
-    """
-    if column.dtype == object:
-        # Here True and 1 would share a code, and be called as the first of them is.
-        gaps = column.isna().to_numpy(bool)
-        texts = [None if gap else _text(value) for gap, value in zip(gaps, column, strict=True)]
-        return np.array([*texts, None], dtype=object)[:-1]
-    codes, values = pd.factorize(column)
-    texts = np.array([*(_text(value) for value in values), None], dtype=object)
-    return texts[codes]
-
-
-def _text(value: Any) -> str | None:
-    if isinstance(value, float | np.floating) and float(value).is_integer():
-        return str(int(value))
-    return str(value) if str(value).strip() else None
-
-
-def _codes(values: np.ndarray, categories: Sequence[str | None]) -> np.ndarray:
-    """Return each value's place among the categories, -1 if it has none."""
-    place = {category: code for code, category in enumerate(categories)}
-    return np.array([place.get(value, -1) for value in values], dtype=np.int64)
-
-
-def _gaps(column: pd.Series) -> np.ndarray:
-    if pd.api.types.is_numeric_dtype(column):
-        return column.isna().to_numpy(bool)
-    return np.array([value is None for value in categories_of(column)], dtype=bool)
-
-
 def _stop_at_gaps(table: pd.DataFrame, columns: Sequence[str], rows: np.ndarray) -> None:
-    found = {name: np.flatnonzero(_gaps(table[name])) for name in columns}
-    found = {name: where for name, where in found.items() if where.size}
-    if not found:
+    gaps = {name: np.flatnonzero(gaps_of(table[name])) for name in columns}
+    gaps = {name: where for name, where in gaps.items() if where.size}
+    if not gaps:
         return
-    name = next(iter(found))
-    others = [f"'{other}' ({len(where)})" for other, where in found.items() if other != name]
+    name = next(iter(gaps))
+    others = [f"'{other}' ({len(where)})" for other, where in gaps.items() if other != name]
     raise SourceError(
-        f"column '{name}' has no value in row {rows[found[name][0]]} ({len(found[name])} rows in "
+        f"column '{name}' has no value in row {rows[gaps[name][0]]} ({len(gaps[name])} rows in "
         f"all{'; also ' + ', '.join(others) if others else ''}); fill the gaps in, leave the "
         f"column out (exclude={name}), or set missing=impute"
     )
@@ -442,8 +372,8 @@ def _fit_numeric(name: str, numbers: np.ndarray, left_out: dict[str, str]) -> Nu
     imputer = SimpleImputer(strategy="median").fit(numbers[:, None])
     scaler = StandardScaler().fit(imputer.transform(numbers[:, None]))
     median, mean, variance, std = (
-        float(np.asarray(fitted)[0])
-        for fitted in (imputer.statistics_, scaler.mean_, scaler.var_, scaler.scale_)
+        float(np.asarray(statistic)[0])
+        for statistic in (imputer.statistics_, scaler.mean_, scaler.var_, scaler.scale_)
     )
     # scikit-learn divides by 1 what is constant up to rounding.
     constant = std != np.sqrt(variance)

@@ -1,4 +1,4 @@
-"""Groups from columns: every kind of `GroupRule`, made and explained.
+"""Groups from columns: every kind of `GroupRule`, with a definition for each group.
 
 Groups are defined, never assumed: each one carries the sentence that says who belongs to it.
 """
@@ -19,10 +19,10 @@ from gsr_core.errors import SourceError
 __all__ = ["MAX_GROUPS", "MAX_VALUES", "make_groups", "propose_merges"]
 
 MAX_VALUES = 50
-"""A column with more different values is cut into bins or used for names, not crossed."""
+"""Most values of a column that can be crossed; others are cut into bins or used as names."""
 MAX_GROUPS = 1_000
 FLAG_FROM = 0.5
-"""From which value on a score counts as a yes; WILDS has it so for CivilComments."""
+"""Least score that counts as a yes, as in WILDS for CivilComments."""
 _WORDS = {"true": 1.0, "yes": 1.0, "false": 0.0, "no": 0.0}
 
 
@@ -56,12 +56,12 @@ def make_groups(
             )
     names = names or {}
     if rule.kind == "crossed":
-        groups, membership, notes = _crossed(table, y, classes, rule, names)
+        groups, membership, notes = _cross(table, y, classes, rule, names)
     elif rule.kind == "overlapping":
         groups, membership, notes = _overlapping(table, y, classes, rule)
     else:
-        groups, membership, notes = _named(table, rule, names)
-    groups, membership = _merged(groups, membership, rule.merge)
+        groups, membership, notes = _by_name(table, rule, names)
+    groups, membership = _merge(groups, membership, rule.merge)
     return groups, membership, notes
 
 
@@ -72,7 +72,7 @@ def _near(column: str, table: pd.DataFrame) -> str:
     return f"{hint}The columns are {', '.join(columns[:20])}{', ...' if len(columns) > 20 else ''}"
 
 
-def _crossed(
+def _cross(
     table: pd.DataFrame,
     y: np.ndarray,
     classes: Sequence[str],
@@ -83,12 +83,12 @@ def _crossed(
     if rule.with_class:
         factors.append(("class", list(classes), list(classes), y))
     for column in rule.columns:
-        values, shown, codes = _levels(table[column], column, rule.bins.get(column), names)
-        factors.append((column, values, shown, codes))
+        values, labels, codes = _levels(table[column], column, rule.bins.get(column), names)
+        factors.append((column, values, labels, codes))
     if not factors:
         raise SourceError(
-            "groups have neither the class nor a column to be made of; choose an attribute, or let "
-            "the class take part"
+            "there is neither the class nor a column to make groups of; choose an attribute, or "
+            "let the class take part"
         )
     known = np.all([codes >= 0 for *_, codes in factors], axis=0)
     sizes = tuple(len(values) for _, values, _, _ in factors)
@@ -102,7 +102,7 @@ def _crossed(
         parts = list(zip(factors, levels, strict=True))
         groups.append(
             Group(
-                name=", ".join(shown[level] for (_, _, shown, _), level in parts),
+                name=", ".join(labels[level] for (_, _, labels, _), level in parts),
                 definition=" and ".join(
                     values[level]
                     if values[level].startswith(f"{column} ")
@@ -141,8 +141,8 @@ def _levels(
     if bins is not None:
         return _quantiles(column, name, bins)
     order = list(names.get(name, {}))
-    present = list(pd.unique(column.dropna()))
-    order += sorted((each for each in present if each not in order), key=_sort_key)
+    occurring = list(pd.unique(column.dropna()))
+    order += sorted((each for each in occurring if each not in order), key=_sort_key)
     if len(order) > MAX_VALUES:
         advice = "cut it into bins" if pd.api.types.is_numeric_dtype(column) else "choose another"
         raise SourceError(
@@ -150,14 +150,14 @@ def _levels(
             f"crossed: {advice}, or use it as a column of group names"
         )
     codes = pd.Categorical(column, categories=order).codes.astype(np.int64)
-    given = names.get(name, {})
-    values = [str(given.get(each, _text(each))) for each in order]
+    value_names = names.get(name, {})
+    values = [str(value_names.get(each, _text(each))) for each in order]
     # A bare 0 or "yes" says nothing without its column's name.
-    shown = [
-        text if each in given or not _terse(text) else f"{name} {text}"
+    labels = [
+        text if each in value_names or not _terse(text) else f"{name} {text}"
         for each, text in zip(order, values, strict=True)
     ]
-    return values, shown, codes
+    return values, labels, codes
 
 
 def _quantiles(column: pd.Series, name: str, bins: int) -> tuple[list[str], list[str], np.ndarray]:
@@ -215,7 +215,7 @@ def _flag(column: pd.Series, name: str) -> np.ndarray:
     return numbers.fillna(0.0).to_numpy(float) >= FLAG_FROM
 
 
-def _named(
+def _by_name(
     table: pd.DataFrame, rule: GroupRule, names: Mapping[str, Mapping[Hashable, str]]
 ) -> tuple[list[Group], np.ndarray, list[str]]:
     if len(rule.columns) != 1:
@@ -235,9 +235,9 @@ def _named(
             "choose a column of group names"
         )
     codes = pd.Categorical(column, categories=order).codes
-    given = names.get(name, {})
+    value_names = names.get(name, {})
     groups = [
-        Group(name=str(given.get(each, _text(each))), definition=f"{name} = {_text(each)}")
+        Group(name=str(value_names.get(each, _text(each))), definition=f"{name} = {_text(each)}")
         for each in order
     ]
     unknown = int((codes < 0).sum())
@@ -247,7 +247,7 @@ def _named(
     return groups, codes[:, None] == np.arange(len(order)), notes
 
 
-def _merged(
+def _merge(
     groups: list[Group], membership: np.ndarray, merges: Sequence[Sequence[str]]
 ) -> tuple[list[Group], np.ndarray]:
     for merge in merges:
@@ -259,19 +259,19 @@ def _merged(
                 raise SourceError(
                     f"there is no group '{name}' to merge; {hint}The groups are {'; '.join(names)}"
                 )
-        chosen = [names.index(name) for name in dict.fromkeys(merge)]
-        if len(chosen) < 2:
+        members = [names.index(name) for name in dict.fromkeys(merge)]
+        if len(members) < 2:
             raise SourceError(f"a merge needs two groups or more, not only '{merge[0]}'")
-        first = chosen[0]
-        united = Group(
-            name=" or ".join(groups[g].name for g in chosen),
-            definition=" or ".join(f"({groups[g].definition})" for g in chosen),
+        first = members[0]
+        union = Group(
+            name=" or ".join(groups[g].name for g in members),
+            definition=" or ".join(f"({groups[g].definition})" for g in members),
         )
-        column = membership[:, chosen].any(axis=1)
-        kept = [g for g in range(len(groups)) if g == first or g not in chosen]
-        membership = membership[:, kept]
-        membership[:, kept.index(first)] = column
-        groups = [united if g == first else groups[g] for g in kept]
+        column = membership[:, members].any(axis=1)
+        remaining = [g for g in range(len(groups)) if g == first or g not in members]
+        membership = membership[:, remaining]
+        membership[:, remaining.index(first)] = column
+        groups = [union if g == first else groups[g] for g in remaining]
     return groups, membership
 
 
@@ -327,7 +327,7 @@ def _text(value: object) -> str:
 
 
 def _sort_key(value: object) -> tuple[int, float, str]:
-    """Order numbers by size, before everything else by its text."""
+    """Order numbers by size, then everything else by its text."""
     if isinstance(value, int | float | np.number):
         return 0, float(value), ""
     return 1, 0.0, str(value)

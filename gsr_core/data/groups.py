@@ -27,7 +27,7 @@ __all__ = [
 _Value = TypeVar("_Value", int, str)
 
 UNKNOWN = "unknown"
-"""What a sample without any group is called."""
+"""Shown as the group of a sample without any."""
 
 
 class Group(BaseModel):
@@ -53,6 +53,11 @@ def membership_from_index(index: np.ndarray, n_groups: int) -> np.ndarray:
 
     Returns:
         (n, m) bool.
+
+    Example:
+        >>> membership_from_index(np.array([0, -1]), 2)
+        array([[ True, False],
+               [False, False]])
     """
     return index[:, None] == np.arange(n_groups)[None, :]
 
@@ -89,7 +94,7 @@ def class_by_attribute(
 
 
 def patterns(membership: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Find the combinations of groups that there are: few, where rows are many.
+    """Find the combinations of groups that occur: few, even among many rows.
 
     Args:
         membership: (n, m) bool.
@@ -102,9 +107,9 @@ def patterns(membership: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     # Eight columns at a time: a code that is renumbered is below n, so that 256 n cannot overflow.
     for start in range(0, membership.shape[1], 8):
         part = np.packbits(membership[:, start : start + 8], axis=1)[:, 0]
-        codes, known = pd.factorize(codes * 256 + part)
+        codes, uniques = pd.factorize(codes * 256 + part)
         # In order of their values, so that the first columns matter most.
-        order = np.argsort(known)
+        order = np.argsort(uniques)
         rank = np.empty_like(order)
         rank[order] = np.arange(len(order))
         codes = rank[codes]
@@ -122,6 +127,10 @@ def describe(membership: np.ndarray, names: Sequence[str]) -> np.ndarray:
 
     Returns:
         (n,) strings; `unknown` for a row without any group.
+
+    Example:
+        >>> list(map(str, describe(np.array([[True, True], [False, False]]), ["a", "b"])))
+        ['a + b', 'unknown']
     """
     return np.array(
         [

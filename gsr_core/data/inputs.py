@@ -1,4 +1,4 @@
-"""What a backbone is given: images, texts or rows of numbers, read one sample at a time.
+"""The inputs of a backbone: images, texts or rows of numbers, read one sample at a time.
 
 Inputs are lazy and can be sent to another process: a file is opened when its row is asked for.
 One bad row raises `InputError` with the reason, and spoils nothing else.
@@ -10,22 +10,19 @@ import hashlib
 import io
 import os
 import re
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from PIL import Image, ImageOps
 
+from gsr_core.data.pixels import decode_image
 from gsr_core.errors import InputError, SourceError
 
 __all__ = [
-    "THUMBNAIL_SIZE",
     "ImageArrays",
     "ImageBlobs",
     "ImageFiles",
@@ -33,16 +30,12 @@ __all__ = [
     "Modality",
     "Numbers",
     "Texts",
-    "decode_image",
     "escapes",
-    "thumbnail",
 ]
 
 Modality = Literal["image", "text", "numbers"]
-THUMBNAIL_SIZE = 128
-"""Longer side of a thumbnail, in pixels."""
 ESCAPE = r"(?s)^[\\/]|^.:|(?:^|[\\/])\.\.(?:[\\/]|$)"
-"""What `escapes` says, as a regular expression of RE2, for a million paths at once."""
+"""The test of `escapes` as a regular expression of RE2, for a million paths at once."""
 
 
 class Inputs(ABC):
@@ -126,9 +119,9 @@ class ImageFiles(Inputs):
 
     def take(self, rows: np.ndarray) -> ImageFiles:
         """Return the images of some rows."""
-        taken = object.__new__(ImageFiles)
-        taken.folder, taken.paths = self.folder, self.paths.take(pa.array(rows))
-        return taken
+        images = object.__new__(ImageFiles)
+        images.folder, images.paths = self.folder, self.paths.take(pa.array(rows))
+        return images
 
     def digest(self) -> str:
         """Return the digest of every file's path, size and time of change."""
@@ -269,8 +262,8 @@ class Texts(Inputs):
         """Return the row."""
         return f"row {row}"
 
-    def shown(self, row: int) -> str:
-        """Return one text or pair as it is shown to people."""
+    def display(self, row: int) -> str:
+        """Return one text or pair as people read it."""
         return "\n".join(self._parts(row))
 
     def take(self, rows: np.ndarray) -> Texts:
@@ -338,62 +331,11 @@ def escapes(path: str) -> bool:
     return ".." in steps or path[1:2] == ":" or path[:1] in ("/", "\\")
 
 
-def decode_image(file: Path | io.BytesIO) -> np.ndarray:
-    """Return an image as (H, W, 3) uint8, upright as its camera noted.
-
-    Palette, grey, CMYK and 16-bit images are converted; transparency is dropped, as torchvision's
-    loader does it. 16-bit grey keeps its range: it is divided by 257 rather than cut at 255. Grey
-    of floating point is taken for a share of white if no pixel is above 1.
-
-    Raises:
-        InputError: If the file is missing, empty, truncated, or no image.
-    """
-    if isinstance(file, Path):
-        # A name that is too long or has a null byte is an error of its own.
-        try:
-            size = file.stat().st_size if file.is_file() else None
-        except (OSError, ValueError) as error:
-            raise InputError(f"the file cannot be opened ({error.args[-1]})") from error
-        if size is None:
-            raise InputError("there is no such file")
-        if size == 0:
-            raise InputError("the file is empty")
-    # Pillow's decoders raise nearly anything for a damaged image.
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(file) as image:
-                image.load()
-                # A camera's note may be damaged where the image is not.
-                with suppress(Exception):
-                    ImageOps.exif_transpose(image, in_place=True)
-                if image.mode.startswith(("I", "F")):
-                    return _from_deep_grey(
-                        np.asarray(image, np.float64), whole=image.mode[0] == "I"
-                    )
-                # Copied, so that it can be written to: torch warns of arrays that cannot.
-                return np.array(image.convert("RGB"))
-    except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        if "cannot identify" in reason:
-            reason = "it is no image of a known format"
-        raise InputError(reason[:150]) from error
-
-
-def _from_deep_grey(grey: np.ndarray, *, whole: bool) -> np.ndarray:
-    if whole:
-        scaled = np.clip(grey, 0, 65535) / 257
-    else:
-        grey = np.nan_to_num(grey)
-        scaled = np.clip(grey * 255 if grey.max() <= 1 else grey, 0, 255)
-    return np.repeat(scaled.round().astype(np.uint8)[:, :, None], 3, axis=2)
-
-
 def _strings(values: Sequence[str] | np.ndarray | pa.Array) -> pa.Array:
-    """Return strings as one buffer; what is no string is null.
+    """Return strings as one buffer; anything else becomes null.
 
-    Python's own strings count who refers to them, so that each worker process that reads them
-    would come to own a copy of the whole list.
+    Python's own strings count their references, so that each worker process that reads them would
+    copy the whole list.
     """
     if isinstance(values, pa.Array):
         return values
@@ -415,14 +357,3 @@ def _matching(strings: pa.Array, pattern: str) -> np.ndarray:
     options = pc.MatchSubstringOptions(pattern)
     mask = pc.call_function("match_substring_regex", [strings], options)
     return np.flatnonzero(mask.fill_null(False).to_numpy(zero_copy_only=False))
-
-
-def thumbnail(item: Any) -> bytes | None:
-    """Return a small encoded image of one input (WebP bytes); None if it is not an image."""
-    if not isinstance(item, np.ndarray) or item.ndim != 3:
-        return None
-    image = Image.fromarray(item)
-    image.thumbnail((THUMBNAIL_SIZE, THUMBNAIL_SIZE))
-    encoded = io.BytesIO()
-    image.save(encoded, "WEBP", quality=80)
-    return encoded.getvalue()

@@ -1,4 +1,4 @@
-"""Rows in memory: what a method is given of a bundle."""
+"""Rows in memory: what a method sees of a bundle."""
 
 from __future__ import annotations
 
@@ -25,6 +25,11 @@ class Rows:
         labels: (n,) int64, classes in [0, K).
         groups: (n, m) bool, overlap allowed.
         position: (n,) int64, positions in the bundle.
+
+    Example:
+        >>> _, test = gsr.load_problem(gsr.open_bundle(place, "birds"), gsr.pick("cpu"))
+        >>> len(test), test.features.shape
+        (40, torch.Size([40, 5]))
     """
 
     features: Tensor
@@ -51,6 +56,11 @@ class Problem:
         train: Reads the rows of `train`, which may be many; None if there are none.
         weighted_split: Where the weighted rows are from: `heldout`, else `train`.
         compute: Where and how precisely to compute.
+
+    Example:
+        >>> problem, _ = gsr.load_problem(gsr.open_bundle(place, "birds"), gsr.pick("cpu"))
+        >>> problem.n_classes, problem.n_groups, problem.weighted_split
+        (2, 4, 'heldout')
     """
 
     weighted: Rows
@@ -76,10 +86,15 @@ def load_problem(
 
     Args:
         bundle: The data.
-        compute: Where the tensors shall live.
+        compute: Where the tensors live.
         seed: 0 takes `target` and `val` as they are in the bundle; any other seed redraws them
             from their union (`redraw`).
         variation: What is changed about the rows; nothing if None.
+
+    Example:
+        >>> problem, test = gsr.load_problem(gsr.open_bundle(place, "birds"), gsr.pick("cpu"))
+        >>> len(problem.weighted), len(problem.target), len(test)
+        (40, 40, 40)
     """
     positions = positions_of(bundle, seed, variation)
     y = seen_labels(bundle, seed, variation)
@@ -173,18 +188,18 @@ def redraw(bundle: Bundle, seed: int) -> Mapping[str, np.ndarray]:
     in_target = np.arange(len(pool)) < len(target)
     # Shuffling which place each sample takes within its stratum keeps every count.
     generator = np.random.default_rng(seed)
-    drawn = np.empty(len(pool), dtype=bool)
+    in_new_target = np.empty(len(pool), dtype=bool)
     by_stratum = np.argsort(stratum, kind="stable")
     _, first = np.unique(stratum[by_stratum], return_index=True)
     for members in np.split(by_stratum, first[1:]):
-        drawn[members] = in_target[generator.permutation(members)]
-    positions["target"] = np.sort(pool[drawn])
-    positions["val"] = np.sort(pool[~drawn])
+        in_new_target[members] = in_target[generator.permutation(members)]
+    positions["target"] = np.sort(pool[in_new_target])
+    positions["val"] = np.sort(pool[~in_new_target])
     return positions
 
 
 def _stratum(bundle: Bundle, rows: np.ndarray) -> np.ndarray:
     """Return a number for each row's class and combination of groups."""
-    found, which = bundle.group_patterns
+    combinations, which = bundle.group_patterns
     # Classes first, then combinations in their order.
-    return bundle.y[rows] * len(found) + which[rows]
+    return bundle.y[rows] * len(combinations) + which[rows]

@@ -29,19 +29,19 @@ SPLIT_NAMES = ("split", "partition", "subset", "set", "fold")
 ID_NAMES = ("sample_id", "id", "image_id", "img_id", "uid", "uuid", "guid")
 GROUP_NAMES = ("group", "group_name", "subgroup", "group_id", "group_idx")
 MAX_VALUES = 20
-"""A column with more different values is no attribute to make groups of."""
+"""Most different values of a column that can be an attribute."""
 MAX_CLASSES = 1000
 MAX_LENGTH = 60
-"""A text that is longer, in characters, is no name of a value."""
+"""Longest text, in characters, that can name a value."""
 
 
 def propose_roles(table: pd.DataFrame, *, inputs: Sequence[str] = ()) -> Roles:
     """Propose roles; a user corrects them.
 
     Names decide, and values can object: a label has 2 classes or more and no fractions, a split
-    column has words of splits, an id is never there twice. Attributes are the columns of few
-    different values that say something else than the label. A column that is called a group
-    makes the groups alone; otherwise the first attribute does, with the class.
+    column has words of splits, ids are unique. Attributes are the columns of few
+    different values that say something other than the label. A column with a usual name for groups
+    makes them alone; otherwise the first attribute does, with the class.
 
     Args:
         table: As read from the file.
@@ -50,12 +50,12 @@ def propose_roles(table: pd.DataFrame, *, inputs: Sequence[str] = ()) -> Roles:
     free = [str(column) for column in table.columns if str(column) not in inputs]
     plain = {_plain(column): column for column in reversed(free)}
 
-    def named(names: Iterable[str]) -> list[str]:
+    def matches(names: Iterable[str]) -> list[str]:
         return [plain[name] for name in names if name in plain]
 
-    identity = next((each for each in named(ID_NAMES) if _is_identity(table[each])), None)
-    split = next((each for each in named(SPLIT_NAMES) if _is_split(table[each])), None)
-    label = next((each for each in named(LABEL_NAMES) if _is_label(table[each])), None)
+    identity = next((each for each in matches(ID_NAMES) if _is_identity(table[each])), None)
+    split = next((each for each in matches(SPLIT_NAMES) if _is_split(table[each])), None)
+    label = next((each for each in matches(LABEL_NAMES) if _is_label(table[each])), None)
     attributes = tuple(
         column
         for column in free
@@ -64,14 +64,14 @@ def propose_roles(table: pd.DataFrame, *, inputs: Sequence[str] = ()) -> Roles:
         and _is_attribute(table[column])
         and not (label is not None and _same(table[column], table[label]))
     )
-    own = next((each for each in named(GROUP_NAMES) if each in attributes), None)
+    group_column = next((each for each in matches(GROUP_NAMES) if each in attributes), None)
     return Roles(
         label=label,
         sample_id=identity,
         attributes=attributes,
         groups=GroupRule(columns=attributes[:1])
-        if own is None
-        else GroupRule(kind="named", columns=(own,), with_class=False),
+        if group_column is None
+        else GroupRule(kind="named", columns=(group_column,), with_class=False),
         split=SplitRule(column=split),
     )
 
@@ -97,8 +97,8 @@ def _is_split(column: pd.Series) -> bool:
     values = _values(column)
     if values is None or len(values) > MAX_VALUES:
         return False
-    # What is called a split is one, though its words may need an explanation; other names mean
-    # other things too, such as the folds of a cross-validation.
+    # A column named split is one, even if its words need an explanation; other names mean other
+    # things too, such as the folds of a cross-validation.
     if _plain(str(column.name)) == "split":
         return True
     words = {str(value).strip().lower().removesuffix(".0") for value in values}

@@ -1,4 +1,4 @@
-"""What a reader finds: a table, the inputs behind its rows, and a guess at what each column is.
+"""What a reader returns: a table, the inputs behind its rows, and a guess at what each column is.
 
 Nothing is decided here. Which column is the label, how groups are defined and how rows are split
 is settled by `Roles`, which a user may correct; `gsr_core.data.dataset.define` then makes the
@@ -30,7 +30,7 @@ class GroupRule(BaseModel):
             empty name is an unknown group.
         columns: Attribute columns; for `named` exactly one.
         with_class: Whether the class takes part; not for `named`.
-        bins: Numeric columns that are cut into so many quantile bins first.
+        bins: Numeric columns to cut into quantile bins first, and how many of each.
         merge: Groups that become one, by name; the first names the result's place.
     """
 
@@ -97,7 +97,7 @@ class Source:
     Attributes:
         table: One row a sample, with every column of the file that could matter; row order is
             that of `inputs`. A column `path` holds the paths of image files.
-        inputs: What the backbone is given, n of them.
+        inputs: The n inputs of the backbone.
         roles: The reader's proposal; complete for a data set of known layout.
         origin: Where the rows came from, in words.
         names: For a column, the name of each value that has one; the order is kept, and for the
@@ -106,8 +106,8 @@ class Source:
             `roles.groups`; None otherwise. Its `attrs["definitions"]` may have what a sample must
             satisfy to belong, in words, by group.
         head: weight (K, d) and bias (K,) that belong to ready features; None otherwise.
-        images: Images that are shown, though they are not what features are made of; one whose
-            name is empty is none. None if `inputs` are the images, or there are none.
+        images: Images to show that the features do not come from; an empty name stands for none.
+            None if `inputs` are the images, or there are none.
         title: Name for people, if the data set has one.
         notes: What a user should know, one sentence each.
     """

@@ -13,7 +13,7 @@ from gsr_core.errors import SourceError
 __all__ = ["LEFT_OUT", "make_splits", "stratified_share"]
 
 LEFT_OUT = "none"
-"""What a row is called that belongs to no split."""
+"""Split word of a row that belongs to no split."""
 WORDS = {
     "train": "train",
     "training": "train",
@@ -60,14 +60,16 @@ def make_splits(
     generator = np.random.default_rng(rule.seed)
     notes: list[str] = []
     if column is None:
-        split = _drawn(strata, labelled, rule, generator)
+        split = _draw_splits(strata, labelled, rule, generator)
         notes.append(
             f"The file has no splits, so they were drawn (seed {rule.seed}): {rule.train:.0%} "
             f"train, {rule.validation:.0%} validation, the rest test, each with the same share of "
             "every class and group."
         )
     else:
-        split = _read(column, {_key(value): meaning for value, meaning in rule.words.items()})
+        split = _read_splits(
+            column, {_key(value): meaning for value, meaning in rule.words.items()}
+        )
         if lost := int((~labelled & np.isin(split, ("validation", "target", "val", "test"))).sum()):
             notes.append(
                 f"{lost:,} validation or test rows were left out, because their group is unknown."
@@ -76,7 +78,7 @@ def make_splits(
 
     present = set(np.unique(split.astype(str)))
     if len(own := present & {"target", "val"}) == 1 and "validation" not in present:
-        # One half alone stands for both.
+        # One of the two alone stands for both.
         split[np.isin(split, tuple(own))] = "validation"
         present, own = present - own | {"validation"}, set[str]()
     if not present & {"train", "heldout"}:
@@ -91,13 +93,15 @@ def make_splits(
         )
     if not present & {"validation", "target"}:
         pool = np.flatnonzero(np.isin(split, ("train", "heldout")) & labelled)
-        taken = pool[stratified_share(strata[pool], rule.validation, generator)]
-        if not len(taken):
-            raise SourceError("no validation rows are there and none could be drawn from train")
-        split[taken] = "validation"
+        new_rows = pool[stratified_share(strata[pool], rule.validation, generator)]
+        if not len(new_rows):
+            raise SourceError(
+                "there are no validation rows and none could be drawn from train; add some"
+            )
+        split[new_rows] = "validation"
         notes.append(
-            f"The file has no validation rows, so {len(taken):,} train rows were drawn for it; a "
-            "backbone that was trained on them makes target and val look better than they are."
+            f"The file has no validation rows, so {len(new_rows):,} train rows were drawn for it; "
+            "a backbone that was trained on them makes target and val look better than they are."
         )
     if "validation" in split:
         pool = np.flatnonzero(split == "validation")
@@ -129,7 +133,7 @@ def stratified_share(
 
     A stratum of two rows or more is present on both sides unless the share is 0 or 1.
     """
-    chosen = np.zeros(len(strata), dtype=bool)
+    mask = np.zeros(len(strata), dtype=bool)
     # One sort instead of one search a stratum: there may be thousands.
     order = np.lexsort((generator.random(len(strata)), strata))
     _, starts, counts = np.unique(strata[order], return_index=True, return_counts=True)
@@ -137,11 +141,11 @@ def stratified_share(
         size = int(np.floor(share * count + 0.5))
         if 0 < share < 1 and count > 1:
             size = min(max(size, 1), count - 1)
-        chosen[order[start : start + size]] = True
-    return chosen
+        mask[order[start : start + size]] = True
+    return mask
 
 
-def _drawn(
+def _draw_splits(
     strata: np.ndarray, labelled: np.ndarray, rule: SplitRule, generator: np.random.Generator
 ) -> np.ndarray:
     if rule.train + rule.validation >= 1:
@@ -149,7 +153,7 @@ def _drawn(
             f"the shares of train ({rule.train:g}) and validation ({rule.validation:g}) leave "
             "nothing for test; make them smaller"
         )
-    # A row of unknown group can train, but nothing can be measured on it.
+    # A row of unknown group can be trained on, but nothing can be measured on it.
     split = np.full(len(strata), "train", dtype=object)
     pool = np.flatnonzero(labelled)
     rest = pool[~stratified_share(strata[pool], rule.train, generator)]
@@ -159,7 +163,7 @@ def _drawn(
     return split
 
 
-def _read(column: pd.Series, words: Mapping[str, str]) -> np.ndarray:
+def _read_splits(column: pd.Series, words: Mapping[str, str]) -> np.ndarray:
     texts = column.map(_key)
     own = set(texts.unique()) & {"heldout", "held-out", "target"}
     meanings: dict[str, str] = {}

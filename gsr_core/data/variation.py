@@ -77,14 +77,14 @@ def flip_labels(
     Returns:
         (n,) int64.
     """
-    flipped = np.array(labels, dtype=np.int64)
+    noisy = np.array(labels, dtype=np.int64)
     generator = np.random.default_rng([seed, _NOISE])
     by_position = np.argsort(position, kind="stable")
     which, step = generator.random(len(labels)), generator.integers(1, n_classes, len(labels))
-    chosen = np.argsort(which, kind="stable")[: round(share * len(labels))]
-    rows = by_position[chosen]
-    flipped[rows] = (flipped[rows] + step[chosen]) % n_classes
-    return flipped
+    lowest = np.argsort(which, kind="stable")[: round(share * len(labels))]
+    rows = by_position[lowest]
+    noisy[rows] = (noisy[rows] + step[lowest]) % n_classes
+    return noisy
 
 
 def keep_share(position: np.ndarray, stratum: np.ndarray, *, share: float, seed: int) -> np.ndarray:
@@ -92,7 +92,7 @@ def keep_share(position: np.ndarray, stratum: np.ndarray, *, share: float, seed:
 
     Args:
         position: (n,) positions in the bundle, all different.
-        stratum: (n,) what each row is counted with; of each, at least one row is kept.
+        stratum: (n,) stratum of each row; at least one row of each is kept.
         share: Of each stratum's rows to keep, rounded to whole rows.
         seed: Decides which.
 

@@ -132,7 +132,7 @@ def _exists(workspace: Workspace, base: Bundle, level: float, name: str) -> bool
     if not fits:
         raise BundleError(
             f"bundle '{name}' is there already but is not '{base.name}' with {level:g} "
-            "conflicting; take it away or study a bundle of another name"
+            "conflicting; remove it or study a bundle of another name"
         )
     return True
 

@@ -1,6 +1,6 @@
 """Trained networks, cut into a trunk that gives features and the linear head behind it.
 
-A network is named by its kind and what that kind calls it:
+The name of a network has its kind and the kind's own name for it:
 
 | name | network | extra |
 |---|---|---|
@@ -14,10 +14,13 @@ A network is named by its kind and what that kind calls it:
 | `export:FILE` | program of `torch.export.save` | |
 | `onnx:FILE` | ONNX graph, through onnxruntime | onnx |
 | `pickle:FILE` | whole network as `torch.save(network, file)` wrote it | |
-| `own:package.module:factory` | what a function of one's own returns | |
+| `own:package.module:factory` | the network that your own function returns | |
 
 Weights are a checkpoint (a state dict, see `checkpoints`), published ones by name, or come with
 the directory or program. Nothing that would run code of its own is loaded without `trust`.
+
+The module is long because both loaders, for training and for features, document every argument of
+a network and share one path.
 """
 
 from __future__ import annotations
@@ -91,7 +94,7 @@ class Backbone:
         facts: What a bundle stores about the network: `architecture`, `checkpoint` (file name),
             `sha256` (of that file, or of the weights if no file has them), `weights` (name of
             published ones), `n_parameters` (head included), `n_features`, `layer` (the head's
-            name), `head` (taken along, or why not), `training` (a description, None if the
+            name), `head` (kept, or why not), `training` (a description, None if the
             checkpoint has none), and what a kind adds.
     """
 
@@ -142,8 +145,8 @@ class Network:
 
 
 @dataclass
-class _Loaded:
-    """A network with everything that is known about it, before it is cut."""
+class _Parts:
+    """A network and the facts about it, before it is cut."""
 
     module: nn.Module
     built: Built
@@ -174,7 +177,7 @@ def load_network(
         weights: Name of published weights to start from; without these and a checkpoint the
             network is untrained.
         n_classes: Number of classes K; the network gets a new head unless its own has as many.
-        layer: Dotted name of the linear layer that is the head; found by itself if "".
+        layer: Dotted name of the linear layer that is the head; found automatically if "".
         trust: Run code that comes with the files.
         arguments: Of one's own factory, or of timm's.
         overrides: Of the preprocessing.
@@ -186,28 +189,28 @@ def load_network(
         MissingExtraError: If a library is not installed.
     """
     with torch.random.fork_rng(devices=[]):
-        loaded = _load(
+        parts = _load(
             name, checkpoint, weights, n_classes, layer, trust, arguments or {}, overrides or {}
         )
-        module, seat = loaded.module, loaded.seat
-        if loaded.built.frozen:
-            raise SettingError(f"{name} cannot be trained: {loaded.built.frozen}")
+        module, seat = parts.module, parts.seat
+        if parts.built.frozen:
+            raise SettingError(f"{name} cannot be trained: {parts.built.frozen}")
         if seat is None:
             if n_classes is None:
-                raise SettingError(f"{name} has no head; say for how many classes it gets one")
-            n_features = int(loaded.facts["n_features"] or 0)
+                raise SettingError(f"{name} has no head; give the number of classes for a new one")
+            n_features = int(parts.facts["n_features"] or 0)
             module = Classifier(module, n_features, n_classes)
             seat = Seat("head", n_features, last=True, flat=True, logits=True)
-            loaded.has_head = False
+            parts.has_head = False
         elif n_classes is not None and _n_classes(module, seat) != n_classes:
             new_head(module, seat, n_classes)
-            loaded.has_head = False
-    facts = loaded.facts | {
+            parts.has_head = False
+    facts = parts.facts | {
         "layer": seat.name,
-        "head": "its own" if loaded.has_head else "new",
+        "head": "its own" if parts.has_head else "new",
         "n_parameters": sum(parameter.numel() for parameter in module.parameters()),
     }
-    return Network(module, seat.name, loaded.preprocessing, facts, seat)
+    return Network(module, seat.name, parts.preprocessing, facts, seat)
 
 
 def load_backbone(
@@ -228,9 +231,9 @@ def load_backbone(
         checkpoint: A state dict; it may lack the head, but nothing else.
         weights: Name of published weights, where there is no checkpoint.
         n_classes: Number of classes K of the data; a head for another number is left out, and
-            the fact `head` says so. None takes any along.
+            the fact `head` says so. None keeps any.
         layer: Dotted name of the linear layer whose input are the features, or `output` for
-            what the network gives; found by itself if "".
+            what the network gives; found automatically if "".
         trust: Run code that comes with the files.
         arguments: Of one's own factory, or of timm's.
         overrides: Of the preprocessing.
@@ -240,23 +243,31 @@ def load_backbone(
         CheckpointError: If a file cannot be read or does not fit, or there are no weights.
         TrustError: If something would run code of its own, and `trust` is false.
         MissingExtraError: If a library is not installed.
+
+    Example:
+        >>> from gsr_core.features.checkpoints import save_checkpoint
+        >>> network = load_network("simconv1", n_classes=2)
+        >>> save_checkpoint(network.module, Path("net.safetensors"))
+        >>> backbone = gsr.load_backbone("simconv1", Path("net.safetensors"))
+        >>> backbone.n_features, backbone.modality, backbone.facts["head"]
+        (64, 'image', 'its own')
     """
     with torch.random.fork_rng(devices=[]):
-        loaded = _load(
+        parts = _load(
             name, checkpoint, weights, None, layer, trust, arguments or {}, overrides or {}
         )
-    module, seat, head = loaded.module, loaded.seat, loaded.built.head
-    if checkpoint is None and not loaded.built.trained:
+    module, seat, head = parts.module, parts.seat, parts.built.head
+    if checkpoint is None and not parts.built.trained:
         raise CheckpointError(
             f"{name} comes without trained weights; give a checkpoint"
             + (", weights='DEFAULT'" if name.startswith(("torchvision:", "timm:")) else "")
             + " or a training (--train quick)"
         )
     note = "its own" if head is not None else "none"
-    n_parameters = int(loaded.facts["n_parameters"] or 0)
+    n_parameters = int(parts.facts["n_parameters"] or 0)
     if seat is not None:
         last = module.get_submodule(seat.name)
-        if not loaded.has_head:
+        if not parts.has_head:
             note = "none in the checkpoint"
             n_parameters -= sum(parameter.numel() for parameter in last.parameters())
         elif not seat.logits:
@@ -267,8 +278,8 @@ def load_backbone(
     if head is not None and n_classes is not None and len(head[0]) != n_classes:
         note = f"left out: it is for {len(head[0])} classes, and the data has {n_classes}"
         head = None
-    facts = loaded.facts | {"head": note, "n_parameters": n_parameters}
-    return _backbone(module, head, loaded.preprocessing, facts)
+    facts = parts.facts | {"head": note, "n_parameters": n_parameters}
+    return _backbone(module, head, parts.preprocessing, facts)
 
 
 def default_preprocessing(architecture: str) -> ImagePreprocessing:
@@ -332,7 +343,7 @@ def _load(
     trust: bool,
     arguments: Mapping[str, Any],
     overrides: Mapping[str, Any],
-) -> _Loaded:
+) -> _Parts:
     name_of_kind, name = _split(architecture)
     kind = KINDS[name_of_kind]
     if not name and kind.example and (kind.state or file is None):
@@ -383,7 +394,7 @@ def _load(
         "layer": seat.name if seat else OUTPUT,
         "training": checkpoint.metadata.get("training") if checkpoint else None,
     }
-    return _Loaded(module, built, preprocessing, seat, has_head, facts | built.facts)
+    return _Parts(module, built, preprocessing, seat, has_head, facts | built.facts)
 
 
 def _width(module: nn.Module, batch: Any, architecture: str) -> int:

@@ -24,7 +24,7 @@ from gsr_core.features.preprocessing import ImagePreprocessing, Preprocessing
 __all__ = ["AS_IT_IS", "Batches", "automatic_workers", "to_device"]
 
 AS_IT_IS = -1
-"""Epoch that stands for no change at random: rows are read to be scored."""
+"""Epoch without augmentation, in which rows are read to be scored."""
 
 MAX_AUTOMATIC_WORKERS = 8
 CROP_AREA = (0.7, 1.0)
@@ -134,7 +134,7 @@ class Batches:
             pin_memory: Put batches where a CUDA device fetches them fastest.
 
         Raises:
-            SettingError: If the inputs cannot be augmented so.
+            SettingError: If the inputs cannot be augmented in this way.
         """
         crop_flip = None
         if augment == "crop-flip":
@@ -153,7 +153,8 @@ class Batches:
             collate_fn=samples.collate,
             persistent_workers=workers > 0,
             pin_memory=pin_memory,
-            # Of its own: the loader would otherwise draw from the state that dropout draws from.
+            # A generator of its own: the loader would otherwise draw from the state that dropout
+            # uses.
             generator=torch.Generator(),
         )
 

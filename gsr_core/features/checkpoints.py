@@ -40,10 +40,10 @@ HOW_TO_TRUST = (
 )
 
 PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.", "net.", "network.")
-"""What data-parallel training, torch.compile and training frameworks put before every key."""
+"""Prefixes that data-parallel training, torch.compile and frameworks put before every key."""
 
 STATES = ("state_dict", "model", "model_state_dict", "model_state", "net")
-"""Under which of these a checkpoint of several things keeps the network's."""
+"""Keys under which a checkpoint of several things keeps the network's weights."""
 
 KEYS_SHOWN = 3
 
@@ -88,33 +88,33 @@ def read_checkpoint(file: Path, *, trust: bool = False) -> Checkpoint:
         raise CheckpointError(f"there is no checkpoint {file}; give the path of a file")
     if file.suffix == ".safetensors":
         try:
-            with safe_open(file, framework="pt") as opened:
-                metadata = opened.metadata() or {}
-                state = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
+            with safe_open(file, framework="pt") as archive:
+                metadata = archive.metadata() or {}
+                state = {key: archive.get_tensor(key) for key in archive.keys()}  # noqa: SIM118
         except SafetensorError as error:
             raise CheckpointError(
                 f"{file.name} is not a safetensors file ({error}); save the network again"
             ) from error
         return Checkpoint(file, state, metadata)
 
-    found = load_pickle(file, trust=trust)
-    if isinstance(found, nn.Module):
-        found = found.state_dict()
+    content = load_pickle(file, trust=trust)
+    if isinstance(content, nn.Module):
+        content = content.state_dict()
     for key in STATES:
-        if isinstance(found, Mapping) and isinstance(found.get(key), Mapping | nn.Module):
-            inner = found[key]
-            found = inner.state_dict() if isinstance(inner, nn.Module) else inner
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping | nn.Module):
+            inner = content[key]
+            content = inner.state_dict() if isinstance(inner, nn.Module) else inner
             break
     if (
-        not isinstance(found, Mapping)
-        or not found
-        or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in found.items())
+        not isinstance(content, Mapping)
+        or not content
+        or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items())
     ):
         raise CheckpointError(
-            f"{file.name} holds something else than a state dict of named tensors; write it with "
+            f"{file.name} holds something other than a state dict of named tensors; write it with "
             "torch.save(model.state_dict(), file) or as safetensors"
         )
-    return Checkpoint(file, dict(found), {})
+    return Checkpoint(file, dict(content), {})
 
 
 def load_pickle(file: Path, *, trust: bool) -> Any:
@@ -135,14 +135,14 @@ def load_pickle(file: Path, *, trust: bool) -> Any:
             warnings.simplefilter("ignore")
             return torch.load(file, map_location="cpu", weights_only=not trust)
     except Exception as error:
-        told = str(error)
-        if not trust and ("WeightsUnpickler error: Unsupported" in told or "GLOBAL" in told):
+        text = str(error)
+        if not trust and ("WeightsUnpickler error: Unsupported" in text or "GLOBAL" in text):
             raise TrustError(
                 f"{file.name} is not a state dict of plain tensors but a pickle of Python objects, "
                 f"which runs code of its own when it is loaded; {HOW_TO_TRUST}, or write it again "
                 "with torch.save(model.state_dict(), file)"
             ) from error
-        reason = (told.splitlines() or [type(error).__name__])[0][:200]
+        reason = (text.splitlines() or [type(error).__name__])[0][:200]
         if reason.startswith("Weights only"):
             reason = "it is nothing that torch.save wrote"
         damaged = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError)
@@ -181,7 +181,7 @@ def load_state(
     Raises:
         CheckpointError: If keys are missing or unexpected, or shapes differ.
     """
-    state = _fitting(checkpoint.state, set(network.state_dict()))
+    state = _best_names(checkpoint.state, set(network.state_dict()))
     has_head = not head or f"{head}.weight" in state
     if head and has_head:
         _resize(network, head, state)
@@ -234,7 +234,7 @@ def save_checkpoint(model: nn.Module, file: Path, *, training: str = "") -> None
         safetensors.torch.save_file(state, temporary, {"training": training} if training else None)
 
 
-def _fitting(state: Mapping[str, Tensor], expected: set[str]) -> dict[str, Tensor]:
+def _best_names(state: Mapping[str, Tensor], expected: set[str]) -> dict[str, Tensor]:
     """Return the state under the names that fit best: as they are, without or with a prefix."""
     candidates = [dict(state)]
     stripped = dict(state)

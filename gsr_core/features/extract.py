@@ -4,9 +4,9 @@ Workers prepare batches (`features.prepared`), the network computes (`features.f
 thread writes (`features.journal`), all at the same time and none more than a few batches ahead of
 the next, so that memory does not grow with the number of inputs.
 
-What is computed has a digest, of the inputs, the network's weights, the preprocessing and the
-precision. A folder whose journal bears it is taken up where it ends, and a finished one is used as
-it is.
+An extraction has a digest, of the inputs, the network's weights, the preprocessing and the
+precision. It resumes in a folder whose journal has the same digest, and uses a finished one as it
+is.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from gsr_core.features.backbones import Backbone
 from gsr_core.features.forward import Forward, Precision, resolve_precision
 from gsr_core.features.journal import BadRow, Store, open_store
 from gsr_core.features.kinds import weights_digest
+from gsr_core.features.pace import ExtractionProgress, Pace
 from gsr_core.features.prepared import (
     PreparedBatch,
     default_workers,
@@ -41,7 +42,6 @@ from gsr_core.progress import ShouldStop
 
 __all__ = [
     "Extraction",
-    "ExtractionProgress",
     "OnBad",
     "check_choices",
     "extract",
@@ -54,43 +54,9 @@ OnBad = Literal["stop", "skip"]
 
 BEHIND = 4
 """Batches that wait to be written."""
-SMOOTHING = 10.0
-"""Seconds over which the rate is averaged."""
 SURVEY_SECONDS = 30.0
-"""How long to look for more bad rows after the one that stops."""
+"""Seconds in which to look for more bad rows after the first."""
 NAMED = 10
-
-
-@dataclass(frozen=True)
-class ExtractionProgress:
-    """How far an extraction is.
-
-    Attributes:
-        done: Rows done, those of earlier attempts included.
-        total: Rows to do.
-        rate: Rows a second, lately.
-        seconds_left: At that rate; None before there is one.
-    """
-
-    done: int
-    total: int
-    rate: float
-    seconds_left: float | None
-
-    def __str__(self) -> str:
-        """Return the sentence for people."""
-        text = f"Extracting features: {self.done:,} of {self.total:,}"
-        if self.seconds_left is None or self.done == self.total:
-            return text
-        left = math.ceil(self.seconds_left)
-        time_left = (
-            f"{left} s"
-            if left < 100
-            else f"{left / 60:.0f} min"
-            if left < 6000
-            else f"{left / 3600:.1f} h"
-        )
-        return f"{text} ({self.rate:,.{0 if self.rate >= 10 else 1}f} a second, {time_left} left)"
 
 
 @dataclass(frozen=True)
@@ -101,7 +67,7 @@ class Extraction:
         features: (n, d) float32 in row order, NaN in bad rows; memory-mapped if it is in a folder.
             Fewer rows if the extraction was asked to stop.
         bad: Rows that have no features.
-        complete: Whether all rows are done; otherwise the same call goes on.
+        complete: Whether all rows are done; otherwise the same call resumes.
         digest: Of what was computed.
         precision: In which products were computed, such as `float32`.
     """
@@ -152,31 +118,42 @@ def extract(
         device: Where to compute.
         batch_size: Inputs a forward pass; halved when memory runs out.
         workers: Processes (for files and texts) or threads (for what is in memory) that read and
-            prepare; None decides by the machine, 0 does it in between. Processes import the
+            prepare; None decides by the machine, 0 does both between batches. Processes import the
             program's main module: a script needs `if __name__ == "__main__"`.
         precision: `float32`, or `bfloat16` or `float16` for the products of autocast; `auto` is
             bfloat16 on a GPU that has it, else float32.
         on_bad: What to do about rows that cannot be read or whose features are not finite: `skip`
-            leaves them out; `stop` looks on for up to half a minute, so as to name more than one,
-            and raises. The good rows before them stay in the folder.
+            leaves them out; `stop` looks for more of them for up to half a minute, to name them
+            too, and raises. The good rows before them stay in the folder.
         thumbnails: Whether to make thumbnails of images on the way.
-        progress: Told after each batch.
-        should_stop: Asked after each batch; True ends the extraction, and what is done stays.
+        progress: Called after each batch.
+        should_stop: Called after each batch; True ends the extraction, and what is done stays.
 
     Raises:
         SettingError: If an option is not allowed, or the inputs are not what the network takes.
         BadRowsError: If there are bad rows and `on_bad` is `stop`.
         DiskFullError: If the features do not fit the disk; the finished chunks stay.
         DeviceError: If memory does not suffice for a single sample.
-        CheckpointError: If the trunk gives something else than features.
+        CheckpointError: If the trunk gives something other than features.
         RunStateError: If another process extracts into the folder.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from gsr_core.data.inputs import ImageArrays
+        >>> from gsr_core.features.backbones import load_network, save_checkpoint
+        >>> save_checkpoint(load_network("simconv1", n_classes=2).module, Path("net.safetensors"))
+        >>> backbone = gsr.load_backbone("simconv1", Path("net.safetensors"))
+        >>> images = ImageArrays(np.zeros((3, 32, 32, 3), dtype=np.uint8))
+        >>> result = gsr.extract(backbone, images, device=gsr.pick("cpu").device, workers=0)
+        >>> result.features.shape, result.complete, result.bad
+        ((3, 64), True, [])
     """
     check_choices(backbone, inputs, batch_size=batch_size, on_bad=on_bad)
     if workers is not None and workers < 0:
         raise SettingError(f"workers is {workers}; it must be at least 0")
     precision_used = resolve_precision(precision, device)
     digest = extraction_digest(backbone, inputs, precision_used, thumbnails=thumbnails)
-    left = default_workers(inputs, device) if workers is None else workers
+    workers_now = default_workers(inputs, device) if workers is None else workers
 
     with open_store(
         folder, digest, len(inputs), backbone.n_features, thumbnails=thumbnails
@@ -187,15 +164,15 @@ def extract(
             forward = Forward(backbone, device, precision_used)
 
             def batches(start: int, again: bool) -> Iterator[PreparedBatch]:
-                nonlocal left
-                left = left // 2 if again else left
+                nonlocal workers_now
+                workers_now = workers_now // 2 if again else workers_now
                 return prepared_batches(
                     inputs,
                     backbone.preprocessing,
                     start=start,
                     stop=len(inputs),
                     batch_size=batch_size,
-                    workers=left,
+                    workers=workers_now,
                     thumbnails=thumbnails,
                     pin_memory=device.type == "cuda",
                 )
@@ -269,8 +246,9 @@ def record(
     """Compute and write the rows that a store lacks; return whether all are there.
 
     Args:
-        batches: Given a row and whether workers died before, the batches from there on.
-        forward: Given what a batch holds, a function that waits for its features.
+        batches: Returns the batches from a row on, given whether workers died before.
+        forward: Starts to compute a batch's content; returns a function that waits for the
+            features.
         inputs: Names the rows.
         store: Where the rows go.
         on_bad: See `extract`.
@@ -281,27 +259,27 @@ def record(
         BadRowsError: If there are bad rows and `on_bad` is `stop`.
         RuntimeError: If the network fails.
     """
-    found: list[BadRow] = []
-    looked = store.rows
+    bad_rows: list[BadRow] = []
+    position = store.rows
     survey_ends = math.inf
-    pace = _Pace(store.rows, store.n)
+    pace = Pace(store.rows, store.n)
     stopped = again = False
     with _Writer(store, inputs) as writer:
-        while not stopped and looked < store.n:
+        while not stopped and position < store.n:
             try:
-                for batch in batches(looked, again):
+                for batch in batches(position, again):
                     if batch.bad and on_bad == "stop":
-                        found += batch.bad
+                        bad_rows += batch.bad
                         survey_ends = min(survey_ends, time.monotonic() + SURVEY_SECONDS)
-                    if not found:
+                    if not bad_rows:
                         writer.put(batch, forward(batch.inputs) if batch.good else None)
                         if progress is not None:
                             progress(pace.at(batch.rows.stop))
-                    looked = batch.rows.stop
+                    position = batch.rows.stop
                     stopped = (
                         (should_stop is not None and should_stop())
                         or time.monotonic() > survey_ends
-                        # Of rows that were read, only features tell.
+                        # Features can be bad though the row could be read.
                         or (on_bad == "stop" and len(store.bad) > 0)
                     )
                     if stopped:
@@ -310,8 +288,8 @@ def record(
                 if not worker_died(error):
                     raise
                 again = True
-    if found:
-        _refuse(found, looked, store.n)
+    if bad_rows:
+        _refuse(bad_rows, position, store.n)
     refuse_bad(store, on_bad)
     return store.rows == store.n
 
@@ -352,7 +330,7 @@ class _Writer:
 
     def _append(self, batch: PreparedBatch, features: Callable[[], np.ndarray] | None) -> None:
         if batch.rows.start < self.store.rows:
-            return  # Handed over just before a worker was found dead, and then again.
+            return  # Handed over just before its worker died, and then again.
         block = np.full((len(batch.rows), self.store.d), np.nan, np.float32)
         bad = list(batch.bad)
         if features is not None:
@@ -366,27 +344,6 @@ class _Writer:
         self.store.append(block, sorted(bad, key=lambda each: each.row), batch.thumbnails)
 
 
-class _Pace:
-    """Rows a second, where what is long ago counts little."""
-
-    def __init__(self, done: int, total: int) -> None:
-        self.done, self.total = done, total
-        self.rows = self.seconds = 0.0
-        self.last = time.monotonic()
-
-    def at(self, done: int) -> ExtractionProgress:
-        """Note that so many rows are done now."""
-        now = time.monotonic()
-        passed = now - self.last
-        faded = math.exp(-passed / SMOOTHING)
-        self.rows = self.rows * faded + done - self.done
-        self.seconds = self.seconds * faded + passed
-        self.done, self.last = done, now
-        rate = self.rows / self.seconds if self.seconds > 0 else 0.0
-        left = (self.total - done) / rate if rate > 0 else None
-        return ExtractionProgress(done, self.total, rate, left)
-
-
 def refuse_bad(store: Store, on_bad: OnBad) -> None:
     """Raise for the bad rows of a store.
 
@@ -397,17 +354,17 @@ def refuse_bad(store: Store, on_bad: OnBad) -> None:
         _refuse(store.bad, store.rows, store.n)
 
 
-def _refuse(bad: list[BadRow], looked: int, total: int) -> None:
+def _refuse(bad: list[BadRow], n_checked: int, total: int) -> None:
     """Say which rows are bad.
 
     Raises:
         BadRowsError: Always.
     """
-    named = "; ".join(map(str, bad[:NAMED]))
+    listing = "; ".join(map(str, bad[:NAMED]))
     more = f"; and {len(bad) - NAMED:,} more" if len(bad) > NAMED else ""
-    rest = "" if looked == total else f" (of which {looked:,} were looked at)"
+    rest = "" if n_checked == total else f" (of which {n_checked:,} were looked at)"
     raise BadRowsError(
-        f"{len(bad):,} of {total:,} inputs{rest} cannot be used: {named}{more}; mend or remove "
+        f"{len(bad):,} of {total:,} inputs{rest} cannot be used: {listing}{more}; mend or remove "
         "them, or leave them out with on_bad 'skip'",
         bad,
     )

@@ -72,7 +72,7 @@ class Forward:
 
     @contextmanager
     def ready(self) -> Iterator[None]:
-        """Compute within: no gradients, and products as precise as they say."""
+        """Set torch up for the block: no gradients, and products in their full precision."""
         # cuDNN rounds the factors of convolutions to 10 bits by default; that would depend on the
         # batch size through the algorithm that it picks.
         with (
@@ -83,7 +83,7 @@ class Forward:
             yield
 
     def __call__(self, batch: Any) -> Callable[[], np.ndarray]:
-        """Set the computing of a batch going.
+        """Start to compute a batch.
 
         Args:
             batch: A tensor whose first axis is the samples, or such tensors by name.
@@ -93,7 +93,7 @@ class Forward:
 
         Raises:
             DeviceError: If memory does not suffice for a single sample.
-            CheckpointError: If the trunk gives something else than features.
+            CheckpointError: If the trunk gives something other than features.
         """
         size = _length(batch)
         parts: list[Tensor] = []
@@ -105,7 +105,7 @@ class Forward:
                 parts.append(part)
                 start = stop
                 continue
-            # Out of the handler, whose traceback held on to the tensors.
+            # Outside the handler, whose traceback keeps the tensors alive.
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
             self.limit = (stop - start) // 2

@@ -1,7 +1,7 @@
 """Where a network ends in a linear layer, found by trying it, and how to take that layer off.
 
-The layers are seen at work on one made-up batch rather than read off the order in which they were
-declared: auxiliary classifiers are declared and never run, and others run in another order.
+The layers are observed on one made-up batch rather than taken in the order of their declaration:
+auxiliary classifiers are declared and never run, and others run in another order.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ __all__ = [
 
 
 OUTPUT = "output"
-"""The name that stands for what a network gives, taken as features without a head."""
+"""The layer name that takes a network's output as features, without a head."""
 
 
 @dataclass(frozen=True)
 class Seat:
-    """The layer taken for the head, and how it sits in the network.
+    """The layer that is the head, and how it sits in the network.
 
     Attributes:
         name: Dotted name of the layer.
@@ -134,39 +134,40 @@ def find_head(network: nn.Module, batch: Any, architecture: str, layer: str = ""
     finally:
         for handle in handles:
             handle.remove()
-    used = [call for call in calls if not layer or call[0] == layer]
-    if not used:
+    calls_of_layer = [call for call in calls if not layer or call[0] == layer]
+    if not calls_of_layer:
         raise SettingError(
             f"{architecture} does not use the layer '{layer}' on plain inputs; choose another of "
             f"{', '.join(linear[-8:])}"
             if layer
             else f"{architecture} has no layer with parameters, so nothing that was trained"
         )
-    name, module, taken, given = used[-1]
+    name, module, layer_input, layer_output = calls_of_layer[-1]
     n = len(output)
-    pointwise = isinstance(module, nn.Conv2d) and taken.shape[2:] == (1, 1)
+    pointwise = isinstance(module, nn.Conv2d) and layer_input.shape[2:] == (1, 1)
     if not _is_linear(module) or not (isinstance(module, nn.Linear) or pointwise):
         raise CheckpointError(
             f"{architecture} ends in {type(module).__name__} '{name}', but features need a last "
             "layer that is linear; name one with layer="
             f"{' or '.join([*linear[-3:], OUTPUT])}"
         )
-    if taken.numel() != n * taken.shape[-3 if pointwise else -1]:
+    if layer_input.numel() != n * layer_input.shape[-3 if pointwise else -1]:
         raise CheckpointError(
-            f"the layer '{name}' of {architecture} is given {tuple(taken.shape)} for {n} samples, "
-            "which is more than one row of features each; name a linear layer after the pooling"
+            f"the layer '{name}' of {architecture} is given {tuple(layer_input.shape)} for {n} "
+            "samples, which is more than one row of features each; name a linear layer after "
+            "the pooling"
         )
-    same_size = given.numel() == output.numel()
-    last = same_size and given.data_ptr() == output.data_ptr()
-    flattened, final = given.reshape(n, -1).float(), output.reshape(n, -1).float()
+    same_size = layer_output.numel() == output.numel()
+    last = same_size and layer_output.data_ptr() == output.data_ptr()
+    flat_output, final = layer_output.reshape(n, -1).float(), output.reshape(n, -1).float()
     return Seat(
         name,
-        n_features=taken.numel() // n,
+        n_features=layer_input.numel() // n,
         last=last,
-        flat=taken.ndim == 2 or (pointwise and output.ndim == 2),
+        flat=layer_input.ndim == 2 or (pointwise and output.ndim == 2),
         logits=same_size
         and any(
-            torch.allclose(flattened.softmax(1), each, rtol=1e-4, atol=1e-6)
+            torch.allclose(flat_output.softmax(1), each, rtol=1e-4, atol=1e-6)
             for each in (final.softmax(1), final)
         ),
     )

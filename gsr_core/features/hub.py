@@ -1,4 +1,4 @@
-"""The Hugging Face hub: asked once whether it answers, so that without it nothing waits."""
+"""The Hugging Face hub: tried once, so that nothing waits for it when it does not answer."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PATIENCE = 5.0
 def from_hub(name: str, extra: str) -> Iterator[bool]:
     """Load something of the hub, or of a local directory.
 
-    What was fetched before is found without a connection; the libraries themselves would try
+    Files fetched before load without a connection; the libraries themselves would try
     again and again for most of a minute, file by file.
 
     Args:
@@ -28,10 +28,10 @@ def from_hub(name: str, extra: str) -> Iterator[bool]:
         extra: The extra that installs the hub's client.
 
     Yields:
-        Whether only files at hand may be used.
+        Whether only local files may be used.
 
     Raises:
-        CheckpointError: If it cannot be had; the sentence says how to do without the hub.
+        CheckpointError: If it cannot be fetched; the sentence says how to do without the hub.
     """
     constants: Any = require("huggingface_hub.constants", extra)
     before = constants.HF_HUB_OFFLINE
@@ -49,15 +49,15 @@ def from_hub(name: str, extra: str) -> Iterator[bool]:
 
 
 def weight_files(name: str) -> list[Path]:
-    """Return the files with the weights of a directory or of what was fetched from the hub."""
+    """Return the files with weights in a directory, or fetched from the hub before."""
     root = Path(name)
     if not root.is_dir():
         hub = require("huggingface_hub", "huggingface")
-        found = (
+        cached = (
             hub.try_to_load_from_cache(name, file)
             for file in ("model.safetensors", "pytorch_model.bin")
         )
-        return [Path(file) for file in found if isinstance(file, str)][:1]
+        return [Path(file) for file in cached if isinstance(file, str)][:1]
     files = sorted(root.rglob("*.safetensors"))
     return files or sorted(root.rglob("pytorch_model*.bin"))
 
@@ -66,6 +66,6 @@ def _answers(endpoint: str) -> bool:
     hub = require("huggingface_hub", "huggingface")
     try:
         hub.get_session().head(endpoint, timeout=PATIENCE)
-    except Exception:  # Whatever the client in use raises: without an answer there is no hub.
+    except Exception:  # Whatever the client raises: the hub does not answer.
         return False
     return True

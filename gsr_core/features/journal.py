@@ -156,7 +156,7 @@ class FolderStore(Store):
         self.rows, self.bad = 0, []
         self._names = [FEATURES, BAD, *([IMAGES, SIZES] if thumbnails else [])]
         self._files: dict[str, FileIO] = {}
-        sizes = self._resumed()
+        sizes = self._resume()
         self._header = _header(n, d)
         with self._room():
             if sizes is None:
@@ -238,7 +238,7 @@ class FolderStore(Store):
                 for size in np.frombuffer(sizes.read(4 * count), np.int32).tolist():
                     yield None if size == NO_THUMBNAIL else images.read(size)
 
-    def _resumed(self) -> dict[str, int] | None:
+    def _resume(self) -> dict[str, int] | None:
         """Take over the journal of the same digest; return what it says, None without one."""
         try:
             journal: dict[str, Any] = json.loads((self.folder / JOURNAL).read_text())
@@ -255,7 +255,7 @@ class FolderStore(Store):
             self.bad = [BadRow(**json.loads(line)) for line in lines]
             self.rows = int(journal["rows"])
         except (OSError, ValueError, KeyError, TypeError):
-            # Nothing there, or nothing that this version wrote.
+            # No journal, or none that this version wrote.
             self.bad = []
             return None
         return sizes
@@ -292,11 +292,11 @@ class FolderStore(Store):
 def open_store(
     folder: Path | None, digest: str, n: int, d: int, *, thumbnails: bool
 ) -> Iterator[Store]:
-    """Yield where features go; what was appended is safe when the block ends, well or not.
+    """Yield where features go; appended rows are safe when the block ends, error or not.
 
     Args:
-        folder: Where, made if it is missing; None keeps them in memory. What is in there of
-            another digest is taken away.
+        folder: Where, made if it is missing; None keeps them in memory. Content of another digest
+            is deleted.
         digest: Of what is computed.
         n: Rows there will be.
         d: Features a row.

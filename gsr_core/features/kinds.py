@@ -1,4 +1,4 @@
-"""What is asked of a kind of network, and what it gives: the meeting point of all kinds."""
+"""The interface of all kinds of network: the request to one, and the network that it gives."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ __all__ = [
     "Kind",
     "Request",
     "Siamese",
-    "chosen_preprocessing",
     "digest_of",
     "downloading",
     "first_line",
+    "preprocessing_from_options",
     "weights_digest",
 ]
 
 
 @dataclass
 class Request:
-    """What the caller wants.
+    """A caller's request for a network.
 
     Attributes:
         architecture: The whole name, such as `timm:resnet18`.
@@ -154,20 +154,20 @@ class Siamese(nn.Module):
         return torch.cat([u, v, (u - v).abs()], dim=1)
 
 
-def chosen_preprocessing(request: Request, found: Preprocessing | None = None) -> Preprocessing:
+def preprocessing_from_options(request: Request, own: Preprocessing | None = None) -> Preprocessing:
     """Return the preprocessing of a network that does not say its own, from the overrides.
 
     Args:
         request: Its options may have `modality`, `tokenizer`, `max_length` and `n_inputs`.
-        found: What the network itself says, if anything.
+        own: The network's own preprocessing, if it has one.
 
     Raises:
         SettingError: If the modality is unknown, or something that it needs is missing.
     """
     options = request.options
-    modality = options.pop("modality", found.modality if found else "image")
-    if found is not None and found.modality == modality:
-        return found
+    modality = options.pop("modality", own.modality if own else "image")
+    if own is not None and own.modality == modality:
+        return own
     if modality == "image":
         # The usual evaluation of networks trained on ImageNet.
         return ImagePreprocessing(image_size=224, resize=256, mean=IMAGENET_MEAN, std=IMAGENET_STD)
@@ -183,7 +183,7 @@ def chosen_preprocessing(request: Request, found: Preprocessing | None = None) -
 
 @contextmanager
 def downloading(what: str, instead: str) -> Iterator[None]:
-    """Turn what goes wrong while something is fetched into one sentence.
+    """Turn an error while something is fetched into one sentence.
 
     Args:
         what: What is fetched.
@@ -198,7 +198,7 @@ def downloading(what: str, instead: str) -> Iterator[None]:
         if isinstance(error, GsrError):
             raise
         raise CheckpointError(
-            f"{what} cannot be had ({first_line(error)}); without a connection {instead}"
+            f"{what} cannot be fetched ({first_line(error)}); without a connection {instead}"
         ) from error
 
 

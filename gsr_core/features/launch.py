@@ -36,34 +36,34 @@ def launch(job: TrainingJob) -> bool:
         plugins=[LightningEnvironment()],
     )
     context = torch.multiprocessing.get_context("spawn")
-    said, stop = context.Queue(), context.Event()
+    messages, stop = context.Queue(), context.Event()
     report, should_stop = job.report, job.should_stop
-    sent = copy.copy(job)
-    sent.report, sent.should_stop = _Sender(said), stop.is_set
+    sent_job = copy.copy(job)
+    sent_job.report, sent_job.should_stop = _Sender(messages), stop.is_set
     outcome: dict[str, Any] = {}
     run: Callable[..., bool] = _train_process
 
     def launch() -> None:
         try:
-            outcome["finished"] = fabric.launch(run, sent, said)
+            outcome["finished"] = fabric.launch(run, sent_job, messages)
         except BaseException as error:
             outcome["error"] = error
 
-    # Aside, so that the caller is told in its own thread.
+    # In another thread, so that this one can report progress to the caller.
     thread = threading.Thread(target=launch, daemon=True)
     with _environment("MASTER_ADDR", "MASTER_PORT"):
         thread.start()
         try:
             failure = None
-            while thread.is_alive() or not said.empty():
+            while thread.is_alive() or not messages.empty():
                 try:
-                    told = said.get(timeout=0.1)
+                    message = messages.get(timeout=0.1)
                 except queue.Empty:
                     continue
-                if isinstance(told, GsrError):
-                    failure = told
+                if isinstance(message, GsrError):
+                    failure = message
                     continue
-                report(*told)
+                report(*message)
                 if should_stop():
                     stop.set()
         finally:
@@ -77,7 +77,7 @@ def launch(job: TrainingJob) -> bool:
 
 
 def _has_unused(network: Network) -> bool:
-    """Return whether the logits do not come from all parameters, as BERT's not from its pooler."""
+    """Return whether some parameters do not reach the logits, such as those of BERT's pooler."""
     module, preprocessing = network.module.eval(), network.preprocessing
     example = preprocessing.prepare(preprocessing.example())
     logits = first_tensor(module(preprocessing.collate([example, example])))
@@ -89,19 +89,19 @@ def _has_unused(network: Network) -> bool:
 class _Sender:
     """Progress of the first process, sent to the one that asked for the training."""
 
-    def __init__(self, said: Any) -> None:
-        self.said = said
+    def __init__(self, messages: Any) -> None:
+        self.messages = messages
 
     def __call__(self, fraction: float, text: str) -> None:
-        self.said.put((fraction, text))
+        self.messages.put((fraction, text))
 
 
-def _train_process(fabric: Any, job: TrainingJob, said: Any) -> bool:
+def _train_process(fabric: Any, job: TrainingJob, messages: Any) -> bool:
     try:
         return train_rank(fabric, job)
     except GsrError as error:
         # Fabric would hand on only the text of a traceback.
-        said.put(error)
+        messages.put(error)
         raise
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from gsr_core.errors import CheckpointError, SettingError
 from gsr_core.extras import require
 from gsr_core.features.heads import OUTPUT
-from gsr_core.features.kinds import Built, Request, chosen_preprocessing, first_line
+from gsr_core.features.kinds import Built, Request, first_line, preprocessing_from_options
 from gsr_core.features.programs import FROZEN, in_batches_of, preprocessing_of_shape, program_file
 
 __all__ = ["OnnxTrunk", "load_onnx"]
@@ -59,8 +59,8 @@ class OnnxTrunk(nn.Module):
             name: tensor.cpu().numpy().astype(np.float32 if floating else np.int64)
             for (name, floating), tensor in zip(self.inputs.items(), tensors, strict=True)
         }
-        (given,) = self._session.run(None, arrays)
-        return torch.from_numpy(given).to(tensors[0].device).flatten(1).float()
+        (output,) = self._session.run(None, arrays)
+        return torch.from_numpy(output).to(tensors[0].device).flatten(1).float()
 
 
 def load_onnx(request: Request) -> Built:
@@ -68,7 +68,7 @@ def load_onnx(request: Request) -> Built:
 
     Raises:
         SettingError: If it has no node output of the name given.
-        CheckpointError: If the file is no ONNX graph, or onnxruntime does not run it.
+        CheckpointError: If the file is not an ONNX graph, or onnxruntime does not run it.
         MissingExtraError: If onnx or onnxruntime is not installed.
     """
     onnx = require("onnx", "onnx")
@@ -79,7 +79,7 @@ def load_onnx(request: Request) -> Built:
         onnx.checker.check_model(model)
     except Exception as error:
         raise CheckpointError(
-            f"{file.name} is no ONNX graph ({first_line(error)}); export the network again"
+            f"{file.name} is not an ONNX graph ({first_line(error)}); export the network again"
         ) from error
     graph = model.graph
     constants = {each.name: each for each in graph.initializer}
@@ -91,18 +91,18 @@ def load_onnx(request: Request) -> Built:
         each.dim_value if each.HasField("dim_value") else None
         for each in inputs[0].type.tensor_type.shape.dim
     ]
-    found = preprocessing_of_shape(shape, floating[inputs[0].name])
+    preprocessing = preprocessing_of_shape(shape, floating[inputs[0].name])
 
     head, features = None, graph.output[0].name
     outputs = {name for node in graph.node for name in node.output}
     if request.layer not in ("", OUTPUT):
-        named = {node.name: node.input[0] for node in graph.node if node.op_type == "Gemm"}
-        if request.layer not in outputs | set(named):
+        gemm_inputs = {node.name: node.input[0] for node in graph.node if node.op_type == "Gemm"}
+        if request.layer not in outputs | set(gemm_inputs):
             raise SettingError(
                 f"{request.architecture} has no node output '{request.layer}'; the last ones are "
                 f"{', '.join(node.output[0] for node in list(graph.node)[-5:])}"
             )
-        features = named.get(request.layer, request.layer)
+        features = gemm_inputs.get(request.layer, request.layer)
     elif not request.layer and (last := _last_layer(onnx, graph, constants)) is not None:
         features, *head = last
     n_parameters = sum(int(np.prod(each.dims)) for each in graph.initializer if each.data_type == 1)
@@ -118,7 +118,7 @@ def load_onnx(request: Request) -> Built:
         ) from error
     return Built(
         OnnxTrunk(content, floating, shape[0] if shape and shape[0] else None),
-        chosen_preprocessing(request, found),
+        preprocessing_from_options(request, preprocessing),
         trained=True,
         encoder=True,
         head=None if head is None else (head[0], head[1]),
@@ -175,5 +175,5 @@ def _open(content: bytes) -> Any:
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3
     have = runtime.get_available_providers()
-    wanted = [each for each in ("CUDAExecutionProvider", "CPUExecutionProvider") if each in have]
-    return runtime.InferenceSession(content, options, providers=wanted)
+    providers = [each for each in ("CUDAExecutionProvider", "CPUExecutionProvider") if each in have]
+    return runtime.InferenceSession(content, options, providers=providers)

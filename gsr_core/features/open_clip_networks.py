@@ -38,7 +38,7 @@ def load_open_clip(request: Request) -> Built:
 
     Raises:
         SettingError: If the model or its weights are unknown.
-        CheckpointError: If the weights cannot be had or do not fit.
+        CheckpointError: If the weights cannot be fetched or do not fit.
         MissingExtraError: If open_clip is not installed.
     """
     open_clip = require("open_clip", "open_clip")

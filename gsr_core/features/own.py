@@ -1,4 +1,4 @@
-"""One's own network: made by a function of one's own package, or pickled whole.
+"""Your own network: made by a function of your package, or pickled whole.
 
 Either runs code that somebody else may have written, so both need trust.
 """
@@ -17,7 +17,7 @@ from torch import nn
 
 from gsr_core.errors import CheckpointError, SettingError
 from gsr_core.features.checkpoints import load_pickle, need_trust
-from gsr_core.features.kinds import Built, Request, chosen_preprocessing, first_line
+from gsr_core.features.kinds import Built, Request, first_line, preprocessing_from_options
 
 __all__ = ["load_own", "load_pickled"]
 
@@ -96,7 +96,9 @@ def _of_module(request: Request, network: nn.Module, files: list[Path]) -> Built
     facts: dict[str, str | int | float | None] = {}
     if request.arguments:
         facts["arguments"] = ", ".join(f"{key}={value}" for key, value in request.arguments.items())
-    return Built(network, chosen_preprocessing(request), trained=True, files=files, facts=facts)
+    return Built(
+        network, preprocessing_from_options(request), trained=True, files=files, facts=facts
+    )
 
 
 @contextmanager

@@ -23,7 +23,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from gsr_core.data.inputs import ImageArrays, ImageBlobs, Inputs, Numbers, thumbnail
+from gsr_core.data.inputs import ImageArrays, ImageBlobs, Inputs, Numbers
+from gsr_core.data.pixels import thumbnail
 from gsr_core.errors import InputError
 from gsr_core.features.journal import BadRow
 from gsr_core.features.preprocessing import Preprocessing
@@ -31,7 +32,7 @@ from gsr_core.features.preprocessing import Preprocessing
 __all__ = ["PreparedBatch", "default_workers", "prepared_batches", "worker_died"]
 
 FEW_ROWS = 512
-"""So few are read here before worker processes have started."""
+"""This few are read here sooner than worker processes start."""
 MOST_WORKERS = 16
 AHEAD = 2
 """Batches a worker makes ahead."""
@@ -215,13 +216,13 @@ def _by_processes(
         pin_memory=pin_memory,
         prefetch_factor=AHEAD,
         multiprocessing_context=_context(),
-        # Of its own: the loader would otherwise draw from the global random state.
+        # A generator of its own: the loader would otherwise draw from the global random state.
         generator=torch.Generator(),
     )
     try:
         yield from loader
     except (EOFError, ConnectionError, FileNotFoundError) as error:
-        # A worker lends its tensors, and was killed before they were taken.
+        # A worker lends its tensors, and died before they were copied.
         raise _WorkerDied from error
 
 
@@ -230,7 +231,7 @@ def _context() -> BaseContext:
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    # The server imports torch once, for all workers that will ever be.
+    # The server imports torch once, for all later workers.
     context.set_forkserver_preload(["__main__", __name__])
     return context
 

@@ -45,7 +45,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 PAIR = "pair_"
-"""What the names of a batch's tensors begin with that belong to the second texts of pairs."""
+"""Prefix of the names of the tensors of the second texts of pairs."""
 
 
 def _per_channel(value: Any) -> Any:
@@ -77,7 +77,7 @@ class Preprocessing(BaseModel, frozen=True):
             item: What `Inputs.load` gives.
 
         Raises:
-            InputError: If it is something else than this network takes.
+            InputError: If it is something other than this network takes.
         """
 
     @abstractmethod
@@ -119,8 +119,8 @@ class ImagePreprocessing(Preprocessing, frozen=True):
             InputError: If it is something else.
         """
         if not isinstance(item, np.ndarray) or item.dtype != np.uint8 or item.shape[2:] != (3,):
-            found = getattr(item, "shape", type(item).__name__)
-            raise InputError(f"found {found} where the network takes an image (H, W, 3) of uint8")
+            shape = getattr(item, "shape", type(item).__name__)
+            raise InputError(f"found {shape} where the network takes an image (H, W, 3) of uint8")
         size = [self.image_size, self.image_size]
         # torchvision takes Pillow's images as well as tensors, but its signatures do not say so.
         image: Any = Image.fromarray(item)
@@ -244,7 +244,7 @@ class NumbersPreprocessing(Preprocessing, frozen=True):
         """Return a row (n_inputs,) as float32.
 
         Raises:
-            InputError: If it has another length or holds something else than finite numbers.
+            InputError: If it has another length or holds something other than finite numbers.
         """
         row = np.asarray(item, dtype=np.float32)
         if row.shape != (self.n_inputs,):
@@ -293,7 +293,7 @@ def override(preprocessing: Preprocessing, overrides: Mapping[str, Any]) -> Prep
         try:
             values["resize"] = resize and round(resize * int(values["image_size"]) / size)
         except (TypeError, ValueError):
-            values["resize"] = None  # The size itself is wrong, which is told below.
+            values["resize"] = None  # The size itself is wrong, as the check below reports.
     try:
         return cls.model_validate(values)
     except ValidationError as error:
@@ -315,7 +315,7 @@ def load_tokenizer(name: str, trust: bool = False) -> Any:
         SettingError: If there is none.
     """
     # The workers are the parallelism; a tokenizer with threads of its own that is then forked
-    # warns and may wait for ever. Who has set this keeps it.
+    # warns and may wait for ever. A user's own setting stays.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     transformers = require("transformers", "huggingface")
     try:

@@ -2,7 +2,7 @@
 
 The settings are those of "Group-robust Sample Reweighting for Subpopulation Shifts via Influence
 Functions" (ICLR 2025), stage 1: no learning rate schedule, no early stopping, no augmentation
-that is told of. The numbers of epochs on the two text sets are ours.
+that the paper mentions. The numbers of epochs on the two text sets are ours.
 """
 
 from __future__ import annotations
@@ -178,16 +178,16 @@ def make_training(preset: str, values: Mapping[str, Any] | None = None) -> Train
             f"there is no training preset '{preset}'{suggestion(preset, PRESETS)}; presets are "
             f"{', '.join(PRESETS)}"
         )
-    known = PRESETS[preset].training.settings()
-    check_known("training", values or {}, known)
+    defaults = PRESETS[preset].training.settings()
+    check_known("training", values or {}, defaults)
     try:
-        return Training(**(known | dict(values or {})))
+        return Training(**(defaults | dict(values or {})))
     except ValidationError as error:
         first = error.errors()[0]
         if first["type"] == "value_error":
             raise SettingError(f"training: {first['msg'].removeprefix('Value error, ')}") from None
         setting = str(first["loc"][0])
-        wanted = f"{first['msg'][0].lower()}{first['msg'][1:]}"
+        reason = f"{first['msg'][0].lower()}{first['msg'][1:]}"
         if setting in ("workers", "devices"):
-            wanted = "allowed are auto and a whole number"
-        raise SettingError(f"training: {setting} is {first['input']!r}; {wanted}") from None
+            reason = "allowed are auto and a whole number"
+        raise SettingError(f"training: {setting} is {first['input']!r}; {reason}") from None

@@ -19,7 +19,7 @@ from torch import Tensor, fx, nn
 from gsr_core.errors import CheckpointError, SettingError
 from gsr_core.features.checkpoints import need_trust
 from gsr_core.features.heads import OUTPUT, first_tensor, head_arrays
-from gsr_core.features.kinds import Built, Request, chosen_preprocessing, first_line
+from gsr_core.features.kinds import Built, Request, first_line, preprocessing_from_options
 from gsr_core.features.preprocessing import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -53,7 +53,7 @@ class Program(nn.Module):
         self.fixed = fixed
 
     def train(self, mode: bool = True) -> Program:
-        """Leave the program as it is: exported ones refuse to be told."""
+        """Leave the program as it is: exported ones refuse the call."""
         self.training = mode
         return self
 
@@ -119,10 +119,10 @@ def load_torchscript(request: Request) -> Built:
             program = torch.jit.load(file, map_location="cpu").eval()
     except (RuntimeError, ValueError) as error:
         raise CheckpointError(
-            f"{file.name} is no TorchScript program ({first_line(error)}); write one with "
+            f"{file.name} is not a TorchScript program ({first_line(error)}); write one with "
             "torch.jit.save"
         ) from error
-    preprocessing = chosen_preprocessing(request)
+    preprocessing = preprocessing_from_options(request)
     module = Program(program, ["input_ids", "attention_mask", "token_type_ids"][: _arity(program)])
     built = Built(module, preprocessing, trained=True, encoder=True, files=[file], frozen=FROZEN)
     built.facts["n_parameters"] = sum(p.numel() for p in program.parameters())
@@ -140,9 +140,9 @@ def load_torchscript(request: Request) -> Built:
         )
     if linear:
         name = request.layer or list(linear)[-1]
-        # The options are read again, and checked, when the network is put together.
-        made = override(preprocessing, request.options)
-        batch = made.collate([made.prepare(made.example())] * 2)
+        # The options are read again, and checked, when the network is assembled.
+        checked = override(preprocessing, request.options)
+        batch = checked.collate([checked.prepare(checked.example())] * 2)
         head = _unmask(module, linear[name], batch, request.architecture)
         if head is None and request.layer:
             raise SettingError(
@@ -214,7 +214,7 @@ def load_export(request: Request) -> Built:
             module = program.module()
     except Exception as error:
         raise CheckpointError(
-            f"{file.name} is no exported program ({first_line(error)}); write one with "
+            f"{file.name} is not an exported program ({first_line(error)}); write one with "
             "torch.export.save"
         ) from error
     assert isinstance(module, fx.GraphModule)
@@ -229,10 +229,10 @@ def load_export(request: Request) -> Built:
     if layer is not None:
         facts["layer"] = layer
     shape = [side if isinstance(side, int) else None for side in example.shape]
-    found = preprocessing_of_shape(shape, example.dtype.is_floating_point)
+    preprocessing = preprocessing_of_shape(shape, example.dtype.is_floating_point)
     return Built(
         Program(module, [str(node.target) for node in inputs], fixed),
-        chosen_preprocessing(request, found),
+        preprocessing_from_options(request, preprocessing),
         trained=True,
         encoder=True,
         head=head,
@@ -272,7 +272,7 @@ def _cut_graph(
     ]
     names = [str(node.args[1].target).removesuffix(".weight") for node in linear]
     output = next(node for node in module.graph.nodes if node.op == "output")
-    (given, *_others) = output.all_input_nodes
+    (last, *_others) = output.all_input_nodes
     if request.layer:
         if request.layer not in names:
             raise SettingError(
@@ -280,30 +280,30 @@ def _cut_graph(
                 f"are {', '.join(names[-8:]) or 'none'}, or {OUTPUT}"
             )
         node = linear[names.index(request.layer)]
-    elif given in linear:
-        node = given
+    elif last in linear:
+        node = last
     else:
         return None, None
     name = names[linear.index(node)]
     head = None
-    if node is given:
+    if node is last:
         weight = _attribute(module, node.args[1])
         bias = _attribute(module, node.args[2]) if len(node.args) > 2 else None
         array = weight.detach().float().numpy()
         zeros = np.zeros(len(array), np.float32)
         head = (array, zeros if bias is None else bias.detach().float().numpy())
     features = node.args[0]
-    output.replace_input_with(given, features)
+    output.replace_input_with(last, features)
     module.graph.eliminate_dead_code()
     module.recompile()
     return head, name
 
 
 def _attribute(module: nn.Module, node: Any) -> Tensor:
-    found: Any = module
+    value: Any = module
     for part in str(node.target).split("."):
-        found = getattr(found, part)
-    return found
+        value = getattr(value, part)
+    return value
 
 
 def _arity(program: Any) -> int:

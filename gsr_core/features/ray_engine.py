@@ -29,7 +29,6 @@ from gsr_core.extras import require
 from gsr_core.features.backbones import load_backbone
 from gsr_core.features.extract import (
     Extraction,
-    ExtractionProgress,
     OnBad,
     check_choices,
     extraction_digest,
@@ -38,6 +37,7 @@ from gsr_core.features.extract import (
 )
 from gsr_core.features.forward import Forward, Precision, resolve_precision
 from gsr_core.features.journal import BadRow, MemoryStore, open_store
+from gsr_core.features.pace import ExtractionProgress
 from gsr_core.features.prepared import PreparedBatch, prepared_batches
 from gsr_core.progress import ShouldStop
 
@@ -79,8 +79,8 @@ def extract_on_ray(
         precision: See `extract`; `auto` is bfloat16 on GPUs.
         on_bad: See `extract`.
         thumbnails: See `extract`.
-        progress: Told after each shard.
-        should_stop: Asked after each shard.
+        progress: Called after each shard.
+        should_stop: Called after each shard.
 
     Raises:
         SettingError: If an option is not allowed, or the inputs are not what the network takes.
@@ -98,8 +98,8 @@ def extract_on_ray(
         kind = _device(ray, device, actors, workers)
         if precision == "auto" and kind == "cuda":
             precision = "bfloat16"  # This machine may have no GPU to ask.
-        used = resolve_precision(precision, torch.device(kind))
-        digest = extraction_digest(backbone, inputs, used, thumbnails=thumbnails)
+        product_type = resolve_precision(precision, torch.device(kind))
+        digest = extraction_digest(backbone, inputs, product_type, thumbnails=thumbnails)
         n, d = len(inputs), backbone.n_features
         with open_store(folder, digest, n, d, thumbnails=thumbnails) as store:
             refuse_bad(store, on_bad)
@@ -108,14 +108,14 @@ def extract_on_ray(
                     "choice": dict(choice),
                     "inputs": ray.put(inputs),
                     "device": kind,
-                    "precision": used,
+                    "precision": product_type,
                     "batch_size": batch_size,
                     "workers": workers,
                     "thumbnails": thumbnails,
                 }
 
                 def shards(start: int, again: bool) -> Iterator[PreparedBatch]:
-                    del again  # Ray has done that itself.
+                    del again  # Ray restarts workers itself.
                     return _shards(start, n, actors, arguments)
 
                 record(
@@ -130,11 +130,13 @@ def extract_on_ray(
             elif progress is not None:
                 progress(ExtractionProgress(n, n, 0.0, 0.0))
             complete = store.rows == n
-    return Extraction(store.features(), store.bad, complete, digest, used, store, thumbnails)
+    return Extraction(
+        store.features(), store.bad, complete, digest, product_type, store, thumbnails
+    )
 
 
 class ShardExtractor:
-    """What an actor is: a network, and the rows that it is asked for."""
+    """An actor: a network that computes the features of the shards it is given."""
 
     def __init__(
         self,
@@ -221,7 +223,7 @@ def _shards(
     # The journal counts rows from the first; Ray holds back what comes early.
     shards.context.execution_options.preserve_order = True
     shards.context.enable_progress_bars = False
-    done = shards.map_batches(
+    results = shards.map_batches(
         ShardExtractor,
         batch_size=1,
         fn_constructor_kwargs=dict(arguments),
@@ -230,7 +232,7 @@ def _shards(
         num_gpus=1 if arguments["device"] == "cuda" else 0,
     )
     try:
-        for row in done.iter_rows():
+        for row in results.iter_rows():
             yield pickle.loads(row["shard"])
     except GsrError:
         raise
@@ -250,7 +252,7 @@ def _cluster(address: str) -> Iterator[Any]:
     Raises:
         DeviceError: If there is no such cluster.
     """
-    # What Ray does unless told otherwise: report its use, and hide GPUs from what asks for none.
+    # By default Ray reports its use, and hides GPUs from what asks for none.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     ray = require("ray", "ray")

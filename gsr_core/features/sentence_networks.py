@@ -34,7 +34,7 @@ def load_sentence(request: Request) -> Built:
     """Return a sentence encoder with its own pooling, tokenizer, length and prompt.
 
     Raises:
-        CheckpointError: If the model cannot be had, or does not begin with a transformer.
+        CheckpointError: If the model cannot be fetched, or does not begin with a transformer.
         MissingExtraError: If sentence-transformers is not installed.
     """
     library = require("sentence_transformers", "sentence")

@@ -45,7 +45,7 @@ def load_simconv(request: Request) -> Built:
     """Return a new SimConv-1.
 
     Raises:
-        SettingError: If weights or arguments are given, of which there are none.
+        SettingError: If weights or arguments are given; it has neither.
     """
     request.without_weights()
     request.without_arguments()

@@ -25,7 +25,7 @@ def load_timm(request: Request) -> Built:
 
     Raises:
         SettingError: If the model or an argument is unknown.
-        CheckpointError: If published weights cannot be had.
+        CheckpointError: If published weights cannot be fetched.
         MissingExtraError: If timm is not installed.
     """
     timm = require("timm", "timm")

@@ -65,7 +65,7 @@ def load_torchvision(request: Request) -> Built:
         ),
         _impatient(),
     ):
-        # `check_hash`: a download that was cut off is not taken.
+        # `check_hash`: an incomplete download is refused.
         state = weights.get_state_dict(progress=False, check_hash=True)
     module = build_torchvision(name, len(weights.meta["categories"]))
     if name in {"googlenet", "inception_v3"}:

@@ -106,7 +106,7 @@ class _Trainer:
     def run(self) -> bool:
         """Train to the end, unless asked to stop; return whether the end was reached."""
         job = self.job
-        with self._memory_told():
+        with self._explain_memory_errors():
             while self.epoch < job.training.epochs:
                 if not self._train_epoch():
                     return False
@@ -159,8 +159,8 @@ class _Trainer:
         self.scaler.update()
         with torch.no_grad():
             right = (logits.argmax(dim=1) == targets).sum()
-            seen = torch.tensor(float(len(targets)), device=self.device)
-            self.sums += torch.stack([loss.detach() * seen, right.to(loss), seen])
+            count = torch.tensor(float(len(targets)), device=self.device)
+            self.sums += torch.stack([loss.detach() * count, right.to(loss), count])
 
     def _look(self) -> bool:
         """Check the loss, keep a checkpoint when it is time; return whether to stop."""
@@ -168,8 +168,8 @@ class _Trainer:
         if self.rank == 0:
             stop = self.job.should_stop()
             save = time.monotonic() - self.saved > SAVE_EVERY
-        said = self.sums.new_tensor([stop, save])
-        loss, _, rows, stops, saves = self._sum(torch.cat([self.sums, said])).tolist()
+        wishes = self.sums.new_tensor([stop, save])
+        loss, _, rows, stops, saves = self._sum(torch.cat([self.sums, wishes])).tolist()
         self._check_finite(loss)
         self.loss = loss / rows
         if stops or saves:
@@ -201,7 +201,7 @@ class _Trainer:
         )
         mine = rows[self.rank :: job.size]
         parts = [mine[at : at + 256] for at in range(0, len(mine), 256)]
-        # Right and counted: over all rows first, then in each group.
+        # Rows predicted right and all rows: over the split first, then in each group.
         sums = np.zeros((2, 1 + members.shape[1]))
         self.module.eval()
         with torch.inference_mode():
@@ -209,10 +209,10 @@ class _Trainer:
                 with self._autocast():
                     logits = first_tensor(self.module(to_device(batch, self.device)))
                 right = (logits.argmax(dim=1).cpu() == targets).numpy()
-                counted = np.column_stack([np.ones(len(part)), members[part]])
-                sums += [right @ counted, counted.sum(axis=0)]
-        (right, *by_group), (counted, *counts) = self._sum(self.sums.new_tensor(sums)).tolist()
-        scores: dict[str, Any] = {"val_accuracy": right / counted}
+                membership = np.column_stack([np.ones(len(part)), members[part]])
+                sums += [right @ membership, membership.sum(axis=0)]
+        (right, *by_group), (membership, *counts) = self._sum(self.sums.new_tensor(sums)).tolist()
+        scores: dict[str, Any] = {"val_accuracy": right / membership}
         accuracy = {
             group: right / count
             for group, (right, count) in enumerate(zip(by_group, counts, strict=True))
@@ -232,7 +232,7 @@ class _Trainer:
             )
 
     @contextmanager
-    def _memory_told(self) -> Iterator[None]:
+    def _explain_memory_errors(self) -> Iterator[None]:
         try:
             yield
         except RuntimeError as error:

@@ -87,8 +87,8 @@ def train(
         device: Where; the kind of device if there are to be several.
         val_rows: Rows to score after each epoch, for information only.
         membership: (n, m) bool, groups of the rows, for the worst group's accuracy.
-        progress: Told the fraction done and how it goes after each step.
-        should_stop: Asked after each step; True ends the training, and what is done stays.
+        progress: Called with the fraction done and how it goes after each step.
+        should_stop: Called after each step; True ends the training, and what is done stays.
 
     Returns:
         The file of the trained network, which `load_backbone` takes; None if it was stopped.
@@ -127,9 +127,9 @@ def train(
 
     folder.mkdir(parents=True, exist_ok=True)
     with _lock(folder):
-        for left in folder.glob(f".{CHECKPOINT}.*.tmp"):
-            left.unlink(missing_ok=True)
-        if _finished(job):
+        for leftover in folder.glob(f".{CHECKPOINT}.*.tmp"):
+            leftover.unlink(missing_ok=True)
+        if _is_finished(job):
             job.report(1.0, "Trained already")
         elif not (launch(job) if size > 1 else train_rank(None, job)):
             return None
@@ -156,14 +156,14 @@ def _check(network: Network, inputs: Inputs, labels: np.ndarray, rows: np.ndarra
     weight = network.module.get_submodule(network.head_name).weight
     assert isinstance(weight, Tensor)
     n_classes = len(weight)
-    chosen = labels[rows]
-    if chosen.min() < 0 or chosen.max() >= n_classes:
+    targets = labels[rows]
+    if targets.min() < 0 or targets.max() >= n_classes:
         raise SettingError(
-            f"labels of the rows to train on go from {chosen.min()} to {chosen.max()}, but the "
+            f"labels of the rows to train on go from {targets.min()} to {targets.max()}, but the "
             f"network has {n_classes} classes, 0 to {n_classes - 1}; load it for as many classes "
             "as there are"
         )
-    counts = np.bincount(chosen, minlength=n_classes)
+    counts = np.bincount(targets, minlength=n_classes)
     if not counts.all():
         missing = ", ".join(map(str, np.flatnonzero(counts == 0)))
         raise SettingError(
@@ -230,15 +230,15 @@ def _digest(job: TrainingJob) -> str:
     return digest.hexdigest()
 
 
-def _finished(job: TrainingJob) -> bool:
+def _is_finished(job: TrainingJob) -> bool:
     record = job.folder / RECORD
     if not (record.exists() and (job.folder / NETWORK).exists()):
         return False
     try:
-        stored: Mapping[str, Any] = json.loads(record.read_text())
+        training_record: Mapping[str, Any] = json.loads(record.read_text())
     except ValueError:
         return False
-    return stored.get("digest") == job.digest
+    return training_record.get("digest") == job.digest
 
 
 @contextmanager

@@ -1,8 +1,8 @@
 """Image and text models of Hugging Face transformers, from a local directory or the hub.
 
-A model that was saved with a classifier is taken with it. Of a bare encoder the features are
-pooled: `mean` over the tokens (or places of the image), `cls` for the first token, `last` for the
-last one, `pooler` for the model's own pooled output, `projection` for the shared space of CLIP.
+A model that was saved with a classifier keeps it. The features of a bare encoder are pooled: `mean`
+over the tokens (or places of the image), `cls` for the first token, `last` for the last one,
+`pooler` for the model's own pooled output, `projection` for the shared space of CLIP.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from gsr_core.features.kinds import (
     Classifier,
     Request,
     Siamese,
-    chosen_preprocessing,
     first_line,
+    preprocessing_from_options,
 )
 from gsr_core.features.preprocessing import (
     ImagePreprocessing,
@@ -51,7 +51,7 @@ class Logits(nn.Module):
 
     def forward(self, batch: Tensor | Mapping[str, Tensor]) -> Tensor:
         """Return logits (n, K)."""
-        return self.model(**_named(batch)).logits
+        return self.model(**_by_name(batch)).logits
 
 
 class Pooled(nn.Module):
@@ -64,23 +64,23 @@ class Pooled(nn.Module):
 
     def forward(self, batch: Tensor | Mapping[str, Tensor]) -> Tensor:
         """Return features (n, d)."""
-        named = _named(batch)
+        arguments = _by_name(batch)
         if self.pooling == "projection":
             model: Any = self.model
             project = (
                 model.get_image_features if isinstance(batch, Tensor) else model.get_text_features
             )
-            given = project(**named)
-            return given if isinstance(given, Tensor) else given.pooler_output
-        given = self.model(**named)
+            output = project(**arguments)
+            return output if isinstance(output, Tensor) else output.pooler_output
+        output = self.model(**arguments)
         if self.pooling == "pooler":
-            return given.pooler_output.flatten(1)
-        hidden: Tensor = given.last_hidden_state
+            return output.pooler_output.flatten(1)
+        hidden: Tensor = output.last_hidden_state
         if hidden.ndim == 4:  # Convolutional networks: (n, d, height, width).
             return hidden.mean(dim=(2, 3))
         if self.pooling == "cls":
             return hidden[:, 0]
-        mask = named.get("attention_mask", torch.ones_like(hidden[:, :, 0]))
+        mask = arguments.get("attention_mask", torch.ones_like(hidden[:, :, 0]))
         if self.pooling == "last":
             places = torch.arange(hidden.shape[1], device=hidden.device)
             return hidden[torch.arange(len(hidden)), (mask * places).argmax(1)]
@@ -93,7 +93,7 @@ def load_transformers(request: Request) -> Built:
 
     Raises:
         SettingError: If an option is not allowed, or the model is of neither kind.
-        CheckpointError: If the model cannot be had.
+        CheckpointError: If the model cannot be fetched.
         MissingExtraError: If transformers is not installed.
     """
     transformers = require("transformers", "huggingface")
@@ -111,8 +111,8 @@ def load_transformers(request: Request) -> Built:
         modality = request.options.pop("modality", None) or _modality(transformers, config)
         state = request.checkpoint.state if request.checkpoint else {}
         saved = any(each.endswith(CLASSIFIERS) for each in config.architectures or [])
-        wanted = saved or request.n_classes is not None or any(map(HEAD_KEYS.search, state))
-        classifier = wanted and pooling is None and "trunk." not in "".join(list(state)[:1])
+        has_head = saved or request.n_classes is not None or any(map(HEAD_KEYS.search, state))
+        classifier = has_head and pooling is None and "trunk." not in "".join(list(state)[:1])
         if classifier and not saved:
             # The head of a checkpoint is resized when it is loaded.
             config.num_labels = request.n_classes or 2
@@ -161,7 +161,7 @@ def load_transformers(request: Request) -> Built:
     )
 
 
-def _named(batch: Tensor | Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _by_name(batch: Tensor | Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {"pixel_values": batch} if isinstance(batch, Tensor) else dict(batch)
 
 
@@ -205,13 +205,13 @@ def _image_preprocessing(
     """Return what the model's image processor does.
 
     Raises:
-        SettingError: If it does something else than resize, crop and normalise to a square.
+        SettingError: If it does something other than resize, crop and normalise to a square.
     """
     try:
         processor = transformers.AutoImageProcessor.from_pretrained(name, **remote)
     except (OSError, ValueError, ImportError) as error:
         if {"image_size", "mean", "std"} <= set(request.options):
-            return chosen_preprocessing(request)
+            return preprocessing_from_options(request)
         raise SettingError(
             f"{request.architecture} has no image processor ({first_line(error)}); put its "
             "preprocessor_config.json into the directory, or set image_size, mean and std"
@@ -247,13 +247,13 @@ def _image_preprocessing(
     return ImagePreprocessing(
         image_size=image_size,
         resize=resize if getattr(processor, "do_resize", True) else image_size,
-        mean=_scaled(mean, scale),
-        std=_scaled(std, scale),
+        mean=_scale(mean, scale),
+        std=_scale(std, scale),
         fit=fit,
         interpolation=INTERPOLATION[2 if resample is None else int(resample)],  # pyright: ignore[reportArgumentType]
     )
 
 
-def _scaled(values: Sequence[float], scale: float) -> tuple[float, float, float]:
+def _scale(values: Sequence[float], scale: float) -> tuple[float, float, float]:
     red, green, blue = (value / scale for value in values)
     return red, green, blue

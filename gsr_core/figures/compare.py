@@ -40,7 +40,7 @@ def worst_against_average(
         return theme.note(figure, "No runs to compare.").update_layout(height=200)
     labels = list(table["label"])
     colours, symbols = theme.run_colours(labels), theme.group_symbols(labels)
-    seeds = _repeated(points)
+    seeds = _with_several_seeds(points)
     x_range, y_range = _ranges(table, seeds)
     low, high = max(x_range[0], y_range[0]), min(x_range[1], y_range[1])
     if low < high:
@@ -136,7 +136,7 @@ def group_dots(table: pd.DataFrame, *, points: pd.DataFrame | None = None) -> go
     place = {group: row for row, group in enumerate(groups)}
     spread = np.linspace(-0.36, 0.36, len(labels)) if len(labels) > 1 else np.zeros(1)
     shift = dict(zip(labels, spread, strict=True))
-    seeds = _repeated(points)
+    seeds = _with_several_seeds(points)
     if len(seeds):
         figure.add_trace(
             go.Scatter(
@@ -198,8 +198,8 @@ def group_dots(table: pd.DataFrame, *, points: pd.DataFrame | None = None) -> go
     )
 
 
-def _repeated(points: pd.DataFrame | None) -> pd.DataFrame:
-    """Return the points of what has more than one seed; a single one lies under its own mark."""
+def _with_several_seeds(points: pd.DataFrame | None) -> pd.DataFrame:
+    """Return the points of labels with several seeds; a single seed lies under its label's mark."""
     if points is None:
         return pd.DataFrame()
     return points[points.groupby("label")["seed"].transform("nunique") > 1]
@@ -224,7 +224,7 @@ def _bar(row: Mapping[Any, Any], name: str, colour: str) -> dict[str, object] | 
 def _ranges(table: pd.DataFrame, seeds: pd.DataFrame) -> tuple[list[float], list[float]]:
     """Return both axis ranges with room for labels, inside 0 to 1 and a little."""
 
-    def padded(name: str) -> list[float]:
+    def range_of(name: str) -> list[float]:
         columns = [table[each] for each in _ends(table, name)]
         columns += [seeds[name]] if len(seeds) else []
         known = pd.concat([table[name], *columns]).dropna()
@@ -233,7 +233,7 @@ def _ranges(table: pd.DataFrame, seeds: pd.DataFrame) -> tuple[list[float], list
         pad = max(0.12 * (known.max() - known.min()), 0.02)
         return [max(float(known.min()) - pad, -0.02), min(float(known.max()) + pad, 1.02)]
 
-    return padded("average"), padded("worst")
+    return range_of("average"), range_of("worst")
 
 
 def _ends(table: pd.DataFrame, name: str) -> list[str]:
@@ -265,16 +265,16 @@ def _label_places(
         return (y_range[1] - values.to_numpy(float)) / (y_range[1] - y_range[0]) * height
 
     x, y = across(table["average"]), down(table["worst"])
-    taken = [(u - 7, v - 7, u + 7, v + 7) for u, v in zip(x, y, strict=True)]
+    boxes = [(u - 7, v - 7, u + 7, v + 7) for u, v in zip(x, y, strict=True)]
     if len(_ends(table, "worst")) == 2:
         ends = zip(x, down(table["worst_high"]), down(table["worst_low"]), strict=True)
-        taken += [(u - 4, top, u + 4, bottom) for u, top, bottom in ends]
+        boxes += [(u - 4, top, u + 4, bottom) for u, top, bottom in ends]
     if len(_ends(table, "average")) == 2:
         ends = zip(y, across(table["average_low"]), across(table["average_high"]), strict=True)
-        taken += [(left, v - 4, right, v + 4) for v, left, right in ends]
+        boxes += [(left, v - 4, right, v + 4) for v, left, right in ends]
     if len(seeds):
         each = zip(across(seeds["average"]), down(seeds["worst"]), strict=True)
-        taken += [(u - 3, v - 3, u + 3, v + 3) for u, v in each]
+        boxes += [(u - 3, v - 3, u + 3, v + 3) for u, v in each]
     places: dict[object, str | None] = {}
     for u, v, (index, label) in zip(x, y, table["label"].items(), strict=True):
         size = 7.0 * len(theme.short(str(label)))
@@ -296,9 +296,9 @@ def _label_places(
             inside = (
                 box[0] >= 0 and box[2] <= width + _LABEL_ROOM and box[1] >= -10 and box[3] <= height
             )
-            if inside and not any(_overlap(box, other) for other in taken):
+            if inside and not any(_overlap(box, other) for other in boxes):
                 places[index] = f"{vertical} {horizontal}"
-                taken.append(box)
+                boxes.append(box)
                 break
     return places
 

@@ -145,7 +145,7 @@ def group_sizes(table: pd.DataFrame) -> go.Figure:
 def confusion(table: pd.DataFrame) -> go.Figure:
     """Draw what each group is taken for, one row a group and true class.
 
-    Answers: when a group is got wrong, which class is it mistaken for? The right class is bold.
+    Answers: when a group is misclassified, which class is it mistaken for? The right class is bold.
 
     Args:
         table: Columns group, y (true class), prediction (class), share (fraction of the group's

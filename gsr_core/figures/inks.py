@@ -10,7 +10,7 @@ import pandas as pd
 
 from gsr_core.figures import theme
 
-__all__ = ["CODES", "Kind", "ink_names", "inked"]
+__all__ = ["CODES", "Kind", "ink_names", "ink_points"]
 
 
 Kind = Literal["category", "value", "signed"]
@@ -23,18 +23,18 @@ _SHADES = 64
 CODES = 65_535
 
 
-def inked(column: pd.Series, kind: Kind, colours: Mapping[str, str] | None) -> dict[str, Any]:
+def ink_points(column: pd.Series, kind: Kind, colours: Mapping[str, str] | None) -> dict[str, Any]:
     """Return each point's code, and for each code its ink, name and shape."""
     return _categories(column, colours) if kind == "category" else _numbers(column, kind)
 
 
 def _categories(column: pd.Series, colours: Mapping[str, str] | None) -> dict[str, Any]:
-    found, values = pd.factorize(column)
+    codes, values = pd.factorize(column)
     # A missing value has the code -1, which is the last place.
     texts = [*(str(value) for value in values), theme.UNKNOWN_NAME]
     counts: dict[str, int] = {}
     for text, count in zip(
-        texts, np.bincount(found % len(texts), minlength=len(texts)), strict=True
+        texts, np.bincount(codes % len(texts), minlength=len(texts)), strict=True
     ):
         if count:
             counts[text] = counts.get(text, 0) + int(count)
@@ -42,22 +42,22 @@ def _categories(column: pd.Series, colours: Mapping[str, str] | None) -> dict[st
     known = [name for name in names if name != theme.UNKNOWN_NAME]
     # Stable: of equally common ones, the first.
     common = sorted(known, key=lambda name: -counts[name])[:MOST_COLOURS]
-    shown = [name for name in known if name in set(common)]
+    coloured = [name for name in known if name in set(common)]
     rest = [name for name in known if name not in set(common)]
     if rest and colours is None:
-        colour |= theme.group_colours(shown)
+        colour |= theme.group_colours(coloured)
     colour |= dict.fromkeys([*rest, theme.UNKNOWN_NAME], theme.UNKNOWN)
-    symbols = theme.group_symbols(shown)
+    symbols = theme.group_symbols(coloured)
     unknown = [theme.UNKNOWN_NAME] if theme.UNKNOWN_NAME in names else []
-    order = [*shown, *rest, *unknown]
+    order = [*coloured, *rest, *unknown]
     legend = [
         {"name": name, "ink": colour[name], "symbol": symbols[name], "count": counts[name]}
-        for name in shown
+        for name in coloured
     ]
     if rest:
-        said = f"{len(rest):,} others"
+        others = f"{len(rest):,} others"
         count = sum(counts[name] for name in rest)
-        legend.append({"name": said, "ink": theme.UNKNOWN, "symbol": "circle", "count": count})
+        legend.append({"name": others, "ink": theme.UNKNOWN, "symbol": "circle", "count": count})
     legend += [
         {"name": name, "ink": theme.UNKNOWN, "symbol": "circle", "count": counts[name]}
         for name in unknown
@@ -65,7 +65,7 @@ def _categories(column: pd.Series, colours: Mapping[str, str] | None) -> dict[st
     code = {name: min(place, CODES) for place, name in enumerate(order)}
     order = order[: CODES + 1]
     return {
-        "codes": np.array([code.get(text, 0) for text in texts])[found],
+        "codes": np.array([code.get(text, 0) for text in texts])[codes],
         "inks": [colour[name] for name in order],
         "names": order,
         "symbols": [symbols.get(name, "circle") for name in order],

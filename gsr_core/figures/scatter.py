@@ -3,7 +3,8 @@
 In the plane a map is not a Plotly figure but a description that the dashboard's own drawing
 understands (`gsr_core/views/map_chart.js`): Plotly sends every selected point back as a record of
 its own, and draws a chart anew, without its selection, when anything in it changes. What that
-costs is in `docs/dashboard.md`. Here is no Streamlit, so that the description can be tested.
+costs is in `docs/dashboard.md`. This module does without Streamlit, so that the description can be
+tested.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from gsr_core.figures import theme
-from gsr_core.figures.inks import CODES, Kind, inked
+from gsr_core.figures.inks import CODES, Kind, ink_points
 
 __all__ = ["MAX_DRAWN", "MAX_ON_TOP", "density_map", "legend_keys", "names_of", "point_map"]
 
@@ -65,7 +66,7 @@ def point_map(
         What `map_chart.js` draws, fit for JSON: arrays as base64 of little-endian numbers.
         `places` names the coordinates and `content` everything, by what is in them.
     """
-    return _described(points, points, colour, kind, colours, title, None)
+    return _describe(points, points, colour, kind, colours, title, None)
 
 
 def density_map(
@@ -102,17 +103,17 @@ def density_map(
     line = np.minimum((y - extent[2]) / tall * lines, lines - 1).astype(np.int64)
     counts = np.bincount(line * columns + column, minlength=columns * lines)
     most = int(counts.max(initial=1))
-    # A cell with a single sample is still to be seen.
+    # A cell with a single sample stays visible.
     shade = np.where(counts, 25 + 230 * np.log(np.maximum(counts, 1)) / np.log(max(most, 2)), 0)
     density = {
         "columns": columns,
         "lines": lines,
-        "cells": _packed(np.round(shade), "u1"),
+        "cells": _pack(np.round(shade), "u1"),
         "ink": theme.MUTED,
         "most": most,
         "title": "samples in a cell, log scale",
     }
-    return _described(points, points.iloc[on_top], colour, kind, colours, title, density)
+    return _describe(points, points.iloc[on_top], colour, kind, colours, title, density)
 
 
 def legend_keys(names: list[str], colours: Mapping[str, str]) -> list[go.Scatter]:
@@ -130,9 +131,9 @@ def legend_keys(names: list[str], colours: Mapping[str, str]) -> list[go.Scatter
     ]
 
 
-def _described(
+def _describe(
     every: pd.DataFrame,
-    drawn: pd.DataFrame,
+    points: pd.DataFrame,
     colour: str,
     kind: Kind,
     colours: Mapping[str, str] | None,
@@ -141,24 +142,24 @@ def _described(
 ) -> dict[str, Any]:
     """Return the description of a map of `every` sample on which some are drawn as points."""
     extent = _extent(every)
-    inks = inked(drawn[colour], kind, colours)
-    few = len(drawn) <= MANY_POINTS
-    size, opacity = _size(len(drawn))
+    inks = ink_points(points[colour], kind, colours)
+    few = len(points) <= MANY_POINTS
+    size, opacity = _size(len(points))
     places = {
-        "n": len(drawn),
+        "n": len(points),
         "extent": extent,
         # A map is read at a thousand pixels a side; these are 65,536.
-        "x": _packed(_levels(drawn["x"], *extent[:2]), "<u2"),
-        "y": _packed(_levels(drawn["y"], *extent[2:]), "<u2"),
+        "x": _pack(_levels(points["x"], *extent[:2]), "<u2"),
+        "y": _pack(_levels(points["y"], *extent[2:]), "<u2"),
     }
     look = {
-        "rows": _packed(drawn["row"], "<i4"),
-        "ids": names_of(drawn) if few and "sample_id" in drawn.columns else None,
-        "codes": _packed(inks["codes"], "<u2"),
+        "rows": _pack(points["row"], "<i4"),
+        "ids": names_of(points) if few and "sample_id" in points.columns else None,
+        "codes": _pack(inks["codes"], "<u2"),
         "inks": inks["inks"],
         "names": inks["names"],
         "symbols": inks["symbols"] if few else None,
-        "values": None if inks["values"] is None else _packed(inks["values"], "<f4"),
+        "values": None if inks["values"] is None else _pack(inks["values"], "<f4"),
         "legend": inks["legend"],
         "bar": inks["bar"],
         "title": colour if title is None else title,
@@ -200,7 +201,7 @@ def _levels(values: pd.Series, low: float, high: float) -> np.ndarray:
     return np.round((values.to_numpy(float) - low) / (high - low) * CODES)
 
 
-def _packed(values: pd.Series | np.ndarray, layout: str) -> str:
+def _pack(values: pd.Series | np.ndarray, layout: str) -> str:
     return b64encode(np.asarray(values).astype(layout).tobytes()).decode()
 
 

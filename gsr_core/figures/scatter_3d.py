@@ -10,7 +10,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from gsr_core.figures import theme
-from gsr_core.figures.inks import Kind, ink_names, inked
+from gsr_core.figures.inks import Kind, ink_names, ink_points
 from gsr_core.figures.scatter import names_of
 
 __all__ = ["MAX_DRAWN_3D", "point_map_3d"]
@@ -47,7 +47,7 @@ def point_map_3d(
         revision: While it stays the same, the browser keeps how the user turned the map.
     """
     label = colour if title is None else title
-    inks = inked(points[colour], kind, colours)
+    inks = ink_points(points[colour], kind, colours)
     ink = np.array(inks["inks"], dtype=object)[inks["codes"]]
     hover = [
         f"{label}: {text}<br>{who}"

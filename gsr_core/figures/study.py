@@ -34,7 +34,7 @@ def accuracy_over_levels(
         return theme.note(figure, _EMPTY).update_layout(height=200)
     methods = list(dict.fromkeys(table["method"]))
     colours, symbols = theme.run_colours(methods), theme.group_symbols(methods)
-    shown = ".0f" if log else ".1%"
+    number = ".0f" if log else ".1%"
     if points.duplicated(["method", "x"]).any():
         figure.add_trace(
             go.Scatter(
@@ -44,7 +44,7 @@ def accuracy_over_levels(
                 name="one seed",
                 marker={"color": points["method"].map(colours), "size": 6, "opacity": 0.4},
                 customdata=points[["method", "seed"]].to_numpy(object),
-                hovertemplate=f"%{{customdata[0]}}, seed %{{customdata[1]}}<br>%{{x:{shown}}}: "
+                hovertemplate=f"%{{customdata[0]}}, seed %{{customdata[1]}}<br>%{{x:{number}}}: "
                 "%{y:.1%}<extra></extra>",
                 showlegend=False,
             )
@@ -67,7 +67,7 @@ def accuracy_over_levels(
                     "width": 4,
                 },
                 customdata=rows[["test_sd"]].to_numpy(float),
-                hovertemplate=f"<b>{method}</b><br>%{{x:{shown}}}: %{{y:.1%}} ± "
+                hovertemplate=f"<b>{method}</b><br>%{{x:{number}}}: %{{y:.1%}} ± "
                 "%{customdata[0]:.1%}<extra></extra>",
             )
         )
@@ -168,13 +168,13 @@ def val_against_test(table: pd.DataFrame, points: pd.DataFrame) -> go.Figure:
     figure = go.Figure()
     if table.empty:
         return theme.note(figure, _EMPTY).update_layout(height=200)
-    found = table.reset_index(drop=True)
-    place = {(row["method"], row["level"]): at for at, row in found.iterrows()}
+    table = table.reset_index(drop=True)
+    place = {(row["method"], row["level"]): at for at, row in table.iterrows()}
     names = [
         f"{row['method']}, {'one set' if row['level'] else 'own sets'}"
-        for row in found.to_dict("records")
+        for row in table.to_dict("records")
     ]
-    for at, row in found.iterrows():
+    for at, row in table.iterrows():
         figure.add_shape(
             type="line", x0=row["val"], x1=row["test"], y0=at, y1=at,
             line={"color": theme.MUTED, "width": 2}, layer="below",
@@ -199,32 +199,32 @@ def val_against_test(table: pd.DataFrame, points: pd.DataFrame) -> go.Figure:
             )
         figure.add_trace(
             go.Scatter(
-                x=found[split],
-                y=list(range(len(found))),
+                x=table[split],
+                y=list(range(len(table))),
                 mode="markers",
                 name=split,
                 marker={"color": colour, "symbol": symbol, "size": 11, "line": {"width": 2}},
                 error_x={
                     "type": "data",
-                    "array": found[f"{split}_sd"].fillna(0),
-                    "visible": bool(found[f"{split}_sd"].notna().any()),
+                    "array": table[f"{split}_sd"].fillna(0),
+                    "visible": bool(table[f"{split}_sd"].notna().any()),
                     "thickness": 1.5,
                     "width": 4,
                 },
-                customdata=found[["gap"]].to_numpy(float),
+                customdata=table[["gap"]].to_numpy(float),
                 hovertemplate=f"{split} %{{x:.1%}}<br>val is %{{customdata[0]:+.1%}} above test"
                 "<extra></extra>",
             )
         )
-    known = [*found["val"], *found["test"], *points["val"], *points["test"]]
+    known = [*table["val"], *table["test"], *points["val"], *points["test"]]
     figure.update_xaxes(
         title_text="worst-group accuracy", tickformat=".0%", range=theme.fraction_range(known)
     )
     figure.update_yaxes(
-        tickvals=list(range(len(found))), ticktext=names, range=[len(found) - 0.5, -0.5]
+        tickvals=list(range(len(table))), ticktext=names, range=[len(table) - 0.5, -0.5]
     )
     return figure.update_layout(
-        height=theme.row_height(len(found), 44, 110),
+        height=theme.row_height(len(table), 44, 110),
         hovermode="closest",
         showlegend=True,
         legend={"orientation": "h", "x": 0, "y": 1.03, "yanchor": "bottom"},

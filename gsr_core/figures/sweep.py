@@ -57,10 +57,10 @@ def best_so_far(
     if len(failed):
         marker = {"color": theme.MUTED, "symbol": "x-thin-open", "size": 9}
         figure.add_trace(_dots(failed, [span[0]] * len(failed), "failed", marker))
-    chosen = known[known["trial"] == winner]
-    if len(chosen):
+    best_trial = known[known["trial"] == winner]
+    if len(best_trial):
         marker = {"color": theme.ACCENT, "symbol": "star", "size": 15}
-        figure.add_trace(_dots(chosen, chosen["score"], f"winner, trial {winner}", marker))
+        figure.add_trace(_dots(best_trial, best_trial["score"], f"winner, trial {winner}", marker))
     figure.update_xaxes(theme.step_axis(1, max(trials, int(table["trial"].max()))))
     figure.update_xaxes(title_text="trial")
     figure.update_yaxes(title_text=score_name, range=span, tickformat=".0%")

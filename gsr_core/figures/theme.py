@@ -147,6 +147,10 @@ def group_colours(names: Sequence[str]) -> dict[str, str]:
 
     Args:
         names: Groups in the order of the bundle. "unknown" is grey and takes up no place.
+
+    Example:
+        >>> group_colours(["cat", "dog"])
+        {'cat': '#0072b2', 'dog': '#e06a10'}
     """
     shades = [colour for row in _SHADES for colour in row]
     known = [name for name in names if name != UNKNOWN_NAME]
@@ -155,7 +159,7 @@ def group_colours(names: Sequence[str]) -> dict[str, str]:
 
 
 def run_colours(names: Sequence[str]) -> dict[str, str]:
-    """Return a colour for each run or method by its place, other ones than the first groups have.
+    """Return a colour for each run or method by its place, unlike those of the first groups.
 
     Args:
         names: Runs or methods in the order in which they are drawn.
@@ -197,7 +201,7 @@ def category_codes(
 ) -> tuple[np.ndarray, dict[str, object]]:
     """Return one small integer a point and the marker settings that colour the integers.
 
-    One trace can so hold all categories at a byte a point.
+    So one trace can hold all categories at a byte a point.
 
     Args:
         column: Category names; one without a colour is drawn as unknown.
@@ -216,7 +220,12 @@ def category_codes(
 
 
 def short(name: str, width: int = 26) -> str:
-    """Return a name cut in its middle, for labels; hover text keeps the whole."""
+    """Return a name cut in its middle, for labels; hover text keeps the whole.
+
+    Example:
+        >>> short("a very long name of a group indeed")
+        'a very long n…group indeed'
+    """
     if len(name) <= width:
         return name
     tail = (width - 1) // 2
@@ -237,7 +246,7 @@ def fraction_range(values: Iterable[float], least: float = 0.2) -> list[float]:
     """Return an axis range around fractions that does not blow up small differences.
 
     Args:
-        values: Fractions; missing ones are passed over.
+        values: Fractions; missing ones are ignored.
         least: The range spans at least this much.
     """
     known = np.asarray(list(values), dtype=float)

@@ -233,11 +233,11 @@ def _add_references(
 ) -> None:
     """Add each group's share of the data, and one legend entry that explains the marks."""
     _, colour = theme.names_of(names, colours)
-    drawn = [name for name in names if name in data_share]
+    with_share = [name for name in names if name in data_share]
     many = len(names) > MANY_GROUPS
     # The line spans the panel also where there is one step only.
     pad = max((last - first) * 0.02, 0.5)
-    for name in drawn:
+    for name in with_share:
         share = data_share[name]
         figure.add_trace(
             go.Scatter(
@@ -259,7 +259,7 @@ def _add_references(
             row=1,
             col=1,
         )
-    if drawn:
+    if with_share:
         figure.add_trace(
             go.Scatter(
                 x=[None],

@@ -25,7 +25,7 @@ from gsr_core.gradients.neighbours import (
     distances_within,
     nearest,
 )
-from gsr_core.gradients.reduction import N_COLUMNS, as_array, reduced
+from gsr_core.gradients.reduction import N_COLUMNS, as_array, reduce_columns
 from gsr_core.gradients.representations import CentredGradients, Gradients, project, unit_rows
 from gsr_core.progress import Report, silent
 
@@ -104,7 +104,7 @@ def neighbour_graph(
         metric: `cosine` is 1 - cos, in [0, 2]; a zero row is at 1 from every other.
         seed: Of the approximate search.
         exact_limit: Rows up to which every pair is compared.
-        progress: Told the fraction done and what is being done.
+        progress: Called with the fraction done and what is being done.
 
     Raises:
         SettingError: If k is below 1.
@@ -144,7 +144,7 @@ def _candidates(space: Space, count: int, metric: Metric, seed: int) -> np.ndarr
         space = project(space.unit() if cosine else space, N_COLUMNS, seed)
     matrix = space.cpu() if isinstance(space, Tensor) else torch.tensor(space)
     matrix = unit_rows(matrix) if cosine else matrix
-    columns = reduced(as_array(matrix), centred=not cosine, seed=seed)
+    columns = reduce_columns(as_array(matrix), centred=not cosine, seed=seed)
     if cosine:
         # At length one both metrics have the same order, and one is compiled for both. A zero row,
         # which is at 1 from every other, is put away from all of them.
@@ -161,9 +161,9 @@ def _closest(
     """Return the k nearest of each row's candidates; of all rows where too few are candidates."""
     index = torch.from_numpy(rows).to(within.device)
     others = torch.from_numpy(candidates.astype(np.int64)).to(within.device)
-    found = within.to_some(index, others.clamp(min=0))
-    found[(others < 0) | (others == index[:, None])] = torch.inf
-    values, order = found.topk(k, dim=1, largest=False)
+    distance = within.to_some(index, others.clamp(min=0))
+    distance[(others < 0) | (others == index[:, None])] = torch.inf
+    values, order = distance.topk(k, dim=1, largest=False)
     indices, distances = _numpy(others.gather(1, order)), _numpy(values)
     if len(short := np.flatnonzero(np.isinf(distances[:, -1]))):
         indices[short], distances[short] = nearest(within, rows[short], k)

@@ -17,7 +17,7 @@ from gsr_core.gradients.representations import (
     CentredGradients,
     Gradients,
     gram,
-    paired,
+    inner_products,
     unit_rows,
 )
 
@@ -130,7 +130,7 @@ class _OfGradients(Distances):
         return torch.cat(parts, dim=1)
 
     def to_some(self, rows: Tensor, others: Tensor) -> Tensor:
-        inner = paired(self._gradients.rows(rows), self._gradients.rows(others.flatten()))
+        inner = inner_products(self._gradients.rows(rows), self._gradients.rows(others.flatten()))
         return self._from_inner(inner, rows[:, None], others)
 
     def _from_inner(self, inner: Tensor, rows: Tensor, others: Tensor) -> Tensor:
@@ -167,7 +167,7 @@ def nearest(
         space: n rows, or the distances within them.
         rows: (q,) positions to find the neighbours of.
         k: How many; n - 1 if that is fewer.
-        metric: As in `distances_within`; of no account if that was called already.
+        metric: As in `distances_within`; ignored if that was called already.
 
     Returns:
         Positions (q, k) int64 and distances (q, k) float64, nearest first.
@@ -176,19 +176,19 @@ def nearest(
     n = len(within)
     k = max(0, min(k, n - 1))
     indices, values = [], []
-    wanted = torch.as_tensor(rows, device=within.device).long()
-    for index in wanted.split(max(1, _BLOCK_NUMBERS // max(n, 1))):
+    positions = torch.as_tensor(rows, device=within.device).long()
+    for index in positions.split(max(1, _BLOCK_NUMBERS // max(n, 1))):
         block = within.to_all(index)
         block[torch.arange(len(index)), index] = torch.inf
         value, position = block.topk(k, dim=1, largest=False)
         if within.rough and k:
-            value, position = _measured(within, index, position)
+            value, position = _measure(within, index, position)
         indices.append(position.cpu().numpy())
         values.append(value.cpu().numpy().astype(np.float64))
     return np.concatenate(indices), np.concatenate(values)
 
 
-def _measured(within: Distances, rows: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+def _measure(within: Distances, rows: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
     """Return the distances to the (q, k) others to all digits, and the others in their order."""
     at_once = max(1, _BLOCK_NUMBERS // (others.shape[1] * within.width))
     pairs = zip(rows.split(at_once), others.split(at_once), strict=True)

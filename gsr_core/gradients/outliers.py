@@ -13,9 +13,9 @@ every residual p_i - e_{y_i} is close to one of them (facility location),
 and a medoid is isolated if no other sample of its class is nearer to it than to other medoids.
 
 Where we differ: EPIC trains on without the isolated samples, again and again; here they are only
-found, at one head. A medoid that coincides with another one is a duplicate, not isolated, which
-the published assignment leaves to a tie. Of a class with more rows than the search can take, random
-parts are searched each alone.
+pointed out, at one head. A medoid that coincides with another one is a duplicate, not isolated,
+which the published assignment leaves to a tie. Of a class with more rows than the search can take,
+random parts are searched each alone.
 
 Confident samples have residuals near zero, so that late in training the isolated ones are mostly
 hard, and often a minority's: a score to look at, not to drop by.
@@ -56,14 +56,14 @@ class Medoids:
     """Some points that stand for all.
 
     Attributes:
-        chosen: (k,) positions, in the order of the choice.
+        positions: (k,) where they are, in the order of the choice.
         gains: (k,) by how much each raised the objective; never more than the one before.
-        nearest: (n,) which of `chosen` is nearest to each point, the earlier one on a tie.
+        nearest: (n,) which medoid is nearest to each point, the earlier one on a tie.
         sizes: (k,) points of which each is the nearest, itself among them; 0 is a duplicate of an
             earlier one.
     """
 
-    chosen: np.ndarray
+    positions: np.ndarray
     gains: np.ndarray
     nearest: np.ndarray
     sizes: np.ndarray
@@ -129,7 +129,7 @@ def isolation(
     residuals = gradients(head, features, labels).residuals.double().cpu().numpy()
     y = labels.cpu().numpy()
     n = len(y)
-    found = Isolation(np.zeros(n), np.zeros(n, dtype=bool), np.ones(n, dtype=np.int64))
+    result = Isolation(np.zeros(n), np.zeros(n, dtype=bool), np.ones(n, dtype=np.int64))
     generator = np.random.default_rng(seed)
     for label in np.unique(y):
         rows = np.flatnonzero(y == label)
@@ -138,8 +138,8 @@ def isolation(
             count = -(-len(rows) // class_limit)
             parts = [np.sort(part) for part in np.array_split(generator.permutation(rows), count)]
         for part in parts:
-            _isolate(found, residuals[part], part, share)
-    return found
+            _isolate(result, residuals[part], part, share)
+    return result
 
 
 def facility_location(points: np.ndarray, k: int) -> Medoids:
@@ -165,9 +165,9 @@ def facility_location(points: np.ndarray, k: int) -> Medoids:
     rounding = 64 * np.finfo(np.float64).eps * np.abs(points).max(initial=0)
 
     def distances(index: np.ndarray) -> np.ndarray:
-        found = cdist(points[index], points)
-        found[found <= rounding] = 0
-        return found
+        distance = cdist(points[index], points)
+        distance[distance <= rounding] = 0
+        return distance
 
     # Twice the distance from any one point bounds all distances.
     cover = np.full(n, 2 * distances(np.array([0])).max())
@@ -179,7 +179,7 @@ def facility_location(points: np.ndarray, k: int) -> Medoids:
         ]
     )
     fresh = np.ones(n, dtype=bool)
-    chosen, gains = np.empty(k, dtype=np.int64), np.empty(k)
+    medoids, gains = np.empty(k, dtype=np.int64), np.empty(k)
     nearest = np.zeros(n, dtype=np.int64)
     for step in range(k):
         while not fresh[best := int(bounds.argmax())]:
@@ -187,26 +187,26 @@ def facility_location(points: np.ndarray, k: int) -> Medoids:
             stale = stale[np.argsort(-bounds[stale], kind="stable")[:_AT_ONCE]]
             bounds[stale] = np.maximum(cover - distances(stale), 0).sum(axis=1)
             fresh[stale] = True
-        chosen[step], gains[step] = best, bounds[best]
+        medoids[step], gains[step] = best, bounds[best]
         own = distances(np.array([best]))[0]
         nearer = own < cover if step else np.ones(n, dtype=bool)
         nearest[nearer], cover[nearer] = step, own[nearer]
         bounds[best], fresh[:] = -np.inf, False
-        fresh[chosen[: step + 1]] = True
-    return Medoids(chosen, gains, nearest, np.bincount(nearest, minlength=k))
+        fresh[medoids[: step + 1]] = True
+    return Medoids(medoids, gains, nearest, np.bincount(nearest, minlength=k))
 
 
-def _isolate(found: Isolation, residuals: np.ndarray, rows: np.ndarray, share: float) -> None:
-    """Write down what is isolated among some rows of one class."""
+def _isolate(result: Isolation, residuals: np.ndarray, rows: np.ndarray, share: float) -> None:
+    """Enter the isolated among some rows of one class into `result`."""
     if len(rows) < 2:
         return
     medoids = facility_location(residuals, max(1, round(share * len(rows))))
-    found.size[rows] = medoids.sizes[medoids.nearest]
-    alone = medoids.chosen[medoids.sizes == 1]
-    for start in range(0, len(alone), block := max(1, _BLOCK_NUMBERS // len(medoids.chosen))):
+    result.size[rows] = medoids.sizes[medoids.nearest]
+    alone = medoids.positions[medoids.sizes == 1]
+    for start in range(0, len(alone), block := max(1, _BLOCK_NUMBERS // len(medoids.positions))):
         part = alone[start : start + block]
-        far = cdist(residuals[part], residuals[medoids.chosen])
-        # Of all medoids the nearest is itself, which is not meant.
-        far[part[:, None] == medoids.chosen] = np.inf
-        found.score[rows[part]] = far.min(axis=1)
-    found.isolated[rows[alone]] = True
+        far = cdist(residuals[part], residuals[medoids.positions])
+        # Without itself, the nearest of all medoids.
+        far[part[:, None] == medoids.positions] = np.inf
+        result.score[rows[part]] = far.min(axis=1)
+    result.isolated[rows[alone]] = True

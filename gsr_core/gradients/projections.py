@@ -21,7 +21,7 @@ from torch import Tensor
 
 from gsr_core.gradients.graph import ONE_AT_A_TIME, NeighbourGraph
 from gsr_core.gradients.neighbours import Metric
-from gsr_core.gradients.reduction import N_COLUMNS, as_array, leading, reduced
+from gsr_core.gradients.reduction import N_COLUMNS, as_array, leading, reduce_columns
 from gsr_core.progress import Report, silent
 
 __all__ = ["FIT_LIMIT", "Dimensions", "Report", "pca_map", "umap_map"]
@@ -77,14 +77,14 @@ def umap_map(
         n_neighbors: Neighbours that each row keeps close, itself among them; fewer where there are
             not so many rows.
         min_dist: How tightly rows may be packed.
-        dimensions: Numbers of a place.
+        dimensions: Coordinates of a row.
         seed: Makes the map repeatable, on one thread; None is faster on several.
-        graph: The rows' neighbours if they are known, at least n_neighbors - 1 of each. Of no use
+        graph: The rows' neighbours if they are known, at least n_neighbors - 1 of each. Ignored
             above `limit` rows.
         strata: (n,) whatever each row should be represented by in the sample; rare values are
             kept whole where there is room.
         limit: Fit to at most so many rows, place the others.
-        progress: Told the fraction done and what is being done.
+        progress: Called with the fraction done and what is being done.
 
     Raises:
         SettingError: If the graph has too few neighbours.
@@ -96,73 +96,73 @@ def umap_map(
         return pca_map(matrix, dimensions=dimensions)
     if matrix.shape[1] > N_COLUMNS:
         tell(0.0, f"Reducing {matrix.shape[1]} columns to {N_COLUMNS}")
-    matrix = reduced(matrix, centred=metric != "cosine", seed=seed or 0)
+    matrix = reduce_columns(matrix, centred=metric != "cosine", seed=seed or 0)
 
     generator = np.random.default_rng(seed)
-    fitted = np.arange(n)
+    sample = np.arange(n)
     if n > limit:
-        fitted = _sample(n, max(limit, _SMALLEST), strata, generator)
-    n_neighbors = min(n_neighbors, len(fitted) - 1)
-    known = None if graph is None or n > limit else _precomputed(graph, n_neighbors)
+        sample = _sample(n, max(limit, _SMALLEST), strata, generator)
+    n_neighbors = min(n_neighbors, len(sample) - 1)
+    neighbours = None if graph is None or n > limit else _neighbours_for_umap(graph, n_neighbors)
     tell(0.05, "Loading UMAP")
     with ONE_AT_A_TIME, warnings.catch_warnings():
         # Rows are only placed among those of a sample, whose neighbours UMAP finds itself.
         warnings.filterwarnings("ignore", r"precomputed_knn\[2\]", UserWarning)
-        fitting = f"Fitting UMAP to {len(fitted):,} rows"
-        end = 0.95 if len(fitted) == n else 0.7
+        fitting = f"Fitting UMAP to {len(sample):,} rows"
+        end = 0.95 if len(sample) == n else 0.7
         model = _umap_class()(
             n_neighbors=n_neighbors,
             n_components=dimensions,
             min_dist=min_dist,
             metric=metric,
-            init=_start(matrix[fitted], dimensions, generator),
+            init=_start(matrix[sample], dimensions, generator),
             random_state=seed,
             n_jobs=-1 if seed is None else 1,
             # The default drops edges between opposite directions and may leave rows without any.
             disconnection_distance=np.inf,
-            precomputed_knn=(None, None, None) if known is None else known,
+            precomputed_knn=(None, None, None) if neighbours is None else neighbours,
             tqdm_kwds=_epochs(lambda done: tell(0.2 + (end - 0.2) * done, fitting)),
         )
         tell(0.1, fitting)
-        placed = np.empty((n, dimensions), dtype=np.float32)
-        placed[fitted] = model.fit_transform(matrix[fitted])
-        others = np.setdiff1d(np.arange(n), fitted, assume_unique=True)
+        places = np.empty((n, dimensions), dtype=np.float32)
+        places[sample] = model.fit_transform(matrix[sample])
+        others = np.setdiff1d(np.arange(n), sample, assume_unique=True)
         if others.size:
             placing = f"Placing {len(others):,} more rows"
             tell(0.7, placing)
             model.tqdm_kwds = _epochs(lambda done: tell(0.85 + 0.1 * done, placing))
-            placed[others] = model.transform(matrix[others])
+            places[others] = model.transform(matrix[others])
     tell(1.0, "Done")
-    return placed
+    return places
 
 
-def _precomputed(graph: NeighbourGraph, n_neighbors: int) -> tuple[np.ndarray, np.ndarray]:
+def _neighbours_for_umap(graph: NeighbourGraph, n_neighbors: int) -> tuple[np.ndarray, np.ndarray]:
     """Return a graph as UMAP takes one: with the row itself as its first neighbour."""
-    known = graph.first(n_neighbors - 1)
+    others = graph.first(n_neighbors - 1)
     own = np.arange(len(graph), dtype=np.int32)[:, None]
     return (
-        np.hstack([own, known.indices]),
-        np.hstack([np.zeros(own.shape, np.float32), known.distances]),
+        np.hstack([own, others.indices]),
+        np.hstack([np.zeros(own.shape, np.float32), others.distances]),
     )
 
 
 class _Epochs:
     """A text file for tqdm to draw its bar on, which is `done of all`."""
 
-    def __init__(self, told: Callable[[float], None]) -> None:
-        self._told = told
+    def __init__(self, tell: Callable[[float], None]) -> None:
+        self._tell = tell
 
     def write(self, text: str) -> None:
-        if found := re.search(r"(\d+) of (\d+)", text):
-            self._told(int(found[1]) / int(found[2]))
+        if match := re.search(r"(\d+) of (\d+)", text):
+            self._tell(int(match[1]) / int(match[2]))
 
     def flush(self) -> None:
         pass
 
 
-def _epochs(told: Callable[[float], None]) -> dict[str, Any]:
-    """Return how UMAP shall draw its progress: as a fraction of its epochs that is told."""
-    return {"disable": False, "file": _Epochs(told), "bar_format": "{n} of {total}"}
+def _epochs(tell: Callable[[float], None]) -> dict[str, Any]:
+    """Return the settings of UMAP's progress bar that report the fraction of its epochs instead."""
+    return {"disable": False, "file": _Epochs(tell), "bar_format": "{n} of {total}"}
 
 
 def _umap_class() -> type[Any]:
@@ -195,6 +195,6 @@ def _sample(
     rank = np.empty(n, dtype=np.int64)
     rank[by_stratum] = np.arange(n) - np.repeat(np.cumsum(counts) - counts, counts)
     turn = (rank + 0.5) / counts[stratum]
-    kept = min(_KEPT_PER_STRATUM, size // len(counts))
-    turn[rank < kept] = 0
+    least = min(_KEPT_PER_STRATUM, size // len(counts))
+    turn[rank < least] = 0
     return np.sort(order[np.argsort(turn, kind="stable")[:size]])

@@ -6,7 +6,7 @@ import numpy as np
 from sklearn.utils.extmath import randomized_svd
 from torch import Tensor
 
-__all__ = ["N_COLUMNS", "as_array", "leading", "reduced"]
+__all__ = ["N_COLUMNS", "as_array", "leading", "reduce_columns"]
 
 N_COLUMNS = 50
 """Columns that UMAP and the search for approximate neighbours work on."""
@@ -20,7 +20,7 @@ def as_array(matrix: Tensor | np.ndarray) -> np.ndarray:
     return matrix.detach().cpu().numpy() if isinstance(matrix, Tensor) else matrix
 
 
-def reduced(matrix: np.ndarray, *, centred: bool, seed: int = 0) -> np.ndarray:
+def reduce_columns(matrix: np.ndarray, *, centred: bool, seed: int = 0) -> np.ndarray:
     """Return the rows along their 50 leading directions; as they are if they have no more columns.
 
     Args:

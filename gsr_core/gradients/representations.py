@@ -49,7 +49,7 @@ __all__ = [
     "gradient_representation",
     "gradients",
     "gram",
-    "paired",
+    "inner_products",
     "project",
     "unit_rows",
 ]
@@ -286,7 +286,7 @@ def gram(left: AnyGradients, right: AnyGradients) -> Tensor:
     return (left.residuals @ right.residuals.T) * inner
 
 
-def paired(left: AnyGradients, right: AnyGradients) -> Tensor:
+def inner_products(left: AnyGradients, right: AnyGradients) -> Tensor:
     """Return the inner products of q gradients with k others each, (q, k).
 
     Args:
@@ -296,7 +296,7 @@ def paired(left: AnyGradients, right: AnyGradients) -> Tensor:
     q = len(left)
     if isinstance(left, CentredGradients) and isinstance(right, CentredGradients):
         labels, own = right.labels.view(q, -1), left.labels[:, None]
-        inner = paired(left.factors, right.factors)
+        inner = inner_products(left.factors, right.factors)
         inner -= left.along.gather(1, labels)
         inner -= right.along.gather(1, own.expand_as(labels).reshape(-1, 1)).view_as(labels)
         inner += left.between[own, labels]
@@ -382,9 +382,9 @@ def project(space: AnyGradients, rank: int, seed: int = 0) -> Tensor:
         (n, rank), columns in falling order of their share; (n, width) if there are fewer.
     """
     generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randn(space.width, min(rank + _OVERSAMPLING, space.width), generator=generator)
+    random = torch.randn(space.width, min(rank + _OVERSAMPLING, space.width), generator=generator)
     factors = space.factors if isinstance(space, CentredGradients) else space
-    directions = drawn.to(factors.residuals)
+    directions = random.to(factors.residuals)
     for _ in range(_ITERATIONS):
         range_of_rows = torch.linalg.qr(space.times(directions)).Q
         directions = torch.linalg.qr(space.transposed_times(range_of_rows)).Q

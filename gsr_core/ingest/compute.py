@@ -20,9 +20,9 @@ from gsr_core.progress import Report, ShouldStop
 from gsr_core.workspace import Workspace
 
 if TYPE_CHECKING:
-    from gsr_core.features.extract import ExtractionProgress
+    from gsr_core.features.pace import ExtractionProgress
 
-__all__ = ["Features", "computed", "encoded"]
+__all__ = ["Features", "compute_features", "encode_columns"]
 
 
 _STOPPED = "the import was stopped; started again with the same settings, it goes on where it was"
@@ -30,7 +30,7 @@ _STOPPED = "the import was stopped; started again with the same settings, it goe
 
 @dataclass(frozen=True)
 class Features:
-    """Features and what came with them; `dataset` has the rows that were kept."""
+    """Features and what came with them; `dataset` has the rows that have some."""
 
     dataset: Dataset
     features: np.ndarray
@@ -41,18 +41,18 @@ class Features:
     notes: Sequence[str] = ()
 
 
-def encoded(dataset: Dataset, roles: Roles) -> tuple[Dataset, dict[str, bytes]]:
+def encode_columns(dataset: Dataset, roles: Roles) -> tuple[Dataset, dict[str, bytes]]:
     """Turn the columns of a table into numbers; the encoder learns from training rows only."""
     if not isinstance(dataset.inputs, Columns):
         return dataset, {}
     columns = dataset.inputs.under(roles)
     training = np.flatnonzero(dataset.samples["split"].isin(["train", "heldout"]))
-    numbers, encoder, notes = columns.fitted(training)
+    numbers, encoder, notes = columns.fit(training)
     files = {"encoder.json": (encoder.model_dump_json(indent=2) + "\n").encode()}
     return replace(dataset, inputs=numbers, notes=[*dataset.notes, *notes]), files
 
 
-def computed(
+def compute_features(
     workspace: Workspace,
     plan: Plan,
     choice: BackboneChoice,
@@ -67,8 +67,8 @@ def computed(
         plan: How to compute.
         choice: The network.
         dataset: Whose inputs.
-        tell: Told the fraction done and what is being done.
-        should_stop: Asked now and then; what is done by then is kept.
+        tell: Called with the fraction done and what is being done.
+        should_stop: Called now and then; what is done by then is kept.
 
     Raises:
         RunStateError: If it was stopped.
@@ -83,7 +83,7 @@ def computed(
     begin = 0.02
     if plan.training is not None:
         begin = 0.7
-        choice = _trained(
+        choice = _train_backbone(
             workspace,
             plan,
             choice,
@@ -139,14 +139,17 @@ def computed(
     notes = []
     features, thumbnails = result.features, result.thumbnails()
     if result.bad:
-        kept = result.good_rows()
-        bad = set(range(len(dataset))) - set(kept.tolist())
-        dataset, features = dataset.take(kept), _selected(features, kept, folder / "kept.npy")
+        good = result.good_rows()
+        bad = set(range(len(dataset))) - set(good.tolist())
+        dataset, features = (
+            dataset.take(good),
+            _write_selection(features, good, folder / "kept.npy"),
+        )
         if thumbnails is not None:
             thumbnails = (each for row, each in enumerate(thumbnails) if row not in bad)
-        named = "; ".join(f"{each.name}: {each.reason}" for each in result.bad[:NAMED])
+        listing = "; ".join(f"{each.name}: {each.reason}" for each in result.bad[:NAMED])
         more = f"; and {len(bad) - NAMED:,} more" if len(bad) > NAMED else ""
-        notes.append(f"{len(bad):,} inputs could not be read and were left out: {named}{more}.")
+        notes.append(f"{len(bad):,} inputs could not be read and were left out: {listing}{more}.")
     return Features(
         dataset,
         features,
@@ -158,18 +161,18 @@ def computed(
     )
 
 
-def _selected(features: np.ndarray, rows: np.ndarray, file: Path) -> np.ndarray:
+def _write_selection(features: np.ndarray, rows: np.ndarray, file: Path) -> np.ndarray:
     """Write some rows of memory-mapped features to a file of their own, chunk by chunk."""
     shape = (len(rows), features.shape[1])
     file.unlink(missing_ok=True)  # It may be linked from an earlier bundle.
-    made = np.lib.format.open_memmap(file, mode="w+", dtype=np.float32, shape=shape)
+    selection = np.lib.format.open_memmap(file, mode="w+", dtype=np.float32, shape=shape)
     for start in range(0, len(rows), 65536):
-        made[start : start + 65536] = features[rows[start : start + 65536]]
-    made.flush()
+        selection[start : start + 65536] = features[rows[start : start + 65536]]
+    selection.flush()
     return np.load(file, mmap_mode="r", allow_pickle=False)
 
 
-def _trained(
+def _train_backbone(
     workspace: Workspace,
     plan: Plan,
     choice: BackboneChoice,
@@ -199,7 +202,7 @@ def _trained(
         )
     tell(0.0, "Loading the network")
     training = make_training(plan.training.preset, plan.training.settings)
-    # The sizes that the preset was published with, unless the user said otherwise.
+    # The preset's published sizes, unless the user set others.
     overrides = {**PRESETS[plan.training.preset].overrides, **choice.overrides}
     choice = choice.model_copy(update={"overrides": overrides})
     with torch.random.fork_rng(devices=[]):

@@ -1,8 +1,7 @@
 """From a user's files to a bundle, in one call: read, define, extract, write.
 
 A `Plan` says all of it in plain values, so that the command line, the dashboard's job and a
-stored bundle mean the same. The order is such that whatever can be wrong is found before the
-hour that extraction takes.
+stored bundle mean the same. Whatever can be wrong is checked before the hour that extraction takes.
 """
 
 from __future__ import annotations
@@ -18,9 +17,10 @@ from gsr_core.data.bundle import Bundle
 from gsr_core.data.bundle_checks import check_rows
 from gsr_core.data.bundle_writing import bundle_directory, write_bundle
 from gsr_core.data.dataset import define
-from gsr_core.data.inputs import Inputs, Numbers, thumbnail
+from gsr_core.data.inputs import Inputs, Numbers
+from gsr_core.data.pixels import thumbnail
 from gsr_core.errors import InputError, SettingError
-from gsr_core.ingest.compute import Features, computed, encoded
+from gsr_core.ingest.compute import Features, compute_features, encode_columns
 from gsr_core.ingest.plan import Plan
 from gsr_core.ingest.read import read
 from gsr_core.progress import Report, ShouldStop, silent
@@ -47,22 +47,35 @@ def import_data(
         workspace: Where to.
         plan: What and how.
         overwrite: Replace a bundle of that name.
-        progress: Told the fraction done and what is being done.
-        should_stop: Asked now and then; True ends the import, and what is done stays.
+        progress: Called with the fraction done and what is being done.
+        should_stop: Called now and then; True ends the import, and what is done stays.
 
     Raises:
         SettingError: If the plan does not fit the data: a network for texts and a folder of
             images, say.
         SourceError: If the files or their columns are wrong.
         BundleError: If the bundle's name is taken, or its groups and splits do not make one.
-        RunStateError: If `should_stop` said so.
+        RunStateError: If `should_stop` returned true.
+
+    Example:
+        >>> np.savez(
+        ...     "arrays.npz",
+        ...     features=np.eye(8),
+        ...     y=4 * [0, 1],
+        ...     group=4 * [0, 1],
+        ...     split=np.repeat(["heldout", "target", "val", "test"], 2),
+        ... )
+        >>> plan = gsr.make_plan(name="small", reader="npz", settings={"path": "arrays.npz"})
+        >>> bundle = gsr.import_data(place, plan)
+        >>> bundle.name, bundle.features.shape, bundle.group_names
+        ('small', (8, 8), ['group 0', 'group 1'])
     """
     tell = progress or silent
     directory = bundle_directory(workspace, plan.name, overwrite=overwrite)
     tell(0.0, "Reading the table")
     source, roles = read(plan)
     dataset = define(source, roles)
-    # Everything but the features, which only cost time.
+    # Everything but the features, which take the time.
     check_rows(
         dataset.samples,
         dataset.membership,
@@ -70,7 +83,7 @@ def import_data(
         dataset.classes,
         np.broadcast_to(np.float32(0), (len(dataset), 1)),
     )
-    dataset, files = encoded(dataset, roles)
+    dataset, files = encode_columns(dataset, roles)
     recipe: dict[str, Any] = {
         "plan": plan.model_dump(mode="json"),
         "roles": roles.model_dump(mode="json"),
@@ -81,16 +94,16 @@ def import_data(
                 f"{dataset.inputs.modality}s become features by a trained network; name one, for "
                 f"instance --backbone {_EXAMPLES[dataset.inputs.modality]}"
             )
-        made = Features(dataset, dataset.inputs.array, head=source.head)
+        result = Features(dataset, dataset.inputs.array, head=source.head)
     else:
-        made = computed(workspace, plan, plan.backbone, dataset, tell, should_stop)
-        recipe["preprocessing"] = made.preprocessing
-    dataset = made.dataset
+        result = compute_features(workspace, plan, plan.backbone, dataset, tell, should_stop)
+        recipe["preprocessing"] = result.preprocessing
+    dataset = result.dataset
     tell(0.97, "Writing the bundle")
     with ExitStack() as stack:
-        thumbnails, notes = made.thumbnails, [*dataset.notes, *made.notes]
+        thumbnails, notes = result.thumbnails, [*dataset.notes, *result.notes]
         if source.images is not None:
-            thumbnails, more = _shown(source.images.take(dataset.rows), stack)
+            thumbnails, more = _spool_thumbnails(source.images.take(dataset.rows), stack)
             notes += more
         bundle = write_bundle(
             directory,
@@ -98,12 +111,12 @@ def import_data(
             membership=dataset.membership,
             groups=dataset.groups,
             classes=dataset.classes,
-            features=made.features,
+            features=result.features,
             source=source.origin,
             title=plan.title or source.title or None,
-            head=made.head,
+            head=result.head,
             thumbnails=thumbnails,
-            backbone=made.facts,
+            backbone=result.facts,
             notes=notes,
             recipe=recipe,
             files=files,
@@ -121,7 +134,9 @@ _EXAMPLES = {
 }
 
 
-def _shown(images: Inputs, stack: ExitStack) -> tuple[Iterable[bytes | None] | None, list[str]]:
+def _spool_thumbnails(
+    images: Inputs, stack: ExitStack
+) -> tuple[Iterable[bytes | None] | None, list[str]]:
     """Make a thumbnail of each image; return them in row order, and notes.
 
     The notes must be known before a bundle is written, and the thumbnails of a million images

@@ -1,4 +1,4 @@
-"""What an import is asked to do: a plan, from the command line or the Setup page."""
+"""A plan of an import, from the command line or the Setup page."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = [
 
 
 NAMED = 10
-"""So many bad rows are named in a message."""
+"""Most bad rows named in a message."""
 
 
 class BackboneChoice(BaseModel):
@@ -111,6 +111,11 @@ class Plan(BaseModel):
         backbone: The network; None where the data are features already.
         training: How to train it first; None takes it as it is.
         extraction: How to compute.
+
+    Example:
+        >>> plan = gsr.make_plan(name="small", reader="npz", settings={"path": "arrays.npz"})
+        >>> plan.reader, plan.settings, plan.extraction.on_bad
+        ('npz', {'path': 'arrays.npz'}, 'stop')
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -130,6 +135,14 @@ def make_plan(**values: Any) -> Plan:
 
     Raises:
         SettingError: If a field has a value that is not allowed, or a reader or preset is unknown.
+
+    Example:
+        >>> gsr.make_plan(name="small", reader="npz", settings={"path": "arrays.npz"}).name
+        'small'
+        >>> gsr.make_plan(name="small", reader="nzp", settings={})
+        Traceback (most recent call last):
+        ...
+        gsr_core.errors.SettingError: there is no reader 'nzp' (did you mean 'npz'?); readers are...
     """
     try:
         plan = Plan.model_validate(values)
@@ -155,7 +168,7 @@ def make_plan(**values: Any) -> Plan:
 
 
 def corrections(proposal: Roles, chosen: Roles) -> dict[str, Any]:
-    """Return what makes of a reader's proposal what a user chose: `Plan.roles`.
+    """Return the changes that turn a reader's proposal into a user's choice: `Plan.roles`.
 
     `amend(proposal, corrections(proposal, chosen))` is `chosen`.
     """

@@ -26,10 +26,10 @@ def read(plan: Plan) -> tuple[Source, Roles]:
         SourceError: If the files are not in the expected layout.
     """
     source = make_reader(plan.reader, plan.settings).read()
-    return source, _settled(source, plan)
+    return source, _settle_roles(source, plan)
 
 
-def _settled(source: Source, plan: Plan) -> Roles:
+def _settle_roles(source: Source, plan: Plan) -> Roles:
     try:
         return amend(source.roles, plan.roles)
     except ValidationError as error:
@@ -41,7 +41,7 @@ def preview(plan: Plan, source: Source | None = None) -> dict[str, Any]:
 
     Args:
         plan: What and how.
-        source: What the plan's reader found, if it was read before.
+        source: What the plan's reader returned, if it was read before.
 
     Returns:
         `rows` (n), `modality`, `roles`, `classes`, `splits` (names), `groups` (each with `name`,
@@ -53,7 +53,7 @@ def preview(plan: Plan, source: Source | None = None) -> dict[str, Any]:
     if source is None:
         source, roles = read(plan)
     else:
-        roles = _settled(source, plan)
+        roles = _settle_roles(source, plan)
     dataset = define(source, roles)
     splits, counts = dataset.counts()
     measured = counts[[split in ("target", "val", "test") for split in splits]]

@@ -31,7 +31,7 @@ from gsr_core.gradients.representations import (
 )
 from gsr_core.linear.head import Head
 from gsr_core.maps.config import InfluenceProfile, MapConfig
-from gsr_core.maps.graphs import kept_graph
+from gsr_core.maps.graphs import graph_of_space
 from gsr_core.maps.rows import check_given, map_rows, space_rows
 from gsr_core.progress import silent
 from gsr_core.workspace import Workspace
@@ -68,7 +68,7 @@ def compute_map(
         bundle: The data that `config` names.
         head: The head that `config` names, if its space has one.
         config: What to draw.
-        progress: Told the fraction done and what is being done.
+        progress: Called with the fraction done and what is being done.
         profile: The influence that `config` names, if that is its space.
 
     Raises:
@@ -76,8 +76,8 @@ def compute_map(
             draw.
     """
     check_given(bundle, head, config, profile)
-    if (known := load_map(workspace, config)) is not None:
-        return known
+    if (stored_map := load_map(workspace, config)) is not None:
+        return stored_map
     tell = progress or silent
     rows = map_rows(bundle, config, profile=profile)
     tell(0.0, f"Computing {config.space} of {len(rows):,} rows")
@@ -89,7 +89,7 @@ def compute_map(
     else:
         graph = None
         if 1 < len(rows) <= FIT_LIMIT:
-            graph = kept_graph(
+            graph = graph_of_space(
                 workspace,
                 config,
                 space,

@@ -1,4 +1,4 @@
-"""Which map: of what, in which space, how laid out; and the digest that it is kept by."""
+"""Which map: of what, in which space and layout; and the digest that it is kept by."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Space = Literal["gradients", "features", "logits", "influence"]
 Method = Literal["pca", "umap"]
 
 _VERSION = 2
-"""Raised when the same settings begin to give another map or graph."""
+"""Increased when the same settings begin to give another map or graph."""
 
 OF_A_HEAD = ("gradients", "logits")
 
@@ -63,7 +63,7 @@ class MapConfig(BaseModel):
         method: PCA or UMAP.
         metric: `cosine` looks at directions only: rows are scaled to length one.
         centred: Take each class's mean away first, which removes what its rows have in common.
-        dimensions: Numbers of a place.
+        dimensions: Coordinates of a point.
         seed: None is an unrepeatable UMAP, on all cores.
         n_neighbors: Neighbours that UMAP keeps close.
         min_dist: How tightly UMAP may pack rows.
@@ -99,8 +99,8 @@ class MapConfig(BaseModel):
     @property
     def graph_digest(self) -> str:
         """SHA-256 over what matters to the neighbours: the space, and not how it is drawn."""
-        drawn = {"method", "dimensions", "seed", "n_neighbors", "min_dist"}
-        return self._sha256("graph", drawn)
+        drawing = {"method", "dimensions", "seed", "n_neighbors", "min_dist"}
+        return self._sha256("graph", drawing)
 
     def _sha256(self, kind: str, unused: set[str]) -> str:
         unused = unused | (set() if self.space in OF_A_HEAD else {"head"})
@@ -142,14 +142,14 @@ def map_config(
         n_neighbors: Of UMAP.
         min_dist: Of UMAP.
     """
-    chosen = set(splits)
+    chosen_splits = set(splits)
     sizes = bundle.manifest.split_sizes
     return MapConfig(
         bundle=bundle.manifest.digest,
         space=space,
         head=head_digest(head) if head is not None and space in OF_A_HEAD else None,
         profile=profile.digest if profile is not None and space == "influence" else None,
-        splits=tuple(each for each in chosen if sizes.get(each) or each not in SPLITS),
+        splits=tuple(each for each in chosen_splits if sizes.get(each) or each not in SPLITS),
         method=method,
         metric=metric or ("euclidean" if space == "logits" else "cosine"),
         centred=space == "gradients" if centred is None else centred,

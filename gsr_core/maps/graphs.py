@@ -16,11 +16,11 @@ from gsr_core.maps.rows import check_given, space_rows
 from gsr_core.progress import Report
 from gsr_core.workspace import Workspace
 
-__all__ = ["GRAPH_K", "compute_graph", "graph_path", "kept_graph", "load_graph", "read_graph"]
+__all__ = ["GRAPH_K", "compute_graph", "graph_of_space", "graph_path", "load_graph", "read_graph"]
 
 
 GRAPH_K = 30
-"""Neighbours that a kept graph has at least: enough for a map's default and a panel."""
+"""Fewest neighbours in a stored graph: enough for a map's default and a panel."""
 
 
 def graph_path(workspace: Workspace, config: MapConfig) -> Path:
@@ -29,7 +29,7 @@ def graph_path(workspace: Workspace, config: MapConfig) -> Path:
 
 
 def load_graph(workspace: Workspace, config: MapConfig, k: int) -> NeighbourGraph | None:
-    """Return the neighbour graph of a map's space if one with enough neighbours is kept.
+    """Return the neighbour graph of a map's space if one with enough neighbours is stored.
 
     Args:
         workspace: Where graphs are kept.
@@ -48,8 +48,8 @@ def load_graph(workspace: Workspace, config: MapConfig, k: int) -> NeighbourGrap
 def read_graph(file: Path) -> NeighbourGraph | None:
     """Return the graph in a file, or None if there is no file."""
     try:
-        with np.load(file, allow_pickle=False) as kept:
-            return NeighbourGraph(kept["indices"], kept["distances"], bool(kept["exact"]))
+        with np.load(file, allow_pickle=False) as arrays:
+            return NeighbourGraph(arrays["indices"], arrays["distances"], bool(arrays["exact"]))
     except FileNotFoundError:
         return None
 
@@ -64,9 +64,9 @@ def compute_graph(
     *,
     profile: InfluenceProfile | None = None,
 ) -> NeighbourGraph:
-    """Return the neighbour graph of a map's space, kept or else computed and kept.
+    """Return the neighbour graph of a map's space, read if it is stored, else computed and stored.
 
-    At least `GRAPH_K` neighbours are kept, so that all that need a graph share one.
+    At least `GRAPH_K` neighbours are stored, so that all that need a graph share one.
 
     Args:
         workspace: Where graphs are kept.
@@ -74,23 +74,23 @@ def compute_graph(
         head: The head that `config` names, if its space has one.
         config: Names the space; how it is drawn does not matter.
         k: How many neighbours of each row; all others if there are fewer.
-        progress: Told the fraction done and what is being done.
+        progress: Called with the fraction done and what is being done.
         profile: The influence that `config` names, if that is its space.
 
     Raises:
         SettingError: As `compute_map`, and if k is below 1.
     """
     check_given(bundle, head, config, profile)
-    if (known := load_graph(workspace, config, k)) is not None:
-        return known
+    if (graph := load_graph(workspace, config, k)) is not None:
+        return graph
     space = space_rows(bundle, head, config, profile=profile)
-    return kept_graph(workspace, config, space, k, progress)
+    return graph_of_space(workspace, config, space, k, progress)
 
 
-def kept_graph(
+def graph_of_space(
     workspace: Workspace, config: MapConfig, space: Rows, k: int, progress: Report | None
 ) -> NeighbourGraph:
-    """Return the k nearest neighbours of rows, read if they are kept, else computed and kept."""
+    """Return the k nearest neighbours of rows, read if stored, else computed and stored."""
     if (known := load_graph(workspace, config, k)) is not None:
         return known
     graph = neighbour_graph(space, max(k, GRAPH_K), config.metric, progress=progress)

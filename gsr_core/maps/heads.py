@@ -57,7 +57,7 @@ def map_head(bundle: Bundle, run: Run | None, which: WhichHead = "run") -> Head 
         noise = 0.0 if run is None else make_variation(run.config.variation).label_noise
         # Without noise the weighted rows are the same for every seed.
         seed = run.config.seed if run is not None and noise else 0
-        return _computed(bundle.path, bundle.manifest.digest, which, seed, noise)
+        return _fit_head(bundle.path, bundle.manifest.digest, which, seed, noise)
     arrays = run.head() if run is not None and which == "run" else bundle.head
     return None if arrays is None else Head(*(torch.from_numpy(part) for part in arrays))
 
@@ -71,12 +71,12 @@ def map_profile(run: Run) -> InfluenceProfile | None:
 
 
 @lru_cache(maxsize=16)
-def _computed(path: Path, digest: str, which: WhichHead, seed: int, label_noise: float) -> Head:
+def _fit_head(path: Path, digest: str, which: WhichHead, seed: int, label_noise: float) -> Head:
     """Return a head that is fitted to the weighted rows.
 
     Args:
         path: Of the bundle.
-        digest: Of its content, so that what was computed for another is not taken.
+        digest: Of its content, so that a head for other content is not reused.
         which: `refit` or `early`.
         seed: Of the noise.
         label_noise: Share of the rows with another class.

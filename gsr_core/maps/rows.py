@@ -71,8 +71,8 @@ def space_rows(
     assert head is not None
     head = Head(head.weight.cpu(), head.bias.cpu())
     if config.space == "gradients":
-        found = gradients(head, features, labels)
-        return found.centred(labels) if config.centred else found
+        space = gradients(head, features, labels)
+        return space.centred(labels) if config.centred else space
     # Whatever all classes have in common changes no prediction.
     basis = centred_basis(len(head.bias), features.new_empty(0, dtype=torch.float64))
     matrix = torch.cat([head.logits(part.double()) @ basis for part in features.split(_CHUNK)])

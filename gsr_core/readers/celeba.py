@@ -3,9 +3,9 @@
 Liu et al., "Deep Learning Face Attributes in the Wild" (ICCV 2015): 202,599 faces with 40
 attributes. The originals are `list_attr_celeba.txt` (a line with the number of images, a line
 with the names of the attributes, then a file name and -1 or 1 for each) and
-`list_eval_partition.txt` (file name and 0, 1 or 2 for train, validation, test), at one place or
-in `Anno` and `Eval`. The others have the same as `list_attr_celeba.csv` and
-`list_eval_partition.csv` with a column `image_id`. The images are in `img_align_celeba`.
+`list_eval_partition.txt` (file name and 0, 1 or 2 for train, validation, test), in one folder or in
+`Anno` and `Eval`. The others have the same as `list_attr_celeba.csv` and `list_eval_partition.csv`
+with a column `image_id`. The images are in `img_align_celeba`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ ATTRIBUTES = "list_attr_celeba"
 PARTITION = "list_eval_partition"
 IMAGES = "img_align_celeba"
 FOLDERS = (".", "data", "Anno", "Eval", "Img", "celeba", "CelebA", "celebA", "celebA_v1.0")
-"""Where the parts may be below the folder that is given."""
+"""Folders below the given one that may hold the parts."""
 
 
 @settings(frozen=True, kw_only=True, config=READER_CONFIG)
@@ -59,14 +59,14 @@ class CelebA(Reader):
         folder = need_folder(self.location)
         file = _find(folder, ATTRIBUTES)
         flags = _attributes(file)
-        known = [str(name) for name in flags.columns]
+        attributes = [str(name) for name in flags.columns]
         for name in (self.target, self.attribute):
-            if name not in known:
-                near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+            if name not in attributes:
+                near = difflib.get_close_matches(name, attributes, n=1, cutoff=0.4)
                 hint = f"did you mean '{near[0]}'? " if near else ""
                 raise SourceError(
                     f"CelebA has no attribute '{name}'; {hint}The attributes of {file.name} are "
-                    f"{', '.join(known)}"
+                    f"{', '.join(attributes)}"
                 )
         if self.target == self.attribute:
             raise SourceError(
@@ -83,8 +83,8 @@ class CelebA(Reader):
                 {
                     "image_id": flags.index.to_numpy(object),
                     "path": paths,
-                    "split": _aligned(flags.index, split, file),
-                    **{name: flags[name].to_numpy() for name in known},
+                    "split": _align(flags.index, split, file),
+                    **{name: flags[name].to_numpy() for name in attributes},
                 }
             ),
             inputs=inputs,
@@ -96,7 +96,7 @@ class CelebA(Reader):
                 split=SplitRule(column="split"),
             ),
             origin="CelebA (Liu et al. 2015)",
-            names={name: {0: f"not {name}", 1: name} for name in known},
+            names={name: {0: f"not {name}", 1: name} for name in attributes},
             title=f"CelebA: {self.target} by {self.attribute}",
             notes=notes,
         )
@@ -107,10 +107,10 @@ def _find(folder: Path, stem: str) -> Path:
         for suffix in (".txt", ".csv"):
             if (file := folder / place / f"{stem}{suffix}").is_file():
                 return file
-    found = sorted(each.name for each in folder.iterdir())
+    entries = sorted(each.name for each in folder.iterdir())
     raise SourceError(
         f"{folder} has no {stem}.txt or {stem}.csv, nor has a folder data, Anno, Eval or celeba in "
-        f"it; found {', '.join(found[:8]) or 'nothing'}"
+        f"it; found {', '.join(entries[:8]) or 'nothing'}"
     )
 
 
@@ -176,7 +176,7 @@ def _original(file: Path) -> pd.DataFrame:
         values = np.array([fields[1:] for fields in rows], dtype=np.int8)
     except ValueError as error:
         raise SourceError(
-            f"{file} has a value that is no number ({error}); get the file again"
+            f"{file} has a value that is not a number ({error}); get the file again"
         ) from error
     return pd.DataFrame(values, columns=names, index=[fields[0] for fields in rows])
 
@@ -212,11 +212,11 @@ def _partition(file: Path) -> pd.Series:
     return split[~split.index.duplicated()].astype(int)
 
 
-def _aligned(images: pd.Index, split: pd.Series, file: Path) -> np.ndarray:
-    aligned = split.reindex(images)
-    if (lost := aligned.isna()).any():
+def _align(images: pd.Index, split: pd.Series, file: Path) -> np.ndarray:
+    codes = split.reindex(images)
+    if (lost := codes.isna()).any():
         raise SourceError(
             f"{int(lost.sum()):,} images of {file.name} are not in {PARTITION} (first: "
             f"{images[lost][0]}); get both files from one place"
         )
-    return aligned.to_numpy(int)
+    return codes.to_numpy(int)

@@ -36,7 +36,7 @@ IDENTITIES = (
 """The identities of WILDS' worst-group accuracy, in its order."""
 ANY = "identity_any"
 YES_FROM = 0.5
-"""Share of the annotators from which on a comment counts as toxic, or as mentioning somebody."""
+"""Least share of the annotators for which a comment counts as toxic or as mentioning somebody."""
 
 
 @settings(frozen=True, kw_only=True, config=READER_CONFIG)
@@ -76,17 +76,17 @@ class CivilComments(Reader):
         flags = [*IDENTITIES, ANY] if self.groups == "any" or ANY in table else [*IDENTITIES]
         need_columns(table, ["comment_text", "split", "toxicity", *flags], file)
         texts = text_column(table, "comment_text", file)
-        kept = table[["comment_text", "split"]].assign(
+        comments = table[["comment_text", "split"]].assign(
             toxicity=table["toxicity"],
             toxic=_yes(table["toxicity"], file.name),
             **{flag: _yes(table[flag], file.name) for flag in flags},
         )
         has_id = "id" in table and table["id"].notna().all() and table["id"].is_unique
         if has_id:
-            kept.insert(0, "id", table["id"])
+            comments.insert(0, "id", table["id"])
         overlapping = self.groups == "identities"
         return Source(
-            table=kept,
+            table=comments,
             inputs=Texts(texts),
             roles=Roles(
                 label="toxic",

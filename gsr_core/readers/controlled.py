@@ -19,6 +19,7 @@ from gsr_core.data.inputs import ImageArrays
 from gsr_core.data.source import GroupRule, Roles, Source, SplitRule
 from gsr_core.errors import SourceError
 from gsr_core.readers.base import READER_CONFIG, Reader, settings
+from gsr_core.readers.draws import another, by_split, carve, cells, paint, spread
 from gsr_core.readers.originals import Originals, mnist, subset
 
 __all__ = [
@@ -27,13 +28,7 @@ __all__ = [
     "ColouredMNISTSpare",
     "Controlled",
     "Share",
-    "another",
-    "by_split",
-    "carve",
-    "cells",
-    "paint",
     "roles_of",
-    "spread",
 ]
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -128,10 +123,10 @@ class ColouredMNIST(Controlled):
         clean = (digit >= self.threshold).astype(np.int64)
         flipped = train & spread(clean, np.where(train, self.label_noise, 0.0), rng)
         label = clean ^ flipped
-        followed = label if self.colour_follows == "label" else clean
+        source = label if self.colour_follows == "label" else clean
         share = np.where(train, self.conflicting, self.conflicting_elsewhere)
-        conflicting = spread(cells(split, followed), share, rng)
-        colour = followed ^ conflicting
+        conflicting = spread(cells(split, source), share, rng)
+        colour = source ^ conflicting
 
         table = _table(originals, rows, split, label, digit)
         table["colour"] = np.array(["red", "green"])[colour]
@@ -213,8 +208,8 @@ class ColouredMNIST10(Controlled):
         rho = by_split(split, self.conflicting, self.conflicting_validation, self.conflicting_test)
         conflicting = rng.uniform(size=len(rows)) < rho
         colour = np.where(conflicting, another(digit, 10, rng), digit)
-        drawn = colours[colour] + rng.normal(scale=self.variance**0.5, size=(len(rows), 3))
-        ink = np.rint(255 * drawn.clip(0, 1)).astype(np.uint8)
+        shades = colours[colour] + rng.normal(scale=self.variance**0.5, size=(len(rows), 3))
+        ink = np.rint(255 * shades.clip(0, 1)).astype(np.uint8)
 
         table = _table(originals, rows, split, digit, digit)
         table["colour"] = [f"colour {index}" for index in colour]
@@ -310,68 +305,6 @@ class ColouredMNISTSpare(Controlled):
                 "The colours #ff0000 and #ff0018 are nearly the same, as published.",
             ),
         )
-
-
-def spread(strata: np.ndarray, share: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Choose a share of every stratum at random, to the nearest whole number of rows.
-
-    Args:
-        strata: (n,) integers.
-        share: (n,) shares in [0, 1], the same within a stratum or a part of it that is meant to
-            have a share of its own.
-        rng: Of the draw.
-
-    Returns:
-        (n,) bool.
-    """
-    chosen = np.zeros(len(strata), dtype=bool)
-    _, cell = np.unique(np.stack([strata, share]), axis=1, return_inverse=True)
-    for each in range(cell.max() + 1):
-        rows = np.flatnonzero(cell == each)
-        count = round(float(share[rows[0]]) * len(rows))
-        chosen[rng.permutation(rows)[:count]] = True
-    return chosen
-
-
-def another(values: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
-    """Return for each value one of the other n - 1, uniformly; (k,) integers below n."""
-    return (values + rng.integers(1, n, size=len(values))) % n
-
-
-def carve(in_test: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
-    """Return split words: the test part stays, a share of the others becomes validation."""
-    split = np.where(in_test, "test", "train").astype("U10")
-    rows = np.flatnonzero(~in_test)
-    split[rng.permutation(rows)[: round(share * len(rows))]] = "validation"
-    return split
-
-
-def paint(grey: np.ndarray, ink: np.ndarray) -> np.ndarray:
-    """Return grey images in a colour each, the background black.
-
-    Args:
-        grey: (n, H, W) uint8.
-        ink: (n, 3) uint8.
-
-    Returns:
-        (n, H, W, 3) uint8: their product, 255 being one.
-    """
-    images = np.empty((*grey.shape, 3), dtype=np.uint8)
-    for start in range(0, len(grey), 4096):
-        part = slice(start, start + 4096)
-        product = grey[part, :, :, None] * ink[part, None, None, :].astype(np.uint16)
-        images[part] = (product + 127) // 255
-    return images
-
-
-def cells(split: np.ndarray, label: np.ndarray) -> np.ndarray:
-    """Return an integer for every combination of split and label."""
-    return np.unique(split, return_inverse=True)[1] * (label.max() + 1) + label
-
-
-def by_split(split: np.ndarray, train: float, validation: float, test: float) -> np.ndarray:
-    """Return each row's value, given the value of each split."""
-    return np.select([split == "train", split == "validation"], [train, validation], test)
 
 
 def _span(first: int, last: int) -> str:

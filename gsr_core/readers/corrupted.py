@@ -11,17 +11,9 @@ from pydantic import Field
 from gsr_core.data.inputs import ImageArrays
 from gsr_core.data.source import Source
 from gsr_core.readers.base import READER_CONFIG, settings
-from gsr_core.readers.controlled import (
-    Controlled,
-    Share,
-    another,
-    by_split,
-    carve,
-    cells,
-    roles_of,
-    spread,
-)
+from gsr_core.readers.controlled import Controlled, Share, roles_of
 from gsr_core.readers.corruptions import CORRUPTIONS, corrupt
+from gsr_core.readers.draws import another, by_split, carve, cells, spread
 from gsr_core.readers.originals import CIFAR10_CLASSES, cifar10, subset
 
 __all__ = ["CorruptedCIFAR10"]
@@ -82,8 +74,8 @@ class CorruptedCIFAR10(Controlled):
         kind = np.where(conflicting, another(label, 10, rng), label)
         images = originals.load(rows)
         for index, name in enumerate(CORRUPTIONS):
-            chosen = kind == index
-            images[chosen] = corrupt(images[chosen], name, self.severity, rng)
+            same_kind = kind == index
+            images[same_kind] = corrupt(images[same_kind], name, self.severity, rng)
         table = pd.DataFrame(
             {
                 "sample_id": originals.ids(rows),

@@ -64,7 +64,7 @@ class Dominoes(Controlled):
         """
         place = self._place()
         if not place.is_dir() and not self.download:
-            raise SourceError(f"{place} is no folder; give {self.path_help}")
+            raise SourceError(f"{place} is not a folder; give {self.path_help}")
         digits = mnist(place, download=self.download)
         photographs = cifar10(place, download=self.download)
         rng = np.random.default_rng(self.seed)

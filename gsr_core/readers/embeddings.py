@@ -24,7 +24,7 @@ from gsr_core.readers.shown import shown_images
 __all__ = ["Embeddings"]
 
 CHUNK = 2**24
-"""Numbers that are looked at in one go."""
+"""Numbers that are checked at a time."""
 
 
 @settings(frozen=True, kw_only=True, config=READER_CONFIG)
@@ -75,7 +75,7 @@ class Embeddings(Reader):
             array, own, notes = self._read_safetensors(file)
         else:
             raise SourceError(
-                f"{file.name} is no .npy, .parquet or .safetensors file; {_hint(kind)}"
+                f"{file.name} is not a .npy, .parquet or .safetensors file; {_hint(kind)}"
             )
         if array.ndim != 2 or 0 in array.shape:
             raise SourceError(
@@ -92,7 +92,7 @@ class Embeddings(Reader):
         # A parquet file with columns of its own is complete; named tensors may not be.
         alone = kind == ".parquet" and len(own.columns) > 0
         beside = self._metadata(file, look=not alone, needed=not len(own.columns))
-        table = own if beside is None else _joined(own, beside, n=len(array), file=file)
+        table = own if beside is None else _join(own, beside, n=len(array), file=file)
         folder = file.parent if beside is None else beside.parent
         images: Inputs | None = None
         if "path" in table:
@@ -111,24 +111,24 @@ class Embeddings(Reader):
         """Return the table beside the embeddings; None if there is none.
 
         Raises:
-            SourceError: If it was named or is needed and is not there, or several are.
+            SourceError: If it does not exist though it is named or needed, or there are several.
         """
         if self.metadata:
-            given = Path(self.metadata).expanduser()
-            for place in (given, file.parent / given):
+            path = Path(self.metadata).expanduser()
+            for place in (path, file.parent / path):
                 if place.is_file():
                     return place
-            raise SourceError(f"there is no metadata file {given}, nor in {file.parent}")
+            raise SourceError(f"there is no metadata file {path}, nor in {file.parent}")
         for stem in dict.fromkeys((file.stem, "metadata")) if look else ():
             places = [file.parent / (stem + end) for end in TABLE_SUFFIXES]
-            found = [place for place in places if place.is_file() and place != file]
-            if len(found) > 1:
+            tables = [place for place in places if place.is_file() and place != file]
+            if len(tables) > 1:
                 raise SourceError(
-                    f"{' and '.join(each.name for each in found)} are both beside {file.name}; "
+                    f"{' and '.join(each.name for each in tables)} are both beside {file.name}; "
                     "choose one with metadata=..."
                 )
-            if found:
-                return found[0]
+            if tables:
+                return tables[0]
         if not needed:
             return None
         raise SourceError(
@@ -141,11 +141,11 @@ class Embeddings(Reader):
         try:
             schema = pq.read_schema(file)
         except (pa.ArrowException, OSError) as error:
-            raise SourceError(f"{file} is no whole parquet file ({_short(error)})") from error
+            raise SourceError(f"{file} is not a complete parquet file ({_short(error)})") from error
         lists = [field.name for field in schema if _is_list(field.type)]
         name = self.column or (lists[0] if len(lists) == 1 else "")
         if self.column and self.column not in lists:
-            there = "is no list of numbers" if self.column in schema.names else "is not there"
+            there = "is not a list of numbers" if self.column in schema.names else "is not there"
             raise SourceError(
                 f"column '{self.column}' of {file.name} {there}; columns of lists are "
                 f"{', '.join(lists) or 'none'}"
@@ -167,9 +167,9 @@ class Embeddings(Reader):
         except (pa.ArrowException, OSError) as error:
             raise SourceError(f"{file} cannot be read ({_short(error)})") from error
         notes = []
-        if left := [each for each in lists if each != name]:
-            notes.append(f"Columns of {file.name} that were ignored: {', '.join(left)}.")
-        return _stacked(column, name, file), table.reset_index(drop=True), notes
+        if others := [each for each in lists if each != name]:
+            notes.append(f"Columns of {file.name} that were ignored: {', '.join(others)}.")
+        return _stack(column, name, file), table.reset_index(drop=True), notes
 
     def _read_safetensors(self, file: Path) -> tuple[np.ndarray, pd.DataFrame, list[str]]:
         # NumPy has no bfloat16; torch maps the file too.
@@ -180,14 +180,14 @@ class Embeddings(Reader):
                 matrices = [name for name, shape in shapes.items() if len(shape) == 2]
                 name = self.tensor or (matrices[0] if len(matrices) == 1 else "")
                 if name not in shapes:
-                    found = ", ".join(f"{each} {shape}" for each, shape in shapes.items())
+                    listing = ", ".join(f"{each} {shape}" for each, shape in shapes.items())
                     problem = (
                         f"there is no tensor '{name}' in {file.name}"
                         if name
                         else f"{file.name} has {len(matrices)} tensors of two dimensions"
                     )
                     raise SourceError(
-                        f"{problem}; it has {found or 'none'}: choose one of shape (n, d) with "
+                        f"{problem}; it has {listing or 'none'}: choose one of shape (n, d) with "
                         "tensor=..."
                     )
                 array = _numpy(tensors.get_tensor(name))
@@ -198,11 +198,13 @@ class Embeddings(Reader):
                 )
                 own = pd.DataFrame({each: _numpy(tensors.get_tensor(each)) for each in columns})
         except (SafetensorError, OSError) as error:
-            raise SourceError(f"{file} is no whole safetensors file ({_short(error)})") from error
-        left = [each for each in shapes if each not in (name, *columns)]
+            raise SourceError(
+                f"{file} is not a complete safetensors file ({_short(error)})"
+            ) from error
+        others = [each for each in shapes if each not in (name, *columns)]
         notes = []
-        if left:
-            notes.append(f"Tensors of {file.name} that were ignored: {', '.join(left)}.")
+        if others:
+            notes.append(f"Tensors of {file.name} that were ignored: {', '.join(others)}.")
         return array, own, notes
 
 
@@ -217,7 +219,7 @@ def _read_npy(file: Path) -> tuple[np.ndarray, pd.DataFrame, list[str]]:
                 "for instance with numpy.save(file, numpy.stack(rows).astype('float32'))"
             ) from error
         raise SourceError(
-            f"{file} is no whole .npy file ({_short(error)}); write it again with numpy.save"
+            f"{file} is not a complete .npy file ({_short(error)}); write it again with numpy.save"
         ) from error
     if array.dtype.kind == "V" and array.dtype.itemsize == 2 and array.dtype.names is None:
         # bfloat16 is the upper half of float32, and NumPy knows it as two bytes of anything.
@@ -233,7 +235,7 @@ def _is_list(kind: pa.DataType) -> bool:
     )
 
 
-def _stacked(column: pa.ChunkedArray, name: str, file: Path) -> np.ndarray:
+def _stack(column: pa.ChunkedArray, name: str, file: Path) -> np.ndarray:
     """Return a column of lists as a matrix.
 
     Raises:
@@ -289,7 +291,7 @@ def _check_finite(array: np.ndarray, file: Path) -> None:
         )
 
 
-def _joined(own: pd.DataFrame, beside: Path, *, n: int, file: Path) -> pd.DataFrame:
+def _join(own: pd.DataFrame, beside: Path, *, n: int, file: Path) -> pd.DataFrame:
     table = read_table(beside)
     if len(table) != n:
         raise SourceError(

@@ -1,4 +1,4 @@
-"""Tables and folders of images as files have them, and what to say when they are not right."""
+"""Tables and folders of images as files have them, and the messages when they are wrong."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ IMAGE_SUFFIXES = (
 MISSING_WORDS = frozenset(
     ("NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None", "<NA>", "#N/A")
 )
-"""What stands for a missing number; in a column of text they are text."""
+"""Words for a missing number; in a column of text they are text."""
 MAX_LISTED = 20
 
 
@@ -90,7 +90,7 @@ def read_table(file: Path, *, unique: bool = True) -> pd.DataFrame:
 
 
 def need_file(file: Path) -> Path:
-    """Return the file if it is one.
+    """Return a path after checking that it is a file.
 
     Raises:
         SourceError: If there is none of that name; files of similar names are named.
@@ -103,7 +103,7 @@ def need_file(file: Path) -> Path:
 
 
 def need_folder(folder: Path) -> Path:
-    """Return the folder if it is one.
+    """Return a path after checking that it is a folder.
 
     Raises:
         SourceError: If there is none of that name; similar names are named.
@@ -121,25 +121,25 @@ def need_columns(table: pd.DataFrame, names: Sequence[str], file: Path) -> None:
     Raises:
         SourceError: If one is missing; the sentence names the nearest one and all that are there.
     """
-    found = [str(column) for column in table.columns]
+    columns = [str(column) for column in table.columns]
     for name in names:
-        if name not in found:
-            near = difflib.get_close_matches(name, found, n=1)
+        if name not in columns:
+            near = difflib.get_close_matches(name, columns, n=1)
             hint = f"did you mean '{near[0]}'? " if near else ""
-            more = ", ..." if len(found) > MAX_LISTED else ""
+            more = ", ..." if len(columns) > MAX_LISTED else ""
             raise SourceError(
                 f"{file} has no column '{name}'; {hint}The columns are "
-                f"{', '.join(found[:MAX_LISTED])}{more}"
+                f"{', '.join(columns[:MAX_LISTED])}{more}"
             )
 
 
 def list_images(folder: Path) -> list[str]:
     """Return the images below a folder, links included, as sorted relative paths with '/'.
 
-    Hidden files and folders are passed over. The order is that of the paths' characters, whatever
+    Hidden files and folders are skipped. The order is that of the paths' characters, whatever
     the file system's is.
     """
-    found: list[str] = []
+    paths: list[str] = []
     # A link to a folder above itself would go on for ever.
     seen: set[tuple[int, int]] = set()
     for place, folders, files in os.walk(folder, followlinks=True):
@@ -150,16 +150,16 @@ def list_images(folder: Path) -> list[str]:
         seen.add((status.st_dev, status.st_ino))
         folders[:] = [name for name in folders if not name.startswith(".")]
         start = "" if place == str(folder) else Path(place).relative_to(folder).as_posix() + "/"
-        found += [
+        paths += [
             start + name
             for name in files
             if not name.startswith(".") and name.lower().endswith(IMAGE_SUFFIXES)
         ]
-    return sorted(found)
+    return sorted(paths)
 
 
 def are_files(folder: Path, paths: Sequence[str] | np.ndarray) -> np.ndarray:
-    """Return (n,) bool, whether each path below a folder is a file; one listing a folder.
+    """Return (n,) bool, whether each path below a folder is a file, by one listing of each folder.
 
     Asking for each of a million files by itself takes minutes on a network disk.
     """
@@ -203,7 +203,7 @@ def _read_csv(file: Path, separator: str | None, *, unique: bool) -> pd.DataFram
     if not first:
         raise SourceError(f"{file} has only empty lines; expected a header and rows")
     if separator is None:
-        # Whoever's spreadsheet writes commas into numbers separates by semicolons.
+        # Spreadsheets that write decimal commas separate by semicolons.
         separator = next((each for each in (",", ";", "\t") if each in first), ",")
     try:
         with warnings.catch_warnings():
@@ -290,7 +290,7 @@ def _read_parquet(file: Path) -> pd.DataFrame:
         ) from error
     _check_unique(columns.column_names, file)
     unnamed = [name for name in columns.column_names if re.fullmatch(r"__index_level_\d+__", name)]
-    # An index that was stored with a name becomes a column again; a mere numbering goes.
+    # A named index becomes a column again; a plain numbering is dropped.
     table = columns.drop_columns(unnamed).to_pandas(ignore_metadata=True)
     for name in table.columns:
         if isinstance(table[name].dtype, pd.CategoricalDtype):

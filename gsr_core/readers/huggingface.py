@@ -29,7 +29,7 @@ SPLIT = "split"
 STARTS = {"train": "train", "val": "validation", "dev": "validation", "test": "test"}
 """What the beginning of a split's name means; a split of another name is left out."""
 SECONDS = 5
-"""How long the hub may take to answer whether it has a data set."""
+"""Seconds in which the hub must answer whether it has a data set."""
 
 
 @settings(frozen=True, kw_only=True, config=READER_CONFIG)
@@ -48,15 +48,20 @@ class HuggingFace(Reader):
     config: Annotated[
         str, Field(description="Configuration of a data set on the hub that has several.")
     ] = ""
-    image: Annotated[str, Field(description="Column of the images; found by itself if empty.")] = ""
+    image: Annotated[
+        str, Field(description="Column of the images; found automatically if empty.")
+    ] = ""
     text: Annotated[
-        str, Field(description="Column of the text, or of a pair's first; found by itself if empty")
+        str,
+        Field(
+            description="Column of the text, or of a pair's first; found automatically if empty."
+        ),
     ] = ""
     pair: Annotated[
         str,
         Field(
-            description="Column of a pair's second text; found by itself if empty, 'none' for no "
-            "pair."
+            description="Column of a pair's second text; found automatically if empty, 'none' for "
+            "no pair."
         ),
     ] = ""
     revision: Annotated[
@@ -72,12 +77,12 @@ class HuggingFace(Reader):
             MissingExtraError: If the library is not installed.
         """
         datasets = require("datasets", self.extra)
-        loaded = self._load(datasets)
-        splits = loaded if isinstance(loaded, datasets.DatasetDict) else {"": loaded}
+        content = self._load(datasets)
+        splits = content if isinstance(content, datasets.DatasetDict) else {"": content}
         splits = {str(name): dataset for name, dataset in splits.items() if len(dataset)}
         if not splits:
             raise SourceError(f"{self.path} has no rows; there is nothing to import")
-        arrow, features = _joined(splits, self.path)
+        arrow, features = _join(splits, self.path)
         names = {
             column: dict(enumerate(feature.names))
             for column, feature in features.items()
@@ -89,8 +94,8 @@ class HuggingFace(Reader):
         if not single:
             notes += (f"Column '{SPLIT}' of the data set is not used.",) if SPLIT in table else ()
             table[SPLIT] = np.repeat(list(splits), [len(each) for each in splits.values()])
-        inputs, used, more = self._inputs(arrow, table, images)
-        roles = propose_roles(table, inputs=used)
+        inputs, input_columns, more = self._inputs(arrow, table, images)
+        roles = propose_roles(table, inputs=input_columns)
         if not single:
             words = {name: _meaning(name) for name in splits}
             roles = roles.model_copy(update={"split": SplitRule(column=SPLIT, words=words)})
@@ -110,7 +115,7 @@ class HuggingFace(Reader):
             names=names,
             notes=(*notes, *more),
         )
-        return _labelled(source, roles.label)
+        return _drop_unlabelled(source, roles.label)
 
     def _load(self, datasets: Any) -> Any:
         """Return a `Dataset` or `DatasetDict`.
@@ -122,10 +127,11 @@ class HuggingFace(Reader):
         if place.is_dir():
             marks = ("dataset_dict.json", "dataset_info.json", "state.json")
             if not any((place / mark).is_file() for mark in marks):
-                found = ", ".join(sorted(each.name for each in place.iterdir())[:5]) or "nothing"
+                entries = ", ".join(sorted(each.name for each in place.iterdir())[:5]) or "nothing"
                 raise SourceError(
                     f"{place} was not written by save_to_disk: expected {marks[0]}, or {marks[1]} "
-                    f"and {marks[2]}, found {found}; write it with dataset.save_to_disk(directory)"
+                    f"and {marks[2]}, found {entries}; write it with "
+                    "dataset.save_to_disk(directory)"
                 )
             try:
                 return datasets.load_from_disk(str(place))
@@ -171,7 +177,7 @@ class HuggingFace(Reader):
         except Exception as error:
             if missing is not None and isinstance(error, OSError):
                 raise SourceError(
-                    f"'{self.path}' is no directory here, the hub cannot be reached "
+                    f"'{self.path}' is not a directory here, the hub cannot be reached "
                     f"({_short(missing)}) and its cache has no such data set; on a machine with a "
                     f"network run datasets.load_dataset('{self.path}').save_to_disk('directory'), "
                     "copy that directory here and give it as the path"
@@ -187,7 +193,7 @@ class HuggingFace(Reader):
         """Return the inputs, the columns that they are made of, and notes.
 
         Raises:
-            SourceError: If a named column is not what it is named as, or there is none.
+            SourceError: If a named column holds something else, or there is none.
         """
         if self.image and self.text:
             raise SourceError(
@@ -203,9 +209,9 @@ class HuggingFace(Reader):
             column = self.image or images[0]
             return _images(arrow[column], table), (column,), ()
         where = self.path if images or len(table.columns) else f"{self.path} (no plain columns)"
-        chosen = choose_texts(table, where, text=self.text, pair=self.pair)
-        columns = [text_column(table, name, where) for name in chosen]
-        return Texts(*columns), chosen, empty_texts(columns)
+        names = choose_texts(table, where, text=self.text, pair=self.pair)
+        columns = [text_column(table, name, where) for name in names]
+        return Texts(*columns), names, empty_texts(columns)
 
 
 @contextmanager
@@ -229,7 +235,7 @@ def _online() -> Iterator[None]:
     yield
 
 
-def _joined(splits: Mapping[str, Any], where: str) -> tuple[pa.Table, Mapping[str, Any]]:
+def _join(splits: Mapping[str, Any], where: str) -> tuple[pa.Table, Mapping[str, Any]]:
     """Return the rows of all splits as they are on disk, and the features they share.
 
     Raises:
@@ -292,7 +298,7 @@ def _meaning(name: str) -> str:
     return next((meaning for start, meaning in STARTS.items() if lower.startswith(start)), "none")
 
 
-def _labelled(source: Source, label: str | None) -> Source:
+def _drop_unlabelled(source: Source, label: str | None) -> Source:
     """Leave out rows whose class the data set keeps to itself, which it marks by -1.
 
     Raises:

@@ -56,17 +56,17 @@ class ImageFolder(Reader):
             )
         splits = _split_folders(steps)
         depth = 2 if splits else 1
-        kept = [each for each in steps if len(each) > depth and (not splits or each[0] in splits)]
-        notes = _notes(folder, steps, kept, splits)
+        images = [each for each in steps if len(each) > depth and (not splits or each[0] in splits)]
+        notes = _notes(folder, steps, images, splits)
         table = pd.DataFrame(
             {
-                "path": ["/".join(each) for each in kept],
-                "class": [each[depth - 1] for each in kept],
-                "folder": ["/".join(each[depth:-1]) for each in kept],
+                "path": ["/".join(each) for each in images],
+                "class": [each[depth - 1] for each in images],
+                "folder": ["/".join(each[depth:-1]) for each in images],
             }
         )
         if splits:
-            table["split"] = [each[0] for each in kept]
+            table["split"] = [each[0] for each in images]
         classes = sorted(table["class"].unique())
         if len(classes) < 2:
             raise SourceError(
@@ -97,25 +97,25 @@ class ImageFolder(Reader):
 
 
 def _split_folders(steps: list[list[str]]) -> set[str]:
-    """Return the top folders that are splits: so called, and with folders instead of images.
+    """Return the top folders that are splits: by their names, and with folders instead of images.
 
     A class may be called "train"; then its images are in it.
     """
-    called = {each[0] for each in steps if len(each) > 1 and each[0].lower() in SPLIT_FOLDERS}
-    return called - {each[0] for each in steps if len(each) == 2}
+    candidates = {each[0] for each in steps if len(each) > 1 and each[0].lower() in SPLIT_FOLDERS}
+    return candidates - {each[0] for each in steps if len(each) == 2}
 
 
 def _notes(
-    folder: Path, steps: list[list[str]], kept: list[list[str]], splits: set[str]
+    folder: Path, steps: list[list[str]], images: list[list[str]], splits: set[str]
 ) -> tuple[str, ...]:
     notes: tuple[str, ...] = ()
-    if lost := len(steps) - len(kept):
+    if lost := len(steps) - len(images):
         places = Counter(each[0] if len(each) > 1 else "." for each in steps)
-        outside = sorted(set(places) - (splits or {each[0] for each in kept}))
+        outside = sorted(set(places) - (splits or {each[0] for each in images}))
         where = f" (in {', '.join(outside[:5])})" if outside else ""
         notes += (f"{lost:,} images in no class folder were left out{where}.",)
     tops = [folder / split for split in sorted(splits)] or [folder]
-    full = {tuple(each[: 2 if splits else 1]) for each in kept}
+    full = {tuple(each[: 2 if splits else 1]) for each in images}
     empty = [
         each.relative_to(folder).as_posix()
         for top in tops

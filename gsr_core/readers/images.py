@@ -47,9 +47,9 @@ COLUMN_NAMES = (
     "id",
 )
 SUFFIXES = (".jpg", ".png", ".jpeg")
-"""Tried in turn where the table leaves the suffix of the files out."""
+"""Suffixes to try in turn if the table leaves them out."""
 TRIED = 500
-"""Values of a column that are looked up to tell whether it holds paths."""
+"""Values of a column to look up, to tell whether it holds paths."""
 
 
 @settings(frozen=True, kw_only=True, config=READER_CONFIG)
@@ -72,11 +72,11 @@ class Images(Reader):
         ),
     ] = ""
     image_column: Annotated[
-        str, Field(description="Column of the images' paths; found by itself if empty.")
+        str, Field(description="Column of the images' paths; found automatically if empty.")
     ] = ""
 
     def read(self) -> Source:
-        """Read the table and look which files are there.
+        """Read the table and check which files exist.
 
         Raises:
             SourceError: If the folder, the table or the column of paths is not there, a path
@@ -117,11 +117,12 @@ class Images(Reader):
             return folder, need_file(folder / Path(self.metadata).expanduser())
         tables = sorted(each for each in folder.iterdir() if each.suffix.lower() in TABLE_SUFFIXES)
         usual = [each for each in tables if each.stem.lower() == "metadata"]
-        if len(chosen := usual or tables) == 1:
-            return folder, chosen[0]
+        if len(candidates := usual or tables) == 1:
+            return folder, candidates[0]
         raise SourceError(
-            f"{folder} has {_listed([each.name for each in chosen])}; expected one metadata.csv "
-            "(or .tsv, .parquet, .jsonl): say which table to read with the setting metadata"
+            f"{folder} has {_listing([each.name for each in candidates])}; expected one "
+            "metadata.csv (or .tsv, .parquet, .jsonl): say which table to read with the setting "
+            "metadata"
         )
 
 
@@ -144,30 +145,30 @@ def image_files(
         return inputs, ()
     first = inputs.name(int(np.flatnonzero(~there)[0]))
     if not there.any():
-        found = _listed(sorted(each.name for each in folder.iterdir()))
+        listing = _listing(sorted(each.name for each in folder.iterdir()))
         raise SourceError(
             f"none of the {len(paths):,} images that {where} names is there (the first would be "
-            f"{folder / first}); {folder} has {found}: give the folder that the paths start from"
+            f"{folder / first}); {folder} has {listing}: give the folder that the paths start from"
         )
     return inputs, (
         f"{int((~there).sum()):,} of {len(paths):,} image files are missing (first: {first}).",
     )
 
 
-def _image_column(table: pd.DataFrame, folder: Path, file: Path, asked: str) -> tuple[str, str]:
+def _image_column(table: pd.DataFrame, folder: Path, file: Path, setting: str) -> tuple[str, str]:
     """Return the column of paths, and the suffix that they lack.
 
     Raises:
         SourceError: If there is none, or not the one that was asked for.
     """
-    if asked:
-        need_columns(table, [asked], file)
-        columns = [asked]
+    if setting:
+        need_columns(table, [setting], file)
+        columns = [setting]
     else:
         columns = [str(column) for column in table.columns if _has_text(table[column])]
         plain = {column.strip().lower().replace(" ", "_"): column for column in columns}
-        named = [plain[name] for name in COLUMN_NAMES if name in plain]
-        columns = named + [column for column in columns if column not in named]
+        usual = [plain[name] for name in COLUMN_NAMES if name in plain]
+        columns = usual + [column for column in columns if column not in usual]
     # Few columns have paths, so that most cost a look at one file that is not there.
     for suffix in ("", *SUFFIXES):
         shares = [
@@ -178,13 +179,13 @@ def _image_column(table: pd.DataFrame, folder: Path, file: Path, asked: str) -> 
         ]
         if shares and max(shares) > 0:
             return columns[int(np.argmax(shares))], suffix
-    if asked:
-        return asked, ""
+    if setting:
+        return setting, ""
     if columns and columns[0].strip().lower().replace(" ", "_") in COLUMN_NAMES[:-3]:
         return columns[0], ""
     raise SourceError(
         f"no column of {file} has paths of files below {folder}; the columns are "
-        f"{_listed([str(column) for column in table.columns])}: name one with the setting "
+        f"{_listing([str(column) for column in table.columns])}: name one with the setting "
         "image_column, or give the folder that the paths start from"
     )
 
@@ -208,7 +209,7 @@ def _relative(column: pd.Series, folder: Path, suffix: str) -> list[str]:
     return paths
 
 
-def _listed(names: Sequence[str]) -> str:
+def _listing(names: Sequence[str]) -> str:
     if not names:
         return "nothing of that kind"
     return ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")

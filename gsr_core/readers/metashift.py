@@ -73,22 +73,22 @@ class MetaShift(Reader):
                 contexts.
             TrustError: If the pickle holds more than lists, dictionaries and text.
         """
-        given = need_folder(self.location)
-        below = [given / name for name in (UNMIXED, MIXED) if (given / name).is_dir()]
-        folder = below[0] if len(below) == 1 else given
+        top = need_folder(self.location)
+        below = [top / name for name in (UNMIXED, MIXED) if (top / name).is_dir()]
+        folder = below[0] if len(below) == 1 else top
         tables = [each / TABLE for each in (folder, folder.parent) if (each / TABLE).is_file()]
         notes: tuple[str, ...] = ()
         column: str | None = "split"
         if tables:
             table, inputs, notes = _from_table(tables[0], folder)
-        elif (folder / GROUPS).is_file() and not _nested(folder):
-            table, notes = _mixed(folder)
+        elif (folder / GROUPS).is_file() and not _is_nested(folder):
+            table, notes = _read_mixed(folder)
             inputs = ImageFiles(folder, table["path"].to_numpy(object))
         else:
-            table, notes = _unmixed(folder)
+            table, notes = _read_unmixed(folder)
             inputs = ImageFiles(folder, table["path"].to_numpy(object))
             column = None
-        rows, classes, contexts = self._kept(table)
+        rows, classes, contexts = self._select(table)
         return Source(
             table=table[rows].reset_index(drop=True),
             inputs=inputs.take(rows.to_numpy().nonzero()[0]),
@@ -108,21 +108,21 @@ class MetaShift(Reader):
             notes=notes,
         )
 
-    def _kept(self, table: pd.DataFrame) -> tuple[pd.Series, list[str], list[str]]:
-        """Return which rows have a class and a context that are asked for, and those, in order.
+    def _select(self, table: pd.DataFrame) -> tuple[pd.Series, list[str], list[str]]:
+        """Return the mask of the rows to keep, and the wanted classes and contexts in order.
 
         Raises:
-            SourceError: If one that is asked for is not there.
+            SourceError: If one of them does not occur.
         """
         rows = pd.Series(True, index=table.index)
         orders = []
-        for column, asked in (("class", self.classes), ("context", self.contexts)):
-            found = sorted(table[column].dropna().unique())
-            order = [name for each in asked.split(",") if (name := each.strip())] or found
-            if lost := [name for name in order if name not in found]:
+        for column, setting in (("class", self.classes), ("context", self.contexts)):
+            values = sorted(table[column].dropna().unique())
+            order = [name for each in setting.split(",") if (name := each.strip())] or values
+            if lost := [name for name in order if name not in values]:
                 raise SourceError(
                     f"there are no images of the {column} '{lost[0]}'; found "
-                    f"{', '.join(found[:20])}: correct the setting "
+                    f"{', '.join(values[:20])}: correct the setting "
                     f"{'classes' if column == 'class' else 'contexts'}, or leave it empty for all"
                 )
             rows &= table[column].isin(order)
@@ -130,12 +130,12 @@ class MetaShift(Reader):
         return rows, orders[0], orders[1]
 
 
-def _nested(folder: Path) -> bool:
+def _is_nested(folder: Path) -> bool:
     return any(folder.glob("*/*/*(*)"))
 
 
-def _unmixed(folder: Path) -> tuple[pd.DataFrame, tuple[str, ...]]:
-    rows = [found for path in list_images(folder) if (found := _row(path))]
+def _read_unmixed(folder: Path) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    rows = [row for path in list_images(folder) if (row := _row(path))]
     if not rows:
         entries = sorted(each.name for each in folder.iterdir())
         raise SourceError(
@@ -159,15 +159,15 @@ def _row(path: str) -> dict[str, str] | None:
     return subset and {"path": path, "class": subset["kind"], "context": subset["context"]}
 
 
-def _mixed(folder: Path) -> tuple[pd.DataFrame, tuple[str, ...]]:
+def _read_mixed(folder: Path) -> tuple[pd.DataFrame, tuple[str, ...]]:
     contexts = _contexts(folder / GROUPS)
     rows = []
     for path in list_images(folder):
         steps = path.split("/")
         if len(steps) == 3 and steps[0] in WORDS:
             split, kind, file = steps
-            known = contexts.get(file.rsplit(".", 1)[0], {}).get(kind)
-            rows.append({"path": path, "split": split, "class": kind, "context": known})
+            context = contexts.get(file.rsplit(".", 1)[0], {}).get(kind)
+            rows.append({"path": path, "split": split, "class": kind, "context": context})
     if not rows:
         raise SourceError(
             f"{folder} has {GROUPS}, but no images in folders such as train/cat; the script makes "
@@ -205,22 +205,22 @@ def _contexts(file: Path) -> dict[str, dict[str, str]]:
         raise SourceError(
             f"{file} cannot be read ({type(error).__name__}: {error}); make it again"
         ) from error
-    found: dict[str, dict[str, str]] = {}
+    contexts: dict[str, dict[str, str]] = {}
     for key, values in groups.items() if isinstance(groups, dict) else ():
         for value in values if isinstance(values, list | tuple | set) else [values]:
             image, group = (value, key) if SUBSET.fullmatch(str(key)) else (key, value)
             if subset := SUBSET.fullmatch(str(group)):
-                found.setdefault(str(image), {})[subset["kind"]] = subset["context"]
-    if not found:
+                contexts.setdefault(str(image), {})[subset["kind"]] = subset["context"]
+    if not contexts:
         raise SourceError(
             f"{file} does not map images to groups such as 'cat(indoor)'; make it again with "
             "MetaShift's script"
         )
-    return found
+    return contexts
 
 
 class _Plain(pickle.Unpickler):
-    """Reads a pickle of plain values; asks for nothing else, so that nothing can run."""
+    """Reads a pickle of plain values and loads nothing else, so that no code can run."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in (("builtins", "set"), ("__builtin__", "set"), ("builtins", "list")):
@@ -234,18 +234,18 @@ class _Plain(pickle.Unpickler):
 
 
 def _from_table(file: Path, folder: Path) -> tuple[pd.DataFrame, ImageFiles, tuple[str, ...]]:
-    given = read_table(file)
-    need_columns(given, ["filename", "split"], file)
+    listing = read_table(file)
+    need_columns(listing, ["filename", "split"], file)
     rows = []
-    for number, name in enumerate(given["filename"].to_numpy(object).tolist()):
+    for number, name in enumerate(listing["filename"].to_numpy(object).tolist()):
         # The table has the paths of the machine that it was made on; the last four steps are ours.
-        found = _row("/".join(str(name).replace("\\", "/").split("/")[-4:]))
-        if found is None:
+        row = _row("/".join(str(name).replace("\\", "/").split("/")[-4:]))
+        if row is None:
             raise SourceError(
                 f"file name '{name}' in row {number} of {file} is in no folder such as "
                 "train/cat/cat(indoor); make the table again"
             )
-        rows.append(found)
-    table = pd.DataFrame(rows).assign(split=given["split"])
+        rows.append(row)
+    table = pd.DataFrame(rows).assign(split=listing["split"])
     inputs, notes = image_files(folder, table["path"].tolist(), where=f"'filename' of {file.name}")
     return table, inputs, (*notes, f"Splits are those of {file.name}.")

@@ -77,7 +77,7 @@ class MultiNLI(Reader):
         else:
             table = _standard(read_table(file, unique=False), file)
             if "sentence1" not in table:
-                table = _joined(table, self._sentences(file.parent), file)
+                table = _join(table, self._sentences(file.parent), file)
             origin = f"pairs of MultiNLI, split by {file.name}"
         columns = [text_column(table, name, origin) for name in ("sentence1", "sentence2")]
         attributes = (NEGATION, "genre") if "genre" in table else (NEGATION,)
@@ -128,9 +128,9 @@ class MultiNLI(Reader):
         Raises:
             SourceError: If a file is missing or damaged.
         """
-        given = self.location.parent if self.location.is_file() else self.location
+        place = self.location.parent if self.location.is_file() else self.location
         bases = dict.fromkeys(
-            (base / each).resolve() for base in (given, start, start.parent) for each in FOLDERS
+            (base / each).resolve() for base in (place, start, start.parent) for each in FOLDERS
         )
         for base in bases:
             for names in FILES:
@@ -144,7 +144,7 @@ class MultiNLI(Reader):
         hint = f" ({cached.name} holds tokens, and as a pickle it is not opened)" if cached else ""
         raise SourceError(
             f"no sentences of MultiNLI near {start}{hint}; unpack multinli_1.0.zip there, so that "
-            f"{given / 'multinli_1.0' / FILES[0][0]} is a file"
+            f"{place / 'multinli_1.0' / FILES[0][0]} is a file"
         )
 
     def _preset(self, files: list[pd.DataFrame]) -> pd.DataFrame:
@@ -172,16 +172,16 @@ def _standard(table: pd.DataFrame, file: Path) -> pd.DataFrame:
     if "gold_label" not in table and {"y", "a"} <= set(table.columns):
         table = table.rename(columns={"y": "gold_label", "a": NEGATION})
     need_columns(table, ["gold_label", NEGATION, "split"], file)
-    kept = table[["split"]].copy()
+    standard = table[["split"]].copy()
     codes = {**{str(code): code for code in range(3)}, **{n: i for i, n in enumerate(LABELS)}}
-    kept["gold_label"] = _codes(table["gold_label"], codes, file)
-    kept[NEGATION] = _codes(table[NEGATION], {"0": 0, "1": 1, "false": 0, "true": 1}, file)
+    standard["gold_label"] = _codes(table["gold_label"], codes, file)
+    standard[NEGATION] = _codes(table[NEGATION], {"0": 0, "1": 1, "false": 0, "true": 1}, file)
     for first, second in (("sentence1", "sentence2"), ("premise", "hypothesis")):
         if first in table and second in table:
-            kept["sentence1"], kept["sentence2"] = table[first], table[second]
+            standard["sentence1"], standard["sentence2"] = table[first], table[second]
     if "Unnamed: 0" in table:
-        kept["index"] = table["Unnamed: 0"]
-    return kept
+        standard["index"] = table["Unnamed: 0"]
+    return standard
 
 
 def _codes(column: pd.Series, codes: dict[str, int], file: Path) -> np.ndarray:
@@ -195,7 +195,7 @@ def _codes(column: pd.Series, codes: dict[str, int], file: Path) -> np.ndarray:
     return values.to_numpy(np.int64)
 
 
-def _joined(table: pd.DataFrame, files: list[pd.DataFrame], file: Path) -> pd.DataFrame:
+def _join(table: pd.DataFrame, files: list[pd.DataFrame], file: Path) -> pd.DataFrame:
     """Put each row's sentences beside it.
 
     Raises:
@@ -204,30 +204,30 @@ def _joined(table: pd.DataFrame, files: list[pd.DataFrame], file: Path) -> pd.Da
     pairs = pd.concat(files, ignore_index=True)
     labelled = pairs[pairs["gold_label"].isin(LABELS)]
     if len(labelled) == len(table):
-        chosen = labelled
+        matches = labelled
     elif (
         "index" in table
         and len(table) < len(labelled) < len(pairs)
         and table["index"].between(0, len(pairs) - 1).all()
     ):
         # Some rows of the whole table: its index counts the pairs without a label too.
-        chosen = pairs.iloc[table["index"].to_numpy(np.int64)]
+        matches = pairs.iloc[table["index"].to_numpy(np.int64)]
     else:
         raise SourceError(
             f"{file} has {len(table):,} rows, but MultiNLI's files have {len(labelled):,} pairs "
             "with a label; use the whole, unchanged files of version 1.0"
         )
-    own = chosen["gold_label"].to_numpy(object)
-    stated = np.array(LABELS, dtype=object)[table["gold_label"].to_numpy()]
-    if (bad := np.flatnonzero(own != stated)).size:
+    labels = matches["gold_label"].to_numpy(object)
+    claims = np.array(LABELS, dtype=object)[table["gold_label"].to_numpy()]
+    if (bad := np.flatnonzero(labels != claims)).size:
         raise SourceError(
-            f"row {bad[0]} of {file} says {stated[bad[0]]}, but the pair in MultiNLI's files says "
-            f"{own[bad[0]]}; the table belongs to other files or is in another order"
+            f"row {bad[0]} of {file} says {claims[bad[0]]}, but the pair in MultiNLI's files says "
+            f"{labels[bad[0]]}; the table belongs to other files or is in another order"
         )
-    joined = table.drop(columns="index", errors="ignore")
+    result = table.drop(columns="index", errors="ignore")
     for name in ("sentence1", "sentence2", "genre"):
-        joined[name] = chosen[name].to_numpy(object)
-    return joined
+        result[name] = matches[name].to_numpy(object)
+    return result
 
 
 def _read_pairs(file: Path) -> pd.DataFrame:

@@ -27,47 +27,23 @@ Pickled objects are never read.
 
 from __future__ import annotations
 
-import difflib
-import zipfile
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import numpy as np
 import pandas as pd
 
 from gsr_core.data.bundle import SPLITS
-from gsr_core.data.bundle_checks import check_attribute
 from gsr_core.data.groups import Group, membership_from_index
 from gsr_core.data.inputs import Numbers
 from gsr_core.data.source import Roles, Source, SplitRule
 from gsr_core.errors import SourceError
 from gsr_core.readers.base import READER_CONFIG, Reader, settings
+from gsr_core.readers.npz_archive import ATTRIBUTE, check_shapes, read_arrays
 from gsr_core.readers.shown import shown_images
 
 __all__ = ["Npz"]
 
-SHAPES = {
-    "features": ("(n, d)", "one row of numbers a sample"),
-    "y": ("(n,)", "one class index a sample"),
-    "split": ("(n,)", "one word a sample"),
-    "group": ("(n,)", "one group index a sample (groups that overlap go into 'groups')"),
-    "groups": ("(n, m)", "one row a sample, one column a group (one index a row is 'group')"),
-    "sample_id": ("(n,)", "one id a sample"),
-    "path": ("(n,)", "one path a sample"),
-    "class_names": ("(K,)", "one name a class"),
-    "group_names": ("(m,)", "one name a group"),
-    "head_weight": ("(K, d)", "one row a class, one column a feature"),
-    "head_bias": ("(K,)", "one number a class"),
-}
-REQUIRED = ("features", "y", "split")
-OTHER_NAMES = {
-    "features": ("x", "embeddings", "embedding", "activations"),
-    "y": ("labels", "label", "targets", "classes"),
-    "split": ("partition", "subset"),
-    "group": ("g", "subgroup"),
-}
-ATTRIBUTE = "attribute_"
 MAX_COUNT = 10_000
 """More classes or groups than this are taken for a mistake in the numbering."""
 
@@ -87,7 +63,7 @@ class Npz(Reader):
     path_help: ClassVar[str] = "the .npz file"
 
     def read(self) -> Source:
-        """Read every array that is known.
+        """Read the arrays of the module's table.
 
         Raises:
             SourceError: If the file or an array is wrong; the sentence names the array, the first
@@ -95,8 +71,8 @@ class Npz(Reader):
             BundleError: If an attribute has a name that the library needs itself.
         """
         file = self.location
-        arrays, ignored = _read_arrays(file)
-        _check_shapes(arrays)
+        arrays, ignored = read_arrays(file)
+        check_shapes(arrays)
         features = arrays["features"]
         if features.dtype.kind != "f":
             raise SourceError(
@@ -135,108 +111,6 @@ class Npz(Reader):
             images=images,
             notes=(*notes, *more),
         )
-
-
-def _read_arrays(file: Path) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Return the arrays of the module's table that are there, and the names of the others.
-
-    Raises:
-        SourceError: If the file or an array cannot be read, or the arrays are the wrong ones.
-    """
-    if file.is_dir():
-        raise SourceError(f"{file} is a directory; give the .npz file itself")
-    if not file.exists():
-        raise SourceError(f"there is no file {file}; check the path")
-    # A damaged archive raises nearly anything: from zipfile, zlib, struct, the header's parser.
-    try:
-        archive = zipfile.ZipFile(file)
-    except Exception as error:
-        raise SourceError(
-            f"{file} is not a whole .npz file ({_short(error)}); write it again with numpy.savez"
-        ) from error
-    with archive:
-        members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
-        known = [name for name in members if name in SHAPES or name.startswith(ATTRIBUTE)]
-        _check_names(members, known)
-        arrays = {name: _read_array(archive, members[name], name, file) for name in known}
-    return arrays, [name for name in members if name not in arrays]
-
-
-def _check_names(found: Iterable[str], known: Sequence[str]) -> None:
-    for name in REQUIRED:
-        if name not in known:
-            raise SourceError(f"array '{name}' is missing{_found_instead(name, found)}")
-    if "group" in known and "groups" in known:
-        raise SourceError(
-            "arrays 'group' and 'groups' are both there; keep 'group' if every row has one group, "
-            "'groups' if they overlap"
-        )
-    if "group" not in known and "groups" not in known:
-        raise SourceError(f"array 'group' (or 'groups') is missing{_found_instead('group', found)}")
-    for one, other in (("head_weight", "head_bias"), ("head_bias", "head_weight")):
-        if one in known and other not in known:
-            raise SourceError(
-                f"array '{other}' is missing, though '{one}' is there; a head needs both: add "
-                f"'{other}' or leave '{one}' out"
-            )
-    for name in known:
-        if name.startswith(ATTRIBUTE):
-            check_attribute(name.removeprefix(ATTRIBUTE), where=f"array '{name}'")
-
-
-def _found_instead(missing: str, found: Iterable[str]) -> str:
-    lower = {name.lower(): name for name in found if name not in SHAPES}
-    names = (missing, *OTHER_NAMES[missing])
-    near = [lower[name] for name in names if name in lower]
-    near += [lower[name] for name in difflib.get_close_matches(missing, lower)]
-    advice = f"rename '{near[0]}' if that is it" if near else "add it"
-    return f"; the file has {', '.join(found) or 'no arrays'}: {advice}"
-
-
-def _read_array(
-    archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str, file: Path
-) -> np.ndarray:
-    try:
-        with archive.open(member) as stream:
-            array = np.lib.format.read_array(stream, allow_pickle=False)
-            # Reaching the end is also what checks the archive's checksum.
-            if stream.read(1):
-                raise EOFError("more bytes than the header says")
-            return array
-    except MemoryError as error:
-        raise SourceError(
-            f"array '{name}' of {file} does not fit into memory; write it again with fewer rows"
-        ) from error
-    except Exception as error:
-        if "allow_pickle" in str(error):
-            raise SourceError(
-                f"array '{name}' has dtype object, which only pickle could read; save it as "
-                "numbers or text, for instance with .astype(str)"
-            ) from error
-        raise SourceError(
-            f"array '{name}' of {file} cannot be read ({_short(error)}); write the file again "
-            "with numpy.savez"
-        ) from error
-
-
-def _short(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:100]
-
-
-def _check_shapes(arrays: Mapping[str, np.ndarray]) -> None:
-    for name, array in arrays.items():
-        shape, what = SHAPES.get(name, ("(n,)", "one value a sample"))
-        if array.ndim != len(shape.strip("(),").split(",")):
-            raise SourceError(f"{name} has shape {array.shape}; expected {shape}: {what}")
-    n = len(arrays["y"])
-    if n == 0:
-        raise SourceError("y has no rows; every array needs one row a sample, and there are none")
-    for name, array in arrays.items():
-        of_samples = SHAPES.get(name, ("(n,)",))[0].startswith("(n")
-        if of_samples and len(array) != n:
-            raise SourceError(
-                f"{name} has {len(array)} rows, but y has {n}; every array needs one row a sample"
-            )
 
 
 def _whole(name: str, array: np.ndarray, *, least: int, what: str) -> np.ndarray:
@@ -278,7 +152,7 @@ def _text(name: str, array: np.ndarray) -> list[str]:
             text.encode()
         except ValueError as error:
             raise SourceError(
-                f"{name} is no valid Unicode text in row {row}; save it as text or UTF-8 bytes"
+                f"{name} is not valid Unicode text in row {row}; save it as text or UTF-8 bytes"
             ) from error
         texts.append(text)
     return texts
@@ -339,7 +213,7 @@ def _groups(arrays: Mapping[str, np.ndarray], split: np.ndarray) -> tuple[list[G
                 f"group_names has {len(names)} names, but groups has {m} columns; give one name a "
                 "column"
             )
-        return _named(names, [f"column {g} of groups" for g in range(m)]), membership
+        return _name_groups(names, [f"column {g} of groups" for g in range(m)]), membership
 
     index = _whole("group", arrays["group"], least=-1, what="groups count from 0, -1 is unknown")
     if (bad := np.flatnonzero((index == -1) & np.isin(split, ("target", "val", "test")))).size:
@@ -353,7 +227,7 @@ def _groups(arrays: Mapping[str, np.ndarray], split: np.ndarray) -> tuple[list[G
             f"group is {index[bad[0]]} in row {bad[0]}, but group_names has {m} names, for 0 to "
             f"{m - 1}; name every group"
         )
-    return _named(names, [f"group = {g}" for g in range(m)]), membership_from_index(index, m)
+    return _name_groups(names, [f"group = {g}" for g in range(m)]), membership_from_index(index, m)
 
 
 def _flags(array: np.ndarray) -> np.ndarray:
@@ -375,7 +249,7 @@ def _flags(array: np.ndarray) -> np.ndarray:
     return array.astype(bool)
 
 
-def _named(names: Sequence[str] | None, definitions: Sequence[str]) -> list[Group]:
+def _name_groups(names: Sequence[str] | None, definitions: Sequence[str]) -> list[Group]:
     names = names or [f"group {g}" for g in range(len(definitions))]
     return [
         Group(name=name, definition=definition)

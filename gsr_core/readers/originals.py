@@ -1,8 +1,8 @@
 """MNIST and CIFAR-10 from what a user has: the originals that the controlled sets are made of.
 
 Either a folder that torchvision filled (`MNIST/raw/...`, `cifar-10-batches-py/...`), or MNIST as
-Keras' `mnist.npz` and CIFAR-10 as a parquet file of encoded images. Nothing is unpickled that a
-checksum has not been compared for (torchvision does so for CIFAR-10's batches).
+Keras' `mnist.npz` and CIFAR-10 as a parquet file of encoded images. Nothing is unpickled before its
+checksum is compared (torchvision does so for CIFAR-10's batches).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gsr_core.data.inputs import decode_image
+from gsr_core.data.pixels import decode_image
 from gsr_core.errors import InputError, SourceError
 
 __all__ = ["CIFAR10_CLASSES", "Originals", "cifar10", "mnist", "subset"]
@@ -86,9 +86,9 @@ def mnist(location: Path, *, download: bool) -> Originals:
         labels = np.concatenate([arrays["y_train"], arrays["y_test"]]).astype(np.int64)
         n_train = len(arrays["y_train"])
     else:
-        looked = f"{location / 'mnist.npz'} and {location / 'MNIST' / 'raw'}"
+        places = f"{location / 'mnist.npz'} and {location / 'MNIST' / 'raw'}"
         parts = [
-            _torchvision("MNIST", location, train, download, looked) for train in (True, False)
+            _torchvision("MNIST", location, train, download, places) for train in (True, False)
         ]
         images = np.concatenate([part.data.numpy() for part in parts])
         labels = np.concatenate([part.targets.numpy() for part in parts]).astype(np.int64)
@@ -111,8 +111,8 @@ def cifar10(location: Path, *, download: bool) -> Originals:
     file = location / "cifar10.parquet" if location.is_dir() else location
     if file.is_file():
         return _read_parquet(file)
-    looked = f"{location / 'cifar10.parquet'} and {location / 'cifar-10-batches-py'}"
-    parts = [_torchvision("CIFAR10", location, train, download, looked) for train in (True, False)]
+    places = f"{location / 'cifar10.parquet'} and {location / 'cifar-10-batches-py'}"
+    parts = [_torchvision("CIFAR10", location, train, download, places) for train in (True, False)]
     images = np.concatenate([part.data for part in parts])
     labels = np.concatenate([np.array(part.targets) for part in parts]).astype(np.int64)
     in_test = np.arange(len(labels)) >= len(parts[0])
@@ -207,12 +207,14 @@ def _read_parquet(file: Path) -> Originals:
     return Originals(labels[order].astype(np.int64), (parts == "test")[order], load, "CIFAR-10")
 
 
-def _torchvision(kind: str, location: Path, train: bool, download: bool, looked: str) -> Any:
+def _torchvision(kind: str, location: Path, train: bool, download: bool, places: str) -> Any:
     name = {"MNIST": "MNIST", "CIFAR10": "CIFAR-10"}[kind]
     if not download and location.suffix in (".npz", ".parquet"):
         raise SourceError(f"there is no file {location}; check the path")
     if download and (location.is_file() or location.suffix in (".npz", ".parquet")):
-        raise SourceError(f"{location} is no folder; to download {name}, give the folder to fill")
+        raise SourceError(
+            f"{location} is not a folder; to download {name}, give the folder to fill"
+        )
     # Imported here because it takes seconds, and a file needs none of it.
     from torchvision import datasets
 
@@ -229,7 +231,7 @@ def _torchvision(kind: str, location: Path, train: bool, download: bool, looked:
                 "machine with torchvision and copy the folder"
             ) from error
         raise SourceError(
-            f"{name} was not found (whole) in {looked}; check the path, or let torchvision fetch "
+            f"{name} was not found (whole) in {places}; check the path, or let torchvision fetch "
             "it with --set download=true"
         ) from error
 

@@ -1,4 +1,4 @@
-"""Image files that are shown beside features that were not made from them here."""
+"""Image files to show beside features that were computed elsewhere."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gsr_core.data.inputs import ImageFiles, escapes
 __all__ = ["shown_images"]
 
 SUSPICIOUS = re.compile(r"\.\.|:|^[/\\]")
-"""What every path that leaves its folder has."""
+"""Matches every path that leaves its folder, and few others."""
 
 
 def shown_images(
@@ -27,14 +27,14 @@ def shown_images(
         where: What to call it in a note.
 
     Returns:
-        n images, of which one whose name is empty is none, or None if there are none at all; and
+        n images, with an empty name where there is none, or None if there are none at all; and
         notes for the user.
     """
-    given = [path if isinstance(path, str) else "" for path in paths]
+    names = [path if isinstance(path, str) else "" for path in paths]
     # Parsing a million paths takes ten seconds, and hardly one can leave its folder.
-    away = {path for path in given if path and SUSPICIOUS.search(path) and escapes(path)}
-    outside = [path for path in given if path in away]
-    inside = ["" if path in away else path for path in given] if away else given
+    away = {path for path in names if path and SUSPICIOUS.search(path) and escapes(path)}
+    outside = [path for path in names if path in away]
+    inside = ["" if path in away else path for path in names] if away else names
     notes = []
     if outside:
         notes.append(

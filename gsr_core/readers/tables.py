@@ -8,7 +8,8 @@ from typing import Annotated, Any, ClassVar
 import pandas as pd
 from pydantic import BeforeValidator, Field
 
-from gsr_core.data.encoding import Columns, Missing, numbers_of
+from gsr_core.data.column_values import numbers_of
+from gsr_core.data.encoding import Columns, Missing
 from gsr_core.data.proposal import propose_roles
 from gsr_core.data.source import GroupRule, Source
 from gsr_core.errors import SourceError
@@ -47,10 +48,10 @@ Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
 class Table(Reader):
     """A table of numbers and categories; needs no backbone.
 
-    The label, the split, ids and attributes are no features, whatever the roles become in the
-    end, and neither are columns that look like one by their name. An attribute such as race
-    stays out because whoever makes groups of it for training should not need it for a prediction;
-    name it in `numeric` or `categorical`, or set `attributes_as_features`, where that is wanted.
+    The label, the split, ids and attributes are never features, whatever roles the user gives, and
+    neither are columns whose names look like one of these. An attribute such as race stays out
+    because whoever makes groups of it for training should not need it for a prediction; name it in
+    `numeric` or `categorical`, or set `attributes_as_features`, where that is wanted.
     """
 
     name: ClassVar[str] = "table"
@@ -100,9 +101,9 @@ class Table(Reader):
         table = read_table(self.location, unique=False)
         _check_names(table, (*self.numeric, *self.categorical, *self.exclude))
         roles = propose_roles(table)
-        asked = bool(self.numeric or self.categorical)
+        explicit = bool(self.numeric or self.categorical)
         notes: list[str] = []
-        if asked:
+        if explicit:
             numeric = [name for name in dict.fromkeys(self.numeric) if name not in self.exclude]
             categorical = [
                 name for name in dict.fromkeys(self.categorical) if name not in self.exclude
@@ -115,23 +116,23 @@ class Table(Reader):
                 numbers_of(table[name])
         else:
             # By their names; a second label would give away the one that is chosen.
-            taken = (roles.label, roles.sample_id, roles.split.column)
-            numeric, categorical, notes = self._found(
-                table.drop(columns=[name for name in taken if name is not None])
+            role_columns = (roles.label, roles.sample_id, roles.split.column)
+            numeric, categorical, notes = self._columns_by_value(
+                table.drop(columns=[name for name in role_columns if name is not None])
             )
         columns = Columns(
             table,
             numeric=numeric,
             categorical=categorical,
             missing=self.missing,
-            asked=asked,
+            explicit=explicit,
             attributes_as_features=self.attributes_as_features,
         )
-        # What is an attribute is no feature, so few are proposed.
-        free = [name for name in roles.attributes if not (asked and name in columns.table)]
+        # An attribute is not a feature, so few are proposed.
+        free = [name for name in roles.attributes if not (explicit and name in columns.table)]
         usual = [name for name in free if name.lower() in SENSITIVE]
         texts = [name for name in free if not pd.api.types.is_numeric_dtype(table[name])]
-        attributes = tuple(usual or texts[:1] or (free[:1] if asked else ()))
+        attributes = tuple(usual or texts[:1] or (free[:1] if explicit else ()))
         return Source(
             table=table,
             inputs=columns,
@@ -147,14 +148,14 @@ class Table(Reader):
             notes=tuple(notes),
         )
 
-    def _found(self, table: pd.DataFrame) -> tuple[list[str], list[str], list[str]]:
+    def _columns_by_value(self, table: pd.DataFrame) -> tuple[list[str], list[str], list[str]]:
         """Return the columns of numbers and of categories by their values, and notes."""
         numeric: list[str] = []
         categorical: list[str] = []
         empty, many, other, twice = [], [], [], []
         for name in map(str, table.columns):
             column = table[name]
-            # An index that somebody's to_csv wrote along.
+            # The index that pandas' to_csv writes.
             if name in self.exclude or name.startswith("Unnamed:"):
                 continue
             original = re.sub(r"\.\d+$", "", name)
@@ -172,11 +173,11 @@ class Table(Reader):
                 many.append(name)
             else:
                 categorical.append(name)
-        found = [*numeric, *categorical]
-        shown = ", ".join(found[:MAX_LISTED]) + (", ..." if len(found) > MAX_LISTED else "")
+        columns = [*numeric, *categorical]
+        listing = ", ".join(columns[:MAX_LISTED]) + (", ..." if len(columns) > MAX_LISTED else "")
         notes = [
             f"{len(numeric)} columns of numbers and {len(categorical)} of categories were found "
-            f"({shown}): whichever is not the label, the split, ids or an attribute "
+            f"({listing}): whichever is not the label, the split, ids or an attribute "
             "becomes a feature, so exclude what would not be known at prediction time."
         ]
         for names, reason in (
@@ -205,6 +206,6 @@ def _is_text(column: pd.Series) -> bool:
 def _check_names(table: pd.DataFrame, names: tuple[str, ...]) -> None:
     for name in names:
         if name not in table:
-            shown = ", ".join(map(str, table.columns[:MAX_LISTED]))
+            listing = ", ".join(map(str, table.columns[:MAX_LISTED]))
             more = ", ..." if len(table.columns) > MAX_LISTED else ""
-            raise SourceError(f"there is no column '{name}'; the columns are {shown}{more}")
+            raise SourceError(f"there is no column '{name}'; the columns are {listing}{more}")

@@ -50,13 +50,16 @@ class TextTable(Reader):
     path_help: ClassVar[str] = "the .csv, .tsv, .parquet or .jsonl file"
 
     text: Annotated[
-        str, Field(description="Column of the text, or of a pair's first; found by itself if empty")
+        str,
+        Field(
+            description="Column of the text, or of a pair's first; found automatically if empty."
+        ),
     ] = ""
     pair: Annotated[
         str,
         Field(
-            description="Column of a pair's second text; found by itself if empty, 'none' for no "
-            "pair."
+            description="Column of a pair's second text; found automatically if empty, 'none' for "
+            "no pair."
         ),
     ] = ""
 
@@ -67,15 +70,15 @@ class TextTable(Reader):
             SourceError: If the file cannot be read, or has no such columns of text.
         """
         table = read_table(self.location, unique=False)
-        chosen = choose_texts(table, self.location, text=self.text, pair=self.pair)
-        roles = propose_roles(table, inputs=chosen)
-        columns = [text_column(table, name, self.location) for name in chosen]
-        shown = " and ".join(f"'{name}'" for name in chosen)
+        names = choose_texts(table, self.location, text=self.text, pair=self.pair)
+        roles = propose_roles(table, inputs=names)
+        columns = [text_column(table, name, self.location) for name in names]
+        listing = " and ".join(f"'{name}'" for name in names)
         return Source(
             table=table,
             inputs=Texts(*columns),
             roles=roles,
-            origin=f"texts in {shown} of {self.location.name}",
+            origin=f"texts in {listing} of {self.location.name}",
             notes=empty_texts(columns),
         )
 
@@ -95,21 +98,21 @@ def choose_texts(
         SourceError: If a named column is missing, or none looks like texts.
     """
     lower = {str(column).lower(): str(column) for column in reversed(list(table.columns))}
-    found = [
+    pairs = [
         (lower[first], lower[second])
         for first, second in PAIRS
         if first in lower and second in lower and _is_text(table[lower[second]])
     ]
     need_columns(table, [name for name in (text, pair) if name and name != NO_PAIR], Path(where))
     if not text:
-        if pair in ("", NO_PAIR) and found:
-            text = found[0][0]
-        elif (first := {second: first for first, second in found}.get(pair)) is not None:
+        if pair in ("", NO_PAIR) and pairs:
+            text = pairs[0][0]
+        elif (first := {second: first for first, second in pairs}.get(pair)) is not None:
             text = first
         else:
             text = _likely(table, lower, where, leave_out=pair)
     if not pair:
-        pair = dict(reversed(found)).get(text, NO_PAIR)
+        pair = dict(reversed(pairs)).get(text, NO_PAIR)
     if pair == text:
         raise SourceError(
             f"text and pair are both '{text}'; name two columns, or set pair to '{NO_PAIR}'"
@@ -157,7 +160,7 @@ def text_column(table: pd.DataFrame, name: str, where: Path | str) -> np.ndarray
     for row in np.flatnonzero(present):
         if not isinstance(values[row], str):
             raise SourceError(
-                f"column '{name}' of {where} is {values[row]!r} in row {row}, which is no text; "
+                f"column '{name}' of {where} is {values[row]!r} in row {row}, which is not a text; "
                 "choose the column of the texts"
             )
     values[~present] = None

@@ -42,7 +42,7 @@ OTHER_KINDS = {
     "poverty": "regression",
     "py150": "code",
 }
-"""What the package has that is no classification with one label a sample."""
+"""Data sets of the package that are not classifications with one label a sample."""
 MEANINGS = {"train": "train", "val": "validation", "test": "test"}
 LEFT_OUT = "none"
 
@@ -170,7 +170,7 @@ class Wilds(Reader):
         if name in OTHER_KINDS:
             fit = ", ".join(each for each in known if each not in OTHER_KINDS)
             raise SourceError(
-                f"{name} of WILDS is no classification with one label a sample "
+                f"{name} of WILDS is not a classification with one label a sample "
                 f"({OTHER_KINDS[name]}); those that are: {fit}"
             )
         # The package would make the folder.
@@ -244,14 +244,14 @@ def _inputs(dataset: Any) -> tuple[Inputs, tuple[str, ...]]:
     n = len(dataset)
     if not n:
         raise SourceError(f"{dataset.dataset_name} of WILDS has no rows; there is nothing to read")
-    listed = getattr(dataset, "_input_array", None)
-    if listed is None:
-        listed = getattr(dataset, "_input_image_paths", None)
+    paths = getattr(dataset, "_input_array", None)
+    if paths is None:
+        paths = getattr(dataset, "_input_image_paths", None)
     folder = Path(dataset.data_dir)
-    if listed is not None and len(listed) == n and isinstance(listed[0], str):
+    if paths is not None and len(paths) == n and isinstance(paths[0], str):
         for inside in FOLDERS:
-            if not escapes(listed[0]) and (folder / inside / listed[0]).is_file():
-                return ImageFiles(folder / inside, list(listed)), ()
+            if not escapes(paths[0]) and (folder / inside / paths[0]).is_file():
+                return ImageFiles(folder / inside, list(paths)), ()
     try:
         first = dataset.get_input(0)
     except OSError as error:
@@ -298,9 +298,9 @@ def _groups(dataset: Any, table: pd.DataFrame, fields: list[str]) -> GroupRule:
     if dataset.dataset_name == "civilcomments":
         return GroupRule(kind="overlapping", columns=IDENTITIES)
     grouper = getattr(dataset, "_eval_grouper", None)
-    measured = [str(each) for each in getattr(grouper, "groupby_fields", None) or ()]
-    columns = [each for each in measured if each in fields]
+    eval_fields = [str(each) for each in getattr(grouper, "groupby_fields", None) or ()]
+    columns = [each for each in eval_fields if each in fields]
     few = [each for each in fields if 2 <= table[each].nunique() <= MAX_VALUES]
     if columns and set(columns) <= set(few):
-        return GroupRule(columns=tuple(columns), with_class="y" in measured)
+        return GroupRule(columns=tuple(columns), with_class="y" in eval_fields)
     return GroupRule(columns=tuple(few[:1]))

@@ -477,7 +477,7 @@ def _check(run: Run) -> RunConfig:
     except (ValueError, OSError) as error:
         what = {"config.json": "configuration", "state.json": "state"}[reading]
         raise GsrError(
-            f"{run.path / reading} is not a run's {what}; restore it or take the directory away"
+            f"{run.path / reading} is not a run's {what}; restore it or remove the directory"
         ) from error
     if config.format != FORMAT:
         raise GsrError(

@@ -13,7 +13,7 @@ from typing import Any
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from gsr_core.data.inputs import thumbnail
+from gsr_core.data.pixels import thumbnail
 from gsr_core.data.source import Source
 from gsr_core.errors import GsrError
 from gsr_core.ingest.plan import Plan

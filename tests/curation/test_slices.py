@@ -216,7 +216,7 @@ def test_a_list_that_cannot_be_read_is_a_sentence_and_stays(workspace, bundle, c
         lambda: list_slices(workspace, bundle),
         lambda: name_slice(workspace, bundle, "b", ROWS),
     ):
-        with pytest.raises(GsrError, match=r"restore it or take it away|reads format 1"):
+        with pytest.raises(GsrError, match=r"restore it or remove it|reads format 1"):
             act()
     assert file.read_text() == content
 

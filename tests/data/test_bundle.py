@@ -202,7 +202,7 @@ def test_a_name_that_is_no_plain_directory_name_is_refused(write, name):
         (lambda p: {"classes": ["cat", "cat"]}, r"class names \['cat', 'cat'\] are not unique"),
         (
             lambda p: {"samples": p["samples"].rename(columns={"place": "loss"})},
-            "samples cannot become an attribute 'loss'; call it something else than sample_id, ",
+            "samples cannot become an attribute 'loss'; choose a name other than sample_id, ",
         ),
         (
             lambda p: {"samples": p["samples"].rename(columns={"place": "influence: a"})},

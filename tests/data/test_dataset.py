@@ -127,7 +127,7 @@ def test_overlapping_groups_may_leave_a_test_row_out(source):
     [
         ({"label": "kinds"}, {}, r"no column 'kinds'; did you mean 'kind'\?"),
         ({"label": None}, {}, "no column looks like the label"),
-        ({"label": "weight"}, {}, "which is no class"),
+        ({"label": "weight"}, {}, "which is not a class"),
         ({"label": "name"}, {}, "200 different values in 200 rows"),
         ({"sample_id": "place"}, {}, "sample id '[01]' in row 2 .* is there twice|there twice"),
         ({}, {"kind": [None] + ["a", "b"] * 99 + ["a"]}, "'kind' is missing in row 0"),

@@ -10,7 +10,8 @@ from sklearn.impute import MissingIndicator, SimpleImputer
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-from gsr_core.data.encoding import Columns, Encoder, categories_of, numbers_of
+from gsr_core.data.column_values import categories_of, numbers_of
+from gsr_core.data.encoding import Columns, Encoder
 from gsr_core.data.source import GroupRule, Roles, SplitRule
 from gsr_core.errors import InputError, SourceError
 
@@ -40,7 +41,7 @@ def columns(table: pd.DataFrame, **options) -> Columns:
 @pytest.mark.parametrize("gaps", [False, True])
 def test_the_encoding_is_that_of_scikit_learns_transformers(gaps):
     table, train = people(gaps=gaps), np.arange(40)
-    ours, encoder, _ = columns(table, missing="impute").fitted(train)
+    ours, encoder, _ = columns(table, missing="impute").fit(train)
     texts = table.assign(town=table["town"].map(str), job=table["job"].astype(object))
     theirs = ColumnTransformer(
         [
@@ -66,7 +67,7 @@ def test_only_training_rows_are_learnt_from():
     changed.loc[40:, "age"] = 10_000
     changed.loc[40:, "income"] = np.nan
     changed.loc[40:, "job"] = "astronaut"
-    one, other = (columns(each, missing="impute").fitted(train) for each in (table, changed))
+    one, other = (columns(each, missing="impute").fit(train) for each in (table, changed))
     assert one[1] == other[1]
     np.testing.assert_array_equal(one[0].array[:40], other[0].array[:40])
     assert not np.array_equal(one[0].array[40:], other[0].array[40:])
@@ -74,16 +75,14 @@ def test_only_training_rows_are_learnt_from():
 
 def test_rows_may_be_given_as_a_mask():
     table = people()
-    one, other = (
-        columns(table).fitted(rows)[1] for rows in (np.arange(30, 60), np.arange(60) >= 30)
-    )
-    assert one == other != columns(table).fitted(np.arange(30))[1]
+    one, other = (columns(table).fit(rows)[1] for rows in (np.arange(30, 60), np.arange(60) >= 30))
+    assert one == other != columns(table).fit(np.arange(30))[1]
 
 
 def test_an_unseen_category_is_zero_everywhere_and_noted_with_its_row():
     table = people()
     table.loc[[50, 57], "job"] = "pilot"
-    features, encoder, notes = columns(table).fitted(np.arange(40))
+    features, encoder, notes = columns(table).fit(np.arange(40))
     jobs = [encoder.feature_names.index(f"job = {job}") for job in ("cook", "judge", "nurse")]
     assert (features.array[[50, 57]][:, jobs] == 0).all()
     assert (features.array[:50][:, jobs].sum(axis=1) == 1).all()
@@ -96,7 +95,7 @@ def test_an_unseen_category_is_zero_everywhere_and_noted_with_its_row():
 def test_gaps_take_the_training_median_and_are_marked():
     table = pd.DataFrame({"x": [1.0, 3.0, np.nan, 8.0, np.nan], "y": [1.0, 2.0, 3.0, np.nan, 5.0]})
     made = Columns(table, numeric=["x", "y"], categorical=[], missing="impute")
-    features, encoder, notes = made.fitted(np.array([0, 1, 2]))
+    features, encoder, notes = made.fit(np.array([0, 1, 2]))
     assert encoder.feature_names == ["x", "y", "x is missing"]
     assert encoder.numeric[0].median == 2
     x = features.array[:, 0] * encoder.numeric[0].std + encoder.numeric[0].mean
@@ -113,7 +112,7 @@ def test_constant_and_empty_columns_are_left_out_with_a_note():
     made = Columns(
         table, numeric=["age", "same", "later"], categorical=["word", "void"], missing="impute"
     )
-    features, encoder, notes = made.fitted(np.arange(10))
+    features, encoder, notes = made.fit(np.arange(10))
     assert encoder.feature_names == ["age"]
     assert features.array.shape == (20, 1)
     assert set(encoder.left_out) == {"same", "later", "word", "void"}
@@ -123,7 +122,7 @@ def test_constant_and_empty_columns_are_left_out_with_a_note():
 def test_a_constant_column_with_gaps_says_only_where_they_are():
     table = pd.DataFrame({"x": [5.0, np.nan, 5.0, np.nan], "z": [1.0, 2.0, 3.0, 4.0]})
     made = Columns(table, numeric=["x", "z"], categorical=[], missing="impute")
-    features, encoder, _ = made.fitted(np.arange(4))
+    features, encoder, _ = made.fit(np.arange(4))
     assert encoder.feature_names == ["z", "x is missing"]
     assert features.array[:, 1].tolist() == [0, 1, 0, 1]
 
@@ -135,9 +134,9 @@ def test_a_gap_stops_by_default_wherever_it_is(place, column):
     table.loc[place, column] = None
     table.loc[8:9, "town"] = np.nan
     with pytest.raises(SourceError, match=rf"'{column}' has no value in row {place} \(1 rows"):
-        columns(table).fitted(np.arange(40))
+        columns(table).fit(np.arange(40))
     with pytest.raises(SourceError, match=r"also 'town' \(2\).*missing=impute"):
-        columns(table).fitted(np.arange(40))
+        columns(table).fit(np.arange(40))
 
 
 @pytest.mark.parametrize("value", [np.inf, -np.inf, 1e300])
@@ -145,13 +144,13 @@ def test_a_number_that_no_float32_holds_stops_even_with_imputation(value):
     table = people()
     table.loc[55, "income"] = value
     with pytest.raises(SourceError, match=r"'income' is -?(inf|1e\+300) in row 55"):
-        columns(table, missing="impute").fitted(np.arange(40))
+        columns(table, missing="impute").fit(np.arange(40))
 
 
 def test_a_number_too_far_from_the_training_rows_is_refused_rather_than_infinite():
     table = pd.DataFrame({"x": [0, 1e-30, 2e-30, 1e30]})
     with pytest.raises(SourceError, match=r"'x' is 1e\+30 in row 3, too far"):
-        Columns(table, numeric=["x"], categorical=[]).fitted(np.arange(3))
+        Columns(table, numeric=["x"], categorical=[]).fit(np.arange(3))
 
 
 def test_rows_keep_their_names_of_the_file_when_some_are_taken():
@@ -161,13 +160,13 @@ def test_rows_keep_their_names_of_the_file_when_some_are_taken():
     assert len(some) == 10
     assert some.name(5) == "row 55"
     with pytest.raises(SourceError, match="'income' has no value in row 55"):
-        some.fitted(np.arange(3))
+        some.fit(np.arange(3))
 
 
 def test_text_that_spells_numbers_is_read_and_other_text_is_refused():
     texts = pd.Series(["1.5", " ", None, "-2e3"], name="x")
     np.testing.assert_array_equal(numbers_of(texts), [1.5, np.nan, np.nan, -2000])
-    with pytest.raises(SourceError, match="'x' is '1,234' in row 1, which is no number"):
+    with pytest.raises(SourceError, match="'x' is '1,234' in row 1, which is not a number"):
         numbers_of(pd.Series(["1", "1,234"], name="x"))
 
 
@@ -194,7 +193,7 @@ def test_the_label_the_split_and_ids_are_never_features():
     made = Columns(table, numeric=numeric, categorical=categorical).under(roles)
     assert (made.numeric, made.categorical) == (("age", "weight"), ("job",))
     with pytest.raises(SourceError, match=r"'y' is among the features, but it is .* the label"):
-        Columns(table, numeric=numeric, categorical=categorical, asked=True).under(roles)
+        Columns(table, numeric=numeric, categorical=categorical, explicit=True).under(roles)
 
 
 def test_attributes_are_features_only_where_that_is_asked_for():
@@ -202,19 +201,19 @@ def test_attributes_are_features_only_where_that_is_asked_for():
     table = people()
     assert columns(table).under(roles).numeric == ("income",)
     assert columns(table).under(roles).categorical == ("town",)
-    for asked in ({"asked": True}, {"attributes_as_features": True}):
-        made = columns(table, **asked).under(roles)
+    for choice in ({"explicit": True}, {"attributes_as_features": True}):
+        made = columns(table, **choice).under(roles)
         assert (made.numeric, made.categorical) == (NUMERIC, CATEGORICAL)
 
 
 def test_where_nothing_is_left_the_message_says_why():
     table = people().assign(same=1)
     with pytest.raises(SourceError, match="no column is left as a feature; the label"):
-        columns(table).without([*NUMERIC, *CATEGORICAL]).fitted(np.arange(9))
+        columns(table).without([*NUMERIC, *CATEGORICAL]).fit(np.arange(9))
     with pytest.raises(SourceError, match=r"\('same' has one value in all training rows\)"):
-        Columns(table, numeric=["same"], categorical=[]).fitted(np.arange(9))
+        Columns(table, numeric=["same"], categorical=[]).fit(np.arange(9))
     with pytest.raises(SourceError, match="no row is in train or heldout"):
-        columns(table).fitted(np.array([], dtype=int))
+        columns(table).fit(np.array([], dtype=int))
 
 
 def test_unfitted_columns_travel_but_are_no_numbers():
@@ -240,7 +239,7 @@ def test_the_digest_is_that_of_the_values_and_how_they_are_encoded():
 
 
 def test_a_table_that_lacks_a_column_is_refused():
-    _, encoder, _ = columns(people()).fitted(np.arange(40))
+    _, encoder, _ = columns(people()).fit(np.arange(40))
     with pytest.raises(SourceError, match="there is no column 'town', which was a feature"):
         encoder.transform(people().drop(columns="town"))
 
@@ -258,7 +257,7 @@ def test_an_encoder_read_back_gives_the_same_finite_features(rows, share):
     table = pd.DataFrame(rows, columns=["a", "b", "c", "d"]).astype({"a": float, "b": float})
     made = Columns(table, numeric=["a", "b"], categorical=["c", "d"], missing="impute")
     try:
-        features, encoder, _ = made.fitted(np.arange(max(2, len(rows) // share)))
+        features, encoder, _ = made.fit(np.arange(max(2, len(rows) // share)))
     except SourceError as error:
         # Nothing varied in training, or by so little that a test row lies beyond float32.
         if "no column is left" not in str(error) and "too far" not in str(error):

@@ -11,17 +11,15 @@ import pytest
 from PIL import Image
 
 from gsr_core.data.inputs import (
-    THUMBNAIL_SIZE,
     ImageArrays,
     ImageBlobs,
     ImageFiles,
     Inputs,
     Numbers,
     Texts,
-    decode_image,
     escapes,
-    thumbnail,
 )
+from gsr_core.data.pixels import THUMBNAIL_SIZE, decode_image, thumbnail
 from gsr_core.errors import InputError, SourceError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
@@ -137,7 +135,7 @@ def test_a_bad_file_says_what_is_wrong(tmp_path):
         "truncated.jpg": (encoded(Image.fromarray(noise), "JPEG")[:2000], "truncated"),
         "truncated.png": (encoded(Image.fromarray(noise))[:5000], "trunc|broken"),
         "empty.jpg": (b"", "the file is empty"),
-        "page.jpg": (b"<html>not found</html>", "no image of a known format"),
+        "page.jpg": (b"<html>not found</html>", "not an image of a known format"),
     }
     for name, (content, says) in bad.items():
         (tmp_path / name).write_bytes(content)
@@ -283,7 +281,7 @@ def test_an_empty_text_is_refused_and_shown_as_nothing(text):
     with pytest.raises(InputError, match="empty"):
         Texts(["fine", "fine"], texts).load(1)
     assert Texts(texts).load(0) == "fine"
-    assert Texts(texts).shown(1).strip() == ""
+    assert Texts(texts).display(1).strip() == ""
     assert Texts(texts).digest()
 
 

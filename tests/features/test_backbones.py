@@ -175,7 +175,7 @@ def test_pickled_code_needs_trust_and_noise_is_refused(tmp_path):
 
 def test_files_that_hold_something_else_are_refused(tmp_path):
     torch.save([1, 2], tmp_path / "list.pt")
-    with pytest.raises(CheckpointError, match="something else than a state dict"):
+    with pytest.raises(CheckpointError, match="something other than a state dict"):
         load_backbone("simconv1", tmp_path / "list.pt")
     (tmp_path / "noise.safetensors").write_bytes(b"noise")
     with pytest.raises(CheckpointError, match="not a safetensors file"):

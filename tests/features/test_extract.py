@@ -15,7 +15,8 @@ from filelock import FileLock
 from PIL import Image
 from torch import nn
 
-from gsr_core.data.inputs import ImageArrays, ImageBlobs, ImageFiles, Numbers, Texts, thumbnail
+from gsr_core.data.inputs import ImageArrays, ImageBlobs, ImageFiles, Numbers, Texts
+from gsr_core.data.pixels import thumbnail
 from gsr_core.errors import (
     BadRowsError,
     CheckpointError,

@@ -321,7 +321,9 @@ def test_without_the_hub_the_error_says_how_to_do_without(kind, monkeypatch):
     # An address where nothing listens, so that the test is the same with a connection.
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     name, weights = {"timm": ("timm:resnet10t", "DEFAULT")}.get(kind, (f"{kind}:some/model", ""))
-    with pytest.raises(CheckpointError, match=r"cannot be had .* give the directory, or a check"):
+    with pytest.raises(
+        CheckpointError, match=r"cannot be fetched .* give the directory, or a check"
+    ):
         load_backbone(name, weights=weights)
     assert not constants.HF_HUB_OFFLINE
 

@@ -47,7 +47,7 @@ def test_lazy_greedy_chooses_as_plain_greedy_does(columns, k, monkeypatch):
     points = np.random.default_rng(k).normal(size=(60, columns)) ** 3
     found = facility_location(points, k)
     chosen, gains = plain_greedy(points, k)
-    np.testing.assert_array_equal(found.chosen, chosen)
+    np.testing.assert_array_equal(found.positions, chosen)
     np.testing.assert_allclose(found.gains, gains, atol=1e-10)
 
 
@@ -59,7 +59,9 @@ def test_gains_fall_and_every_point_is_counted_once(k):
     assert found.sizes.sum() == 60
     if k in (1, 60):
         np.testing.assert_array_equal(found.sizes, 60 // k)
-    np.testing.assert_array_equal(found.nearest, cdist(points, points[found.chosen]).argmin(axis=1))
+    np.testing.assert_array_equal(
+        found.nearest, cdist(points, points[found.positions]).argmin(axis=1)
+    )
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -70,7 +72,7 @@ def test_exactly_the_singletons_beside_two_blobs_are_alone(seed):
     singletons = 10 * np.column_stack([np.cos(angle), np.sin(angle)])
     order = rng.permutation(85)
     found = facility_location(np.concatenate([blobs, singletons])[order], 7)
-    alone = order[found.chosen[found.sizes == 1]]
+    alone = order[found.positions[found.sizes == 1]]
     np.testing.assert_array_equal(np.sort(alone), np.arange(80, 85))
 
 
@@ -99,7 +101,7 @@ def test_the_score_is_the_distance_to_the_nearest_other_medoid_of_the_class():
     assert (found.size[found.isolated] == 1).all()
     for label in range(3):
         rows = np.flatnonzero(labels.numpy() == label)
-        medoids = rows[facility_location(residuals[rows], 9).chosen]
+        medoids = rows[facility_location(residuals[rows], 9).positions]
         for row in rows[found.isolated[rows]]:
             far = cdist(residuals[[row]], residuals[medoids[medoids != row]])
             assert found.score[row] == pytest.approx(far.min())

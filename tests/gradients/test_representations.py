@@ -11,7 +11,7 @@ from gsr_core.gradients.representations import (
     gradient_representation,
     gradients,
     gram,
-    paired,
+    inner_products,
     unit_rows,
 )
 from gsr_core.linear.head import Head
@@ -64,7 +64,7 @@ def test_centred_gradients_in_factored_form_equal_explicit_ones(sampled, k, unit
     torch.testing.assert_close(space.norms(), full.norm(dim=1), rtol=0, atol=1e-10)
 
     rows, others = torch.tensor([1, 0, 7]), torch.tensor([[2, 3], [1, 0], [7, 39]])
-    pairs = paired(space.rows(rows), space.rows(others.flatten()))
+    pairs = inner_products(space.rows(rows), space.rows(others.flatten()))
     torch.testing.assert_close(pairs, inner(full)[rows[:, None], others], rtol=0, atol=1e-10)
 
     vectors = torch.randn(40, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

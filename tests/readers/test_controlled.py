@@ -245,7 +245,7 @@ def test_mnist_that_is_not_there_is_told_with_how_to_get_it(tmp_path, npz):
         read("coloured-mnist", tmp_path / "gone.npz")
     with pytest.raises(SourceError, match=r"has no path; give mnist\.npz"):
         make_reader("coloured-mnist").read()
-    with pytest.raises(SourceError, match="is no folder; to download MNIST"):
+    with pytest.raises(SourceError, match="is not a folder; to download MNIST"):
         read("coloured-mnist", tmp_path / "gone.npz", download=True)
 
 

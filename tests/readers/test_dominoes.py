@@ -121,7 +121,7 @@ def test_the_proposed_roles_make_a_data_set_of_four_groups(folder):
 
 
 def test_half_of_the_originals_is_not_enough(folder, tmp_path):
-    with pytest.raises(SourceError, match=r"mnist\.npz is no folder; give torchvision's"):
+    with pytest.raises(SourceError, match=r"mnist\.npz is not a folder; give torchvision's"):
         read(folder / "mnist.npz")
     (tmp_path / "mnist.npz").write_bytes((folder / "mnist.npz").read_bytes())
     with pytest.raises(SourceError, match="CIFAR-10 was not found"):

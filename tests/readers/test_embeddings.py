@@ -249,7 +249,9 @@ def test_a_fault_of_a_column_of_lists_is_refused_by_its_row(tmp_path, fault):
 
 def test_a_column_that_is_no_list_is_refused(tmp_path, array, table):
     table.assign(v=list(array)).to_parquet(tmp_path / "e.parquet")
-    with pytest.raises(SourceError, match=r"'label' of e\.parquet is no list of numbers.* are v"):
+    with pytest.raises(
+        SourceError, match=r"'label' of e\.parquet is not a list of numbers.* are v"
+    ):
         read(tmp_path / "e.parquet", column="label")
     with pytest.raises(SourceError, match=r"'w' of .* is not there"):
         read(tmp_path / "e.parquet", column="w")
@@ -295,7 +297,7 @@ def test_a_damaged_file_is_refused(tmp_path, array, table, kind):
     whole = file.read_bytes()
     for size in (0, 5, len(whole) // 2, len(whole) - 1):
         file.write_bytes(whole[:size])
-        with pytest.raises(SourceError, match=rf"is no whole \.?{kind} file"):
+        with pytest.raises(SourceError, match=rf"is not a complete \.?{kind} file"):
             read(file)
     with pytest.raises(SourceError, match="there is no file"):
         read(tmp_path / "gone.npy")

@@ -208,7 +208,7 @@ def test_empty_texts_are_counted(tmp_path):
         ({"image": "label"}, "'label' .* holds no images; columns of images are image"),
         ({"image": "image", "text": "caption"}, "name only one of them"),
         ({"text": "captoin"}, "did you mean 'caption'"),
-        ({"text": "label"}, "is 0 in row 0, which is no text"),
+        ({"text": "label"}, "is 0 in row 0, which is not a text"),
     ],
 )
 def test_a_wrong_column_is_named(tmp_path, settings, message):
@@ -267,7 +267,7 @@ def offline(monkeypatch):
 def test_without_the_hub_the_way_with_a_directory_is_told():
     with pytest.raises(
         SourceError,
-        match=r"no directory here, the hub cannot be reached .*"
+        match=r"not a directory here, the hub cannot be reached .*"
         r"load_dataset\('nobody-here/no-such-set'\)\.save_to_disk\('directory'\)",
     ):
         HuggingFace(path="nobody-here/no-such-set").read()

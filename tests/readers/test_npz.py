@@ -447,11 +447,11 @@ FAULTS = {
     ),
     "no UTF-8": (
         lambda a: a.update(sample_id=put(np.arange(30).astype("S9"), 5, b"\xff")),
-        "sample_id is no valid Unicode text in row 5",
+        "sample_id is not valid Unicode text in row 5",
     ),
     "half a surrogate pair": (
         lambda a: a.update(sample_id=put(np.arange(30).astype("U9"), 5, "\ud800")),
-        "sample_id is no valid Unicode text in row 5",
+        "sample_id is not valid Unicode text in row 5",
     ),
     "same class name": (
         lambda a: a.update(class_names=np.array(["a", "a"])),
@@ -506,7 +506,7 @@ def test_rows_are_checked_before_images_are_read(imported, arrays, monkeypatch):
     def never(*_):
         raise AssertionError("an image was read")
 
-    monkeypatch.setattr("gsr_core.ingest.importing._shown", never)
+    monkeypatch.setattr("gsr_core.ingest.importing._spool_thumbnails", never)
     arrays.update(path=np.full(30, "a.png"), sample_id=np.full(30, "same"))
     with pytest.raises(GsrError, match="sample id 'same' in row 1"):
         imported(arrays)

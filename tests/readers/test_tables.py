@@ -83,7 +83,7 @@ def test_the_compas_recipe_gives_features_of_the_named_columns(compas):
     roles = amend(source.roles, {"label": "two_year_recid", "attributes": ("race", "sex")})
     dataset = define(source, roles)
     training = dataset.samples["split"].isin(["train", "heldout"]).to_numpy()
-    features, encoder, _ = dataset.inputs.under(roles).fitted(training)
+    features, encoder, _ = dataset.inputs.under(roles).fit(training)
     names = [name.strip() for name in RECIPE["numeric"].split(",")]
     assert encoder.feature_names == [*names, "c_charge_degree = F", "c_charge_degree = M"]
     assert features.array.shape == (240, 7)
@@ -118,7 +118,7 @@ def test_a_gap_in_a_label_or_attribute_does_not_stop_the_encoding(tmp_path):
     source = Table(path=str(tmp_path / "t.csv")).read()
     roles = amend(source.roles, {"attributes": ("note",)})
     assert roles.label == "y"
-    features, encoder, _ = source.inputs.under(roles).fitted(np.arange(4))
+    features, encoder, _ = source.inputs.under(roles).fit(np.arange(4))
     assert encoder.feature_names == ["x"]
     assert features.array.shape == (4, 1)
 
@@ -143,7 +143,7 @@ def test_the_kind_of_file_makes_no_difference(tmp_path, kind):
         table.to_csv(file, index=False, sep="\t" if kind == "tsv" else ",")
     source = Table(path=str(file)).read()
     assert source.roles.label == "y"
-    features, encoder, _ = source.inputs.without(["y"]).fitted(np.arange(12))
+    features, encoder, _ = source.inputs.without(["y"]).fit(np.arange(12))
     assert encoder.feature_names == ["x", "n", "flag", "job = Müller", "job = cook", "job = judge"]
     np.testing.assert_array_equal(features.array[:, 4], table["job"] == "cook")
     flags = (table["flag"] - table["flag"].mean()) / table["flag"].std(ddof=0)
@@ -188,7 +188,7 @@ FAULTS = {
     "unknown": ({"numeric": "age,agee"}, "there is no column 'agee'; the columns are id, name"),
     "unknown exclude": ({"exclude": "gone"}, "there is no column 'gone'"),
     "both": ({"numeric": "age", "categorical": "age"}, "'age' is in numeric and in categorical"),
-    "text": ({"numeric": "race"}, "'race' is 'African-American' in row 0, which is no number"),
+    "text": ({"numeric": "race"}, "'race' is 'African-American' in row 0, which is not a number"),
 }
 
 

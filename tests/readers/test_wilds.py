@@ -259,7 +259,7 @@ def test_empty_comments_are_counted(tmp_path):
 
 @pytest.mark.parametrize("name", ["globalwheat", "poverty", "py150"])
 def test_what_is_no_classification_is_refused_before_it_is_downloaded(tmp_path, name):
-    with pytest.raises(SourceError, match=rf"{name} of WILDS is no classification"):
+    with pytest.raises(SourceError, match=rf"{name} of WILDS is not a classification"):
         Wilds(path=name, root=str(tmp_path), download=True).read()
 
     assert list(tmp_path.iterdir()) == []
