@@ -13,6 +13,9 @@ find the same core clusters.
 
 from __future__ import annotations
 
+# Before torch, which reads how threads shall wait.
+import gsr_core  # isort: skip  # noqa: F401
+
 import argparse
 import resource
 import sys

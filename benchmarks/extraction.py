@@ -13,6 +13,9 @@ the medians. Peak memory is that of a process of its own, at n and at 4 n rows.
 
 from __future__ import annotations
 
+# Before torch, which reads how threads shall wait.
+import gsr_core  # isort: skip  # noqa: F401
+
 import argparse
 import json
 import resource

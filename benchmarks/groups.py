@@ -20,6 +20,9 @@ that are there are not computed again.
 
 from __future__ import annotations
 
+# Before torch, which reads how threads shall wait.
+import gsr_core  # isort: skip  # noqa: F401
+
 import argparse
 import tempfile
 import time

@@ -21,6 +21,9 @@ wait for each other. The CPU seconds, printed too, then depend little on the loa
 
 from __future__ import annotations
 
+# Before torch, which reads how threads shall wait.
+import gsr_core  # isort: skip  # noqa: F401
+
 import argparse
 import os
 import resource

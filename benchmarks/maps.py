@@ -14,6 +14,9 @@ not counted.
 
 from __future__ import annotations
 
+# Before torch, which reads how threads shall wait.
+import gsr_core  # isort: skip  # noqa: F401
+
 import argparse
 import json
 import os

@@ -8,6 +8,9 @@ for each seed: other splits, colours, network start and training.
 
 from __future__ import annotations
 
+# Before torch, which reads how threads shall wait.
+import gsr_core as gsr  # isort: skip
+
 import argparse
 import statistics
 import tempfile
@@ -16,7 +19,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-import gsr_core as gsr
 from gsr_core.data.problem import Problem, Rows
 
 GROUPS = ["y0 a0", "y0 a1", "y1 a0", "y1 a1"]

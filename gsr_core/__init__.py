@@ -1,10 +1,14 @@
 """Find, explain and repair the subgroup your classifier fails on.
 
 The public names are imported when they are first used, so that `import gsr_core` costs nothing.
+It sets how threads wait, unless the user has, for this process and all that it starts: by default
+those of OpenMP wait for each other at full load, and take the cores from those that they wait for
+as soon as the machine does anything else. Torch reads it when it is imported.
 """
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +43,8 @@ if TYPE_CHECKING:
     from gsr_core.runs.store import Run, create_run, list_runs, open_run
     from gsr_core.runs.summary import summarise
     from gsr_core.workspace import Workspace
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 _WHERE = {
     # data

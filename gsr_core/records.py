@@ -1,79 +1,116 @@
-"""Opening and listing what a workspace keeps by name: studies, sweeps and clusterings."""
+"""Directories of the workspace that have a name and a record: studies, sweeps and clusterings."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
+
+from pydantic import BaseModel
 
 from gsr_core.errors import GsrError, RunNotFoundError
+from gsr_core.workspace import Workspace
 
-__all__ = ["check_record", "newest_first"]
-
-
-class _Record(Protocol):
-    @property
-    def format(self) -> int: ...
-
-    @property
-    def created(self) -> str: ...
+__all__ = ["Record", "RecordFolder", "newest_first"]
 
 
-class _Named(Protocol):
-    @property
-    def path(self) -> Path: ...
+class Record(Protocol):
+    """What every record says."""
 
     @property
-    def record(self) -> Any: ...
+    def format(self) -> int:
+        """Version of the directory's format."""
+        ...
+
+    @property
+    def created(self) -> str:
+        """Time, ISO 8601, UTC."""
+        ...
 
 
-T = TypeVar("T", bound=_Named)
+R = TypeVar("R", bound=Record)
 
 
-def check_record(kind: str, found: _Named, readable: int, *, command: str = "") -> None:
-    """Check that a directory is there and that this version can read its record.
+@dataclass(frozen=True)
+class RecordFolder(Generic[R]):
+    """A directory whose file `<kind>.json` says what it is.
 
-    Args:
-        kind: `study`, `sweep` or `clustering`; its record is `<kind>.json`.
-        found: What was asked for, whether it is there or not.
+    Attributes:
+        kind: For people and for the file's name: `study`, `sweep` or `clustering`.
+        model: Class of the record.
         readable: Format that this version reads.
-        command: Of `gsr`, which makes one; named like the kind by default.
-
-    Raises:
-        RunNotFoundError: If there is none of that name.
-        GsrError: If it has no record, or one of another format.
+        command: Of `gsr`, which begins one.
     """
-    name, file = found.path.name, found.path / f"{kind}.json"
-    if not file.is_file():
-        raise RunNotFoundError(
-            f"no {kind} '{name}' in {found.path.parent}; 'gsr {command or kind}' begins one"
-        )
-    try:
-        record: _Record = found.record
-    except ValueError as error:
-        raise GsrError(
-            f"{file} is not a {kind}'s record; restore it or take the directory away"
-        ) from error
-    if record.format != readable:
-        raise GsrError(
-            f"{kind} '{name}' has format {record.format}; this version reads format {readable}"
-        )
+
+    workspace: Workspace
+    path: Path
+
+    kind: ClassVar[str]
+    model: ClassVar[type[BaseModel]]
+    readable: ClassVar[int]
+    command: ClassVar[str]
+
+    @property
+    def name(self) -> str:
+        """Name of the directory."""
+        return self.path.name
+
+    @property
+    def file(self) -> Path:
+        """File of the record."""
+        return self.path / f"{self.kind}.json"
+
+    @property
+    def record(self) -> R:
+        """What is written down about it."""
+        record: Any = self.model.model_validate_json(self.file.read_text())
+        return record
+
+    def checked(self) -> Self:
+        """Return this, after a check that it is there and that this version can read it.
+
+        Raises:
+            RunNotFoundError: If there is none of that name.
+            GsrError: If it has no record, or one of another format.
+        """
+        if not self.file.is_file():
+            raise RunNotFoundError(
+                f"no {self.kind} '{self.name}' in {self.path.parent}; 'gsr {self.command}' begins "
+                "one"
+            )
+        try:
+            record = self.record
+        except ValueError as error:
+            raise GsrError(
+                f"{self.file} is not a {self.kind}'s record; restore it or take the directory away"
+            ) from error
+        if record.format != self.readable:
+            raise GsrError(
+                f"{self.kind} '{self.name}' has format {record.format}; this version reads format "
+                f"{self.readable}"
+            )
+        return self
 
 
-def newest_first(kind: str, folder: Path, opened: Callable[[str], T]) -> list[T]:
-    """Return what a folder holds of a kind, newest first; what cannot be opened is passed over.
+F = TypeVar("F", bound=RecordFolder[Any])
+
+
+def newest_first(kind: type[F], workspace: Workspace, parent: Path) -> list[F]:
+    """Return the directories of a kind, newest first; those that `checked` refuses are left out.
 
     Args:
-        kind: `study`, `sweep` or `clustering`.
-        folder: Where the directories are.
-        opened: Opens one by its name, or raises a `GsrError`.
+        kind: What to look for.
+        workspace: Where.
+        parent: The directory that they are in.
     """
 
-    def readable() -> Iterator[T]:
-        for file in folder.glob(f"*/{kind}.json"):
+    def readable() -> Iterator[tuple[str, str, F]]:
+        for file in parent.glob(f"*/{kind.kind}.json"):
             try:
-                yield opened(file.parent.name)
+                folder = kind(workspace, file.parent).checked()
             except GsrError:
                 continue
+            yield folder.record.created, folder.name, folder
 
-    return sorted(readable(), key=lambda each: (each.record.created, each.path.name), reverse=True)
+    return [each for *_, each in sorted(readable(), key=lambda entry: entry[:2], reverse=True)]

@@ -3,22 +3,26 @@
 import streamlit as st
 
 from gsr_core.errors import GsrError
+from gsr_core.jobs.queue import start_job
+from gsr_core.views import navigation as nav
 from gsr_core.views.frame import frame
-from gsr_core.views.session import devices
-from gsr_core.views.sweep import begin, command, sweep_form, sweep_panel
+from gsr_core.views.session import devices, workspace
+from gsr_core.views.sweep import sweep_form, sweep_panel
 
 page = frame("Sweep", "Which settings serve the worst group best?")
 left, right = st.columns([2, 3], gap="large")
 with left:
-    request = sweep_form(devices())
+    job = sweep_form(page.bundle.name, devices())
     if st.button("Start", type="primary", key="sweep start", icon=":material/play_arrow:"):
         try:
-            begin(page.bundle.name, request)
+            begun = job.begin(workspace())
+            start_job(workspace(), begun)
         except GsrError as error:
             st.error(str(error))
         else:
+            nav.put(sweep=begun.name)
             st.rerun()
     st.caption("The same from a terminal:")
-    st.code(command(page.bundle.name, request), language="bash", wrap_lines=True)
+    st.code(job.command(workspace()), language="bash", wrap_lines=True)
 with right:
-    sweep_panel(page, request.jobs)
+    sweep_panel(page, job.jobs)

@@ -17,8 +17,7 @@ DASHBOARD = [ROOT / "app.py", *PAGES]
 LAYERS = [
     {"app", "pages"},
     {"views", "cli"},
-    {"jobs"},
-    {"comparing", "experiments", "clusterings", "maps"},
+    {"comparing", "experiments", "clusterings", "maps", "example_job"},
     {"curation"},
     {"runs", "figures", "examples"},
     {"ingest"},
@@ -27,7 +26,9 @@ LAYERS = [
     {"gradients"},
     {"linear", "features", "readers"},
     {"data"},
-    {"compute", "workspace", "files", "extras", "settings", "records", "progress"},
+    {"jobs"},
+    {"records"},
+    {"compute", "workspace", "files", "extras", "settings", "progress"},
     {"errors"},
 ]
 """From top to bottom: a module imports from below, never from above or beside."""

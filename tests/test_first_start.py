@@ -29,7 +29,7 @@ def test_a_machine_that_never_saw_streamlit_is_asked_nothing(tmp_path: Path):
         )
         try:
             address = f"http://127.0.0.1:{port}/_stcore/health"
-            for _ in range(600):
+            for _ in range(1200):
                 assert process.poll() is None, log.read_text()
                 try:
                     with urllib.request.urlopen(address, timeout=5) as answer:

@@ -11,7 +11,7 @@ from gsr_core.data.bundle import Bundle
 from gsr_core.data.bundle_writing import write_bundle
 from gsr_core.data.groups import Group
 from gsr_core.files import sha256
-from gsr_core.runs import execute as executing
+from gsr_core.runs import recorder
 from gsr_core.runs.execute import execute
 from gsr_core.runs.store import Run, create_run
 from gsr_core.workspace import Workspace
@@ -94,8 +94,8 @@ def done(make: Callable[..., Run]) -> Callable[..., Run]:
 @pytest.fixture
 def every_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """Write a run down after every step."""
-    monkeypatch.setattr(executing, "_PAUSE", 0)
-    monkeypatch.setattr(executing, "_WRITE_SHARE", 1e9)
+    monkeypatch.setattr(recorder, "_PAUSE", 0)
+    monkeypatch.setattr(recorder, "_WRITE_SHARE", 1e9)
 
 
 @pytest.fixture

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from gsr_core.cli import terminal
 from gsr_core.cli.terminal import DeviceOption, JsonOption, WorkspaceOption
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["OverwriteOption", "bundles", "demo", "readers", "report_bundle", "train"]
 

@@ -5,16 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from gsr_core.cli import terminal
 from gsr_core.cli.bundles import demo
 from gsr_core.cli.terminal import WorkspaceOption
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["app_"]
 
@@ -43,8 +40,8 @@ def app_(
             "runs; see docs/dashboard.md",
             file=sys.stderr,
         )
-    # An installed wheel carries the dashboard inside the package; a checkout has it on top.
-    package = Path(__file__).resolve().parent
+    # A wheel has the dashboard's files inside the package; a checkout has them beside it.
+    package = Path(__file__).resolve().parents[1]
     script = next(
         (
             folder / "app.py"

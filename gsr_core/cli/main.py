@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING
 
 import typer
 
@@ -26,9 +25,6 @@ from gsr_core.cli import (
     terminal,
 )
 from gsr_core.errors import GsrError
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["app", "main"]
 

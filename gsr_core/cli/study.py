@@ -63,7 +63,7 @@ def study(
 ) -> None:
     """Study how far repairs can be trusted; one that was stopped goes on."""
     from gsr_core.data.bundle import open_bundle
-    from gsr_core.experiments.strength import compute_study, names_of_levels, told_failures
+    from gsr_core.experiments.strength import compute_study, failure_message, names_of_levels
     from gsr_core.experiments.study import LEVELS, make_study
 
     place = terminal.open_workspace(workspace)
@@ -91,7 +91,7 @@ def study(
     else:
         _report(made)
     if failed:
-        print(f"gsr: {told_failures(failed)}", file=sys.stderr)
+        print(f"gsr: {failure_message(failed)}", file=sys.stderr)
         sys.exit(1)
 
 

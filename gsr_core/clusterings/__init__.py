@@ -1,1 +1,1 @@
-"""Clusterings: groups that an inference finds, kept as objects on disk."""
+"""Clusterings: groups that an inference finds, as objects on disk."""

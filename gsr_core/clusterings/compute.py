@@ -1,4 +1,4 @@
-"""Computing a clustering and writing it down, whole."""
+"""Computing a clustering and writing it to disk."""
 
 from __future__ import annotations
 
@@ -37,12 +37,13 @@ __all__ = ["compute_clustering"]
 
 
 _MOST_TRAIN = 200_000
-"""Rows of `train` that carry no weight are assigned too, up to so many."""
+"""Most rows of `train` without weights for which these are assigned too."""
 
 _CHUNK = 100_000
-"""Rows whose place inside their cluster is computed at a time."""
+"""Rows whose cosine with their cluster's mean is computed at a time."""
 
 _RANK = 50
+"""Leading directions of the gradients in which cosines are measured."""
 
 
 def compute_clustering(
@@ -52,57 +53,66 @@ def compute_clustering(
     device: str = "auto",
     progress: Report | None = None,
 ) -> Clustering:
-    """Return a clustering, from the workspace if it is there; else compute it and keep it.
+    """Return a clustering: the workspace's if it has it, else compute and store it.
 
     Args:
         workspace: Where bundle, run and clusterings are.
         request: What to compute.
         device: As `compute.pick` takes it.
-        progress: Told the fraction done and what is being done.
+        progress: Called with the fraction done and what is being done.
 
     Raises:
-        BundleError: If the bundle's content is no longer what was asked for.
+        BundleError: If the bundle's content is no longer that of the request.
         SettingError: If the clustering would not fit in memory.
+
+    Example:
+        >>> bundle = gsr.open_bundle(place, "birds")
+        >>> request = gsr.request_clustering(place, bundle, "kmeans", {"space": "features"})
+        >>> clustering = gsr.compute_clustering(place, request, device="cpu")
+        >>> clustering.label
+        'k-means in each class (space=features)'
+        >>> clustering.names
+        {0: 'cat, cluster 0', 1: 'cat, cluster 1', 2: 'dog, cluster 0', 3: 'dog, cluster 1'}
     """
-    made = Clustering(workspace, workspace.clusterings / request.name)
-    if (made.path / "clustering.json").exists():
+    clustering = Clustering(workspace, workspace.clusterings / request.name)
+    if clustering.file.exists():
         return open_clustering(workspace, request.name)
-    tell = progress or silent
-    begun = time.monotonic()
+    report = progress or silent
+    start = time.monotonic()
     bundle = open_bundle(workspace, request.bundle)
     if bundle.manifest.digest != request.bundle_digest:
         raise BundleError(
             f"bundle '{bundle.name}' has changed since this clustering was asked for; ask again"
         )
-    tell(0.0, f"Reading {len(bundle):,} samples")
+    report(0.0, f"Reading {len(bundle):,} samples")
     problem = _problem(workspace, bundle, request, device)
     inference = request.inference_object()
-    tell(0.1, f"Inferring groups with {inference.title}")
-    found = inference.infer(problem)
+    report(0.1, f"Inferring groups with {inference.title}")
+    inferred = inference.infer(problem)
     assigned = pd.DataFrame(
         {
             "row": np.concatenate(
                 [problem.weighted.position, problem.target.position, problem.val.position]
             ),
-            "cluster": np.concatenate([found.weighted, found.target, found.val]),
+            "cluster": np.concatenate([inferred.weighted, inferred.target, inferred.val]),
         }
     )
-    # Classes as the inference saw them: of noisy labels, those that were flipped.
+    # Classes as the inference saw them: where labels are noisy, the flipped ones.
     y = _all_rows(problem).labels.cpu().numpy()
     classes = assigned.assign(y=y)[assigned["cluster"] != OUTLIER].groupby("cluster")["y"].first()
-    tell(0.6, "Scoring outliers")
+    report(0.6, "Scoring outliers")
     head = inference.head(problem) or reference_head(problem, "backbone")
     assigned = assigned.assign(**_scores(problem, head))
-    tell(0.8, "Looking for the middle of each cluster")
+    report(0.8, "Looking for the middle of each cluster")
     assigned["central"] = _central(problem, inference, assigned["cluster"].to_numpy(copy=True))
-    known = problem.weighted.groups.cpu().numpy()
-    labelled = known.any(axis=1)
+    groups = problem.weighted.groups.cpu().numpy()
+    labelled = groups.any(axis=1)
     names = [
-        _named(name, bundle.manifest.classes, int(classes[cluster]))
-        for cluster, name in enumerate(found.names)
+        _name(name, bundle.manifest.classes, int(classes[cluster]))
+        for cluster, name in enumerate(inferred.names)
     ]
-    agreed = (
-        agreement(found.weighted[labelled], known[labelled], bundle.group_names, names)
+    comparison = (
+        agreement(inferred.weighted[labelled], groups[labelled], bundle.group_names, names)
         if labelled.any()
         else None
     )
@@ -110,33 +120,33 @@ def compute_clustering(
         created=now(),
         request=request,
         names=names,
-        classes=[int(classes[cluster]) for cluster in range(found.n_groups)],
-        choice=found.choice,
+        classes=[int(classes[cluster]) for cluster in range(inferred.n_groups)],
+        choice=inferred.choice,
         space=inference.space,
-        outliers=found.n_outliers / max(len(found.weighted), 1),
-        agreement=None if agreed is None else agreed.as_dict(),
-        seconds=time.monotonic() - begun,
+        outliers=inferred.n_outliers / max(len(inferred.weighted), 1),
+        agreement=None if comparison is None else comparison.as_dict(),
+        seconds=time.monotonic() - start,
     )
     workspace.clusterings.mkdir(parents=True, exist_ok=True)
     with FileLock(workspace.clusterings / f".{request.name}.lock"):
-        if not made.path.exists():
-            with new_directory(made.path) as temporary:
+        if not clustering.path.exists():
+            with new_directory(clustering.path) as temporary:
                 columns = ["row", "cluster", "central", "gradient_norm", "isolated"]
                 ordered = assigned.drop_duplicates("row").sort_values("row")
                 ordered[columns].to_parquet(temporary / "assigned.parquet", index=False)
-                found.candidates.to_parquet(temporary / "candidates.parquet", index=False)
+                inferred.candidates.to_parquet(temporary / "candidates.parquet", index=False)
                 (temporary / "clustering.json").write_text(record.model_dump_json(indent=2) + "\n")
-    tell(1.0, "Done")
+    report(1.0, "Done")
     return open_clustering(workspace, request.name)
 
 
 def _problem(
     workspace: Workspace, bundle: Bundle, request: ClusteringRequest, device: str
 ) -> Problem:
-    """Return the problem, its `val` lengthened by all rows that are only to be assigned.
+    """Return the problem, with all rows that are only assigned added to its `val`.
 
     Raises:
-        SettingError: If the run has no head, or another one by now.
+        SettingError: If the run has no head, or another one than it had.
     """
     compute = pick(device)
     problem, test = load_problem(
@@ -175,9 +185,9 @@ def _all_rows(problem: Problem) -> Rows:
 
 
 def _scores(problem: Problem, head: Head) -> dict[str, np.ndarray]:
-    """Return the two scores of outliers that need no clusters, for all rows.
+    """Return the two outlier scores that need no clusters, for all rows.
 
-    Isolation is a question among the rows that train, so that it is theirs alone; 0 elsewhere.
+    Isolation compares the rows that carry the weights with each other; it is 0 for all others.
     """
     rows = _all_rows(problem)
     norms = gradient_norms(head, rows.features, rows.labels)
@@ -190,8 +200,8 @@ def _scores(problem: Problem, head: Head) -> dict[str, np.ndarray]:
 def _central(problem: Problem, inference: GroupInference, cluster: np.ndarray) -> np.ndarray:
     """Return the cosine of each row with its cluster's mean direction, NaN for outliers.
 
-    Directions are those of the inference's space with the class's mean taken away; of gradients,
-    those along their leading directions.
+    A direction is a vector of the inference's space minus the mean of its class; gradients are
+    first projected on their leading directions.
     """
     rows = _all_rows(problem)
     if inference.space == "gradients":
@@ -209,7 +219,7 @@ def _central(problem: Problem, inference: GroupInference, cluster: np.ndarray) -
     central = np.full(len(cluster), np.nan)
     if not (member != OUTLIER).any():
         return central
-    # In chunks: all rows in float64 would be more than all else together.
+    # In chunks: all rows in float64 would take more memory than everything else.
     chunks = [slice(start, start + _CHUNK) for start in range(0, len(cluster), _CHUNK)]
     means = torch.zeros(int(member.max()) + 1, directions.shape[1], dtype=torch.float64)
     for part in chunks:
@@ -227,6 +237,6 @@ def _unit(rows: Tensor) -> Tensor:
     return unit_rows(rows.double().cpu())
 
 
-def _named(name: str, classes: list[str], label: int) -> str:
-    """Return an inferred group's name with the class's own in it."""
+def _name(name: str, classes: list[str], label: int) -> str:
+    """Return an inferred group's name, with the name of its class in it."""
     return f"{classes[label]}, {name.partition(', ')[2] or name}"

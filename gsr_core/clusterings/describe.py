@@ -1,7 +1,7 @@
-"""What the clusters of a clustering are like, and what can be made of them.
+"""Tables of the clusters of a clustering, and their uses.
 
-They are described by the samples of one split as a run sees them, and become slices, flags, a file
-or the groups of a new bundle.
+Clusters are described by the samples of one split as a run sees them. They become slices, flags, a
+file, or the groups of a new bundle.
 """
 
 from __future__ import annotations
@@ -38,12 +38,26 @@ def cluster_table(clustering: Clustering, samples: pd.DataFrame, bundle: Bundle)
         bundle: The data.
 
     Returns:
-        A row a cluster that has samples there, and last one for the outliers (`OUTLIER`); samples
-        that the clustering did not look at are in none. Columns `cluster`, `name`, `size`, `share`
-        of the samples, `majority` (the group most of them are in), `purity` (its share of the
-        cluster), `accuracy`, `loss` (mean, nats), `worst_errors` (share of the worst group's errors
-        that are in the cluster; NaN if it has none), and `weight` (mean, relative to uniform) where
-        the samples have one.
+        One row for each cluster that has samples there, and a last one for the outliers
+        (`OUTLIER`); samples that the clustering did not look at are in none. Columns `cluster`,
+        `name`, `size`, `share` of the samples, `majority` (the group that most of them are in),
+        `purity` (its share of the cluster), `accuracy`, `loss` (mean, nats), `worst_errors` (share
+        of the worst group's errors that are in the cluster; NaN if there are no such errors), and
+        `weight` (mean, relative to uniform) where the samples have one.
+
+    Example:
+        >>> from gsr_core.runs.samples import sample_table
+        >>> bundle = gsr.open_bundle(place, "birds")
+        >>> request = gsr.request_clustering(place, bundle, "kmeans", {"space": "features"})
+        >>> clustering = gsr.compute_clustering(place, request, device="cpu")
+        >>> samples = sample_table(gsr.run(place, "birds", "erm", device="cpu"), "test")
+        >>> table = gsr.cluster_table(clustering, samples, bundle)
+        >>> table[["name", "size", "majority", "purity", "accuracy"]]
+                     name  size    majority  purity  accuracy
+        0  cat, cluster 0    10    cat, red     1.0       0.8
+        1  cat, cluster 1    10  cat, green     1.0       0.9
+        2  dog, cluster 0    10  dog, green     1.0       1.0
+        3  dog, cluster 1    10    dog, red     1.0       1.0
     """
     rows = samples["row"].to_numpy()
     cluster = clustering.clusters_of(rows)
@@ -56,12 +70,12 @@ def cluster_table(clustering: Clustering, samples: pd.DataFrame, bundle: Bundle)
     names = clustering.names
     order = [each for each in names if (cluster == each).any()]
     order += [OUTLIER] * bool((cluster == OUTLIER).any())
-    found = []
+    table = []
     for each in order:
         inside = cluster == each
         counts = members[inside].sum(axis=0)
         largest = int(counts.argmax())
-        found.append(
+        table.append(
             {
                 "cluster": each,
                 "name": names.get(each, "outliers"),
@@ -81,7 +95,7 @@ def cluster_table(clustering: Clustering, samples: pd.DataFrame, bundle: Bundle)
                 ),
             }
         )
-    return pd.DataFrame(found)
+    return pd.DataFrame(table)
 
 
 def strips(
@@ -91,9 +105,9 @@ def strips(
 
     Args:
         clustering: Of the bundle.
-        cluster: One of its clusters, or `OUTLIER`, whose rows are given by falling gradient norm.
+        cluster: One of its clusters, or `OUTLIER`, whose rows come by falling gradient norm.
         rows: Positions in the bundle to choose among.
-        count: How many of each; a small cluster gives fewer, none of them twice.
+        count: Number of rows of each; fewer if the cluster is small. No row is in both.
     """
     table = clustering.columns_of(rows)
     inside = table[table["cluster"] == cluster]
@@ -105,11 +119,22 @@ def strips(
 
 
 def describe_clusters(clustering: Clustering, bundle: Bundle) -> pd.DataFrame:
-    """Return every assigned sample with its cluster, for a file.
+    """Return every assigned sample with its cluster, as written to a file.
 
     Returns:
         `describe_rows`, with the columns `cluster` (its name, "" for outliers), `outlier`,
         `central`, `gradient_norm` and `isolated` of `Clustering.assigned`.
+
+    Example:
+        >>> bundle = gsr.open_bundle(place, "birds")
+        >>> request = gsr.request_clustering(place, bundle, "kmeans", {"space": "features"})
+        >>> clustering = gsr.compute_clustering(place, request, device="cpu")
+        >>> table = gsr.describe_clusters(clustering, bundle)
+        >>> table[["sample_id", "split", "group", "cluster"]].head(3)
+          sample_id  split       group         cluster
+        0        s0  train    cat, red  cat, cluster 0
+        1        s1  train    cat, red  cat, cluster 0
+        2        s2  train  dog, green  dog, cluster 0
     """
     table = clustering.assigned()
     cluster = table["cluster"]
@@ -123,7 +148,7 @@ def describe_clusters(clustering: Clustering, bundle: Bundle) -> pd.DataFrame:
 
 
 def flag_outliers(clustering: Clustering, bundle: Bundle) -> int:
-    """Put the outliers of all splits on the flag list and return how many they are."""
+    """Put the outliers of all splits on the flag list and return their number."""
     table = clustering.assigned()
     rows = table.loc[table["cluster"] == OUTLIER, "row"].to_numpy()
     if len(rows):
@@ -134,15 +159,22 @@ def flag_outliers(clustering: Clustering, bundle: Bundle) -> int:
 def clusters_as_bundle(clustering: Clustering, name: str) -> Bundle:
     """Write a bundle of the same samples whose groups are the clusters.
 
-    Features are linked, not copied. Outliers are in no group, and neither is what the clustering
-    did not assign.
+    Features are linked, not copied. Outliers and samples that the clustering did not assign are in
+    no group.
 
     Args:
-        clustering: With its names and merges as they are now.
+        clustering: With its present names and merges.
         name: Of the new bundle.
 
     Raises:
         BundleError: If the name is not allowed or taken, or a cluster has no sample in target.
+
+    Example:
+        >>> bundle = gsr.open_bundle(place, "birds")
+        >>> request = gsr.request_clustering(place, bundle, "kmeans", {"space": "features"})
+        >>> clustering = gsr.compute_clustering(place, request, device="cpu")
+        >>> gsr.clusters_as_bundle(clustering, "birds-by-cluster").group_names
+        ['cat, cluster 0', 'cat, cluster 1', 'dog, cluster 0', 'dog, cluster 1']
     """
     workspace, request = clustering.workspace, clustering.record.request
     directory = bundle_directory(workspace, name)
@@ -165,18 +197,18 @@ def clusters_as_bundle(clustering: Clustering, name: str) -> Bundle:
     number[list(names)] = np.arange(len(names))
     manifest = bundle.manifest
     index = np.where(cluster >= 0, number[np.maximum(cluster, 0)], OUTLIER)
-    lost = {
+    outside = {
         split: int((index[rows] == OUTLIER).sum())
         for split in SPLITS
         if len(rows := bundle.rows_of[split])
     }
-    outside = ", ".join(f"{count:,} of {split}" for split, count in lost.items() if count)
-    # Writing a bundle notes these anew.
-    again = ("Group '", "There is no heldout split")
-    notes = [note for note in manifest.notes if not note.startswith(again)]
+    lost = ", ".join(f"{count:,} of {split}" for split, count in outside.items() if count)
+    # Writing a bundle adds these notes again.
+    renewed = ("Group '", "There is no heldout split")
+    notes = [note for note in manifest.notes if not note.startswith(renewed)]
     notes.append(
         f"The groups are clusters of '{bundle.name}' by {clustering.label}, inferred without group "
-        f"labels; {outside or 'none'} of the samples are in no group."
+        f"labels; {lost or 'none'} of the samples are in no group."
     )
     return write_bundle(
         directory,
@@ -196,6 +228,6 @@ def clusters_as_bundle(clustering: Clustering, name: str) -> Bundle:
         backbone=manifest.backbone,
         notes=notes,
         recipe={"clusters_of": json.loads(clustering.record.request.model_dump_json())},
-        # The old bundle is never written to again, so that both can share the file.
+        # Nobody writes to the old bundle again, so that both can share the file.
         adopt_features=True,
     )

@@ -1,4 +1,4 @@
-"""Names and merges that the user gives the clusters."""
+"""Renaming and merging clusters."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ __all__ = ["NO_NAMES", "merge_clusters", "rename_cluster"]
 
 
 NO_NAMES = ("outlier", "outliers", "not clustered")
-"""What no cluster may be called, because something else is."""
+"""Names that mean something else, so that no cluster may have them."""
 
 _NAME_LENGTH = 60
 
 
 def rename_cluster(clustering: Clustering, cluster: int, name: str) -> None:
-    """Give a cluster a name of the user's.
+    """Rename a cluster.
 
     Raises:
         SettingError: If the name is empty, too long, taken or reserved, or there is no such
@@ -45,10 +45,10 @@ def rename_cluster(clustering: Clustering, cluster: int, name: str) -> None:
 
 
 def merge_clusters(clustering: Clustering, one: int, other: int) -> None:
-    """Make a cluster part of another one of its class, whose name stays.
+    """Make a cluster part of another one of its class, which keeps its name.
 
     Args:
-        clustering: Of the two.
+        clustering: The clustering of both.
         one: The cluster that stays.
         other: The cluster that becomes part of it.
 
@@ -77,7 +77,7 @@ def _edit(
     clusters: list[int],
     change: Callable[[Edits, Mapping[int, str]], None],
 ) -> None:
-    """Change the edits under a lock, so that two windows do not lose each other's.
+    """Change the edits under a lock, so that two windows do not overwrite each other's.
 
     Raises:
         SettingError: If there is no such cluster.

@@ -1,4 +1,4 @@
-"""What a clustering is asked for."""
+"""The request for a clustering."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict
 
-from gsr_core.data.bundle import Bundle
+from gsr_core.data.bundle import Bundle, bundle_reference
 from gsr_core.errors import BundleError, SettingError
 from gsr_core.inference.base import GroupInference
 from gsr_core.inference.registry import INFERENCES, make_inference
@@ -33,17 +33,17 @@ FORMAT = 1
 
 
 class ClusteringRequest(BaseModel):
-    """All that a clustering depends on.
+    """Everything that a clustering depends on.
 
     Attributes:
         bundle: Name of the bundle, or its directory if it is outside of the workspace.
         bundle_digest: Digest of its content.
         inference: A key of `INFERENCES`.
         settings: All settings of the inference.
-        run: The run whose head stands for the backbone's own; "" takes the backbone's.
+        run: The run whose head replaces the backbone's own; "" takes the backbone's.
         head: Digest of that head, which changes when the run goes on; "" without a run.
-        seed: Seed of the run whose target and val are meant; 0 is the bundle's own.
-        variation: What that run changed about the rows.
+        seed: Decides target and val as the seed of a run does; 0 takes the bundle's own.
+        variation: Changes of the rows, as of a run.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -64,7 +64,7 @@ class ClusteringRequest(BaseModel):
         return f"{self.inference}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
 
     def inference_object(self) -> GroupInference:
-        """Return the inference that is asked for."""
+        """Return the inference with its settings."""
         return make_inference(self.inference, self.settings)
 
 
@@ -76,53 +76,61 @@ def request_clustering(
     *,
     run: Run | None = None,
 ) -> ClusteringRequest:
-    """Return a request, after checking what can be checked before anything is computed.
+    """Check everything that can be checked before the computation, and return a request.
 
     Args:
-        workspace: Where it shall be computed.
+        workspace: Where to compute it.
         bundle: The data.
         inference: A key of `INFERENCES`.
         settings: Settings that differ from the defaults; text is read as the setting's type.
-        run: Its head stands for the backbone's own where the inference looks at that
+        run: Its head replaces the backbone's own where the inference looks at that
             (`reference=backbone`); None takes the backbone's.
 
     Raises:
-        SettingError: If the inference or a setting is unknown, a value is not allowed, it would
-            not fit in memory, or a run is named whose head would not be looked at.
-        BundleError: If the run was made on other data.
+        SettingError: If the inference or a setting is unknown, a value is not allowed, the
+            clustering would not fit in memory, or the head of the run would not be looked at.
+        BundleError: If the run is on other data.
+
+    Example:
+        >>> bundle = gsr.open_bundle(place, "birds")
+        >>> request = gsr.request_clustering(place, bundle, "kmeans", {"clusters": "3"})
+        >>> request.name, request.settings["clusters"]
+        ('kmeans-...', 3)
+        >>> gsr.request_clustering(place, bundle, "kmean")
+        Traceback (most recent call last):
+        gsr_core.errors.SettingError: there is no inference 'kmean' (did you mean 'kmeans'?); ...
     """
-    made = make_inference(inference, settings or {})
+    chosen = make_inference(inference, settings or {})
     rows = bundle.rows_of[bundle.manifest.weighted_split]
     sizes = np.bincount(bundle.y[rows], minlength=len(bundle.manifest.classes)).tolist()
-    made.check_memory(sizes, bundle.manifest.n_features, len(sizes))
+    chosen.check_memory(sizes, bundle.manifest.n_features, len(sizes))
     if run is not None and run.config.bundle_digest != bundle.manifest.digest:
         raise BundleError(
             f"run '{run.run_id}' was made on other data than bundle '{bundle.name}' holds; choose "
             "a run on this bundle"
         )
-    if run is not None and not looks_at_backbone(made):
+    if run is not None and not looks_at_backbone(chosen):
         raise SettingError(
             f"{inference} with these settings does not look at the backbone's head, so that of run "
-            f"'{run.run_id}' changes nothing; set {_backbone_setting(made)} or leave the run out"
+            f"'{run.run_id}' changes nothing; set {_backbone_setting(chosen)} or leave the run out"
         )
-    inside = bundle.path.parent == workspace.bundles
     return ClusteringRequest(
-        bundle=bundle.name if inside else str(bundle.path.resolve()),
+        bundle=bundle_reference(workspace, bundle),
         bundle_digest=bundle.manifest.digest,
         inference=inference,
-        settings=_settings(made),
+        settings=_settings(chosen),
         run="" if run is None else run.run_id,
         head="" if run is None else head_digest(head_of_run(run)),
     )
 
 
 def looks_at_backbone(inference: GroupInference) -> bool:
-    """Return whether an inference looks at the backbone's own head, as it is set."""
+    """Return whether an inference, with its settings, looks at the backbone's own head."""
     named = "backbone" in (
         getattr(inference, "reference", ""),
         getattr(inference, "clustered", ""),
     )
-    # GEORGE asks a head which clusters to cut finer, and only then.
+    # GEORGE uses a head only to decide which clusters to cut finer.
     return named and (inference.space != "features" or getattr(inference, "overcluster", 1) > 1)
 
 
@@ -151,7 +159,7 @@ def head_of_run(run: Run) -> Head:
 
 
 def request_of_run(run: Run) -> ClusteringRequest | None:
-    """Return the request for the clusters that a run trained with; None if it inferred none."""
+    """Return the request for the clusters that a run trained with; None if it had none."""
     config = run.config
     inference = INFERENCES.get(config.method)
     if inference is None:

@@ -1,25 +1,23 @@
-"""Clusterings: inferred groups of a bundle's samples as objects on disk, to look at and to work on.
+"""Clusterings: inferred groups of a bundle's samples, as objects on disk.
 
-A clustering is a directory `<workspace>/clusterings/<name>/`, named by what it was asked for, so
+A clustering is a directory `<workspace>/clusterings/<name>/`. Its name is made from its request, so
 that the same request is computed once:
 
 ```
-clustering.json      what was asked for, what was chosen and why, agreement with the true groups
-assigned.parquet     one row a sample: row, cluster, central, gradient_norm, isolated
-candidates.parquet   what was tried
-edits.json           names and merges by the user; the rest is never changed
+clustering.json      the request, the choice and its reason, agreement with the true groups
+assigned.parquet     one row for each sample: row, cluster, central, gradient_norm, isolated
+candidates.parquet   the clusterings that were tried
+edits.json           names and merges by the user; the rest never changes
 ```
 
-The clusters are found on the rows that carry the weights, without group labels; the rows of all
-other splits are only assigned to them, test among them, so that errors can be read cluster by
-cluster. True groups, where there are any, are compared with and never looked at before.
+An inference makes the clusters from the rows that carry the weights, without group labels. The rows
+of all other splits, test among them, are only assigned to them, so that errors can be read cluster
+by cluster. True groups, where there are any, only serve to compare the clusters with afterwards.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,7 +28,7 @@ from gsr_core.clusterings.request import FORMAT, ClusteringRequest
 from gsr_core.data.bundle import Bundle
 from gsr_core.errors import RunNotFoundError
 from gsr_core.inference.registry import INFERENCES
-from gsr_core.records import check_record, newest_first
+from gsr_core.records import RecordFolder, newest_first
 from gsr_core.workspace import Workspace
 
 __all__ = [
@@ -44,24 +42,24 @@ __all__ = [
 
 
 UNASSIGNED = -2
-"""What stands for the cluster of a row that the clustering did not look at."""
+"""In place of the cluster of a row that the clustering did not look at."""
 
 
 class ClusteringRecord(BaseModel):
-    """What is written down of a clustering.
+    """The record of a clustering.
 
     Attributes:
         format: Version of the directory's format.
         created: Time of writing, ISO 8601, UTC.
-        request: What was asked for.
+        request: Everything that it depends on.
         names: A name for each cluster.
         classes: Class of each cluster.
-        choice: What was chosen and why, a sentence.
+        choice: A sentence that says what was chosen, and why.
         space: Where the clusters live: `gradients`, `features` or `logits`.
         outliers: Share of the weighted rows that are in no cluster.
         agreement: How well the weighted rows' clusters agree with their true groups, None where
             no weighted row has a known group; see `inference.agreement`.
-        seconds: That it took.
+        seconds: Duration of the computation.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -79,51 +77,51 @@ class ClusteringRecord(BaseModel):
 
 
 class Edits(BaseModel):
-    """What the user changed: new names, and clusters that became part of another."""
+    """Changes by the user: new names, and clusters that became part of another."""
 
     names: dict[int, str] = {}
     merged: dict[int, int] = {}
 
 
-@dataclass(frozen=True)
-class Clustering:
+class Clustering(RecordFolder[ClusteringRecord]):
     """One clustering on disk."""
 
-    workspace: Workspace
-    path: Path
+    kind = "clustering"
+    command = "cluster"
+    model = ClusteringRecord
+    readable = FORMAT
 
     @property
-    def name(self) -> str:
-        """Name of the clustering."""
-        return self.path.name
+    def record(self) -> ClusteringRecord:
+        """The request and the outcome; they never change."""
+        return self._record
 
     @cached_property
-    def record(self) -> ClusteringRecord:
-        """What was asked for and found."""
-        return ClusteringRecord.model_validate_json((self.path / "clustering.json").read_text())
+    def _record(self) -> ClusteringRecord:
+        return super().record
 
     @property
     def label(self) -> str:
-        """Name for people: the inference, the settings that are not the defaults, and the run."""
-        asked = self.record.request
-        inference = INFERENCES[asked.inference]
+        """Name for people: the inference, the settings that differ from the defaults, the run."""
+        request = self.record.request
+        inference = INFERENCES[request.inference]
         defaults = inference()
         changed = [
             f"{key}={value}"
-            for key, value in asked.settings.items()
+            for key, value in request.settings.items()
             if getattr(defaults, key) != value
         ]
-        if asked.run:
-            changed.append(f"head of {asked.run}")
-        if asked.seed:
-            changed.append(f"seed {asked.seed}'s rows")
-        changed += [f"{key}={value}" for key, value in asked.variation.items()]
+        if request.run:
+            changed.append(f"head of {request.run}")
+        if request.seed:
+            changed.append(f"seed {request.seed}'s rows")
+        changed += [f"{key}={value}" for key, value in request.variation.items()]
         title = inference.title.partition(":")[0]
         return f"{title} ({', '.join(changed)})" if changed else title
 
     @property
     def stamp(self) -> int:
-        """Changes whenever the user edits names or merges."""
+        """A number that changes whenever the user edits names or merges."""
         file = self.path / "edits.json"
         return file.stat().st_mtime_ns if file.exists() else 0
 
@@ -143,14 +141,13 @@ class Clustering:
         }
 
     def assigned(self) -> pd.DataFrame:
-        """Return one row a sample, by its position in the bundle.
+        """Return one row for each sample, by its position in the bundle.
 
         Returns:
             Columns `row`; `cluster`, `OUTLIER` for none, after merging; `central`, the cosine with
-            the mean direction of its cluster as it was found, before merging, in [-1, 1], NaN for
-            outliers; `gradient_norm`; and
-            `isolated`, 0 or how far an isolated gradient is from the next, see
-            `gradients.outliers`.
+            the mean direction of its cluster before merging, in [-1, 1], NaN for outliers;
+            `gradient_norm`; and `isolated`, the distance of an isolated gradient from the next,
+            else 0 (see `gradients.outliers`).
         """
         table = pd.read_parquet(self.path / "assigned.parquet")
         merged = self._edits.merged
@@ -159,11 +156,11 @@ class Clustering:
         return table
 
     def candidates(self) -> pd.DataFrame:
-        """Return what was tried: a row each, with its score and whether it was `chosen`."""
+        """Return the clusterings that were tried: their scores, and which is `chosen`."""
         return pd.read_parquet(self.path / "candidates.parquet")
 
     def clusters_of(self, rows: np.ndarray) -> np.ndarray:
-        """Return the cluster of some rows of the bundle, `UNASSIGNED` for those without a place."""
+        """Return the cluster of some rows of the bundle, `UNASSIGNED` where not assigned."""
         return self.columns_of(rows)["cluster"].fillna(UNASSIGNED).to_numpy(np.int64)
 
     def columns_of(self, rows: np.ndarray) -> pd.DataFrame:
@@ -177,20 +174,32 @@ def open_clustering(workspace: Workspace, name: str) -> Clustering:
     Raises:
         RunNotFoundError: If there is none of that name.
         GsrError: If it has no record, or one of another format.
+
+    Example:
+        >>> bundle = gsr.open_bundle(place, "birds")
+        >>> request = gsr.request_clustering(place, bundle, "kmeans", {"space": "features"})
+        >>> _ = gsr.compute_clustering(place, request, device="cpu")
+        >>> gsr.open_clustering(place, request.name).record.choice
+        '2 clusters of each class, as set'
     """
-    found = Clustering(workspace, workspace.clusterings / name)
     if "/" in name or name in ("", ".", ".."):
         raise RunNotFoundError(f"there is no clustering '{name}'; 'gsr cluster' makes one")
-    check_record("clustering", found, FORMAT, command="cluster")
-    return found
+    return Clustering(workspace, workspace.clusterings / name).checked()
 
 
 def list_clusterings(workspace: Workspace, bundle: Bundle) -> list[Clustering]:
-    """Return the clusterings of a bundle's very content, newest first."""
+    """Return the clusterings of a bundle's present content, newest first.
+
+    Example:
+        >>> bundle = gsr.open_bundle(place, "birds")
+        >>> for clusters in (2, 3):
+        ...     request = gsr.request_clustering(place, bundle, "kmeans", {"clusters": clusters})
+        ...     _ = gsr.compute_clustering(place, request, device="cpu")
+        >>> [clustering.label for clustering in gsr.list_clusterings(place, bundle)]
+        ['k-means in each class (clusters=3)', 'k-means in each class']
+    """
     return [
-        found
-        for found in newest_first(
-            "clustering", workspace.clusterings, lambda name: open_clustering(workspace, name)
-        )
-        if found.record.request.bundle_digest == bundle.manifest.digest
+        clustering
+        for clustering in newest_first(Clustering, workspace, workspace.clusterings)
+        if clustering.record.request.bundle_digest == bundle.manifest.digest
     ]

@@ -1,1 +1,1 @@
-"""Comparing: runs put together over seeds and set against each other in pairs."""
+"""Comparing: runs of several seeds as one entry, and entries in pairs."""

@@ -14,7 +14,7 @@ __all__ = ["changed_samples", "shared_run"]
 
 
 def shared_run(reference: Entry, other: Entry) -> tuple[Run, Run]:
-    """Return the runs of both entries at the lowest seed they share, or else their first ones."""
+    """Return the runs of both entries at the lowest seed they share, else their first runs."""
     shared = sorted(set(reference.seeds) & set(other.seeds))
     if shared:
         return reference.run_of(shared[0]), other.run_of(shared[0])
@@ -24,7 +24,7 @@ def shared_run(reference: Entry, other: Entry) -> tuple[Run, Run]:
 def changed_samples(
     bundle: Bundle, reference: pd.DataFrame, other: pd.DataFrame
 ) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
-    """Return whom one of two heads gets right and the other does not.
+    """Return the samples that one of two heads gets right and the other wrong.
 
     Args:
         bundle: The data.
@@ -32,9 +32,9 @@ def changed_samples(
         other: `sample_table` of another, of the same split and rows.
 
     Returns:
-        A table with one row a group (group, samples, fixed, broken, net), and the positions in
-        the bundle of the samples that are fixed (wrong under the reference, right under the other)
-        and broken (the other way round).
+        A table with one row for each group (group, samples, fixed, broken, net), and the positions
+        in the bundle of the samples that are fixed (wrong under the reference, right under the
+        other) and broken (the other way round).
 
     Raises:
         ComparisonError: If the two are not of the same rows.

@@ -1,6 +1,6 @@
 """Entries: the runs of one method with the same settings on the same data, over seeds.
 
-Only entries on the same data compare; what differs is said in words.
+Only entries on the same data are compared; messages say how data differ.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Entry:
-    """What is compared: a method with its settings, once for each seed.
+    """A method with its settings, run once for each seed.
 
     Attributes:
-        label: Name for people, unique among the entries it was made with.
+        label: Name for people, unique among the entries of one call of `entries`.
         config: Of the first of its runs.
-        runs: One run a seed, by rising seed.
+        runs: One run for each seed, by rising seed.
         seeds: Their seeds.
     """
 
@@ -55,34 +55,30 @@ class Entry:
 def entries(runs: Iterable[Run]) -> list[Entry]:
     """Group runs into entries, in the order in which each first appears.
 
-    Of several runs of one seed, which repeat each other, the newest counts.
+    If several runs have one seed, the newest counts; the others are the same.
     """
-    found: dict[str, dict[int, tuple[RunConfig, Run]]] = {}
+    by_identity: dict[str, dict[int, tuple[RunConfig, Run]]] = {}
     for run in runs:
         config = run.config
-        seeds = found.setdefault(identity(config), {})
+        seeds = by_identity.setdefault(identity(config), {})
         if config.seed not in seeds or config.created > seeds[config.seed][0].created:
             seeds[config.seed] = config, run
-    made = []
-    for seeds in found.values():
-        ordered = sorted(seeds)
-        first = seeds[ordered[0]][0]
-        made.append((first, tuple(seeds[seed][1] for seed in ordered), tuple(ordered)))
-    labels = _labels([config for config, _, _ in made])
+    ordered = [dict(sorted(seeds.items())) for seeds in by_identity.values()]
+    configs = [next(iter(seeds.values()))[0] for seeds in ordered]
     return [
-        Entry(label, config, runs, seeds)
-        for label, (config, runs, seeds) in zip(labels, made, strict=True)
+        Entry(label, config, tuple(run for _, run in seeds.values()), tuple(seeds))
+        for label, config, seeds in zip(_labels(configs), configs, ordered, strict=True)
     ]
 
 
 def same_but_for_seed(chosen: Sequence[Run], others: Iterable[Run]) -> list[Run]:
-    """Return the chosen runs and those of the others that differ from one in the seed alone.
+    """Return the chosen runs and those of the others that differ from one in their seed alone.
 
-    A study's run is joined only by runs of the same study.
+    A run of a study is joined only by runs of the same study.
     """
     known = {(identity(run.config), run.config.part_of) for run in chosen}
-    there = {run.run_id for run in chosen}
-    more = [run for run in others if run.run_id not in there]
+    names = {run.run_id for run in chosen}
+    more = [run for run in others if run.run_id not in names]
     return [
         *chosen,
         *(run for run in more if (identity(run.config), run.config.part_of) in known),
@@ -90,12 +86,12 @@ def same_but_for_seed(chosen: Sequence[Run], others: Iterable[Run]) -> list[Run]
 
 
 def identity(config: RunConfig) -> str:
-    """Return what two runs that differ in nothing but their seed have in common."""
+    """Return a key that is the same for runs that differ in nothing but their seed."""
     method = method_of(config)
-    # A setting that came after the run was made has its default.
+    # A setting that is newer than the run has its default.
     settings = config.settings if method is None else method.settings()
     settings = {key: value for key, value in settings.items() if key != "seed"}
-    # A sweep spends labels of val, so that its winner is not what the same settings are by hand.
+    # A sweep spends labels of val, so that its winner differs from the same settings set by hand.
     parts = [config.bundle_digest, config.method, settings, config.variation, config.sweep]
     return json.dumps(parts, sort_keys=True, default=str)
 
@@ -108,14 +104,14 @@ def _labels(configs: Sequence[RunConfig]) -> list[str]:
         sweep = [f"sweep {config.sweep}"] * bool(config.sweep)
         labels.append(" · ".join([config.method.upper(), *changed, *variation, *sweep]))
     return [
-        # Only the data differ, which `check_comparable` refuses but a list may show.
+        # Only the data differ: `check_comparable` refuses that, but a list may show it.
         label if labels.count(label) == 1 else f"{label} ({config.bundle}, {config.run_id[-6:]})"
         for label, config in zip(labels, configs, strict=True)
     ]
 
 
 def check_comparable(runs: Sequence[Run]) -> None:
-    """Check that runs can stand in one table: that they have a result on the same data.
+    """Check that runs can be compared: that they have results on the same data.
 
     Raises:
         ComparisonError: If one has no result, or they ran on different data; the sentence says
@@ -139,7 +135,7 @@ def check_comparable(runs: Sequence[Run]) -> None:
 
 
 def what_differs(a: Run, b: Run) -> str:
-    """Return why two runs on different data are not compared, as the end of a sentence."""
+    """Return why two runs on different data cannot be compared, as the end of a sentence."""
     one, two = a.config, b.config
     if one.bundle == two.bundle:
         return (
@@ -163,6 +159,6 @@ def what_differs(a: Run, b: Run) -> str:
     return f"{where}, whose features or heads differ; compare runs of one bundle"
 
 
-def default_reference(found: Sequence[Entry]) -> Entry:
-    """Return the classifier as it came, if it is among the entries, else the first."""
-    return next((entry for entry in found if entry.config.method == "erm"), found[0])
+def default_reference(compared: Sequence[Entry]) -> Entry:
+    """Return the entry of the unchanged classifier (`erm`) if there is one, else the first."""
+    return next((entry for entry in compared if entry.config.method == "erm"), compared[0])

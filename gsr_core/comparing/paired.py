@@ -4,10 +4,10 @@ A seed draws the same target and val for both entries, so that the luck of the d
 
 .. math:: d_s = a_s - b_s, \qquad \bar d \pm t_{0.975,\,k-1}\, \mathrm{sd}(d) / \sqrt{k}
 
-(Student's t with k - 1 degrees of freedom; k shared seeds). The interval covers what a seed draws,
-target and val and whatever the method draws, and nothing else: test, heldout and backbone stay as
-they are. Where every seed gives the same difference, seeds say nothing about chance, and there is
-no verdict.
+(Student's t with k - 1 degrees of freedom; k shared seeds). The interval covers what a seed draws:
+target and val, and whatever the method draws. It covers nothing else: test, heldout and backbone
+are the same for all seeds. Where every seed gives the same difference, the seeds say nothing about
+chance, and there is no verdict.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ __all__ = ["paired", "paired_values", "rank_correlation", "seed_differences"]
 
 
 _EQUAL = 1e-12
-"""Differences of accuracies below this are rounding."""
+"""Differences of accuracies below this are rounding errors."""
 
 
 def seed_differences(
     table: pd.DataFrame, reference: str, metric: str = AVERAGES[0]
 ) -> pd.DataFrame:
-    """Return entry, seed, difference: what each entry has more than the reference, seed by seed.
+    """Return entry, seed, difference: each entry minus the reference, seed by seed.
 
     Args:
         table: From `scores`.
-        reference: Label of the entry that is subtracted; it has no rows itself.
-        metric: Which score.
+        reference: Label of the entry to subtract; it has no rows itself.
+        metric: A score, one of `AVERAGES`.
     """
     base = table[table["entry"] == reference].set_index("seed")[metric]
     others = table[(table["entry"] != reference) & table["seed"].isin(base.index)]
@@ -54,13 +54,13 @@ def paired(table: pd.DataFrame, reference: str, metric: str = AVERAGES[0]) -> pd
 
     Args:
         table: From `scores`.
-        reference: Label of the entry that is subtracted.
-        metric: Which score.
+        reference: Label of the entry to subtract.
+        metric: A score, one of `AVERAGES`.
 
     Returns:
-        One row an entry: entry, seeds (how many are shared), difference, sd, low and high (95 %
-        t interval of the difference), p (two-sided, of a difference of 0), p_holm (the same after
-        Holm's step-down correction for all entries here), verdict: `better`, `worse`, `not
+        One row for each entry: entry, seeds (number of shared seeds), difference, sd, low and high
+        (95 % t interval of the difference), p (two-sided, of a difference of 0), p_holm (the same
+        after Holm's step-down correction for all entries here), verdict: `better`, `worse`, `not
         distinguishable` (the interval contains 0), `same on every seed` (all differences are equal
         and not 0, so that there is no spread to judge them by) or `add seeds` (fewer than two
         shared).
@@ -71,28 +71,28 @@ def paired(table: pd.DataFrame, reference: str, metric: str = AVERAGES[0]) -> pd
         differences = each.loc[each["entry"] == entry, "difference"].dropna().to_numpy()
         rows.append({"entry": entry, **_t_interval(differences)})
     columns = ["entry", "seeds", "difference", "sd", "low", "high", "p", "verdict"]
-    found = pd.DataFrame(rows, columns=columns)
-    found.insert(columns.index("verdict"), "p_holm", _holm(found["p"].to_numpy(float)))
-    return found
+    pairs = pd.DataFrame(rows, columns=columns)
+    pairs.insert(columns.index("verdict"), "p_holm", _holm(pairs["p"].to_numpy(float)))
+    return pairs
 
 
 def _t_interval(differences: np.ndarray) -> dict[str, Any]:
     k = len(differences)
     mean = float(differences.mean()) if k else math.nan
-    found = dict.fromkeys(("sd", "low", "high", "p"), math.nan)
-    found |= {"seeds": k, "difference": mean}
+    row = dict.fromkeys(("sd", "low", "high", "p"), math.nan)
+    row |= {"seeds": k, "difference": mean}
     if k < 2:
-        return {**found, "verdict": "add seeds"}
+        return {**row, "verdict": "add seeds"}
     if np.ptp(differences) < _EQUAL:
         same = "not distinguishable" if mean == 0 else "same on every seed"
-        return {**found, "sd": 0.0, "verdict": same}
+        return {**row, "sd": 0.0, "verdict": same}
     sd = float(differences.std(ddof=1))
     error = sd / math.sqrt(k)
     half = float(stdtrit(k - 1, 0.975)) * error
     low, high = mean - half, mean + half
     verdict = "better" if low > 0 else "worse" if high < 0 else "not distinguishable"
     p = 2 * float(stdtr(k - 1, -abs(mean) / error))
-    return {**found, "sd": sd, "low": low, "high": high, "p": p, "verdict": verdict}
+    return {**row, "sd": sd, "low": low, "high": high, "p": p, "verdict": verdict}
 
 
 def _holm(p: np.ndarray) -> np.ndarray:
@@ -112,13 +112,13 @@ def paired_values(a: Run, b: Run) -> pd.DataFrame:
         ComparisonError: If one has no per-sample values, or they have no sample in common.
     """
     first, second = _relative_values(a), _relative_values(b)
-    found = first.merge(second[["row", "weight"]], on="row", suffixes=("_a", "_b"))
-    if found.empty:
+    common = first.merge(second[["row", "weight"]], on="row", suffixes=("_a", "_b"))
+    if common.empty:
         raise ComparisonError(
             f"the values of {a.config.method.upper()} are on {a.values_split}, those of "
             f"{b.config.method.upper()} on {b.values_split}: no sample has both"
         )
-    return found
+    return common
 
 
 def _relative_values(run: Run) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""A whole comparison as one object, as the command line prints it and other programs read it."""
+"""A whole comparison as one object, for `gsr compare --json` and other programs."""
 
 from __future__ import annotations
 
@@ -24,30 +24,30 @@ from gsr_core.runs.summary import AVERAGES
 __all__ = ["comparison"]
 
 
-def comparison(found: Sequence[Entry], reference: Entry) -> dict[str, Any]:
-    """Return everything about some entries as one object, as the command line prints it.
+def comparison(compared: Sequence[Entry], reference: Entry) -> dict[str, Any]:
+    """Return everything about entries as one object.
 
-    Accuracies are fractions of test at the kept step; what is not known is None.
+    Accuracies are fractions of test at the kept step; unknown values are None.
 
     Args:
-        found: Entries that `check_comparable` lets pass.
-        reference: The one that the others are held against.
+        compared: Entries whose runs `check_comparable` accepts.
+        reference: The entry that the others are compared with.
     """
     bundle = reference.runs[0].unchanged_bundle()
-    table, by_group = scores(found), group_scores(found)
+    table, by_group = scores(compared), group_scores(compared)
     return {
         "bundle": bundle.name,
         "split": "test",
         "reference": reference.label,
-        "entries": [_entry(entry, bundle, table, by_group) for entry in found],
+        "entries": [_entry(entry, bundle, table, by_group) for entry in compared],
         "paired": [
             {"metric": metric, "reference": reference.label, **_plain(row)}
             for metric in AVERAGES
             for row in paired(table, reference.label, metric).to_dict("records")
         ],
-        "changed": [_changed(reference, entry, bundle) for entry in found if entry != reference],
+        "changed": [_changed(reference, entry, bundle) for entry in compared if entry != reference],
         "values": [
-            _values(one, two) for place, one in enumerate(found) for two in found[place + 1 :]
+            _values(one, two) for place, one in enumerate(compared) for two in compared[place + 1 :]
         ],
     }
 
@@ -107,13 +107,13 @@ def _changed(reference: Entry, entry: Entry, bundle: Bundle) -> dict[str, Any]:
 
 def _values(one: Entry, two: Entry) -> dict[str, Any]:
     a, b = shared_run(one, two)
-    found: dict[str, Any] = {"a": a.run_id, "b": b.run_id, "samples": 0, "rank_correlation": None}
+    answer: dict[str, Any] = {"a": a.run_id, "b": b.run_id, "samples": 0, "rank_correlation": None}
     try:
         values = paired_values(a, b)
     except ComparisonError as error:
-        return {**found, "reason": str(error)}
+        return {**answer, "reason": str(error)}
     constant = "" if np.isfinite(rho := rank_correlation(values)) else "one of them is constant"
-    return {**found, "samples": len(values), "rank_correlation": _number(rho), "reason": constant}
+    return {**answer, "samples": len(values), "rank_correlation": _number(rho), "reason": constant}
 
 
 def _number(value: float) -> float | None:

@@ -17,27 +17,30 @@ __all__ = ["group_scores", "outcome", "scores", "spread"]
 
 
 Outcome = Callable[[Run, str], tuple[dict[str, float], pd.DataFrame]]
-"""Reads what `outcome` does; pages have one that remembers."""
+"""Reads what `outcome` reads; pages pass a function with a cache."""
 
 
 def outcome(run: Run, split: str) -> tuple[dict[str, float], pd.DataFrame]:
-    """Return a run's metrics of all groups together and of each group, at its kept step."""
+    """Return a run's metrics at its kept step, of all groups together and of each group."""
     metrics, step = run.metrics(), run.state.best_step
     return overall(metrics, split, step), group_table(metrics, split, step)
 
 
-def scores(found: Sequence[Entry], *, split: str = "test", read: Outcome = outcome) -> pd.DataFrame:
-    """Return one row an entry and seed: entry, seed, run, `AVERAGES`, worst_group, step, seconds.
+def scores(
+    compared: Sequence[Entry], *, split: str = "test", read: Outcome = outcome
+) -> pd.DataFrame:
+    """Return the scores of entries, one row for each entry and seed.
 
-    `worst_group` names the group, with `worst_count` samples; `count` is of all groups' samples.
+    Columns entry, seed, run, `AVERAGES`, worst_group (its name), worst_count (its samples), step
+    and seconds.
 
     Args:
-        found: The entries.
+        compared: The entries.
         split: `val` or `test`, at the kept step.
         read: Reads a run's outcome.
     """
     rows = []
-    for entry in found:
+    for entry in compared:
         for seed, run in zip(entry.seeds, entry.runs, strict=True):
             state, (together, groups) = run.state, read(run, split)
             worst = groups.iloc[worst_group(groups["accuracy"].to_numpy())]
@@ -57,17 +60,17 @@ def scores(found: Sequence[Entry], *, split: str = "test", read: Outcome = outco
 
 
 def group_scores(
-    found: Sequence[Entry], *, split: str = "test", read: Outcome = outcome
+    compared: Sequence[Entry], *, split: str = "test", read: Outcome = outcome
 ) -> pd.DataFrame:
-    """Return one row an entry, seed and group: entry, seed, run, group, count, accuracy.
+    """Return entry, seed, run, group, count, accuracy: a row for each entry, seed and group.
 
     Args:
-        found: The entries.
+        compared: The entries.
         split: `val` or `test`, at the kept step.
         read: Reads a run's outcome.
     """
     parts = []
-    for entry in found:
+    for entry in compared:
         for seed, run in zip(entry.seeds, entry.runs, strict=True):
             table = read(run, split)[1][["group", "count", "accuracy"]]
             parts.append(table.assign(entry=entry.label, seed=seed, run=run.run_id))
@@ -78,9 +81,9 @@ def spread(values: Sequence[float] | np.ndarray | pd.Series, count: int | None) 
     """Return the mean of an accuracy over seeds and how far it varies.
 
     Args:
-        values: One value a seed.
-        count: Samples behind it, for the interval where there is only one seed; None for a mean
-            of groups, which has no such interval.
+        values: One value for each seed.
+        count: Number of samples behind it, for the interval of a single seed; None for a mean over
+            groups, which has no such interval.
 
     Returns:
         `mean`; `sd`, with k - 1 in the denominator, NaN for one seed; `low` and `high`: mean minus

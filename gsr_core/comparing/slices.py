@@ -16,25 +16,25 @@ __all__ = ["slice_scores"]
 
 
 def slice_scores(
-    found: Sequence[Entry],
+    compared: Sequence[Entry],
     slices: Sequence[Slice],
     bundle: Bundle,
     *,
     split: str = "test",
     read: Callable[[Run, str, Sequence[Slice], Bundle], pd.DataFrame] = accuracies_on,
 ) -> pd.DataFrame:
-    """Return one row an entry, seed and slice: entry, seed, run, slice, count, accuracy.
+    """Return entry, seed, run, slice, count, accuracy: a row for each entry, seed and slice.
 
     Args:
-        found: The entries.
+        compared: The entries.
         slices: Sets of samples; at least one.
         bundle: The runs' bundle.
         split: One of the bundle's splits, as each run drew it, at the kept step.
-        read: Does what `accuracies_on` does; pages have one that remembers.
+        read: Does what `accuracies_on` does; pages pass a function with a cache.
     """
     parts = [
         read(run, split, slices, bundle).assign(entry=entry.label, seed=seed, run=run.run_id)
-        for entry in found
+        for entry in compared
         for seed, run in zip(entry.seeds, entry.runs, strict=True)
     ]
     return pd.concat(parts, ignore_index=True)

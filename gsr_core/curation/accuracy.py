@@ -1,4 +1,4 @@
-"""How accurate a run is on slices."""
+"""Accuracy of a run on slices."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["accuracies_on", "slice_accuracy"]
 
 
 def slice_accuracy(bundle: Bundle, table: pd.DataFrame, slices: Sequence[Slice]) -> pd.DataFrame:
-    """Return how one head does on the samples that slices have in one split.
+    """Return the accuracy of one head on the samples that slices have in one split.
 
     Args:
         bundle: The data.
@@ -25,20 +25,21 @@ def slice_accuracy(bundle: Bundle, table: pd.DataFrame, slices: Sequence[Slice])
         slices: Sets of samples.
 
     Returns:
-        One row a slice: slice, key, n (samples in the split), wrong (how many of them), accuracy
-        (NaN without samples), low and high (ends of its 95 % Wilson interval), group (the one that
-        most of them are in, "" if none is in any), purity (their share in it), enough (n is large
-        enough to judge), worst (lowest accuracy of those with enough).
+        One row for each slice: slice, key, n (samples in the split), wrong (wrong predictions among
+        them), accuracy (NaN without samples), low and high (ends of its 95 % Wilson interval),
+        group (the one that most samples are in, "" if none is in any), purity (share of the samples
+        in it), enough (n is large enough to judge), worst (the lowest accuracy among the slices
+        with enough samples).
     """
     rows, correct = table["row"].to_numpy(), table["correct"].to_numpy()
-    found = []
+    table_rows = []
     for each in slices:
         inside = np.isin(rows, each.rows)
         n = int(inside.sum())
         members = bundle.membership[rows[inside]].sum(axis=0)
         majority = int(members.argmax())
         right = int(correct[inside].sum())
-        found.append(
+        table_rows.append(
             {
                 "slice": each.name,
                 "key": each.key,
@@ -50,7 +51,7 @@ def slice_accuracy(bundle: Bundle, table: pd.DataFrame, slices: Sequence[Slice])
             }
         )
     columns = ["slice", "key", "n", "wrong", "accuracy", "group", "purity"]
-    scored = pd.DataFrame(found, columns=columns)
+    scored = pd.DataFrame(table_rows, columns=columns)
     n, accuracy = scored["n"].to_numpy(dtype=int), scored["accuracy"].to_numpy(dtype=float)
     scored["low"], scored["high"] = wilson_interval(accuracy, n)
     scored["enough"] = n >= MIN_GROUP_SIZE
@@ -61,7 +62,7 @@ def slice_accuracy(bundle: Bundle, table: pd.DataFrame, slices: Sequence[Slice])
 
 
 def accuracies_on(run: Run, split: str, slices: Sequence[Slice], bundle: Bundle) -> pd.DataFrame:
-    """Return slice, count and accuracy of a run's kept head on a split as the run drew it.
+    """Return slice, count and accuracy of a run's kept head on a split, as the run drew it.
 
     Args:
         run: A run that has ended with a head.

@@ -1,4 +1,4 @@
-"""Flags: samples that somebody suspects, with the reasons."""
+"""Flags: samples that somebody suspects, with reasons."""
 
 from __future__ import annotations
 
@@ -41,20 +41,28 @@ def flag_rows(
     note: str | None = None,
     proposed_label: str | None = None,
 ) -> None:
-    """Flag samples as suspect. A sample has one entry, in which reasons accumulate.
+    """Flag samples as suspect. A sample has one flag, which collects the reasons.
 
     Args:
         workspace: Where.
         bundle: Whose samples.
         rows: (q,) positions in the bundle.
-        reason: Why, in words; what stands between semicolons is a reason of its own.
-        note: More in words; what was there stays if None.
-        proposed_label: Name of the class that the samples seem to be of, "" for none; what was
-            there stays if None.
+        reason: Why, in words; semicolons separate several reasons.
+        note: More words; None leaves an earlier note as it is.
+        proposed_label: Name of the class that the samples seem to be of, "" for none; None leaves
+            an earlier label as it is.
 
     Raises:
         SettingError: If a row, the class or the reason is not allowed.
         GsrError: If the workspace's list of flags cannot be read.
+
+    Example:
+        >>> bundle = gsr.open_bundle(place, "birds")
+        >>> gsr.flag_rows(place, bundle, np.array([3, 5]), "too dark")
+        >>> gsr.flag_rows(place, bundle, np.array([5]), "two birds", proposed_label="dog")
+        >>> flags = gsr.flagged(place, bundle).set_index("row")
+        >>> flags.loc[5, ["reason", "proposed_label"]].tolist()
+        ['too dark; two birds', 'dog']
     """
     positions = np.unique(checked_rows(bundle, rows))
     reasons = _reasons(reason)
@@ -72,7 +80,7 @@ def flag_rows(
         fresh = {"reason": "", "note": "", "proposed_label": "", "created": now()}
         table = table.fillna(fresh)
         old = table.loc[positions, "reason"]
-        # Few are different, however many rows there are.
+        # There are few different texts, however many rows there are.
         joined = {
             each: _BETWEEN.join(dict.fromkeys([*_reasons(each), *reasons])) for each in old.unique()
         }
@@ -84,7 +92,7 @@ def flag_rows(
 
 
 def unflag_rows(workspace: Workspace, bundle: Bundle, rows: np.ndarray) -> None:
-    """Take the flags of samples back, with all that was said of them.
+    """Delete the flags of samples, with their reasons and notes.
 
     Raises:
         SettingError: If a row is not in the bundle.
@@ -99,10 +107,16 @@ def unflag_rows(workspace: Workspace, bundle: Bundle, rows: np.ndarray) -> None:
 def flagged(workspace: Workspace, bundle: Bundle) -> pd.DataFrame:
     """Return the flags of a bundle's content by row: row, reason, note, proposed_label, created.
 
-    `created` is the time of a sample's first flag, ISO 8601, UTC; what was not said is "".
+    `created` is the time of a sample's first flag, ISO 8601, UTC; a missing text is "".
 
     Raises:
         GsrError: If the workspace's list of flags cannot be read.
+
+    Example:
+        >>> bundle = gsr.open_bundle(place, "birds")
+        >>> gsr.flag_rows(place, bundle, np.array([7]), "blurred", note="seen on the map")
+        >>> gsr.flagged(place, bundle).query("row == 7")[["row", "reason", "note"]].values.tolist()
+        [[7, 'blurred', 'seen on the map']]
     """
     file = workspace.flags / f"{bundle.manifest.digest}.parquet"
     if not file.exists():

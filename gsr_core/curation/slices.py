@@ -1,14 +1,14 @@
-"""Slices and flags: the sets of samples and the suspect samples that a user leaves with.
+"""Slices: sets of samples that a user picked out, and their names.
 
 ```
-<workspace>/slices/<key>.npy          positions in a bundle, ascending; the key is made of both
-                   <digest>.json      the slices that have a name, of a bundle with that digest
-          /flags/<digest>.parquet     row, reason, note, proposed_label, created
+<workspace>/slices/<key>.npy          positions in a bundle, ascending; the key is a digest of both
+                   <digest>.json      names of slices of the bundle with that digest
+          /flags/<digest>.parquet     row, reason, note, proposed_label, created (`curation.flags`)
 ```
 
 A set of positions travels in a URL by its key. Keys, names and flags belong to a bundle's content
-(`Manifest.digest`): a bundle that is written anew begins without slices and flags, and links to
-sets of the old one lead nowhere, because its positions may be of other samples.
+(`Manifest.digest`). A bundle that is written anew begins without slices and flags, and links to
+sets of the old one lead nowhere, because the same positions may be other samples.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ __all__ = [
 FORMAT = 1
 
 NAME_LENGTH = 60
-"""Characters that a slice's name may have."""
+"""Most characters of a slice's name."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +60,9 @@ class Slice:
 
     Attributes:
         name: For people, unique among the slices of the bundle.
-        key: Name of the set, made from its content; it stays when the slice is renamed.
+        key: Key of the set, made from its content; it stays when the slice is renamed.
         rows: (q,) positions in the bundle, ascending.
-        about: Where it came from, in words.
+        about: Origin, in words.
         created: Time of naming, ISO 8601, UTC.
     """
 
@@ -88,14 +88,14 @@ class _Names(BaseModel):
 
 
 def save_slice(workspace: Workspace, bundle: Bundle, rows: np.ndarray) -> str:
-    """Keep a set of positions in a bundle and return its key, made from the content of both."""
+    """Store a set of positions in a bundle and return its key, made from the content of both."""
     positions = np.unique(np.asarray(rows, dtype=np.int64))
     key = _key(bundle, positions)
-    kept = workspace.slices / f"{key}.npy"
-    if not kept.exists():
+    file = workspace.slices / f"{key}.npy"
+    if not file.exists():
         workspace.slices.mkdir(parents=True, exist_ok=True)
-        with replace_file(kept) as temporary, temporary.open("wb") as file:
-            np.save(file, positions)
+        with replace_file(file) as temporary, temporary.open("wb") as stream:
+            np.save(stream, positions)
     return key
 
 
@@ -119,18 +119,23 @@ def _key(bundle: Bundle, positions: np.ndarray) -> str:
 def name_slice(
     workspace: Workspace, bundle: Bundle, name: str, rows: np.ndarray, about: str = ""
 ) -> Slice:
-    """Keep samples of a bundle under a name.
+    """Store samples of a bundle under a name.
 
     Args:
         workspace: Where.
         bundle: Whose samples.
         name: 1 to 60 characters on one line.
         rows: (q,) positions in the bundle; at least one.
-        about: Where the slice came from, in words.
+        about: Origin of the slice, in words.
 
     Raises:
         SettingError: If the name is not allowed or is taken, or if rows are not in the bundle.
         GsrError: If the workspace's list of slices cannot be read.
+
+    Example:
+        >>> bundle = gsr.open_bundle(place, "birds")
+        >>> gsr.name_slice(place, bundle, "dark birds", np.array([3, 5]), about="a first look")
+        Slice(name='dark birds', key='eb88a1dfe222', about='a first look', created='...')
     """
     name = _checked_name(name)
     positions = np.unique(checked_rows(bundle, rows))
@@ -139,14 +144,14 @@ def name_slice(
     with locked(workspace.slices, bundle):
         others = _read_names(workspace, bundle)
         _check_free(name, others)
-        made = _Named(
+        entry = _Named(
             name=name,
             key=save_slice(workspace, bundle, positions),
             about=" ".join(about.split()),
             created=now(),
         )
-        _write_names(workspace, bundle, [*others, made])
-    return Slice(**made.model_dump(), rows=positions)
+        _write_names(workspace, bundle, [*others, entry])
+    return Slice(**entry.model_dump(), rows=positions)
 
 
 def list_slices(workspace: Workspace, bundle: Bundle) -> list[Slice]:
@@ -154,40 +159,56 @@ def list_slices(workspace: Workspace, bundle: Bundle) -> list[Slice]:
 
     Raises:
         GsrError: If the workspace's list of slices cannot be read.
+
+    Example:
+        >>> bundle = gsr.open_bundle(place, "birds")
+        >>> _ = gsr.name_slice(place, bundle, "first four", np.arange(4))
+        >>> _ = gsr.name_slice(place, bundle, "a single one", np.array([9]))
+        >>> [(each.name, each.rows.tolist()) for each in gsr.list_slices(place, bundle)[-2:]]
+        [('first four', [0, 1, 2, 3]), ('a single one', [9])]
     """
-    kept = (
+    stored = (
         (each, load_slice(workspace, bundle, each.key)) for each in _read_names(workspace, bundle)
     )
-    return [Slice(**each.model_dump(), rows=rows) for each, rows in kept if rows is not None]
+    return [Slice(**each.model_dump(), rows=rows) for each, rows in stored if rows is not None]
 
 
 def find_slice(workspace: Workspace, bundle: Bundle, name: str) -> Slice:
-    """Return the slice of a bundle that has a name.
+    """Return the slice of a bundle by its name.
 
     Raises:
         SettingError: If there is none; the sentence names the nearest.
         GsrError: If the workspace's list of slices cannot be read.
+
+    Example:
+        >>> bundle = gsr.open_bundle(place, "birds")
+        >>> _ = gsr.name_slice(place, bundle, "night", np.array([1, 2]))
+        >>> gsr.find_slice(place, bundle, "night").rows
+        array([1, 2])
+        >>> gsr.find_slice(place, bundle, "nigth")
+        Traceback (most recent call last):
+        gsr_core.errors.SettingError: bundle 'birds' has no slice 'nigth' (did you mean ...
     """
-    found = list_slices(workspace, bundle)
+    slices = list_slices(workspace, bundle)
     wanted = unicodedata.normalize("NFC", name).strip()
-    for each in found:
+    for each in slices:
         if each.name == wanted:
             return each
-    known = [each.name for each in found]
-    there = ", ".join(f"'{each}'" for each in known) or "none"
+    known = [each.name for each in slices]
+    listed = ", ".join(f"'{each}'" for each in known) or "none"
     raise SettingError(
         f"bundle '{bundle.name}' has no slice '{name}'{suggestion(name, known)}; its slices are "
-        f"{there}"
+        f"{listed}"
     )
 
 
 def rename_slice(workspace: Workspace, bundle: Bundle, name: str, new: str) -> Slice:
-    """Give a slice another name; its key, and so every address that has it, stays.
+    """Rename a slice; its key, and so every address that has it, stays.
 
     Args:
         workspace: Where.
         bundle: Whose slice.
-        name: What it is called.
+        name: The present name.
         new: 1 to 60 characters on one line.
 
     Raises:
@@ -210,7 +231,7 @@ def rename_slice(workspace: Workspace, bundle: Bundle, name: str, new: str) -> S
 
 
 def delete_slice(workspace: Workspace, bundle: Bundle, name: str) -> None:
-    """Take a slice's name away; its samples stay, and so does what its key leads to.
+    """Delete a slice's name; its samples stay, so that addresses with its key still work.
 
     Raises:
         SettingError: If there is no such slice.
@@ -222,10 +243,10 @@ def delete_slice(workspace: Workspace, bundle: Bundle, name: str) -> None:
 
 
 def _checked_name(name: str) -> str:
-    # One form for what looks the same, such as an accent of its own and a letter with one.
+    # One form for texts that look the same, such as a letter with an accent and the two apart.
     name = unicodedata.normalize("NFC", name).strip()
     kinds = [unicodedata.category(character) for character in name]
-    # Control characters, halves of surrogate pairs, ends of lines; and all that draws nothing.
+    # Control characters, halves of surrogate pairs, ends of lines; and names that show nothing.
     wrong = any(kind in ("Cc", "Cs", "Zl", "Zp") for kind in kinds)
     if wrong or len(name) > NAME_LENGTH or all(kind[0] in "CZ" for kind in kinds):
         raise SettingError(
@@ -248,22 +269,22 @@ def checked_rows(bundle: Bundle, rows: np.ndarray) -> np.ndarray:
     """Return row numbers as (k,) int64, none of which is outside the bundle.
 
     Raises:
-        SettingError: If they are no whole numbers or not in the bundle.
+        SettingError: If they are not whole numbers, or not in the bundle.
     """
-    found = np.asarray(rows)
-    if not found.size:
+    positions = np.asarray(rows)
+    if not positions.size:
         return np.zeros(0, dtype=np.int64)
-    if found.dtype.kind not in "iu" or found.ndim != 1:
+    if positions.dtype.kind not in "iu" or positions.ndim != 1:
         raise SettingError(
-            f"rows are {found.dtype} of shape {found.shape}; give one whole number a sample, its "
-            "position in the bundle"
+            f"rows are {positions.dtype} of shape {positions.shape}; give one whole number a "
+            "sample, its position in the bundle"
         )
-    for bad in (found.min(), found.max()):
+    for bad in (positions.min(), positions.max()):
         if not 0 <= bad < len(bundle):
             raise SettingError(
                 f"row {bad} is not in bundle '{bundle.name}'; its rows are 0 to {len(bundle) - 1}"
             )
-    return found.astype(np.int64)
+    return positions.astype(np.int64)
 
 
 def _read_names(workspace: Workspace, bundle: Bundle) -> list[_Named]:
@@ -271,24 +292,24 @@ def _read_names(workspace: Workspace, bundle: Bundle) -> list[_Named]:
     if not file.exists():
         return []
     try:
-        found = _Names.model_validate_json(file.read_bytes())
+        names = _Names.model_validate_json(file.read_bytes())
     except ValueError as error:
         raise GsrError(f"{file} is not a list of slices; restore it or take it away") from error
-    if found.format != FORMAT:
-        raise GsrError(f"{file} has format {found.format}; this version reads format {FORMAT}")
-    # Nobody can use a name whose samples are lost, so that it is free again.
-    return [each for each in found.slices if (workspace.slices / f"{each.key}.npy").exists()]
+    if names.format != FORMAT:
+        raise GsrError(f"{file} has format {names.format}; this version reads format {FORMAT}")
+    # A name whose samples are lost is free again.
+    return [each for each in names.slices if (workspace.slices / f"{each.key}.npy").exists()]
 
 
 def _write_names(workspace: Workspace, bundle: Bundle, names: Sequence[_Named]) -> None:
-    kept = _Names(format=FORMAT, slices=list(names))
+    content = _Names(format=FORMAT, slices=list(names))
     with replace_file(workspace.slices / f"{bundle.manifest.digest}.json") as temporary:
-        temporary.write_text(kept.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        temporary.write_text(content.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
 @contextmanager
 def locked(folder: Path, bundle: Bundle) -> Iterator[None]:
-    """Let one process at a time change what a folder has of a bundle."""
+    """Let one process at a time change what a folder holds of a bundle."""
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / f"{bundle.manifest.digest}.lock"):
         yield

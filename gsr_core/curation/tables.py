@@ -1,4 +1,4 @@
-"""Tables of picked samples, on the screen and in files."""
+"""Tables of samples of slices and flags, on the screen and in files."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ __all__ = [
 
 
 ENDINGS = (".csv", ".parquet")
-"""What a table of samples can be written as."""
+"""Endings of the files that a table of samples can be written to."""
 
 
 def describe_rows(bundle: Bundle, rows: np.ndarray, **columns: Any) -> pd.DataFrame:
-    """Return what a bundle says of samples, with more columns.
+    """Return what a bundle knows about samples, with more columns.
 
     Args:
         bundle: The data.
         rows: (q,) positions in the bundle.
-        **columns: One value, or one a row.
+        **columns: One value, or one for each row.
 
     Returns:
-        sample_id, row, split, class, group, the columns given, and the bundle's attributes, of
-        which one that is called like a column before it gets "attribute: " before its name.
+        sample_id, row, split, class, group, `columns`, and the bundle's attributes; an attribute
+        that has the name of a column before it gets "attribute: " before its own.
 
     Raises:
         SettingError: If a row is not in the bundle.
@@ -61,7 +61,7 @@ def describe_rows(bundle: Bundle, rows: np.ndarray, **columns: Any) -> pd.DataFr
         }
     )
     for name, value in columns.items():
-        # By place: an index of its own says nothing here.
+        # By position: the index of a series means nothing here.
         table[name] = value.to_numpy() if isinstance(value, pd.Series) else value
     own = set(table.columns)
     for name in bundle.manifest.attributes:
@@ -71,14 +71,14 @@ def describe_rows(bundle: Bundle, rows: np.ndarray, **columns: Any) -> pd.DataFr
 
 
 def describe_flags(workspace: Workspace, bundle: Bundle) -> pd.DataFrame:
-    """Return the flagged samples as `describe_rows` has them, with what was said of each.
+    """Return the flagged samples as `describe_rows` does, with the content of their flags.
 
     Raises:
         GsrError: If the workspace's list of flags cannot be read.
     """
-    found = flagged(workspace, bundle)
-    said = found.rename(columns={"created": "flagged"}).drop(columns="row")
-    return describe_rows(bundle, found["row"].to_numpy(), **{str(key): said[key] for key in said})
+    flags = flagged(workspace, bundle).rename(columns={"created": "flagged"})
+    rows = flags.pop("row").to_numpy()
+    return describe_rows(bundle, rows, **{str(key): flags[key] for key in flags})
 
 
 def export_table(bundle: Bundle, rows: np.ndarray, path: Path, **columns: Any) -> None:
@@ -87,8 +87,8 @@ def export_table(bundle: Bundle, rows: np.ndarray, path: Path, **columns: Any) -
     Args:
         bundle: The data.
         rows: (q,) positions in the bundle.
-        path: A file that is not there yet.
-        **columns: More columns, such as the slice's name: one value, or one a row.
+        path: A new file.
+        **columns: More columns, such as the slice's name: one value, or one for each row.
 
     Raises:
         SettingError: If a row is not in the bundle, the file exists or its ending is another.
@@ -97,7 +97,7 @@ def export_table(bundle: Bundle, rows: np.ndarray, path: Path, **columns: Any) -
 
 
 def export_flags(workspace: Workspace, bundle: Bundle, path: Path) -> int:
-    """Write `describe_flags` to a file as `export_table` does; return how many samples it has.
+    """Write `describe_flags` to a file as `export_table` does; return the number of samples.
 
     Raises:
         SettingError: If the file exists or its ending is another.

@@ -51,6 +51,7 @@ __all__ = [
     "THUMBNAILS",
     "Bundle",
     "Manifest",
+    "bundle_reference",
     "list_bundles",
     "load_head",
     "open_bundle",
@@ -349,6 +350,12 @@ def list_bundles(workspace: Workspace) -> list[Bundle]:
         except BundleError:
             continue
     return bundles
+
+
+def bundle_reference(workspace: Workspace, bundle: Bundle) -> str:
+    """Return what `open_bundle` opens a bundle by: its name, or its path outside the workspace."""
+    inside = bundle.path.parent == workspace.bundles
+    return bundle.name if inside else str(bundle.path.resolve())
 
 
 def _open(directory: Path) -> Bundle:

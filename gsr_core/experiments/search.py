@@ -1,15 +1,15 @@
-"""Where a sweep looks, and the book that it keeps of its trials.
+"""The search space of a sweep, and the journal of its trials.
 
-The book is a journal of Optuna's (Akiba et al., "Optuna: A Next-generation Hyperparameter
+The journal is one of Optuna (Akiba et al., "Optuna: A Next-generation Hyperparameter
 Optimization Framework", KDD 2019, https://arxiv.org/abs/1907.10902), which also draws the settings:
 at random, or by its tree-structured Parzen estimator (Bergstra et al., "Algorithms for
 Hyper-Parameter Optimization", NeurIPS 2011), the default.
 
 A trial has a place, 0, 1, 2, ..., and its sampler is seeded by the sweep's seed and that place
-alone. So a trial that was cut off is drawn again as it was, a sweep that was stopped goes on as
-one long sweep would, and a random sweep is the same however many processes share it. Place 0 is
-for the method's own defaults, where the search space has them, so that a sweep never does worse on
-val.
+alone. So a trial that was cut off is drawn again as it was, a sweep that was stopped goes on as if
+it had not been, and a random sweep is the same however many processes share it. Place 0 has the
+method's own defaults, where they are in the search space, so that a sweep is never worse than they
+are on val.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ __all__ = [
     "parse_search",
     "read_trials",
     "search_space",
+    "search_text",
 ]
 
 Setting = bool | int | float | str
@@ -58,13 +59,13 @@ _NOT_SEARCHED = ("seed", "selection")
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a trial brought.
+    """The outcome of a trial.
 
     Attributes:
-        score: Accuracy on val that the method's selection rule looks at, None if it failed.
+        score: Accuracy on val by the method's selection rule, None if it failed.
         loss: The loss on val that breaks ties, nats.
         step: The kept step.
-        seconds: Time taken.
+        seconds: Duration of the trial.
         message: Why it failed, or "".
     """
 
@@ -81,7 +82,7 @@ class Trial:
 
     Attributes:
         place: Its place in the sweep, counted from zero.
-        settings: What was tried.
+        settings: The settings to try.
         outcome: None while it is computed.
     """
 
@@ -92,7 +93,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Draw:
-    """Settings that were drawn and are to be tried.
+    """A draw from the search space.
 
     Attributes:
         settings: What to try.
@@ -104,7 +105,7 @@ class Draw:
 
 
 def parse_search(text: str) -> Range | tuple[str, ...]:
-    """Return where to look from what a user typed: `low:high`, `low:high:log` or `a,b,c`.
+    """Read a range or choices as a user writes them: `low:high`, `low:high:log` or `a,b,c`.
 
     Raises:
         SettingError: If it is none of these.
@@ -124,17 +125,24 @@ def parse_search(text: str) -> Range | tuple[str, ...]:
     )
 
 
+def search_text(where: Range | Sequence[Setting]) -> str:
+    """Return what a user types for where to look, as `parse_search` reads it."""
+    if isinstance(where, Range):
+        return f"{where.low}:{where.high}" + ":log" * where.log
+    return ",".join(map(str, where))
+
+
 def search_space(
     method: str,
     fixed: Mapping[str, Any] | None = None,
     ranges: Mapping[str, Range | Sequence[Any]] | None = None,
 ) -> Space:
-    """Return where a sweep of a method looks.
+    """Return the search space of a sweep of a method.
 
     Args:
         method: A key of the registry.
         fixed: Settings that every trial has; they are not searched.
-        ranges: Where to look instead of, or besides, what the method declares.
+        ranges: Where to look, in addition to the ranges that the method declares, or instead.
 
     Raises:
         SettingError: If a setting or a value is not allowed, or nothing is left to search.
@@ -147,27 +155,27 @@ def search_space(
             raise SettingError(f"'{key}' is fixed and searched at once; do one of the two")
         if key in _NOT_SEARCHED:
             raise SettingError(f"'{key}' decides how trials compare and is not searched; fix it")
-    space = {**METHODS[method].search, **ranges}
-    found: Space = {}
-    for key, where in space.items():
-        if key not in fixed:
-            found[key] = _checked(method, fixed, key, where, type(defaults[key]))
-    if not found:
+    space: Space = {
+        key: _dimension(method, fixed, key, where, type(defaults[key]))
+        for key, where in {**METHODS[method].search, **ranges}.items()
+        if key not in fixed
+    }
+    if not space:
         why = "all that it declares is fixed" if METHODS[method].search else "it declares none"
         raise SettingError(
             f"method '{method}' has no settings to search: {why}; choose another method, or say "
             "where to look with --search KEY=LOW:HIGH"
         )
-    return found
+    return space
 
 
-def _checked(
+def _dimension(
     method: str, fixed: dict[str, Any], key: str, where: Range | Sequence[Any], kind: type
 ) -> Range | tuple[Setting, ...]:
-    """Return where to look for one setting, each value as the setting's type.
+    """Return the range or the choices of one setting, as values of its type.
 
     Raises:
-        SettingError: If it is not allowed.
+        SettingError: If they are not allowed.
     """
 
     def allowed(value: Any) -> Setting:
@@ -196,7 +204,7 @@ def _checked(
 
 
 class Book:
-    """The trials of a sweep, on disk. One process writes it, which holds the sweep's lock."""
+    """The journal of a sweep's trials. Only the process that holds the sweep's lock writes it."""
 
     def __init__(
         self,
@@ -207,13 +215,13 @@ class Book:
         sampler: Sampler,
         seed: int,
     ) -> None:
-        """Open the book, or begin it; trials that a dead process left half-done are given up.
+        """Open or begin a journal; trials that a dead process left half done are given up.
 
         Args:
             file: The journal.
             space: Where to look.
-            defaults: The method's settings if nothing were searched.
-            sampler: Who draws.
+            defaults: The method's settings without a search.
+            sampler: Draws the settings.
             seed: Decides the draws.
         """
         import optuna
@@ -233,7 +241,7 @@ class Book:
         self.give_up()
 
     def trials(self) -> list[Trial]:
-        """Return the trials that have ended or are computed, by place."""
+        """Return the trials that have ended or are being computed, by place."""
         return _trials(self.study)
 
     def ask(self, place: int) -> Draw:
@@ -244,7 +252,7 @@ class Book:
         samplers = {"tpe": optuna.samplers.TPESampler, "random": optuna.samplers.RandomSampler}
         self.study.sampler = samplers[self.sampler](seed=seed)
         if place == 0 and self._first is not None:
-            # It may be there from a process that died just here.
+            # It may be there already, from a process that died at this point.
             states = (optuna.trial.TrialState.WAITING,)
             if not self.study.get_trials(deepcopy=False, states=states):
                 self.study.enqueue_trial(self._first)
@@ -256,7 +264,7 @@ class Book:
         return Draw(settings, trial)
 
     def tell(self, draw: Draw, outcome: Outcome) -> None:
-        """Write down what a draw brought."""
+        """Write down the outcome of a draw."""
         from optuna.trial import TrialState
 
         draw.handle.set_user_attr("outcome", asdict(outcome))
@@ -268,7 +276,7 @@ class Book:
             self.study.tell(draw.handle, outcome.score - tie)
 
     def give_up(self) -> None:
-        """Mark the trials that are not done as failed; their places are free again."""
+        """Mark the trials that have not ended as failed; their places are free again."""
         from optuna.trial import TrialState
 
         for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
@@ -285,28 +293,28 @@ def read_trials(file: Path) -> list[Trial]:
     try:
         study = optuna.load_study(study_name=_STUDY, storage=_storage(file))
     except KeyError:
-        return []  # It is just being begun.
+        return []  # Another process is just beginning it.
     return _trials(study)
 
 
 def _trials(study: optuna.Study) -> list[Trial]:
     from optuna.trial import TrialState
 
-    found: dict[int, Trial] = {}
+    trials: dict[int, Trial] = {}
     for each in study.get_trials(deepcopy=False):
-        drawn, outcome = each.user_attrs.get("trial"), each.user_attrs.get("outcome")
-        ended = each.state.is_finished() and outcome is not None
+        draw, values = each.user_attrs.get("trial"), each.user_attrs.get("outcome")
+        ended = each.state.is_finished() and values is not None
         # Half-done trials of a process that died or was stopped are drawn again.
-        if drawn is not None and (ended or each.state is TrialState.RUNNING):
-            known = Outcome(**outcome) if ended and outcome is not None else None
-            found[drawn["place"]] = Trial(drawn["place"], drawn["settings"], known)
-    return [found[place] for place in sorted(found)]
+        if draw is not None and (ended or each.state is TrialState.RUNNING):
+            outcome = Outcome(**values) if ended and values is not None else None
+            trials[draw["place"]] = Trial(draw["place"], draw["settings"], outcome)
+    return [trials[place] for place in sorted(trials)]
 
 
 class _Unlocked:
-    """Optuna's lock of a journal, which does nothing: the sweep's own is held.
+    """A lock of a journal that does nothing, because the sweep's own lock is held.
 
-    Optuna's is a file that stays behind when its process is killed.
+    Optuna's lock is a file that stays behind when its process is killed.
     """
 
     def acquire(self) -> bool:
@@ -326,7 +334,7 @@ def _storage(file: Path) -> optuna.storages.JournalStorage:
 
 
 def _mend(file: Path) -> None:
-    """Cut a last line that was not written to its end; the next would be glued to it."""
+    """Cut off a last line that is incomplete; the next would be appended to it."""
     if file.exists():
         content = file.read_bytes()
         whole = content.rfind(b"\n") + 1

@@ -1,4 +1,4 @@
-"""Studies with everything they need: the bundles of a study of strength are made first.
+"""Studies of strength: the bundle of each level is made before the runs are computed.
 
 Only a bundle that says how it was made can be made again with another share of conflicting
 samples: the built-in example, and imports by a reader with a setting `conflicting`.
@@ -20,18 +20,18 @@ from gsr_core.progress import Report, ShouldStop, never, silent
 from gsr_core.runs.store import Run
 from gsr_core.workspace import Workspace
 
-__all__ = ["compute_study", "conflicting_share", "names_of_levels", "told_failures"]
+__all__ = ["compute_study", "conflicting_share", "failure_message", "names_of_levels"]
 
 
 _MAKING = 0.6
-"""Part of a study of strength's progress that making bundles is given."""
+"""Share of the progress bar for making bundles."""
 
 
 def conflicting_share(bundle: Bundle) -> float:
     """Return the share of the training rows that conflict with the shortcut.
 
     Raises:
-        SettingError: If the bundle does not say how to make it with another share.
+        SettingError: If the bundle cannot be made with another share.
     """
     example = examples.settings_of(bundle)
     if example is not None:
@@ -56,7 +56,7 @@ def _default_share(plan: Plan) -> float | None:
 
 
 def names_of_levels(bundle: Bundle, levels: Sequence[float]) -> list[str]:
-    """Return the name of the bundle of each level: its own level is the bundle itself.
+    """Return the name of the bundle of each level; for its own level it is the bundle itself.
 
     Raises:
         SettingError: If the bundle cannot be made with another share.
@@ -74,12 +74,12 @@ def compute_study(
     progress: Report | None = None,
     should_stop: ShouldStop | None = None,
 ) -> list[Run]:
-    """Make the bundles that are missing, then compute what is missing of a study.
+    """Make the missing bundles of a study, then compute its missing runs.
 
     Args:
         study: The study.
-        progress: Told the fraction done and what is being done.
-        should_stop: Asked now and then; what has finished by then is kept.
+        progress: Called with the fraction done and what is being done.
+        should_stop: Called now and then; runs that have finished by then are kept.
 
     Returns:
         The runs that failed.
@@ -95,7 +95,7 @@ def compute_study(
     if record.kind == "strength":
         base = study.unchanged_bundle()
         for level, name in zip(record.levels, record.bundles, strict=True):
-            if not _is_there(study.workspace, base, level, name):
+            if not _exists(study.workspace, base, level, name):
                 missing.append((level, name))
         for place, (level, name) in enumerate(missing):
             if stop():
@@ -115,18 +115,18 @@ def compute_study(
     )
 
 
-def _is_there(workspace: Workspace, base: Bundle, level: float, name: str) -> bool:
-    """Return whether the bundle of a level is there.
+def _exists(workspace: Workspace, base: Bundle, level: float, name: str) -> bool:
+    """Return whether the bundle of a level exists.
 
     Raises:
         BundleError: If another bundle has its name.
     """
     try:
-        found = open_bundle(workspace, name)
+        bundle = open_bundle(workspace, name)
     except BundleNotFoundError:
         return False
     try:
-        fits = math.isclose(conflicting_share(found), level) and _same_but_for_share(base, found)
+        fits = math.isclose(conflicting_share(bundle), level) and _same_but_for_share(base, bundle)
     except SettingError:
         fits = False
     if not fits:
@@ -140,8 +140,8 @@ def _is_there(workspace: Workspace, base: Bundle, level: float, name: str) -> bo
 def _same_but_for_share(base: Bundle, other: Bundle) -> bool:
     example = examples.settings_of(base)
     if example is not None:
-        found = examples.settings_of(other)
-        return found is not None and found[0] == example[0]
+        second = examples.settings_of(other)
+        return second is not None and second[0] == example[0]
     plans = [plan.model_dump(mode="json") for plan in (plan_of(base), plan_of(other))]
     for plan in plans:
         for key in ("name", "title"):
@@ -170,8 +170,8 @@ def _make(
     import_data(workspace, make_plan(**values), progress=report, should_stop=stop)
 
 
-def told_failures(failed: Sequence[Run]) -> str:
-    """Return in a sentence that runs of a study failed, and why the first did."""
+def failure_message(failed: Sequence[Run]) -> str:
+    """Return a sentence about the runs of a study that failed, and why the first did."""
     first = failed[0]
     return (
         f"{len(failed)} {'run' if len(failed) == 1 else 'runs'} failed; the first, "

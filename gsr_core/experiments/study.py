@@ -1,16 +1,16 @@
-"""Studies: how far a repair can be trusted when the data are worse than they are.
+"""Studies: how far a repair can be trusted when the data are worse than they seem.
 
 ```
-<name>/study.json   what was asked for, and the runs that have finished (`StudyRecord`)
+<name>/study.json   the request, and the runs that have finished (`StudyRecord`)
        lock         held by the process that computes
 ```
 
-A study is a grid of levels, methods and seeds; each place of the grid is an ordinary run with
-`part_of` set, which lists of runs leave out. What a level is depends on the kind:
+A study is a grid of levels, methods and seeds. Each cell of the grid is an ordinary run with
+`part_of` set, so that lists of runs can leave it out. What a level means depends on the kind:
 
 - `noise`: the share of the weighted rows whose class is flipped,
 - `budget`: the share of the target rows, and so of their group labels, that is kept,
-- `leak`: 0, or 1 for val being the target rows,
+- `leak`: 1 if val is the target rows, else 0,
 - `strength`: the share of the training rows that conflict with the shortcut, each level a bundle of
   its own.
 
@@ -19,30 +19,19 @@ A study goes on where it stopped: a run that has finished is not computed again.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
-from filelock import FileLock, Timeout
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from gsr_core.data.bundle import Bundle, open_bundle
+from gsr_core.data.bundle import bundle_reference, open_bundle
 from gsr_core.data.variation import Variation
-from gsr_core.errors import (
-    BundleError,
-    BundleNotFoundError,
-    GsrError,
-    RunStateError,
-    SettingError,
-)
-from gsr_core.files import replace_file
+from gsr_core.errors import BundleNotFoundError, GsrError, SettingError
+from gsr_core.experiments.experiment import Experiment, ExperimentRecord, check_name
 from gsr_core.methods.registry import METHODS, make_method
-from gsr_core.records import check_record, newest_first
+from gsr_core.records import newest_first
 from gsr_core.runs.store import Run, now, open_run
 from gsr_core.workspace import Workspace
 
@@ -73,36 +62,25 @@ LEVELS: Mapping[Kind, tuple[float, ...]] = {
     "leak": (0.0, 1.0),
     "strength": (0.02, 0.05, 0.1, 0.2),
 }
-"""What is computed unless other levels are asked for."""
+"""Default levels."""
 
 
-class StudyRecord(BaseModel):
-    """What was asked for, and what has been computed.
+class StudyRecord(ExperimentRecord):
+    """What a study was asked for, and what has been computed.
 
     Attributes:
-        format: Version of the directory's format.
-        name: Name of the study.
-        created: ISO 8601, UTC.
         kind: What is varied.
-        bundle: Name of the bundle, or the path of its directory.
-        bundle_digest: Identity of its content; a study refuses to go on with anything else.
         methods: Keys of the registry.
-        settings: By method, what differs from its defaults, the seed aside.
+        settings: By method, the settings that differ from its defaults, without the seed.
         levels: Ascending.
-        bundles: For `strength`, the bundle of each level, by place.
-        seeds: How many, counted from 0.
+        bundles: For `strength`, the bundle of each level, in the order of `levels`.
+        seeds: Number of seeds, counted from 0.
         device: As asked for: `auto`, `cpu`, `cuda`, ...
         runs: The runs that have finished.
     """
 
-    model_config = ConfigDict(frozen=True)
-
     format: int = FORMAT
-    name: str
-    created: str
     kind: Kind
-    bundle: str
-    bundle_digest: str
     methods: list[str]
     settings: dict[str, dict[str, Any]] = Field(default_factory=dict)
     levels: list[float]
@@ -113,11 +91,11 @@ class StudyRecord(BaseModel):
 
     @property
     def part_of(self) -> str:
-        """What its runs say they are part of."""
+        """The `part_of` of its runs."""
         return f"study:{self.name}"
 
     def cells(self) -> list[Cell]:
-        """Return the grid; a seed of all methods and levels comes before the next seed."""
+        """Return the grid, seed by seed; within a seed, level by level."""
         return [
             Cell(
                 level=level,
@@ -136,7 +114,7 @@ class StudyRecord(BaseModel):
 
 @dataclass(frozen=True)
 class Cell:
-    """One place of the grid: a run that there is to be."""
+    """One cell of the grid: a run to compute."""
 
     level: float
     bundle: str
@@ -153,67 +131,46 @@ def _variation(kind: Kind, level: float) -> Variation:
     return Variation(leak=kind == "leak" and level == 1)
 
 
-@dataclass(frozen=True)
-class Study:
+class Study(Experiment[StudyRecord]):
     """One study on disk."""
 
-    workspace: Workspace
-    path: Path
+    kind = command = "study"
+    model = StudyRecord
+    readable = FORMAT
+    parts = "runs"
+    decisive = ("kind", "bundle")
 
-    @property
-    def name(self) -> str:
-        """Name of the study."""
-        return self.path.name
-
-    @property
-    def record(self) -> StudyRecord:
-        """What was asked for, and what has been computed."""
-        return StudyRecord.model_validate_json((self.path / "study.json").read_text())
-
-    def write(self, record: StudyRecord) -> None:
-        """Replace the record."""
-        with replace_file(self.path / "study.json") as temporary:
-            temporary.write_text(record.model_dump_json(indent=2) + "\n")
-
-    @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Hold the study's lock.
+    def checked(self) -> Self:
+        """Return this, after a check that this version can read it and has its methods.
 
         Raises:
-            RunStateError: If another process has it.
+            RunNotFoundError: If there is none of that name.
+            GsrError: If this version cannot read it, or lacks a method.
         """
-        try:
-            with FileLock(self.path / "lock", timeout=0):
-                yield
-        except Timeout:
-            raise RunStateError(
-                f"study '{self.name}' is under way in another process; wait for it or stop it there"
-            ) from None
-
-    def unchanged_bundle(self) -> Bundle:
-        """Return the study's bundle.
-
-        Raises:
-            BundleError: If its content is no longer what the study began on.
-        """
-        record = self.record
-        bundle = open_bundle(self.workspace, record.bundle)
-        if bundle.manifest.digest != record.bundle_digest:
-            raise BundleError(
-                f"bundle '{bundle.name}' has changed since study '{self.name}' began, so that its "
-                "runs no longer compare; begin a new study under another name"
+        super().checked()
+        if unknown := [each for each in self.record.methods if each not in METHODS]:
+            raise GsrError(
+                f"study '{self.name}' has methods that this version lacks: {', '.join(unknown)}"
             )
-        return bundle
+        return self
+
+    def difference(self, key: str, old: Any, new: Any) -> str:
+        """Return in words which value a decisive field had, and which is wanted instead."""
+        return f"{key} '{old}', not '{new}'"
+
+    def renewed(self, before: StudyRecord, wanted: StudyRecord) -> StudyRecord:
+        """Return the record to go on with; runs that are not wanted now stay for later."""
+        return wanted.model_copy(update={"created": before.created, "runs": before.runs})
 
     def finished(self) -> list[tuple[Cell, Run]]:
-        """Return the places of the grid whose runs have finished, with their runs."""
+        """Return the cells whose runs have finished, with their runs."""
         record = self.record
         runs = []
         for run_id in record.runs:
             try:
                 runs.append(open_run(self.workspace, run_id))
             except GsrError:
-                continue  # Taken away since; it will be computed again.
+                continue  # Deleted since then; it will be computed again.
         return matched_runs(self.workspace, record, runs)
 
 
@@ -230,24 +187,29 @@ def make_study(
     device: str = "auto",
     name: str = "",
 ) -> Study:
-    """Check everything that can be checked, then make a study, or one that is there go on.
+    """Make a study, or prepare an earlier one to go on; everything is checked first.
 
     Args:
-        workspace: Where it is kept.
+        workspace: Where to keep it.
         kind: One of `KINDS`.
         bundle: Name of a bundle in the workspace, or the path of its directory.
         methods: Keys of the registry.
-        levels: What to vary over; those of `LEVELS` if None.
-        bundles: For `strength`, the bundle of each level; they need not be there yet.
-        settings: By method, what differs from its defaults.
-        seeds: How many, counted from 0.
+        levels: Values to vary over; those of `LEVELS` if None.
+        bundles: For `strength`, the bundle of each level; they need not exist yet.
+        settings: By method, the settings that differ from its defaults.
+        seeds: Number of seeds, counted from 0.
         device: `auto` or a device name.
-        name: Of the study; `<kind>-<bundle>` if "". If there is one of that name it goes on, and
-            only methods, levels, seeds and device may differ.
+        name: Of the study; `<kind>-<bundle>` if "". A study that has this name already goes on;
+            its kind and bundle must be the same.
 
     Raises:
-        SettingError: If something that was asked for is not allowed; then nothing is left behind.
-        GsrError: If the bundle or the device is not there.
+        SettingError: If an argument is not allowed; then nothing is left behind.
+        GsrError: If the bundle or the device does not exist.
+
+    Example:
+        >>> study = gsr.make_study(place, "noise", "birds", ["gsr", "llr"], levels=[0, 0.2])
+        >>> study.name, len(study.record.cells())
+        ('noise-birds', 12)
     """
     from gsr_core.compute import pick
 
@@ -255,48 +217,41 @@ def make_study(
         raise SettingError(f"there is no study '{kind}'; studies are {', '.join(KINDS)}")
     opened = open_bundle(workspace, bundle)
     name = name or f"{kind}-{opened.name}"
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", name):
-        raise SettingError(
-            f"study name '{name}' is not allowed; use up to 100 letters, digits, '.', '_' and '-', "
-            "beginning with a letter or digit"
-        )
+    check_name("study", name)
     if not methods:
         raise SettingError("a study needs at least one method; methods are " + ", ".join(METHODS))
     if seeds < 1:
         raise SettingError(f"seeds is {seeds}; ask for at least one")
-    given = LEVELS[kind] if levels is None else tuple(levels)
-    _check_levels(kind, given)
-    if kind == "strength" and len(bundles) != len(given):
+    chosen = LEVELS[kind] if levels is None else tuple(levels)
+    _check_levels(kind, chosen)
+    if kind == "strength" and len(bundles) != len(chosen):
         raise SettingError("a study of strength needs a bundle for each level")
-    order = np.argsort(given)
-    known = {method: dict(values) for method, values in (settings or {}).items() if values}
-    if unused := sorted(set(known) - set(methods)):
+    order = [int(place) for place in np.argsort(chosen)]
+    changed = {method: dict(values) for method, values in (settings or {}).items() if values}
+    if unused := sorted(set(changed) - set(methods)):
         raise SettingError(f"there are settings for {', '.join(unused)}, which is not in the study")
     for method in methods:
-        made = make_method(method, {**known.get(method, {}), "seed": seeds - 1}).settings()
-        if method in known:
-            known[method] = {key: made[key] for key in known[method]}
+        # The last seed, so that one that is too large is refused at once.
+        values = make_method(method, {**changed.get(method, {}), "seed": seeds - 1}).settings()
+        if method in changed:
+            changed[method] = {key: values[key] for key in changed[method]}
     pick(device)
-    inside = opened.path.parent == workspace.bundles
-    wanted = StudyRecord(
-        name=name,
-        created=now(),
-        kind=kind,
-        bundle=opened.name if inside else str(opened.path.resolve()),
-        bundle_digest=opened.manifest.digest,
-        methods=list(dict.fromkeys(methods)),
-        settings=known,
-        levels=[float(given[place]) for place in order],
-        bundles=[bundles[int(place)] for place in order] if bundles else [],
-        seeds=seeds,
-        device=device,
-    )
     study = Study(workspace, workspace.studies / name)
-    if (study.path / "study.json").is_file():
-        _go_on(study, wanted)
-    else:
-        study.path.mkdir(parents=True, exist_ok=True)
-        study.write(wanted)
+    study.begin(
+        StudyRecord(
+            name=name,
+            created=now(),
+            kind=kind,
+            bundle=bundle_reference(workspace, opened),
+            bundle_digest=opened.manifest.digest,
+            methods=list(dict.fromkeys(methods)),
+            settings=changed,
+            levels=[float(chosen[place]) for place in order],
+            bundles=[bundles[place] for place in order] if bundles else [],
+            seeds=seeds,
+            device=device,
+        )
+    )
     return study
 
 
@@ -306,40 +261,19 @@ def _check_levels(kind: Kind, levels: Sequence[float]) -> None:
     Raises:
         SettingError: If not.
     """
-    allowed = {
+    rules = {
         "noise": ("shares from 0 to less than 1", lambda level: 0 <= level < 1),
         "budget": ("shares above 0 and up to 1", lambda level: 0 < level <= 1),
         "leak": ("0 for sets of their own, 1 for one set", lambda level: level in (0, 1)),
         "strength": ("shares above 0 and below 1", lambda level: 0 < level < 1),
     }
-    told, fits = allowed[kind]
-    wrong = [level for level in levels if not fits(level)]
+    range_, allowed = rules[kind]
+    wrong = [level for level in levels if not allowed(level)]
     if wrong or not levels:
-        found = f"level {wrong[0]:g} is not allowed" if wrong else "there are no levels"
-        raise SettingError(f"{found} in a study of {kind}; levels are {told}")
+        mistake = f"level {wrong[0]:g} is not allowed" if wrong else "there are no levels"
+        raise SettingError(f"{mistake} in a study of {kind}; levels are {range_}")
     if len(set(levels)) < len(levels):
         raise SettingError("a level is given twice; give it once")
-
-
-def _go_on(study: Study, wanted: StudyRecord) -> None:
-    """Make an earlier study want what is wanted now.
-
-    Raises:
-        RunStateError: If it is under way.
-        SettingError: If it is of another kind, another bundle or other settings.
-    """
-    with study.lock():
-        before = open_study(study.workspace, study.name).record
-        for key in ("kind", "bundle"):
-            was, asked = getattr(before, key), getattr(wanted, key)
-            if was != asked:
-                raise SettingError(
-                    f"study '{study.name}' was begun with {key} '{was}', not '{asked}'; choose "
-                    "another name to begin a new one"
-                )
-        study.unchanged_bundle()
-        # Runs that are not wanted now stay, and count again when they are.
-        study.write(wanted.model_copy(update={"created": before.created, "runs": before.runs}))
 
 
 def open_study(workspace: Workspace, name: str) -> Study:
@@ -349,27 +283,23 @@ def open_study(workspace: Workspace, name: str) -> Study:
         RunNotFoundError: If there is none.
         GsrError: If the directory is not that of a study that this version reads.
     """
-    study = Study(workspace, workspace.studies / name)
-    check_record("study", study, FORMAT)
-    if unknown := [each for each in study.record.methods if each not in METHODS]:
-        raise GsrError(f"study '{name}' has methods that this version lacks: {', '.join(unknown)}")
-    return study
+    return Study(workspace, workspace.studies / name).checked()
 
 
 def list_studies(workspace: Workspace) -> list[Study]:
-    """Return the studies of a workspace, newest first; what `open_study` refuses is passed over."""
-    return newest_first("study", workspace.studies, partial(open_study, workspace))
+    """Return the studies of a workspace, newest first; what `open_study` refuses is left out."""
+    return newest_first(Study, workspace, workspace.studies)
 
 
 def cell_key(cell: Cell) -> str:
-    """Return what identifies a place of the grid among all runs."""
+    """Return a key that is the same for a cell and for the runs that fill it."""
     return repr((cell.bundle, cell.variation.changes(), cell.method, sorted(cell.settings.items())))
 
 
 def matched_runs(
     workspace: Workspace, record: StudyRecord, runs: Iterable[Run]
 ) -> list[tuple[Cell, Run]]:
-    """Return the places of the grid that some of the runs fill, in the order of the grid."""
+    """Return the cells that some of the runs fill, with these runs, in the order of the grid."""
     digests: dict[str, str | None] = {}
 
     def digest(bundle: str) -> str | None:

@@ -1,4 +1,4 @@
-"""What a study shows: scores by level, and what happened to the flipped rows."""
+"""Outcomes of a study: scores by level, and the weights of flipped rows."""
 
 from __future__ import annotations
 
@@ -19,12 +19,22 @@ _SCORES = ("worst_group_accuracy", "mean_accuracy")
 
 
 def outcomes(study: Study) -> pd.DataFrame:
-    """Return one row a finished run.
+    """Return one row for each finished run.
 
     Returns:
         Columns method, level, seed, run (its name), target (rows of target, each with a group
         label), and `<split>_<score>` for val and test, and worst_group_accuracy and mean_accuracy
         at the kept step, as fractions.
+
+    Example:
+        >>> study = gsr.make_study(
+        ...     place, "budget", "birds", ["llr"], levels=[0.2, 1], seeds=1, device="cpu"
+        ... )
+        >>> _ = gsr.run_study(study)
+        >>> gsr.outcomes(study)[["method", "level", "target", "test_mean_accuracy"]]
+          method  level  target  test_mean_accuracy
+        0    llr    0.2       8               0.925
+        1    llr    1.0      40               0.925
     """
     rows = []
     for cell, run in study.finished():
@@ -37,8 +47,8 @@ def outcomes(study: Study) -> pd.DataFrame:
             "target": len(run.rows_of("target")),
         }
         for split in ("val", "test"):
-            found = overall(history, split, step)
-            row |= {f"{split}_{score}": found.get(score, math.nan) for score in _SCORES}
+            metrics = overall(history, split, step)
+            row |= {f"{split}_{score}": metrics.get(score, math.nan) for score in _SCORES}
         rows.append(row)
     columns = ["method", "level", "seed", "run", "target"]
     columns += [f"{split}_{score}" for split in ("val", "test") for score in _SCORES]
@@ -46,7 +56,7 @@ def outcomes(study: Study) -> pd.DataFrame:
 
 
 def summarise_outcomes(table: pd.DataFrame) -> pd.DataFrame:
-    """Return mean and standard deviation over seeds, one row a method and level.
+    """Return mean and standard deviation over seeds, one row for each method and level.
 
     Args:
         table: From `outcomes`.
@@ -55,6 +65,16 @@ def summarise_outcomes(table: pd.DataFrame) -> pd.DataFrame:
         Columns method, level, seeds, target (mean); `test`, `test_sd`, `val`, `val_sd`:
         worst-group accuracy; `gap` and `gap_sd`: val minus test of the same run; `mean`: mean
         accuracy on test. The sd is NaN for one seed.
+
+    Example:
+        >>> study = gsr.make_study(
+        ...     place, "noise", "birds", ["llr"], levels=[0.2], seeds=2, device="cpu"
+        ... )
+        >>> _ = gsr.run_study(study)
+        >>> summary = gsr.summarise_outcomes(gsr.outcomes(study))
+        >>> summary[["method", "level", "seeds", "test", "test_sd"]].round(3)
+          method  level  seeds  test  test_sd
+        0    llr    0.2      2  0.45    0.212
     """
     worst = "worst_group_accuracy"
     wide = pd.DataFrame(
@@ -71,10 +91,10 @@ def summarise_outcomes(table: pd.DataFrame) -> pd.DataFrame:
     grouped = wide.groupby(["method", "level"], sort=False)
     means = grouped[["target", "test", "val", "gap", "mean"]].mean()
     spread = grouped[["test", "val", "gap"]].std().add_suffix("_sd")
-    counted = grouped.size().rename("seeds")
-    found = pd.concat([counted, means, spread], axis=1).reset_index()
+    seeds = grouped.size().rename("seeds")
+    summary = pd.concat([seeds, means, spread], axis=1).reset_index()
     columns = ["method", "level", "seeds", "target", "test", "test_sd", "val", "val_sd"]
-    return found[[*columns, "gap", "gap_sd", "mean"]].sort_values(
+    return summary[[*columns, "gap", "gap_sd", "mean"]].sort_values(
         ["method", "level"], key=_in_order(table), ignore_index=True
     )
 
@@ -86,12 +106,12 @@ def _in_order(table: pd.DataFrame) -> Callable[[pd.Series], pd.Series]:
 
 
 def flipped_weights(study: Study) -> pd.DataFrame:
-    """Return where the weights of flipped samples go, one row a run, group and kind of label.
+    """Return the mean weights of flipped and of clean samples, by run and group.
 
     Returns:
         Columns method, level, seed, group (as shown; "all" for all together), flipped (bool),
-        samples (how many), weight (their mean, relative to uniform: 1 is an equal share). Runs
-        without weights on the noisy rows are left out.
+        samples (their number), weight (their mean, relative to uniform: 1 is an equal share).
+        Runs without weights on the noisy rows are left out.
     """
     rows = []
     for cell, run in study.finished():
@@ -129,6 +149,6 @@ def summarise_flipped(table: pd.DataFrame) -> pd.DataFrame:
     """
     keys = ["method", "level", "group", "flipped"]
     grouped = table.groupby(keys, sort=False)
-    found = grouped[["samples", "weight"]].mean()
-    found["weight_sd"] = grouped["weight"].std()
-    return found.reset_index()
+    summary = grouped[["samples", "weight"]].mean()
+    summary["weight_sd"] = grouped["weight"].std()
+    return summary.reset_index()

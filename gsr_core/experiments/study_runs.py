@@ -1,12 +1,10 @@
-"""Computing the runs of a study that are missing."""
+"""Computing the missing runs of a study."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from gsr_core.errors import (
-    RunStateError,
-)
+from gsr_core.errors import RunStateError
 from gsr_core.experiments.study import Cell, Kind, Study, StudyRecord, cell_key, matched_runs
 from gsr_core.progress import Report, ShouldStop, Status, never, silent
 from gsr_core.runs.store import Run, create_run, list_runs
@@ -20,14 +18,14 @@ def run_study(
     progress: Report | None = None,
     should_stop: ShouldStop | None = None,
 ) -> list[Run]:
-    """Compute what is missing of a study.
+    """Compute the missing runs of a study.
 
-    A run that fails does not keep the others from being computed.
+    A run that fails does not stop the others.
 
     Args:
-        study: The study; its bundles must be there.
-        progress: Told the fraction done and what is being done.
-        should_stop: Asked now and then; what has finished by then is kept.
+        study: The study; its bundles must exist.
+        progress: Called with the fraction done and what is being done.
+        should_stop: Called now and then; runs that have finished by then are kept.
 
     Returns:
         The runs that failed.
@@ -35,6 +33,15 @@ def run_study(
     Raises:
         RunStateError: If it was stopped, or another process has it.
         BundleError: If the bundle has changed.
+
+    Example:
+        >>> study = gsr.make_study(place, "leak", "birds", ["llr"], seeds=1, device="cpu")
+        >>> reports = []
+        >>> gsr.run_study(study, progress=lambda fraction, text: reports.append(text))
+        []
+        >>> reports
+        ['Run 1 of 2: LLR, sets of their own, seed 0',
+         'Run 2 of 2: LLR, one set for target and val, seed 0']
     """
     from gsr_core.runs.execute import execute
 
@@ -50,12 +57,12 @@ def run_study(
             if run.config.part_of == record.part_of and run.state.status is Status.FINISHED
         ]
         done = {cell_key(cell): run for cell, run in matched_runs(study.workspace, record, own)}
-        record = _noted(study, record, done.values())
+        record = _record_runs(study, record, done.values())
         for place, cell in enumerate(cells):
             if cell_key(cell) in done:
                 continue
-            told = f"Run {place + 1} of {len(cells)}: {cell_label(record.kind, cell)}"
-            report(place / len(cells), told)
+            title = f"Run {place + 1} of {len(cells)}: {cell_label(record.kind, cell)}"
+            report(place / len(cells), title)
             if stop():
                 raise RunStateError(_stopped(study, len(done), len(cells)))
             run = create_run(
@@ -70,7 +77,7 @@ def run_study(
             state = execute(run, monitor=lambda moment: stop())
             if state.status is Status.FINISHED:
                 done[cell_key(cell)] = run
-                record = _noted(study, record, [run])
+                record = _record_runs(study, record, [run])
             elif state.status is Status.CANCELLED:
                 raise RunStateError(_stopped(study, len(done), len(cells)))
             else:
@@ -79,7 +86,7 @@ def run_study(
 
 
 def cell_label(kind: Kind, cell: Cell) -> str:
-    """Return one place of the grid in words."""
+    """Return a cell of the grid in words."""
     level = {
         "noise": f"{cell.level:.0%} of labels flipped",
         "budget": f"{cell.level:.0%} of target",
@@ -93,7 +100,7 @@ def _stopped(study: Study, done: int, wanted: int) -> str:
     return f"study '{study.name}' was stopped after {done} of {wanted} runs, which are kept"
 
 
-def _noted(study: Study, record: StudyRecord, runs: Iterable[Run]) -> StudyRecord:
+def _record_runs(study: Study, record: StudyRecord, runs: Iterable[Run]) -> StudyRecord:
     """Add finished runs to the record on disk and return it."""
     known = list(dict.fromkeys([*record.runs, *(run.run_id for run in runs)]))
     if known != record.runs:

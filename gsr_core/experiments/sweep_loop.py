@@ -1,4 +1,4 @@
-"""Computing what is missing of a sweep: its trials, its winner, and the winner's seeds."""
+"""The loop of a sweep: its trials, its winner, and the winner's seeds."""
 
 from __future__ import annotations
 
@@ -11,13 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from gsr_core.errors import RunStateError, SettingError
-from gsr_core.experiments.search import (
-    Book,
-    Draw,
-    Outcome,
-    Setting,
-    Trial,
-)
+from gsr_core.experiments.search import Book, Draw, Outcome, Setting, Trial
 from gsr_core.experiments.sweep import Sweep, SweepRecord, Winner
 from gsr_core.experiments.sweep_trials import trial_workers
 from gsr_core.methods.registry import make_method
@@ -30,7 +24,7 @@ __all__ = ["best_trial", "run_sweep"]
 
 
 _PATIENCE = 0.2
-"""Seconds between two looks whether somebody asked to stop."""
+"""Seconds between two calls of `should_stop`."""
 
 
 def run_sweep(
@@ -40,22 +34,32 @@ def run_sweep(
     progress: Report | None = None,
     should_stop: ShouldStop | None = None,
 ) -> SweepRecord:
-    """Compute what is missing of a sweep: its trials, its winner, and the winner's seeds.
+    """Compute the missing parts of a sweep: its trials, its winner, and the winner's seeds.
 
     With one job the outcome depends on the record alone. With more, the trials of `tpe` also
     depend on which of them end first.
 
     Args:
         sweep: The sweep.
-        jobs: Trials to compute at a time, each in a process of its own.
-        progress: Told the fraction done and what is being done.
-        should_stop: Asked now and then; what is done by then is kept.
+        jobs: Number of trials at a time, each in a process of its own.
+        progress: Called with the fraction done and what is being done.
+        should_stop: Called now and then; what is done by then is kept.
 
     Raises:
         RunStateError: If it was stopped, another process has it, no trial succeeded, or a seed's
             run failed.
         SettingError: If `jobs` is not positive.
         BundleError: If the bundle has changed.
+
+    Example:
+        >>> sweep = gsr.make_sweep(
+        ...     place, "birds", "llr", trials=3, sampler="random", seeds=2, device="cpu"
+        ... )
+        >>> record = gsr.run_sweep(sweep)
+        >>> record.winner.settings, record.winner.score
+        ({'l2': 0.0179}, 0.6)
+        >>> len(sweep.runs())
+        2
     """
     if jobs < 1:
         raise SettingError(f"jobs is {jobs}; ask for at least one")
@@ -75,7 +79,7 @@ def run_sweep(
 def _search(
     sweep: Sweep, record: SweepRecord, jobs: int, report: Report, stop: ShouldStop
 ) -> list[Trial]:
-    """Compute the trials that are missing and return all, by place.
+    """Compute the missing trials and return all, by place.
 
     Raises:
         RunStateError: If it was stopped or a process died.
@@ -97,7 +101,7 @@ def _search(
                     place = missing.pop(0)
                     draw = book.ask(place)
                     repeated = known.get(_key(draw.settings))
-                    future = _done(repeated) if repeated else pool.submit(work, draw.settings)
+                    future = _again(repeated) if repeated else pool.submit(work, draw.settings)
                     running[future] = place, draw
                 for future in wait(running, _PATIENCE, FIRST_COMPLETED).done:
                     place, draw = running.pop(future)
@@ -112,7 +116,7 @@ def _search(
             f"{len(ended)} finished trials are kept, go on with fewer jobs"
         ) from None
     finally:
-        # Whatever is half-done now will be drawn again.
+        # A trial that is half done now will be drawn again.
         book.give_up()
     if len(ended) < record.trials:
         raise RunStateError(
@@ -126,8 +130,8 @@ def _key(settings: Mapping[str, Setting]) -> str:
     return json.dumps(settings, sort_keys=True)
 
 
-def _done(outcome: Outcome) -> Future[Outcome | None]:
-    """Return what a trial of the same settings brought, as if it had been computed."""
+def _again(outcome: Outcome) -> Future[Outcome | None]:
+    """Return the outcome of an earlier trial of the same settings, as if it were computed now."""
     future: Future[Outcome | None] = Future()
     future.set_result(replace(outcome, seconds=0.0))
     return future
@@ -146,7 +150,7 @@ def best_trial(record: SweepRecord, trials: Sequence[Trial]) -> Trial | None:
 
     Args:
         record: Of the sweep.
-        trials: By place; of equals the earliest is the best.
+        trials: By place; the earliest wins a tie.
     """
     rule = SELECTION_RULES[record.base.selection]
     best, winner = None, None
@@ -160,7 +164,7 @@ def best_trial(record: SweepRecord, trials: Sequence[Trial]) -> Trial | None:
 
 
 def _winner(record: SweepRecord, trials: Sequence[Trial]) -> Winner:
-    """Return what is run over seeds.
+    """Return the winner among the trials.
 
     Raises:
         RunStateError: If all trials failed.
@@ -184,7 +188,7 @@ def _winner(record: SweepRecord, trials: Sequence[Trial]) -> Winner:
 def _run_winner(
     sweep: Sweep, record: SweepRecord, winner: Winner, report: Report, stop: ShouldStop
 ) -> SweepRecord:
-    """Run the winner over the seeds that are missing.
+    """Run the winner for the missing seeds.
 
     Raises:
         RunStateError: If it was stopped or a run failed.

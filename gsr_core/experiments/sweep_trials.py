@@ -19,10 +19,7 @@ import torch
 from gsr_core.compute import pick
 from gsr_core.data.problem import load_problem
 from gsr_core.errors import GsrError
-from gsr_core.experiments.search import (
-    Outcome,
-    Setting,
-)
+from gsr_core.experiments.search import Outcome, Setting
 from gsr_core.experiments.sweep import Sweep
 from gsr_core.methods.fit import fit
 from gsr_core.methods.monitor import Progress
@@ -36,18 +33,18 @@ __all__ = ["trial_workers"]
 
 
 class _Scorer:
-    """Computes trials, one after another, on data that it loads once."""
+    """Computes one trial after another on data that it loads once."""
 
     def __init__(self, sweep: Sweep, stop: ShouldStop) -> None:
         record = sweep.record
         bundle = sweep.unchanged_bundle()
         self.record, self.stop = record, stop
         self.group_names = bundle.group_names
-        # The test rows are left behind here, whatever else is done.
+        # The test rows end here: no trial can see them.
         self.problem, _ = load_problem(bundle, pick(record.device), seed=record.base.seed)
 
     def __call__(self, settings: Mapping[str, Setting]) -> Outcome | None:
-        """Return what settings bring on val; None if the sweep is being stopped."""
+        """Return the outcome of settings on val; None if the sweep is being stopped."""
         stopped = False
 
         def monitor(progress: Progress) -> bool:
@@ -55,15 +52,15 @@ class _Scorer:
             stopped = self.stop()
             return stopped
 
-        begun = time.perf_counter()
+        start = time.perf_counter()
         try:
             method = make_method(self.record.method, {**self.record.fixed, **settings})
             result = fit(method, self.problem, self.group_names, monitor=monitor)
         except Exception as error:
-            # Whatever goes wrong with some settings, others may do.
+            # Settings that fail in any way leave the others to be tried.
             known = isinstance(error, GsrError | FloatingPointError)
             message = str(error) if known else f"{type(error).__name__}: {error}"
-            return Outcome(None, seconds=time.perf_counter() - begun, message=message)
+            return Outcome(None, seconds=time.perf_counter() - start, message=message)
         if stopped and result.status is Status.CANCELLED:
             return None
         if result.status is not Status.FINISHED:
@@ -90,11 +87,11 @@ class _Here(Executor):
 def trial_workers(
     sweep: Sweep, jobs: int, stop: ShouldStop
 ) -> Iterator[tuple[Executor, Callable[..., Outcome | None], ShouldStop]]:
-    """Yield where trials are computed, by what, and whether the sweep is being stopped."""
+    """Yield an executor, the function that it calls for a trial, and whether the sweep stops."""
     if jobs == 1:
         yield _Here(), _Scorer(sweep, stop), stop
         return
-    # Not forked: torch's threads and a GPU do not survive that.
+    # Not forked: torch's threads and a GPU do not survive a fork.
     context = multiprocessing.get_context("spawn")
     halt = context.Event()
 
@@ -112,7 +109,7 @@ def trial_workers(
 
 
 _scorer: _Scorer | None = None
-"""That of a worker process."""
+"""The scorer of a worker process."""
 
 
 def _begin(workspace: Workspace, path: Path, jobs: int, halt: Any) -> None:
@@ -126,7 +123,7 @@ def _begin(workspace: Workspace, path: Path, jobs: int, halt: Any) -> None:
 
 
 def _leave_with_parent() -> None:
-    """End this process when the one that began it is gone, however it went."""
+    """End this process when its parent has ended, however it ended."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()

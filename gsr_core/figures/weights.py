@@ -74,7 +74,7 @@ def weight_distribution(
     the right has more weight. At most 512 points a line, whatever the number of samples.
 
     Args:
-        weights: Columns sample_id, group, weight (all weights sum to one), one row a weighted
+        weights: Columns group, weight (all weights sum to one), one row a weighted
             sample and group; a sample in two groups has two rows.
         n: Number of weighted samples; weights are drawn times n, so that 1 is uniform.
         colours: Colour of each group, from `theme.group_colours`.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterable
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -25,9 +25,6 @@ from gsr_core.ingest.plan import Plan
 from gsr_core.ingest.read import read
 from gsr_core.progress import Report, ShouldStop, silent
 from gsr_core.workspace import Workspace
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["import_data"]
 

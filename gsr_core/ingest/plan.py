@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -12,9 +12,6 @@ from gsr_core.data.source import Roles
 from gsr_core.errors import SettingError
 from gsr_core.readers.registry import make_reader
 from gsr_core.settings import what_is_wrong
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = [
     "NAMED",

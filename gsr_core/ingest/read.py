@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -14,9 +14,6 @@ from gsr_core.errors import SettingError
 from gsr_core.ingest.plan import Plan
 from gsr_core.readers.registry import make_reader
 from gsr_core.settings import what_is_wrong
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["preview", "read"]
 

@@ -16,7 +16,6 @@ __all__ = [
     "BACKGROUND",
     "IMPORTS",
     "STUDIES",
-    "job_queue",
     "worker_alive",
     "worker_file",
     "worker_lock",
@@ -30,11 +29,6 @@ IMPORTS = "imports"
 
 STUDIES = "studies"
 """The queue of studies and sweeps, which are many runs and must not keep a single run waiting."""
-
-
-def job_queue(kind: str) -> str:
-    """Return the queue of a kind of background job."""
-    return {"import": IMPORTS, "study": STUDIES, "sweep": STUDIES}.get(kind, BACKGROUND)
 
 
 def worker_file(workspace: Workspace, name: str, suffix: str) -> Path:

@@ -16,27 +16,18 @@ import json
 import os
 import subprocess
 import sys
-from typing import Any
 
 from huey import SqliteHuey
 from huey.registry import Message
 from huey.serializer import Serializer
 
-from gsr_core.errors import DeviceError
-from gsr_core.jobs.lock import BACKGROUND, job_queue, worker_alive, worker_file
-from gsr_core.jobs.state import JobState, keep_arguments, read_job, write_job
-from gsr_core.runs.store import Run
+from gsr_core.jobs.base import Job
+from gsr_core.jobs.lock import worker_alive, worker_file
+from gsr_core.jobs.state import JobState, keep_job, read_job, write_job
+from gsr_core.jobs.tasks import make_tasks
 from gsr_core.workspace import Workspace
 
-__all__ = [
-    "BACKGROUND",
-    "ensure_run_worker",
-    "ensure_worker",
-    "open_queue",
-    "queue_of",
-    "start_job",
-    "submit",
-]
+__all__ = ["enqueue", "ensure_worker", "open_queue", "start_job"]
 
 
 class _Json(Serializer):
@@ -65,14 +56,6 @@ def open_queue(workspace: Workspace, name: str) -> SqliteHuey:
     )
 
 
-def queue_of(device: str) -> str:
-    """Return the queue of the device that `device`, perhaps `auto`, means on this machine."""
-    from gsr_core.compute import pick
-
-    chosen = pick(device).device
-    return f"cuda:{chosen.index or 0}" if chosen.type == "cuda" else chosen.type
-
-
 def ensure_worker(workspace: Workspace, name: str) -> None:
     """Start a queue's worker unless one is alive. Returns at once: asking often costs nothing."""
     started = _started.get((workspace, name))
@@ -91,48 +74,22 @@ def ensure_worker(workspace: Workspace, name: str) -> None:
         )
 
 
-def submit(run: Run) -> None:
-    """Queue a waiting run on its device and see that a worker is there."""
-    name = queue_of(run.config.device)
-    _enqueue(run.workspace, name, "run", {"run_id": run.run_id})
+def enqueue(workspace: Workspace, job: Job) -> None:
+    """Put a job at the end of its queue and see that a worker is there."""
+    queue = job.own_queue()
+    make_tasks(workspace, open_queue(workspace, queue))[job.kind](**job.message())
+    ensure_worker(workspace, queue)
 
 
-def ensure_run_worker(run: Run) -> None:
-    """See that a waiting run has a worker: the one it was queued for may have died since.
-
-    A new worker takes up by itself every run that waits on its device. A run that waits on a
-    device which this machine does not have is left to the machine that has it.
-    """
-    try:
-        name = queue_of(run.config.device)
-    except DeviceError:
-        return
-    ensure_worker(run.workspace, name)
-
-
-def start_job(workspace: Workspace, kind: str, key: str, arguments: dict[str, Any]) -> JobState:
-    """Start a background job unless the same one is under way.
-
-    Args:
-        workspace: Where.
-        kind: A task of the worker: `example`, `map`, `cluster`, `import`, `study` or `sweep`.
-        key: Identifies the job among its kind.
-        arguments: Passed to the task; plain values only.
-    """
-    state = read_job(workspace, kind, key)
+def start_job(workspace: Workspace, job: Job) -> JobState:
+    """Start a tracked job unless the same one is under way, and say how it stands."""
+    state = read_job(workspace, job.kind, job.key)
     if state is not None and state.active:
         # It may have been queued for a worker that died since.
-        ensure_worker(workspace, job_queue(kind))
+        ensure_worker(workspace, job.own_queue())
         return state
-    state = JobState(kind=kind, key=key, text="Waiting for the worker")
-    keep_arguments(workspace, kind, key, arguments)
+    state = JobState(kind=job.kind, key=job.key, text="Waiting for the worker")
+    keep_job(workspace, job)
     write_job(workspace, state)
-    _enqueue(workspace, job_queue(kind), kind, {"key": key, **arguments})
+    enqueue(workspace, job)
     return state
-
-
-def _enqueue(workspace: Workspace, queue: str, task: str, arguments: dict[str, Any]) -> None:
-    from gsr_core.jobs.tasks import make_tasks
-
-    make_tasks(workspace, open_queue(workspace, queue))[task](**arguments)
-    ensure_worker(workspace, queue)

@@ -5,22 +5,27 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from typing import Any
+from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict
 
+from gsr_core.errors import GsrError
 from gsr_core.files import replace_file
-from gsr_core.jobs.lock import job_queue, worker_alive
+from gsr_core.jobs.lock import worker_alive
+from gsr_core.jobs.registry import job_class
 from gsr_core.progress import Status
 from gsr_core.workspace import Workspace
+
+if TYPE_CHECKING:
+    from gsr_core.jobs.base import Job
 
 __all__ = [
     "JobState",
     "forget_job",
-    "job_arguments",
     "job_lock",
-    "keep_arguments",
+    "keep_job",
+    "kept_job",
     "list_jobs",
     "read_job",
     "request_stop",
@@ -105,7 +110,7 @@ def read_job(workspace: Workspace, kind: str, key: str) -> JobState | None:
     lost = state.status is Status.RUNNING or (
         state.status is Status.QUEUED
         and time.time() - state.written > _START_LIMIT
-        and not worker_alive(workspace, job_queue(kind))
+        and not worker_alive(workspace, job_class(kind).queue)
     )
     if lost:
         try:
@@ -145,14 +150,17 @@ def forget_job(workspace: Workspace, kind: str, key: str) -> None:
         (workspace.jobs / f"{_stem(kind, key)}.{suffix}").unlink(missing_ok=True)
 
 
-def keep_arguments(workspace: Workspace, kind: str, key: str, arguments: dict[str, Any]) -> None:
+def keep_job(workspace: Workspace, job: Job) -> None:
     """Write down what a job is started with, so that anybody can start it again."""
     workspace.jobs.mkdir(parents=True, exist_ok=True)
-    with replace_file(workspace.jobs / f"{_stem(kind, key)}.arguments") as temporary:
-        temporary.write_text(json.dumps(arguments))
+    with replace_file(workspace.jobs / f"{_stem(job.kind, job.key)}.arguments") as temporary:
+        temporary.write_text(json.dumps(job.arguments()))
 
 
-def job_arguments(workspace: Workspace, kind: str, key: str) -> dict[str, Any] | None:
-    """Return what a job was last started with; None if that is not known."""
-    file = workspace.jobs / f"{_stem(kind, key)}.arguments"
-    return json.loads(file.read_text()) if file.exists() else None
+def kept_job(workspace: Workspace, kind: str, key: str) -> Job | None:
+    """Return a job as it was last started; None if that is not known or cannot be done again."""
+    try:
+        arguments = json.loads((workspace.jobs / f"{_stem(kind, key)}.arguments").read_text())
+        return job_class(kind).restore(workspace, key, arguments)
+    except (FileNotFoundError, ValueError, GsrError):
+        return None

@@ -12,17 +12,11 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from filelock import Timeout
 
 from gsr_core.jobs.lock import BACKGROUND, IMPORTS, STUDIES, worker_file, worker_lock
 from gsr_core.workspace import Workspace
-
-if TYPE_CHECKING:
-    from huey import SqliteHuey
-
-    from gsr_core.runs.store import Run
 
 __all__ = ["main"]
 
@@ -46,15 +40,17 @@ def main(root: str, name: str) -> None:
 
 def _work(workspace: Workspace, name: str) -> None:
     from gsr_core.jobs.queue import open_queue
+    from gsr_core.jobs.registry import job_class
     from gsr_core.jobs.tasks import make_tasks
 
     queue = open_queue(workspace, name)
     tasks = make_tasks(workspace, queue)
     if name not in (BACKGROUND, IMPORTS, STUDIES):
-        # Imported before the first job, so that it starts at once.
-        import gsr_core.runs.execute  # noqa: F401
-
-        _requeue(workspace, name, tasks, queue)
+        # A device does runs; those that wait for it may have been lost with the worker before.
+        queued = [task.kwargs for task in queue.pending()]
+        for job in job_class("run").waiting(workspace, name):
+            if job.message() not in queued:
+                tasks[job.kind](**job.message())
     busy = threading.Event()
     last = time.monotonic()
 
@@ -78,30 +74,6 @@ def _work(workspace: Workspace, name: str) -> None:
     queue.create_consumer(
         workers=1, periodic=False, initial_delay=0.05, backoff=1.1, max_delay=0.2
     ).run()
-
-
-def _requeue(workspace: Workspace, name: str, tasks: dict[str, Any], queue: SqliteHuey) -> None:
-    """Queue the runs that wait on this device but were lost with the worker that had them."""
-    from gsr_core.progress import Status
-    from gsr_core.runs.store import list_runs
-
-    known = {task.kwargs.get("run_id") for task in queue.pending()}
-    for run in reversed(list_runs(workspace)):
-        # Whoever makes the study computes it.
-        part_of_study = run.config.part_of.startswith("study:")
-        waits = run.state.status is Status.QUEUED and run.run_id not in known
-        if waits and not part_of_study and _is_for(run, name):
-            tasks["run"](run_id=run.run_id)
-
-
-def _is_for(run: Run, name: str) -> bool:
-    from gsr_core.errors import DeviceError
-    from gsr_core.jobs.queue import queue_of
-
-    try:
-        return queue_of(run.config.device) == name
-    except DeviceError:
-        return False  # The workspace came from a machine that has it.
 
 
 if __name__ == "__main__":

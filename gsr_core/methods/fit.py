@@ -79,6 +79,12 @@ def fit(
     Returns:
         The result; `status` is cancelled if the monitor stopped it, failed if a number stopped
         being finite, in which case the last good step is the last kept.
+
+    >>> bundle = gsr.open_bundle(place, "birds")
+    >>> problem, test = gsr.load_problem(bundle, gsr.pick("cpu"))
+    >>> result = fit(gsr.make_method("gsr", {"steps": 3}), problem, bundle.group_names)
+    >>> print(result.status, result.last_index)
+    finished 3
     """
     with threads_for(problem.weighted.features.numel()):
         scorer = StepScorer(method, problem, group_names, test)

@@ -44,7 +44,9 @@ def sample_table(run: Run, split: str, bundle: Bundle | None = None) -> pd.DataF
     """
     bundle = bundle or run.bundle
     scores = keep_scores(run, bundle)
-    rows = run.rows_of(split, bundle)
+    wanted = ["row", "weight", "inferred_group", "y", "flipped"]
+    weights = run.weights(columns=wanted) if split == run.values_split else None
+    rows = run.rows_of(split, bundle) if weights is None else weights["row"].to_numpy()
     places = pa.array(rows)
     seen = scores[rows]
     y = bundle.y[rows]
@@ -61,10 +63,7 @@ def sample_table(run: Run, split: str, bundle: Bundle | None = None) -> pd.DataF
     for attribute in bundle.manifest.attributes:
         columns[attribute] = bundle.column(attribute).take(places).to_pandas()
 
-    found = ["weight", "inferred_group", "y", "flipped"]
-    weights = run.weights(columns=found) if split == run.values_split else None
     if weights is not None:
-        # The weighted rows are the split's rows, in the same order.
         weight = weights["weight"].to_numpy() * len(weights)
         order = np.argsort(-weight, kind="stable")
         rank = np.empty(len(order), dtype=np.int64)

@@ -4,7 +4,8 @@
 <run_id>/config.json                 what was asked for (`RunConfig`)
          state.json                  how it stands (`RunState`)
          metrics.parquet             step, split, group, metric, value; group "" for all together
-         weight_history.safetensors  steps (s,) and weight (s, n): the weights over the steps
+         weight_history.safetensors  steps (s,) and weight (s, n): the weights over the steps; rows
+                                     (n,): positions in the bundle of the rows that have them
          checkpoint.safetensors      where to go on, and the kept step so far
          head.safetensors            weight (K, d), bias (K,): the kept head, on raw features
          weights.parquet             sample_id, row, group, y, weight at the kept step; and
@@ -51,6 +52,7 @@ from gsr_core.methods.history import HISTORY_COLUMNS
 from gsr_core.methods.registry import METHODS, make_method
 from gsr_core.progress import Status
 from gsr_core.runs.record import FORMAT, RunConfig, RunState, versions
+from gsr_core.runs.repair import settle
 from gsr_core.workspace import Workspace
 
 __all__ = ["Run", "create_run", "list_runs", "now", "open_run"]
@@ -63,7 +65,15 @@ def now() -> str:
 
 @dataclass(frozen=True)
 class Run:
-    """One run on disk."""
+    """One run on disk.
+
+    >>> run = gsr.run(place, "birds", "gsr", steps=4)
+    >>> run.weight_steps()
+    array([1, 2, 3, 4])
+    >>> weight, bias = run.head()
+    >>> weight.shape, bias.shape
+    ((2, 5), (2,))
+    """
 
     workspace: Workspace
     path: Path
@@ -88,7 +98,7 @@ class Run:
                     # Read again: it may have ended between the two looks.
                     state = self.stored_state()
                     if state.status is Status.RUNNING:
-                        state = self._settle(state)
+                        state = settle(self, state)
             except RunStateError:
                 pass
         return state
@@ -193,20 +203,33 @@ class Run:
         with safe_open(file, framework="numpy") as stored:
             return stored.get_tensor("steps")
 
+    def weighted_rows(self) -> np.ndarray:
+        """Return the (n,) positions in the bundle of the rows that have a weight.
+
+        Their order is that of `weights` and of all that is stored of the weights over the steps.
+        """
+        file = self.path / "weight_history.safetensors"
+        if file.exists():
+            with safe_open(file, framework="numpy") as stored:
+                if "rows" in stored.keys():  # noqa: SIM118
+                    return stored.get_tensor("rows")
+        # Runs without weights, and those of before the rows were stored.
+        return self.rows_of(self.values_split)
+
     def weights_at(self, step: int) -> np.ndarray:
         """Return the (n,) weights at a stored step, rows as in `weights`, without reading others.
 
         Raises:
             RunStateError: If the weights of that step were not stored.
         """
-        found = np.flatnonzero(self.weight_steps() == step)
-        if not found.size:
+        places = np.flatnonzero(self.weight_steps() == step)
+        if not places.size:
             raise RunStateError(
                 f"run '{self.run_id}' has no weights of step {step}; stored steps are "
                 f"{self.weight_steps().tolist()}"
             )
         with safe_open(self.path / "weight_history.safetensors", framework="numpy") as stored:
-            return stored.get_slice("weight")[int(found[0]) : int(found[0]) + 1][0]
+            return stored.get_slice("weight")[int(places[0]) : int(places[0]) + 1][0]
 
     def weight_path(self, index: int) -> np.ndarray:
         """Return the weights of one row of `weights` at each of `weight_steps`."""
@@ -253,14 +276,20 @@ class Run:
                 {key: np.asarray(array, order="C") for key, array in arrays.items()}, temporary
             )
 
-    def write_weight_history(self, weights: dict[int, np.ndarray]) -> None:
-        """Replace the weights (n,) over the steps, given by step."""
+    def write_weight_history(self, weights: dict[int, np.ndarray], rows: np.ndarray) -> None:
+        """Replace the weights over the steps.
+
+        Args:
+            weights: (n,) by step.
+            rows: (n,) positions in the bundle.
+        """
         steps = sorted(weights)
         self.write_arrays(
             "weight_history.safetensors",
             {
                 "steps": np.array(steps, dtype=np.int64),
                 "weight": np.stack([weights[step] for step in steps]),
+                "rows": rows,
             },
         )
 
@@ -326,55 +355,6 @@ class Run:
         """Return the state as it is on disk, without a look whether its process still lives."""
         return RunState.model_validate_json((self.path / "state.json").read_text())
 
-    def _settle(self, state: RunState) -> RunState:
-        """Mark a run whose process died as failed and make its last stored step readable."""
-        trouble = ""
-        try:
-            stored = self.checkpoint()
-            if stored is not None:
-                state = state.model_copy(
-                    update={"step": int(stored["step"]), "best_step": int(stored["kept_step"])}
-                )
-                history, kept = self.metrics(), kept_arrays(stored)
-                self.write_metrics(history[history["step"] <= state.step])
-                if "sample_weight" in kept:
-                    self._settle_weights(state, kept["sample_weight"])
-                self.write_kept(kept)
-            else:
-                # Half of a first step.
-                for name in ("metrics.parquet", "weight_history.safetensors"):
-                    (self.path / name).unlink(missing_ok=True)
-        except Exception as error:
-            # Whoever asks how the run stands gets an answer, whatever became of its files.
-            trouble = f"; the kept step cannot be written out: {error}"
-        for leftover in self.path.glob(".*.tmp"):
-            leftover.unlink(missing_ok=True)
-        last = f"the last stored step is {state.step}" if state.step else "no step was stored"
-        state = state.model_copy(
-            update={
-                "status": Status.FAILED,
-                "message": "the process that computed this run ended without a word; "
-                f"{last}{trouble}",
-            }
-        )
-        self.write_state(state)
-        self.log(state.message)
-        return state
-
-    def _settle_weights(self, state: RunState, kept: np.ndarray) -> None:
-        """Make the weight history, which is written before the checkpoint, agree with it."""
-        steps = [step for step in self.weight_steps().tolist() if step <= state.step]
-        stored = {step: self.weights_at(step) for step in steps}
-        self.write_weight_history({**stored, state.best_step: kept.astype(np.float32)})
-
-
-def kept_arrays(stored: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return the kept step's arrays of a stored checkpoint, without their prefix."""
-    prefix = "kept."
-    return {
-        key.removeprefix(prefix): value for key, value in stored.items() if key.startswith(prefix)
-    }
-
 
 def create_run(
     workspace: Workspace,
@@ -402,19 +382,23 @@ def create_run(
     Raises:
         GsrError: If the bundle, the method, a setting or the device is not right; then nothing is
             left behind.
+
+    >>> run = create_run(place, "birds", "gsr", {"steps": 3})
+    >>> print(run.state.status)
+    queued
     """
     # Here, not on top: whoever only lists runs need not load torch's device machinery.
     from gsr_core.compute import pick
 
     opened = open_bundle(workspace, bundle)
-    made = make_method(method, settings)
+    chosen = make_method(method, settings)
     varied = make_variation(variation)
     pick(device)
     run_id = f"{method}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{uuid.uuid4().hex[:6]}"
     run = Run(workspace, workspace.runs / run_id)
     run.path.mkdir(parents=True)
     inside = opened.path.parent == workspace.bundles
-    run.write_state(RunState(steps=made.max_steps))
+    run.write_state(RunState(steps=chosen.max_steps))
     # The configuration comes last: a directory without one is not a run yet.
     run.write_config(
         RunConfig(
@@ -423,7 +407,7 @@ def create_run(
             bundle=opened.name if inside else str(opened.path.resolve()),
             bundle_digest=opened.manifest.digest,
             method=method,
-            settings=made.settings(),
+            settings=chosen.settings(),
             device=device,
             variation=varied.changes(),
             part_of=part_of,
@@ -431,7 +415,7 @@ def create_run(
             versions=versions(),
         )
     )
-    run.log(f"created: {method} on {opened.name}, settings {made.settings()}")
+    run.log(f"created: {method} on {opened.name}, settings {chosen.settings()}")
     return run
 
 
@@ -441,6 +425,10 @@ def open_run(workspace: Workspace, run_id: str) -> Run:
     Raises:
         RunNotFoundError: If there is none or more than one.
         GsrError: If the directory is not that of a run that this version reads.
+
+    >>> run = create_run(place, "birds", "erm")
+    >>> open_run(place, run.run_id) == run
+    True
     """
     run = Run(workspace, workspace.runs / run_id)
     if not (run.path / "config.json").is_file():
@@ -457,7 +445,13 @@ def open_run(workspace: Workspace, run_id: str) -> Run:
 
 
 def list_runs(workspace: Workspace) -> list[Run]:
-    """Return the runs of a workspace, newest first; what `open_run` refuses is passed over."""
+    """Return the runs of a workspace, newest first; what `open_run` refuses is passed over.
+
+    >>> for method in ("erm", "llr"):
+    ...     run = create_run(place, "birds", method)
+    >>> [run.config.method for run in list_runs(place)][:2]
+    ['llr', 'erm']
+    """
     runs = []
     for file in workspace.runs.glob("*/config.json"):
         run = Run(workspace, file.parent)

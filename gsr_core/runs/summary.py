@@ -30,6 +30,12 @@ def summarise(run: Run) -> dict[str, Any]:
     """Return the outcome of a run at its kept step.
 
     Accuracies are fractions, losses nats; what could not be measured is None.
+
+    >>> outcome = summarise(gsr.run(place, "birds", "erm"))
+    >>> outcome["status"], outcome["best_step"]
+    ('finished', 1)
+    >>> outcome["test"]["worst_group_accuracy"]
+    0.8
     """
     config, state = run.config, run.state
     history = run.metrics()
@@ -60,8 +66,8 @@ def unsolved_steps(history: pd.DataFrame) -> int:
 
 def run_label(config: RunConfig) -> str:
     """Return a run's name for people: method, what differs from the defaults, local time."""
-    made = datetime.fromisoformat(config.created).astimezone()
-    when = f"{made.day} {made:%b %H:%M}"
+    created = datetime.fromisoformat(config.created).astimezone()
+    when = f"{created.day} {created:%b %H:%M}"
     return " · ".join([config.method.upper(), *changed_settings(config), when])
 
 
@@ -107,17 +113,17 @@ def headline(
         history: The run's metrics, if they have been read already.
     """
     metrics = run.metrics() if history is None else history
-    found = overall(metrics, split, run.state.best_step)
-    return {name: found.get(name, math.nan) for name in AVERAGES}
+    scores = overall(metrics, split, run.state.best_step)
+    return {name: scores.get(name, math.nan) for name in AVERAGES}
 
 
 def _split(history: pd.DataFrame, split: str, step: int) -> dict[str, Any] | None:
-    found = overall(history, split, step)
-    if not found:
+    scores = overall(history, split, step)
+    if not scores:
         return None
     groups = group_table(history, split, step)
     return {
-        **{name: _number(found[name]) for name in AVERAGES},
+        **{name: _number(scores[name]) for name in AVERAGES},
         "groups": [
             {
                 "group": row["group"],

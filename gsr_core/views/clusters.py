@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import zlib
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from gsr_core.clusterings.describe import (
     strips,
 )
 from gsr_core.clusterings.edit import merge_clusters, rename_cluster
+from gsr_core.clusterings.job import ClusterJob
 from gsr_core.clusterings.request import (
     ClusteringRequest,
     looks_at_backbone,
@@ -32,17 +32,15 @@ from gsr_core.errors import GsrError
 from gsr_core.inference.base import OUTLIER
 from gsr_core.inference.registry import INFERENCES, make_inference
 from gsr_core.jobs.queue import start_job
-from gsr_core.jobs.state import read_job
-from gsr_core.progress import Status
 from gsr_core.runs.store import Run
 from gsr_core.views import navigation as nav
 from gsr_core.views.charts import percent, plain
 from gsr_core.views.fields import field
 from gsr_core.views.gallery import picture
+from gsr_core.views.job_watch import needed_job
 from gsr_core.views.map_chart import select_rows
 from gsr_core.views.session import workspace
 from gsr_core.views.slices import change_and_redraw, downloads, open_in_samples, save_and_flag
-from gsr_core.workspace import DEFAULT_WORKSPACE
 
 __all__ = ["choose_clustering", "cluster_panel", "find_clusters"]
 
@@ -128,7 +126,7 @@ def find_clusters(bundle: Bundle, run: Run) -> None:
             _start(request)
             st.rerun()
         st.caption("The same from a terminal:")
-        st.code(_command(bundle, name, changed, run if of_run else None), language="bash")
+        st.code(ClusterJob(request=request).command(workspace()), language="bash")
         if asked is not None:
             _watch(asked)
 
@@ -149,17 +147,6 @@ def _memory(bundle: Bundle, request: ClusteringRequest) -> str:
     return f"Clusters the {len(rows):,} samples of {bundle.manifest.weighted_split} in {size}."
 
 
-def _command(bundle: Bundle, name: str, changed: dict[str, Any], run: Run | None) -> str:
-    words = ["gsr", "cluster", bundle.name, "--with", name]
-    for key, value in changed.items():
-        text = str(value).lower() if isinstance(value, bool) else str(value)
-        words += ["--set", f"{key}={text}"]
-    words += ["--run", run.run_id] if run is not None else []
-    if workspace().root != Path(DEFAULT_WORKSPACE).resolve():
-        words += ["--workspace", str(workspace().root)]
-    return shlex.join(words)
-
-
 def _asked(bundle: Bundle) -> ClusteringRequest | None:
     """Return what this window asked for of a bundle and has not yet seen the end of."""
     asked = st.session_state.get("cluster asked")
@@ -174,41 +161,26 @@ def _forget(request: ClusteringRequest) -> None:
 
 def _start(request: ClusteringRequest) -> None:
     st.session_state["cluster asked"] = request
-    start_job(workspace(), "cluster", request.name, {"request": request.model_dump(mode="json")})
+    start_job(workspace(), ClusterJob(request=request))
 
 
 def _watch(request: ClusteringRequest) -> None:
     """Draw how far a clustering is; show it when it is there."""
-    key = request.name
-    place = workspace()
-    state = read_job(place, "cluster", key)
-    if (place.clusterings / key).exists():
+    if (workspace().clusterings / request.name).exists():
         try:
-            open_clustering(place, key)
+            open_clustering(workspace(), request.name)
         except GsrError as error:
             st.error(str(error))
             return
         _forget(request)
-        nav.put(clusters=key, colour="cluster")
+        nav.put(clusters=request.name, colour="cluster")
         st.rerun()
-    if state is not None and state.status is Status.FAILED:
-        st.error(f"The clusters could not be found: {state.text}")
-        with st.container(horizontal=True, key=f"cluster failed {key}"):
-            if st.button("Try again", key=f"cluster again {key}"):
-                _start(request)
-                st.rerun()
-            st.button("Dismiss", key=f"cluster dismiss {key}", on_click=_forget, args=(request,))
-        return
-    if state is None or not state.active:
-        _start(request)
-
-    def look() -> None:
-        now = read_job(place, "cluster", key)
-        if now is None or not now.active:
-            nav.refresh()
-        st.progress(now.fraction, text=now.text)
-
-    st.fragment(look, run_every=0.5)()
+    needed_job(
+        ClusterJob(request=request),
+        "The clusters could not be found",
+        start=lambda: _start(request),
+        dismiss=lambda: _forget(request),
+    )
 
 
 # The clusters ---------------------------------------------------------------------------------

@@ -16,14 +16,13 @@ from gsr_core.comparing.slices import slice_scores
 from gsr_core.data.bundle import Bundle
 from gsr_core.errors import GsrError
 from gsr_core.figures.compare import group_dots
-from gsr_core.jobs.queue import submit
-from gsr_core.methods.registry import make_method
+from gsr_core.jobs.queue import enqueue
+from gsr_core.runs.job import RunJob, run_commands
 from gsr_core.runs.protocol import protocol_of
-from gsr_core.runs.store import Run, create_run, list_runs
+from gsr_core.runs.store import list_runs
 from gsr_core.views import navigation as nav
 from gsr_core.views.charts import plain, show
 from gsr_core.views.frame import Frame, link
-from gsr_core.views.method_form import Request, command
 from gsr_core.views.session import load_accuracies, load_outcome, workspace
 from gsr_core.views.slices import slices_of
 
@@ -272,39 +271,29 @@ def add_seeds(page: Frame, found: list[Entry]) -> None:
     ]
     if not single:
         return
-    requests = [_request(entry) for entry in single]
+    jobs = [job for entry in single for job in _missing_seeds(entry)]
     few = ", ".join(plain(entry.label) for entry in single)
     with st.container(border=True, key="one seed"):
         st.write(
             f"**One seed only: {few}.** Add seeds to tell a difference from the luck of a draw."
         )
         with st.expander("The same from a terminal"):
-            lines = [command(page.bundle.name, request) for request in requests]
-            st.code("\n".join(lines), language="bash", wrap_lines=True)
+            st.code(run_commands(jobs, workspace()), language="bash", wrap_lines=True)
         if st.button("Add seeds", icon=":material/add:", key="add seeds"):
             try:
-                for request in requests:
-                    for seed in request.seeds:
-                        submit(_queued(page.bundle, request, seed))
+                for job in jobs:
+                    enqueue(workspace(), job.begin(workspace()))
             except GsrError as error:
                 st.error(str(error))
             else:
                 st.rerun()
 
 
-def _request(entry: Entry) -> Request:
+def _missing_seeds(entry: Entry) -> list[RunJob]:
     """Return the runs that are missing up to the usual number of seeds."""
-    config = entry.config
-    defaults = make_method(config.method).settings()
-    changed = {
-        key: value
-        for key, value in config.settings.items()
-        if key != "seed" and value != defaults.get(key)
-    }
+    job = RunJob.of(entry.config)
     missing = [seed for seed in range(_SEEDS) if seed not in entry.seeds][: _SEEDS - 1]
-    return Request(config.method, changed, missing, config.device)
-
-
-def _queued(bundle: Bundle, request: Request, seed: int) -> Run:
-    settings = {**request.settings, "seed": seed}
-    return create_run(workspace(), bundle.name, request.method, settings, device=request.device)
+    return [
+        job.model_copy(update={"settings": {**job.settings, "seed": seed}, "run_id": ""})
+        for seed in missing
+    ]

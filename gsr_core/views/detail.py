@@ -175,7 +175,7 @@ def _weight_path(bundle: Bundle, run: Run, index: int, sample: pd.Series) -> Non
     st.markdown("**Weight over the steps**")
     figure = weight_path(
         path,
-        n=len(run.rows_of(run.values_split, bundle)),
+        n=len(run.weighted_rows()),
         selected=run.state.best_step,
         colour=colours_of(bundle)[single_group(bundle, np.array([sample["row"]]))[0]],
     )

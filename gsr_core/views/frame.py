@@ -13,16 +13,12 @@ from streamlit.delta_generator import DeltaGenerator
 
 from gsr_core.data.bundle import Bundle
 from gsr_core.errors import GsrError
-from gsr_core.jobs.queue import (
-    BACKGROUND,
-    ensure_run_worker,
-    ensure_worker,
-    queue_of,
-    submit,
-)
+from gsr_core.jobs.lock import BACKGROUND
+from gsr_core.jobs.queue import ensure_worker
 from gsr_core.methods.base import Values
 from gsr_core.methods.registry import METHODS
 from gsr_core.progress import Status
+from gsr_core.runs.job import device_queue, ensure_run_worker, submit
 from gsr_core.runs.store import Run, create_run
 from gsr_core.runs.summary import run_label
 from gsr_core.views import navigation as nav
@@ -210,7 +206,7 @@ def _ensure_baseline(bundle: Bundle) -> None:
 @st.cache_resource(show_spinner=False, ttl=60)
 def _warm_workers() -> None:
     """Start the workers with the dashboard, so that the first run starts at once too."""
-    ensure_worker(workspace(), queue_of("auto"))
+    ensure_worker(workspace(), device_queue("auto"))
     ensure_worker(workspace(), BACKGROUND)
 
 

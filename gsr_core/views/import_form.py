@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import streamlit as st
@@ -10,9 +9,8 @@ import streamlit as st
 from gsr_core.data.bundle_writing import bundle_directory
 from gsr_core.data.source import Roles
 from gsr_core.errors import GsrError
-from gsr_core.ingest.command import command
-from gsr_core.ingest.plan import Plan, corrections, make_plan
-from gsr_core.jobs.state import read_job
+from gsr_core.ingest.job import ImportJob
+from gsr_core.ingest.plan import corrections, make_plan
 from gsr_core.views.bundle_contents import group_table, small_groups
 from gsr_core.views.import_columns import choose_columns, choose_groups, propose_merges
 from gsr_core.views.import_job import import_job, own_import, start_import
@@ -23,8 +21,8 @@ from gsr_core.views.import_network import (
     choose_training,
 )
 from gsr_core.views.import_source import FAILURES, Found, choose_source, first_rows, look, sentence
+from gsr_core.views.job_watch import state_of
 from gsr_core.views.session import bundle_names, workspace
-from gsr_core.workspace import DEFAULT_WORKSPACE
 
 __all__ = ["import_form"]
 
@@ -133,15 +131,14 @@ def _finish(found: Found, changes: dict[str, Any], values: dict[str, Any]) -> No
     except GsrError as error:
         st.error(sentence(error))
         return
-    _start(plan, overwrite=overwrite)
+    job = ImportJob(plan=plan, overwrite=overwrite)
+    _start(job)
     st.caption("The same from a terminal:")
-    usual = workspace().root == Path(DEFAULT_WORKSPACE).resolve()
-    line = command(plan, overwrite=overwrite, workspace=None if usual else workspace().root)
-    st.code(line, language="bash", wrap_lines=True)
+    st.code(job.command(workspace()), language="bash", wrap_lines=True)
 
 
-def _start(plan: Plan, *, overwrite: bool) -> None:
-    state = read_job(workspace(), "import", plan.name)
+def _start(job: ImportJob) -> None:
+    state = state_of(job)
     busy = state is not None and state.active
     if not st.button(
         "Import",
@@ -153,8 +150,8 @@ def _start(plan: Plan, *, overwrite: bool) -> None:
     ):
         return
     try:
-        bundle_directory(workspace(), plan.name, overwrite=overwrite)
-        start_import(plan.name, {"plan": plan.model_dump(mode="json"), "overwrite": overwrite})
+        bundle_directory(workspace(), job.plan.name, overwrite=job.overwrite)
+        start_import(job)
     except (GsrError, OSError) as error:
         st.error(sentence(error).replace("with --overwrite", "by ticking the box above"))
     else:

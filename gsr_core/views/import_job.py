@@ -4,27 +4,18 @@ from __future__ import annotations
 
 import streamlit as st
 
-from gsr_core.errors import GsrError
+from gsr_core.ingest.job import ImportJob
 from gsr_core.jobs.queue import start_job
-from gsr_core.jobs.state import (
-    JobState,
-    forget_job,
-    job_arguments,
-    list_jobs,
-    read_job,
-    request_stop,
-    stop_requested,
-)
+from gsr_core.jobs.state import forget_job, kept_job, list_jobs, read_job
 from gsr_core.progress import Status
 from gsr_core.views import navigation as nav
 from gsr_core.views.charts import plain
 from gsr_core.views.import_source import forget_source
+from gsr_core.views.job_watch import go_on_button, say_why, watch_job
 from gsr_core.views.session import bundle_names, workspace
 
 __all__ = ["import_job", "import_jobs", "own_import", "start_import"]
 
-_POLL = 0.5
-"""Seconds between two looks at an import under way."""
 _OWN = "import started"
 
 
@@ -33,15 +24,15 @@ def own_import() -> str | None:
     return st.session_state.get(_OWN)
 
 
-def start_import(name: str, arguments: dict[str, object]) -> None:
-    """Start an import, or go on with it, and follow it in this window."""
-    start_job(workspace(), "import", name, arguments)
-    st.session_state[_OWN] = name
+def start_import(job: ImportJob) -> None:
+    """Start an import and follow it in this window."""
+    start_job(workspace(), job)
+    st.session_state[_OWN] = job.key
 
 
 def import_jobs() -> None:
     """Draw the imports that another window started, or this one before a reload."""
-    for state in list_jobs(workspace(), "import"):
+    for state in list_jobs(workspace(), ImportJob.kind):
         unseen = state.status in (Status.FAILED, Status.CANCELLED)
         if state.key != own_import() and (state.active or unseen):
             import_job(state.key)
@@ -49,34 +40,18 @@ def import_jobs() -> None:
 
 def import_job(name: str) -> None:
     """Draw one import; open its bundle when it is done."""
-    state = read_job(workspace(), "import", name)
+    state = read_job(workspace(), ImportJob.kind, name)
     if state is None:
         return
     with st.container(border=True, key=f"import job {name}"):
         st.markdown(f"**Import of {plain(name)}**")
         if state.active:
-            st.fragment(_watch, run_every=_POLL)(name)
-            st.button(
-                "Stop",
-                key=f"import stop {name}",
-                icon=":material/stop:",
-                on_click=request_stop,
-                args=(workspace(), "import", name),
-            )
+            watch_job(state, part="batch")
         elif state.status is Status.FINISHED:
             _open(name)
         else:
-            _ended(state)
-
-
-def _watch(name: str) -> None:
-    now = read_job(workspace(), "import", name)
-    if now is None or not now.active:
-        nav.refresh()
-    text = now.text
-    if stop_requested(workspace(), "import", name):
-        text = f"Stopping after this batch · {text}"
-    st.progress(now.fraction, text=text or "Starting")
+            say_why(state)
+            _ways_on(name)
 
 
 def _open(name: str) -> None:
@@ -89,28 +64,17 @@ def _open(name: str) -> None:
     st.rerun()
 
 
-def _ended(state: JobState) -> None:
-    """Say why it ended; let it go on."""
-    sentence = f"{state.text[:1].upper()}{state.text[1:]}"
-    if state.status is Status.CANCELLED:
-        st.info(sentence)
-    else:
-        st.error(sentence)
-    arguments = job_arguments(workspace(), "import", state.key)
+def _ways_on(name: str) -> None:
+    """Let an import that ended early go on, or be forgotten."""
+    job = kept_job(workspace(), ImportJob.kind, name)
     with st.container(horizontal=True):
-        if arguments is not None and st.button(
-            "Go on",
-            key=f"import go on {state.key}",
-            icon=":material/play_arrow:",
-            help="With the same settings; what is computed already is kept.",
-        ):
-            try:
-                start_import(state.key, arguments)
-            except GsrError as error:
-                st.error(str(error))
-            else:
-                st.rerun()
-        if st.button("Dismiss", key=f"import dismiss {state.key}", type="tertiary"):
-            forget_job(workspace(), "import", state.key)
+        if job is not None:
+            go_on_button(
+                job,
+                about="With the same settings; what is computed already is kept.",
+                started=lambda: st.session_state.update({_OWN: name}),
+            )
+        if st.button("Dismiss", key=f"import dismiss {name}", type="tertiary"):
+            forget_job(workspace(), ImportJob.kind, name)
             st.session_state.pop(_OWN, None)
             st.rerun()

@@ -6,9 +6,9 @@ import streamlit as st
 
 from gsr_core.errors import GsrError
 from gsr_core.figures.training import live_worst_group
-from gsr_core.jobs.queue import ensure_run_worker, submit
 from gsr_core.progress import Status
 from gsr_core.runs.execute import continue_run
+from gsr_core.runs.job import ensure_run_worker, submit
 from gsr_core.runs.store import Run
 from gsr_core.runs.summary import headline, run_label, unsolved_steps
 from gsr_core.views import navigation as nav

@@ -8,13 +8,11 @@ import pandas as pd
 import streamlit as st
 
 from gsr_core.data.variation import make_variation
-from gsr_core.jobs.queue import start_job
-from gsr_core.jobs.state import read_job
 from gsr_core.maps.compute import compute_map, load_map
-from gsr_core.maps.config import MapConfig, map_config
+from gsr_core.maps.config import map_config
 from gsr_core.maps.heads import map_head, map_profile
-from gsr_core.progress import Status
-from gsr_core.views import navigation as nav
+from gsr_core.maps.job import MapJob
+from gsr_core.views.job_watch import needed_job
 from gsr_core.views.map_choices import MapView
 from gsr_core.views.session import workspace
 
@@ -57,39 +55,13 @@ def places_of(looked: MapView, space: str) -> tuple[pd.DataFrame, str] | None:
             with st.spinner("Computing PCA"):
                 found = compute_map(workspace(), bundle, head, config, profile=profile)
                 return found, "pca"
-        _progress(looked, config, space, instead=method == "umap" and not many)
+        job = MapJob(config=config, run_id=run.run_id, bundle=str(bundle.path), which=looked.head)
+        _await(job, pca_shown=method == "umap" and not many)
     return None
 
 
-def _progress(looked: MapView, config: MapConfig, space: str, *, instead: bool) -> None:
-    """Start the map's job, unless it failed, and draw how far it is.
-
-    Args:
-        looked: What the page looks at.
-        config: The map.
-        space: What it is a map of.
-        instead: Whether PCA is shown until the map is there.
-    """
-    key, name = config.digest, f"{config.method.upper()} of the {space}"
-    meanwhile = ". PCA is shown meanwhile." if instead else ""
-    state = read_job(workspace(), "map", key)
-    if state is not None and state.status is Status.FAILED:
-        st.error(f"{name} failed: {state.text}")
-        if not st.button("Try again", key=f"again {config.method} {space}"):
-            return
-    if state is None or not state.active:
-        arguments = {
-            "config": config.model_dump(mode="json"),
-            "run_id": looked.run.run_id,
-            "which": looked.head,
-            "bundle": str(looked.bundle.path),
-        }
-        start_job(workspace(), "map", key, arguments)
-
-    def watch() -> None:
-        now = read_job(workspace(), "map", key)
-        if now is None or not now.active:
-            nav.refresh()
-        st.progress(now.fraction, text=f"{name}: {now.text}{meanwhile}")
-
-    st.fragment(watch, run_every=1.0)()
+def _await(job: MapJob, *, pca_shown: bool) -> None:
+    """Start a map's job, unless it failed, and draw how far it is."""
+    name = f"{job.config.method.upper()} of the {job.config.space}"
+    meanwhile = ". PCA is shown meanwhile." if pca_shown else ""
+    needed_job(job, f"{name} failed", says=lambda text: f"{name}: {text}{meanwhile}")

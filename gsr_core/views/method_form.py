@@ -1,10 +1,7 @@
-"""A form whose fields are a method's hyperparameters, and the command that does the same."""
+"""A form whose fields are a method's hyperparameters."""
 
 from __future__ import annotations
 
-import shlex
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import streamlit as st
@@ -12,11 +9,10 @@ from pydantic import TypeAdapter
 
 from gsr_core.methods.base import LabelNeeds
 from gsr_core.methods.registry import METHODS, make_method
+from gsr_core.runs.job import RunJob
 from gsr_core.views.fields import field
-from gsr_core.views.session import workspace
-from gsr_core.workspace import DEFAULT_WORKSPACE
 
-__all__ = ["Request", "command", "method_form", "setting_field"]
+__all__ = ["method_form", "setting_field"]
 
 _UP_FRONT = ("steps", "lr", "l2", "temperature")
 """Settings that people change first; the others are one click away."""
@@ -29,18 +25,8 @@ _NEEDS = {
 }
 
 
-@dataclass(frozen=True)
-class Request:
-    """What the form asks for: one run for each seed."""
-
-    method: str
-    settings: dict[str, Any]
-    seeds: list[int]
-    device: str
-
-
-def method_form(devices: list[str]) -> Request:
-    """Draw the form and return what it says now."""
+def method_form(bundle: str, devices: list[str]) -> list[RunJob]:
+    """Draw the form and return the runs on a bundle that it asks for now, one for each seed."""
     needs = st.segmented_control(
         "Methods that train with",
         ["all", *LabelNeeds],
@@ -82,34 +68,12 @@ def method_form(devices: list[str]) -> Request:
             "Runs", 1, 10, 1, help="One run for each of so many seeds.", key="form runs"
         )
     changed = {key: value for key, value in values.items() if value != defaults[key]}
-    return Request(name, changed, list(range(int(first), int(first) + int(count))), device)
-
-
-def command(bundle: str, request: Request) -> str:
-    """Return the command line that starts the same runs."""
-    lines = []
-    for first, count in _stretches(request.seeds):
-        words = ["gsr", "run", bundle, "--method", request.method]
-        for key, value in request.settings.items():
-            text = str(value).lower() if isinstance(value, bool) else str(value)
-            words += ["--set", f"{key}={text}"]
-        words += ["--seed", str(first), *(["--seeds", str(count)] if count > 1 else [])]
-        words += ["--device", request.device]
-        if workspace().root != Path(DEFAULT_WORKSPACE).resolve():
-            words += ["--workspace", str(workspace().root)]
-        lines.append(shlex.join(words))
-    return "\n".join(lines)
-
-
-def _stretches(seeds: list[int]) -> list[tuple[int, int]]:
-    """Return rising seeds as stretches without a gap: the first of each, and how many."""
-    found: list[tuple[int, int]] = []
-    for seed in seeds:
-        if found and seed == sum(found[-1]):
-            found[-1] = (found[-1][0], found[-1][1] + 1)
-        else:
-            found.append((seed, 1))
-    return found
+    return [
+        RunJob(
+            bundle=bundle, method=name, settings={**changed, "seed": int(first) + k}, device=device
+        )
+        for k in range(int(count))
+    ]
 
 
 def setting_field(method: str, key: str, *, form: str) -> Any:

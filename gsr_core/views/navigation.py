@@ -61,6 +61,7 @@ DEFAULTS = {
 """Every choice and its value when nothing was chosen; values are text."""
 
 _STATE = "choices"
+_TURNS = "turns of choices"
 
 
 def _choices() -> dict[str, str]:
@@ -74,6 +75,20 @@ def begin() -> None:
         for name, default in DEFAULTS.items():
             _choices()[name] = st.query_params.get(name, default)
     _mirror()
+
+
+def _turns() -> dict[str, int]:
+    """Return how often each choice was changed while its widget showed something else.
+
+    The widget is another one after that: the browser may still send the value of the old one, which
+    would count as a choice that the user has just made.
+    """
+    return st.session_state.setdefault(_TURNS, {})
+
+
+def _key(name: str) -> str:
+    """Return the key of a choice's widget."""
+    return f"choose {name} {_turns().get(name, 0)}"
 
 
 def _mirror() -> None:
@@ -92,7 +107,10 @@ def get(name: str) -> str:
 
 def put(**changes: object) -> None:
     """Change choices; None takes one back."""
-    _choices().update(_text(changes))
+    for name, value in _text(changes).items():
+        if st.session_state.get(_key(name), value) != value:
+            _turns()[name] = _turns().get(name, 0) + 1
+        _choices()[name] = value
     _mirror()
 
 
@@ -142,11 +160,12 @@ def select(
     current = get(name)
     if current not in options:
         current = default if default is not None and default in options else options[0]
-    key = f"choose {name}"
+    key = _key(name)
     st.session_state[key] = current
 
     def changed() -> None:
-        put(**{name: st.session_state[key], **dict.fromkeys(clears)})
+        _choices()[name] = str(st.session_state[key])
+        put(**dict.fromkeys(clears))
 
     (draw or st.selectbox)(label, options, key=key, on_change=changed, **arguments)
     return current

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import streamlit as st
 
+from gsr_core.example_job import ExampleJob
 from gsr_core.jobs.queue import start_job
-from gsr_core.jobs.state import read_job
 from gsr_core.progress import Status
 from gsr_core.views import navigation as nav
 from gsr_core.views.import_form import import_form
+from gsr_core.views.job_watch import state_of, watch_job
 from gsr_core.views.session import bundle_names, workspace
 
 __all__ = ["add_data", "intake"]
 
-_EXAMPLE = "coloured-digits"
+_EXAMPLE = ExampleJob()
 
 
 def intake() -> None:
@@ -36,33 +37,30 @@ def add_data() -> None:
     """Draw the same below a bundle, folded."""
     opened = any(key in st.session_state for key in ("import seen", "import started"))
     with st.expander("Add another data set", expanded=opened, key="add data"):
-        if _EXAMPLE not in bundle_names():
+        if _EXAMPLE.name not in bundle_names():
             _example(aside=True)
         import_form()
 
 
 def _example(*, aside: bool = False) -> None:
-    state = read_job(workspace(), "example", _EXAMPLE)
-    if _EXAMPLE in bundle_names():
+    state = state_of(_EXAMPLE)
+    if _EXAMPLE.name in bundle_names():
         if st.button("Open the example", key="open example"):
-            nav.put(bundle=_EXAMPLE, run=None, sample=None)
+            nav.put(bundle=_EXAMPLE.name, run=None, sample=None)
             st.rerun()
         return
     if state is not None and state.active:
-
-        def watch() -> None:
-            now = read_job(workspace(), "example", _EXAMPLE)
-            if now is None or not now.active:
-                nav.put(bundle=_EXAMPLE if _EXAMPLE in bundle_names() else None)
-                nav.refresh()
-            st.progress(now.fraction, text=now.text)
-
-        st.fragment(watch, run_every=0.5)()
+        watch_job(
+            state,
+            ended=lambda: nav.put(
+                bundle=_EXAMPLE.name if _EXAMPLE.name in bundle_names() else None
+            ),
+        )
         return
     if state is not None and state.status is Status.FAILED:
         st.error(f"The example could not be prepared. {state.text}")
     if st.button(
         "Prepare the example", type="secondary" if aside else "primary", key="prepare example"
     ):
-        start_job(workspace(), "example", _EXAMPLE, {"seed": 0})
+        start_job(workspace(), _EXAMPLE)
         st.rerun()

@@ -309,6 +309,8 @@ def downloads(content: Callable[[], pd.DataFrame], *, label: str, name: str, key
             data=lambda ending=ending: encode_table(content(), ending),
             file_name=name + ending,
             mime=mime,
+            # A click that also draws the page again can lose the answer with the file.
+            on_click="ignore",
             icon=":material/download:",
             key=f"download {key} {kind}",
         )

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-
 import pandas as pd
 import streamlit as st
 
 from gsr_core.data.bundle import Bundle
 from gsr_core.errors import GsrError, SettingError
 from gsr_core.experiments.strength import names_of_levels
-from gsr_core.experiments.study import KINDS, LEVELS, Kind, Study, list_studies, make_study
+from gsr_core.experiments.study import KINDS, LEVELS, Kind, Study, list_studies, open_study
+from gsr_core.experiments.study_job import StudyJob
 from gsr_core.experiments.study_outcomes import (
     flipped_weights,
     outcomes,
@@ -22,19 +18,15 @@ from gsr_core.experiments.study_outcomes import (
 )
 from gsr_core.figures.study import accuracy_over_levels, flipped_and_clean, val_against_test
 from gsr_core.jobs.queue import start_job
-from gsr_core.jobs.state import JobState, read_job, request_stop, stop_requested
 from gsr_core.methods.registry import METHODS
 from gsr_core.progress import Status
 from gsr_core.views import navigation as nav
-from gsr_core.views.charts import colours_of, plain, show
+from gsr_core.views.charts import colours_of, show
 from gsr_core.views.frame import link
+from gsr_core.views.job_watch import go_on_button, say_why, state_of, watch_job
 from gsr_core.views.session import devices, workspace
-from gsr_core.workspace import DEFAULT_WORKSPACE
 
 __all__ = ["choose_study", "study_form", "study_progress", "study_results"]
-
-_POLL = 1.0
-"""Seconds between two looks at a study under way."""
 
 _TITLES: dict[str, str] = {
     "noise": "Noisy labels",
@@ -63,22 +55,6 @@ _LEVELS = {
     "budget": "Shares of target kept (%)",
     "strength": "Shares of conflicting samples (%)",
 }
-
-
-@dataclass(frozen=True)
-class _Request:
-    """What the form asks for."""
-
-    kind: Kind
-    methods: list[str]
-    levels: list[float]
-    seeds: int
-    device: str
-    name: str
-
-    @property
-    def runs(self) -> int:
-        return len(self.methods) * len(self.levels) * self.seeds
 
 
 def study_form(bundle: Bundle) -> None:
@@ -111,12 +87,22 @@ def study_form(bundle: Bundle) -> None:
             levels = _levels(kind)
         with right:
             name = st.text_input("Name", f"{kind}-{bundle.name}", key=f"study name {kind}")
-        request = _Request(kind, methods, levels, int(seeds), device, name.strip())
-        bundles = names_of_levels(bundle, levels) if kind == "strength" else []
+        if kind == "strength":
+            names_of_levels(bundle, levels)
     except SettingError as error:
         st.warning(str(error))
         return
-    _start(bundle, request, bundles)
+    _start(
+        StudyJob(
+            study=kind,
+            bundle=bundle.name,
+            methods=tuple(methods),
+            levels=tuple(levels),
+            seeds=int(seeds),
+            device=device,
+            name=name.strip(),
+        )
+    )
 
 
 def _levels(kind: Kind) -> list[float]:
@@ -142,49 +128,29 @@ def _levels(kind: Kind) -> list[float]:
         raise SettingError(f"{', '.join(chosen)}: give numbers of per cent") from None
 
 
-def _start(bundle: Bundle, request: _Request, bundles: Sequence[str]) -> None:
-    state = read_job(workspace(), "study", request.name) if request.name else None
+def _start(job: StudyJob) -> None:
+    state = state_of(job) if job.name else None
     with st.container(horizontal=True, vertical_alignment="center"):
         pressed = st.button(
             "Start study",
             type="primary",
             icon=":material/play_arrow:",
             key="study start",
-            disabled=not request.runs or (state is not None and state.active),
+            disabled=not job.runs or (state is not None and state.active),
         )
-        told = f"{len(request.levels)} levels × {len(request.methods)} methods × "
-        st.markdown(f"**{request.runs} runs**: {told}{request.seeds} seeds", width="content")
+        grid = f"{len(job.levels)} levels × {len(job.methods)} methods × {job.seeds} seeds"
+        st.markdown(f"**{job.runs} runs**: {grid}", width="content")
     with st.expander("The same from a terminal"):
-        st.code(_command(bundle, request), language="bash", wrap_lines=True)
+        st.code(job.command(workspace()), language="bash", wrap_lines=True)
     if pressed:
         try:
-            study = make_study(
-                workspace(),
-                request.kind,
-                bundle.name,
-                request.methods,
-                levels=request.levels,
-                bundles=bundles,
-                seeds=request.seeds,
-                device=request.device,
-                name=request.name,
-            )
-            start_job(workspace(), "study", study.name, {})
+            job = job.begin(workspace())
+            start_job(workspace(), job)
         except GsrError as error:
             st.error(str(error))
         else:
-            nav.put(study=study.name)
+            nav.put(study=job.name)
             st.rerun()
-
-
-def _command(bundle: Bundle, request: _Request) -> str:
-    words = ["gsr", "study", request.kind, bundle.name, "--methods", ",".join(request.methods)]
-    if request.kind != "leak":
-        words += ["--levels", ",".join(f"{level:g}" for level in request.levels)]
-    words += ["--seeds", str(request.seeds), "--name", request.name, "--device", request.device]
-    if workspace().root != Path(DEFAULT_WORKSPACE).resolve():
-        words += ["--workspace", str(workspace().root)]
-    return shlex.join(words)
 
 
 def choose_study(bundle: Bundle) -> Study | None:
@@ -210,45 +176,30 @@ def choose_study(bundle: Bundle) -> Study | None:
 
 def study_progress(study: Study) -> None:
     """Say how far a study is, or why it ended early; let it be stopped and go on."""
-    state = read_job(workspace(), "study", study.name)
+    job = StudyJob.of(study)
+    state, done = state_of(job), len(study.record.runs)
     if state is not None and state.active:
-        st.fragment(_watch, run_every=_POLL)(study.name, len(study.record.runs))
-        st.button(
-            "Stop",
-            key=f"study stop {study.name}",
-            icon=":material/stop:",
-            on_click=request_stop,
-            args=(workspace(), "study", study.name),
-        )
+
+        def grown() -> bool:
+            """Return whether another run is done, and so another point in the figures."""
+            try:
+                return len(open_study(workspace(), study.name).record.runs) > done
+            except GsrError:
+                return True
+
+        watch_job(state, part="step", changed=grown)
         return
     missing = len(study.record.cells()) - len(study.finished())
     if not missing:
         return
-    _say_why(state, missing)
-    if st.button("Go on", key=f"study go on {study.name}", icon=":material/play_arrow:"):
-        start_job(workspace(), "study", study.name, {})
-        st.rerun()
-
-
-def _watch(name: str, done: int) -> None:
-    """Draw the progress; redraw the page, and so its figures, when another run is done."""
-    state = read_job(workspace(), "study", name)
-    there = next(iter(each for each in list_studies(workspace()) if each.name == name), None)
-    if state is None or not state.active or there is None or len(there.record.runs) > done:
-        nav.refresh()
-    stopping = stop_requested(workspace(), "study", name)
-    text = f"Stopping after this step · {state.text}" if stopping else state.text
-    st.progress(state.fraction, text=plain(text or "Starting"))
-
-
-def _say_why(state: JobState | None, missing: int) -> None:
-    told = f"{missing} of its runs {'is' if missing == 1 else 'are'} missing."
+    rest = f"{missing} of its runs {'is' if missing == 1 else 'are'} missing."
     if state is not None and state.status is Status.FAILED:
-        st.error(f"{plain(state.text)} {told}")
+        say_why(state, f" {rest}")
     elif state is not None and state.text and state.status is Status.CANCELLED:
-        st.info(f"{plain(state.text[:1].upper() + state.text[1:])}. {told}")
+        say_why(state, f". {rest}")
     else:
-        st.info(told)
+        st.info(rest)
+    go_on_button(job)
 
 
 def study_results(study: Study, bundle: Bundle) -> None:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -12,11 +9,10 @@ import streamlit as st
 
 from gsr_core.comparing.scores import spread
 from gsr_core.experiments.search import Sampler
-from gsr_core.experiments.sweep import Sweep, SweepRecord, list_sweeps, make_sweep
+from gsr_core.experiments.sweep import Sweep, SweepRecord, list_sweeps
+from gsr_core.experiments.sweep_job import SweepJob
 from gsr_core.experiments.sweep_loop import best_trial
 from gsr_core.figures.sweep import best_so_far, parallel_settings
-from gsr_core.jobs.queue import start_job
-from gsr_core.jobs.state import read_job, request_stop, stop_requested
 from gsr_core.methods.base import Range
 from gsr_core.methods.registry import METHODS
 from gsr_core.progress import Status
@@ -24,37 +20,23 @@ from gsr_core.runs.summary import headline
 from gsr_core.views import navigation as nav
 from gsr_core.views.charts import percent, plain, show
 from gsr_core.views.frame import Frame, link
+from gsr_core.views.job_watch import go_on_button, say_why, state_of, watch_job
 from gsr_core.views.method_form import setting_field
 from gsr_core.views.session import load_history, workspace
-from gsr_core.workspace import DEFAULT_WORKSPACE
 
-__all__ = ["Request", "begin", "command", "sweep_form", "sweep_panel"]
+__all__ = ["sweep_form", "sweep_panel"]
 
 _POLL = 1.0
-"""Seconds between two looks at a sweep under way."""
+"""Seconds between two looks at a sweep under way in a terminal."""
 
 _SAMPLERS: dict[Sampler, str] = {"tpe": "where it was good before", "random": "at random"}
-
-
-@dataclass(frozen=True)
-class Request:
-    """What the form asks for."""
-
-    method: str
-    fixed: dict[str, Any]
-    trials: int
-    sampler: Sampler
-    seed: int
-    seeds: int
-    jobs: int
-    device: str
 
 
 # What to search ------------------------------------------------------------------------------
 
 
-def sweep_form(devices: list[str]) -> Request:
-    """Draw the form and return what it says now."""
+def sweep_form(bundle: str, devices: list[str]) -> SweepJob:
+    """Draw the form and return the sweep of a bundle that it asks for now."""
     names = [name for name, each in METHODS.items() if each.search]
     name = st.selectbox(
         "Method", names, format_func=lambda key: METHODS[key].title, key="sweep method"
@@ -110,7 +92,17 @@ def sweep_form(devices: list[str]) -> Request:
         f"**{trials:,} trials**, scored on val, **+ {seeds:,} runs** of the winner, the first to "
         "look at test."
     )
-    return Request(name, fixed, int(trials), sampler, int(seed), int(seeds), int(jobs), str(device))
+    return SweepJob(
+        bundle=bundle,
+        method=name,
+        fixed=fixed,
+        trials=int(trials),
+        sampler=sampler,
+        seed=int(seed),
+        seeds=int(seeds),
+        jobs=int(jobs),
+        device=str(device),
+    )
 
 
 def where_text(where: Range | tuple[Any, ...]) -> str:
@@ -118,40 +110,6 @@ def where_text(where: Range | tuple[Any, ...]) -> str:
     if isinstance(where, Range):
         return f"{where.low:g} to {where.high:g}" + ", equal ratios" * where.log
     return ", ".join(str(choice) for choice in where)
-
-
-def command(bundle: str, request: Request) -> str:
-    """Return the command line that does the same."""
-    words = ["gsr", "sweep", bundle, "--method", request.method]
-    for key, value in request.fixed.items():
-        words += ["--set", f"{key}={str(value).lower() if isinstance(value, bool) else value}"]
-    words += ["--trials", str(request.trials), "--sampler", request.sampler]
-    words += ["--seed", str(request.seed), "--seeds", str(request.seeds)]
-    words += ["--jobs", str(request.jobs), "--device", request.device]
-    if workspace().root != Path(DEFAULT_WORKSPACE).resolve():
-        words += ["--workspace", str(workspace().root)]
-    return shlex.join(words)
-
-
-def begin(bundle: str, request: Request) -> None:
-    """Begin a sweep and look at it.
-
-    Raises:
-        GsrError: If something about it is not right.
-    """
-    sweep = make_sweep(
-        workspace(),
-        bundle,
-        request.method,
-        fixed=request.fixed,
-        trials=request.trials,
-        sampler=request.sampler,
-        seed=request.seed,
-        seeds=request.seeds,
-        device=request.device,
-    )
-    start_job(workspace(), "sweep", sweep.name, {"jobs": request.jobs})
-    nav.put(sweep=sweep.name)
 
 
 # How it goes on ------------------------------------------------------------------------------
@@ -184,28 +142,22 @@ def sweep_panel(page: Frame, jobs: int) -> None:
     chosen = nav.select("sweep", "Sweep", here, format_func=lambda name: _label(records[name]))
     nav.put(sweep=chosen)
     sweep, record = found[chosen], records[chosen]
-    job = read_job(workspace(), "sweep", chosen)
-    if (job is not None and job.active) or sweep.active:
-        st.fragment(_watch, run_every=_POLL)(sweep)
-        if job is not None and job.active:
-            st.button(
-                "Stop",
-                key=f"sweep stop {chosen}",
-                icon=":material/stop:",
-                help="Finished trials are kept, and it can go on.",
-                on_click=request_stop,
-                args=(workspace(), "sweep", chosen),
-            )
+    job = SweepJob.of(sweep, jobs)
+    state = state_of(job)
+    if state is not None and state.active:
+        about = "Finished trials are kept, and it can go on."
+        watch_job(state, part="step", about=about, below=lambda: _live(sweep, record))
+        return
+    if sweep.active:
+        st.fragment(_watch_terminal, run_every=_POLL)(sweep, record)
         return
     if not record.finished:
-        if job is not None and job.status is Status.FAILED:
-            st.error(f"{job.text[:1].upper()}{job.text[1:]}")
+        if state is not None and state.status is Status.FAILED:
+            say_why(state)
         else:
             done = sum(trial.outcome is not None for trial in sweep.trials())
             st.info(f"Stopped after {done:,} of {record.trials:,} trials, which are kept.")
-        if st.button("Go on", key=f"sweep go on {chosen}", icon=":material/play_arrow:"):
-            start_job(workspace(), "sweep", chosen, {"jobs": jobs})
-            st.rerun()
+        go_on_button(job)
     _results(page, sweep, record)
 
 
@@ -214,25 +166,22 @@ def _label(record: SweepRecord) -> str:
     return " · ".join([record.method.upper(), *fixed, f"{record.trials} trials", record.name])
 
 
-def _watch(sweep: Sweep) -> None:
-    """Draw a sweep under way; redraw the page once it has ended."""
-    job = read_job(workspace(), "sweep", sweep.name)
-    by_job = job is not None and job.active
-    if not by_job and not sweep.active:
+def _watch_terminal(sweep: Sweep, record: SweepRecord) -> None:
+    """Draw a sweep that no job of the dashboard computes; the page anew once it has ended."""
+    if not sweep.active:
         nav.refresh()
-    record = sweep.record
+    done = sum(trial.outcome is not None for trial in sweep.trials())
+    share = done / (record.trials + record.seeds)
+    st.progress(share, text=f"Under way in a terminal: trial {done} of {record.trials}")
+    _live(sweep, record)
+
+
+def _live(sweep: Sweep, record: SweepRecord) -> None:
+    """Draw the scores so far."""
     table = _table(sweep, record)
-    if by_job and job is not None:
-        text = job.text or "Starting"
-        if stop_requested(workspace(), "sweep", sweep.name):
-            text = f"Stopping after this step · {text}"
-        st.progress(job.fraction, text=text)
-    else:
-        done = int((table["status"] != "computing").sum()) if len(table) else 0
-        share = done / (record.trials + record.seeds)
-        st.progress(share, text=f"Under way in a terminal: trial {done} of {record.trials}")
-    ended = table[table["status"] != "computing"]
-    figure = best_so_far(ended, record.trials, score_name=record.score_name)
+    figure = best_so_far(
+        table[table["status"] != "computing"], record.trials, score_name=record.score_name
+    )
     show(figure, key="sweep live", alt="Score of each trial so far, and the best of them.")
 
 

@@ -34,7 +34,7 @@ def data_counts(bundle: Bundle, run: Run) -> tuple[dict[str, int], int]:
 
     The groups need not add up to all: they may overlap, and some samples are in none.
     """
-    rows = run.rows_of(run.values_split, bundle)
+    rows = run.weighted_rows()
     count = bundle.membership[rows].sum(axis=0)
     return dict(zip(bundle.group_names, count.tolist(), strict=True)), len(rows)
 
@@ -59,24 +59,22 @@ def choose_step(run: Run) -> int:
 
 
 def group_weights(bundle: Bundle, run: Run, step: int) -> pd.DataFrame:
-    """Return sample_id, group, weight at a step: one row a sample and group it belongs to.
+    """Return group and weight at a step: one row a sample and group it belongs to.
 
     A sample in no known group has one row, as unknown.
     """
-    rows = run.rows_of(run.values_split, bundle)
+    rows = run.weighted_rows()
     weight = load_weights_at(run, step)
     members = bundle.membership[rows]
     members = np.column_stack([members, ~members.any(axis=1)])
     sample, group = np.nonzero(members)
     names = np.array([*bundle.group_names, UNKNOWN], dtype=object)
-    return pd.DataFrame(
-        {"sample_id": rows[sample], "group": names[group], "weight": weight[sample]}
-    )
+    return pd.DataFrame({"group": names[group], "weight": weight[sample]})
 
 
 def note_on_groups(bundle: Bundle, run: Run) -> None:
     """Say how many weighted samples are in no known group, or that groups overlap."""
-    rows = run.rows_of(run.values_split, bundle)
+    rows = run.weighted_rows()
     each = bundle.membership[rows].sum(axis=1)
     if (unknown := int((each == 0).sum())) > 0:
         st.caption(

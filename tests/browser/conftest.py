@@ -1,8 +1,8 @@
 """A real dashboard in a real browser.
 
-`dashboard` is one for all tests, with the example and four runs in it, and without what the tests
-of other files have marked; `empty_dashboard` begins with nothing. `screen` is a browser window on
-either, which also watches for errors.
+`dashboard` has the example and four runs, `empty_dashboard` has nothing. One process each serves
+all tests, and each test finds its workspace as if it were the first. `screen` is a browser window
+on the one, `empty_screen` on the other; windows also watch for errors.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import parse_qs, urlencode, urlsplit
@@ -39,11 +39,12 @@ from playwright.sync_api import Error as PlaywrightError
 from playwright.sync_api import TimeoutError as PlaywrightTimeout
 
 from gsr_core.data.bundle import Bundle, open_bundle
+from gsr_core.jobs.state import JobState, list_jobs, request_stop
 from gsr_core.runs.execute import run as compute_run
 from gsr_core.runs.store import Run, list_runs
 from gsr_core.workspace import Workspace
 
-PATIENCE = float(os.environ.get("GSR_TEST_PATIENCE", "60"))
+PATIENCE = float(os.environ.get("GSR_TEST_PATIENCE", "120"))
 """Seconds after which something that was to appear is given up; slow machines need them."""
 
 LISTEN = """
@@ -93,6 +94,25 @@ LISTEN = """
 Meanwhile the page still says that no script is running, on a busy machine for long. Counts also
 how often it asked.
 """
+
+STILL = """
+(() => {
+  const animate = Element.prototype.animate;
+  Element.prototype.animate = function (frames, timing) {
+    const words = typeof timing === 'number' ? {} : timing;
+    return animate.call(this, frames, {...words, duration: 1, delay: 0, iterations: 1});
+  };
+  const still = document.createElement('style');
+  still.textContent = `*, *::before, *::after {
+    transition-duration: 1ms !important; transition-delay: 0s !important;
+    animation-duration: 1ms !important; animation-delay: 0s !important;
+    animation-iteration-count: 1 !important; scroll-behavior: auto !important;
+  }`;
+  const add = () => document.documentElement.append(still);
+  if (document.documentElement) add(); else addEventListener('DOMContentLoaded', add);
+})()
+"""
+"""Ends every animation at once: what still moves gets no click, and moving costs the processor."""
 
 IDLE = """
 () => {
@@ -152,6 +172,15 @@ element => element.addEventListener('click', () => { window.clickNoted = true; }
 DRAWN = "grid => grid.ariaRowCount === '1' || grid.querySelector('tbody tr') !== null"
 """Whether a table has drawn rows, if it has any beside its head."""
 
+RETOLD = """
+async () => {
+  await new Promise(resolve => setTimeout(resolve, 250));
+  for (let frame = 0; frame < 3; frame++) await new Promise(requestAnimationFrame);
+}
+"""
+"""Comes after tables have told screen readers what they draw: they set a timer of 200 ms for it,
+and of two timers of a page the later one ends later, however slow the machine is."""
+
 ONCE = 3000
 """Milliseconds for one of several tries."""
 
@@ -170,8 +199,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo) -> Any:
     """Let fixtures know, when they end, whether their test failed."""
     report = yield
-    if report.when == "call" and report.failed:
-        item.stash[FAILED] = True
+    if report.when in ("setup", "call"):
+        item.stash[FAILED] = report.failed
     return report
 
 
@@ -291,6 +320,7 @@ class Dashboard:
     """`gsr app` as a process of its own on a workspace of its own."""
 
     def __init__(self, root: Path) -> None:
+        root.mkdir()
         self.workspace = Workspace(root)
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -318,6 +348,39 @@ class Dashboard:
                 return answer.status == 200
         except (urllib.error.URLError, OSError):
             return False
+
+    def tidy(self, kept: Collection[Path] = ()) -> None:
+        """End what an earlier test began and take away what it made.
+
+        The process and its workers stay, as do maps and graphs: they are kept by content.
+
+        Args:
+            kept: Directories of bundles, runs, studies and so on that stay.
+        """
+        place = self.workspace
+        for run in self.runs():
+            if run.state.active:
+                run.request_cancel()
+        for job in self.jobs():
+            request_stop(place, job.kind, job.key)
+        wait_for(
+            lambda: not self.jobs() and not any(run.state.active for run in self.runs()),
+            "the jobs of an earlier test to end",
+        )
+        for state in place.jobs.glob("*.json"):
+            for suffix in (".json", ".arguments", ".stop"):
+                state.with_suffix(suffix).unlink(missing_ok=True)
+        for folder in place.root.iterdir():
+            if folder not in (place.jobs, place.maps, place.graphs):
+                for made in set(folder.iterdir()) - set(kept):
+                    shutil.rmtree(made) if made.is_dir() else made.unlink()
+        if self.process is None:
+            self.start()
+
+    def jobs(self) -> list[JobState]:
+        """Return the jobs under way, but for maps."""
+        kinds = ("example", "import", "cluster", "study", "sweep")
+        return [job for kind in kinds for job in list_jobs(self.workspace, kind) if job.active]
 
     def stop(self) -> None:
         """Stop the dashboard and leave its workers alone, as they are meant to outlive it."""
@@ -424,12 +487,12 @@ METHODS: dict[str, dict[str, Any]] = {
 """Name and settings of the runs that are there from the start."""
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def dashboard(lasting_dashboard: Dashboard) -> Dashboard:
-    """The dashboard without slices, flags and clusterings; which files came before is chance."""
+    """The dashboard with these and nothing else."""
     place = lasting_dashboard.workspace
-    for made in (place.slices, place.flags, place.clusterings):
-        shutil.rmtree(made, ignore_errors=True)
+    runs = [place.runs / name for name in lasting_dashboard.ids.values()]
+    lasting_dashboard.tidy([place.bundles / "coloured-digits", *runs])
     return lasting_dashboard
 
 
@@ -439,12 +502,19 @@ def ids(lasting_dashboard: Dashboard) -> dict[str, str]:
     return lasting_dashboard.ids
 
 
-@pytest.fixture(scope="module")
-def empty_dashboard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dashboard]:
+@pytest.fixture(scope="session")
+def lasting_empty_dashboard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dashboard]:
     dashboard = Dashboard(tmp_path_factory.mktemp("empty") / "workspace")
     dashboard.start()
     yield dashboard
     dashboard.close()
+
+
+@pytest.fixture
+def empty_dashboard(lasting_empty_dashboard: Dashboard) -> Dashboard:
+    """A dashboard on an empty workspace."""
+    lasting_empty_dashboard.tidy()
+    return lasting_empty_dashboard
 
 
 @pytest.fixture(scope="session")
@@ -634,6 +704,19 @@ class Screen:
         """Click a button."""
         self.click((within or self.page).get_by_role("button", name=label, exact=True).first)
 
+    def download(self, button: Locator) -> Path:
+        """Click a button until its file comes; one that the page replaces meanwhile gives none."""
+        files: list[Path] = []
+
+        def attempt() -> bool:
+            with self.page.expect_download(timeout=5 * ONCE) as download:
+                self.click(button)
+            files.append(download.value.path())
+            return True
+
+        insist(attempt, f"the file of {button} to come")
+        return files[0]
+
     def unfold_popover(
         self, opener: re.Pattern[str], inner: Locator, within: Locator | None = None
     ) -> None:
@@ -706,6 +789,7 @@ class Screen:
             lambda: grid.evaluate(DRAWN),
             f"the rows of the table with {column} to be drawn",
         )
+        self.page.evaluate(RETOLD)
         names = [cell.strip() for cell in grid.locator("th[role=columnheader]").all_inner_texts()]
         rows = grid.locator("tbody tr").all()
         texts = [row.locator("td").evaluate_all("cs => cs.map(c => c.textContent)") for row in rows]
@@ -741,7 +825,7 @@ class Screen:
         tall = self.page.get_by_test_id("stMain").evaluate("e => e.scrollHeight")
         size = self.page.viewport_size or {"width": 1400, "height": 900}
         self.page.set_viewport_size({**size, "height": min(max(size["height"], tall), 6000)})
-        self.page.wait_for_timeout(300)  # Charts are laid out once more.
+        self.idle()  # Charts are laid out once more.
         self.page.screenshot(path=picture)
         self.page.set_viewport_size(size)
         (directory / f"{name}.html").write_text(self.page.content())
@@ -834,10 +918,11 @@ def windows(
         if spare and not fresh:
             page = spare.pop()
         else:
-            context = browser.new_context(viewport=SIZE)
+            context = browser.new_context(viewport=SIZE, reduced_motion="reduce")
             context.set_default_timeout(PATIENCE * 1000)
             page = context.new_page()
             page.add_init_script(LISTEN)
+            page.add_init_script(STILL)
         page.emulate_media(color_scheme=color_scheme)
         made.append(Screen(page, dashboard.url, fresh=fresh))
         return made[-1]

@@ -12,13 +12,13 @@ NAME = "greens below five"
 SAVE = re.compile("Save these .* as a slice")
 
 
-def test_a_cluster_is_found_saved_as_a_slice_opened_and_exported(screen, dashboard, ids, tmp_path):
+def test_a_cluster_is_found_saved_as_a_slice_opened_and_exported(screen, dashboard, ids):
     bundle, page = dashboard.bundle(), screen.page
     screen.open("Map", run=ids["gsr"], layout="pca", space="features")
-    page.get_by_text("Find clusters", exact=True).first.click()
+    screen.click(page.get_by_text("Find clusters", exact=True).first)
     screen.choose("How", "k-means in each class")
     expect(page.get_by_text(re.compile("Clusters the 644 samples of heldout in "))).to_be_visible()
-    screen.keyed("cluster start").get_by_role("button").click()
+    screen.click(screen.keyed("cluster start").get_by_role("button"))
     expect(page.get_by_role("heading", name=re.compile("^Clusters: k-means"))).to_be_visible()
     screen.idle()
     (found,) = list_clusterings(dashboard.workspace, bundle)
@@ -52,10 +52,7 @@ def test_a_cluster_is_found_saved_as_a_slice_opened_and_exported(screen, dashboa
     screen.open("Samples", run=ids["gsr"], split="test", slice=saved.key)
     in_test = sorted(set(everywhere) & set(bundle.rows_of["test"]))
     expect(screen.keyed("gallery bar")).to_contain_text(f"of {len(in_test)} samples")
-    with page.expect_download() as download:
-        page.get_by_role("button", name=re.compile("CSV")).first.click()
-    file = tmp_path / "samples.csv"
-    download.value.save_as(file)
+    file = screen.download(page.get_by_role("button", name=re.compile("CSV")).first)
     ids_in_test = bundle.samples["sample_id"].iloc[in_test]
     assert sorted(pd.read_csv(file)["sample_id"]) == sorted(ids_in_test)
     screen.sound()

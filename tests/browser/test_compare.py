@@ -1,8 +1,6 @@
 """Methods beside each other, over seeds and sample by sample."""
 
 import re
-import shutil
-from collections.abc import Iterator
 from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
@@ -16,24 +14,16 @@ from gsr_core.runs.store import Run, open_run
 from gsr_core.runs.summary import summarise
 
 
-@pytest.fixture(scope="module")
-def seeds(dashboard, ids) -> Iterator[dict[str, list[str]]]:
-    """Three seeds of a short GSR and of DFR; other modules do not see them."""
-    place = dashboard.workspace
-    made = {
-        "dfr": [
-            compute_run(place, "coloured-digits", "dfr", device="cpu", heads=2, steps=2, seed=seed)
-            for seed in range(3)
-        ],
-        "gsr": [
-            compute_run(place, "coloured-digits", "gsr", device="cpu", steps=4, lr=0.5, seed=seed)
-            for seed in range(3)
-        ],
-    }
-    yield {name: [run.run_id for run in runs] for name, runs in made.items()}
-    for runs in made.values():
-        for run in runs:
-            shutil.rmtree(run.path)
+@pytest.fixture
+def seeds(dashboard) -> dict[str, list[str]]:
+    """Three seeds of a short DFR and of a short GSR."""
+    short = {"dfr": {"heads": 2, "steps": 2}, "gsr": {"steps": 4, "lr": 0.5}}
+
+    def made(method: str, seed: int) -> str:
+        settings = {**short[method], "seed": seed, "device": "cpu"}
+        return compute_run(dashboard.workspace, "coloured-digits", method, **settings).run_id
+
+    return {method: [made(method, seed) for seed in range(3)] for method in short}
 
 
 @pytest.fixture
@@ -62,24 +52,31 @@ def test_the_table_has_a_row_for_each_method(compare, dashboard, ids):
     for key in ("trade", "dots"):
         compare.chart(key)
     expect(compare.chart("trade")).to_contain_text("mean accuracy")
-    compare.page.get_by_role("radio", name="adjusted average accuracy").click()
+    compare.click(compare.page.get_by_role("radio", name="adjusted average accuracy"))
     expect(compare.chart("trade")).to_contain_text("adjusted average accuracy")
 
 
 def test_methods_leave_and_come_back(compare, ids):
     taken = compare.page.get_by_role("button", name="Remove ERM").first
-    compare.page.locator("[data-tag] button[aria-label^='Remove ERM']").last.click()
+    compare.click(compare.page.locator("[data-tag] button[aria-label^='Remove ERM']").last)
     compare.idle()
     assert len(compare.table("worst-group accuracy")) == 2
     assert ids["erm"] not in compare.query["runs"]
     expect(taken).to_have_count(0)
     compare.unfold(compare.box("Methods"))
-    compare.page.get_by_role("option", name=re.compile("^ERM")).click()
+    compare.click(compare.page.get_by_role("option", name=re.compile("^ERM")))
     compare.page.keyboard.press("Escape")
     compare.idle()
     assert len(compare.table("worst-group accuracy")) == 3
     assert len(compare.query["runs"].split(",")) == 3
-    compare.page.get_by_role("button", name="Clear all").click()
+    # One method alone is fine, and none is a sentence.
+    compare.click(compare.page.locator("[data-tag] button[aria-label^='Remove ERM']").last)
+    compare.idle()
+    compare.click(compare.page.locator("[data-tag] button[aria-label^='Remove GSR']").last)
+    compare.idle()
+    compare.chart("trade")
+    assert len(compare.table("worst-group accuracy")) == 1
+    compare.click(compare.page.get_by_role("button", name="Clear all"))
     expect(compare.page.get_by_text("Choose at least one method.")).to_be_visible()
     compare.sound()
 
@@ -104,7 +101,7 @@ def test_seeds_are_put_together_judged_in_pairs_and_asked_for(
     expect(over_seeds.chart("paired")).to_contain_text("worst-group accuracy above GSR")
     box = over_seeds.keyed("one seed")
     expect(box).to_contain_text("One seed only: ERM.")
-    box.get_by_text("The same from a terminal").click()
+    over_seeds.click(box.get_by_text("The same from a terminal"))
     expect(box.locator("code")).to_contain_text("gsr run coloured-digits --method erm --seed 1")
     before = {run.run_id for run in dashboard.runs()}
     over_seeds.press("Add seeds", within=box)
@@ -116,10 +113,8 @@ def test_seeds_are_put_together_judged_in_pairs_and_asked_for(
     waiting(lambda: len(added()) == 4, "four more seeds of ERM")
     assert {run.config.seed for run in added()} == {1, 2, 3, 4}
     assert {run.config.method for run in added()} == {"erm"}
-    # Their coming is seen without a click; what the other tests count stays as it was.
+    # Their coming is seen without a click.
     expect(over_seeds.chart("paired")).to_contain_text("ERM")
-    for run in added():
-        shutil.rmtree(run.path)
 
 
 def test_a_count_of_fixed_samples_opens_them(over_seeds, dashboard, ids, seeds):
@@ -142,7 +137,7 @@ def test_a_count_of_fixed_samples_opens_them(over_seeds, dashboard, ids, seeds):
         found = parse_qs(urlsplit(link.get_attribute("href")).query)
         return found.get("group") == [group] and found["changed"] == ["fixed"]
 
-    next(link for link in links.all() if leads(link)).click()
+    over_seeds.click(next(link for link in links.all() if leads(link)))
     over_seeds.arrive("Samples")
     over_seeds.wait_query(
         run=seeds["dfr"][0], reference=ids["erm"], changed="fixed", split="test", group=group
@@ -150,7 +145,7 @@ def test_a_count_of_fixed_samples_opens_them(over_seeds, dashboard, ids, seeds):
     of = expected["fixed"].max()
     expect(over_seeds.keyed("gallery bar")).to_contain_text(f"of {of} samples")
     way_out = over_seeds.page.get_by_role("button", name=re.compile(f"^{len(fixed)} fixed against"))
-    way_out.click()
+    over_seeds.click(way_out)
     over_seeds.idle()
     expect(over_seeds.keyed("gallery bar")).to_contain_text("of 97 samples")
     over_seeds.wait_query(changed=None)
@@ -163,12 +158,6 @@ def test_values_are_drawn_against_each_other_or_the_page_says_why_not(compare):
     assert compare.query["left"]
 
 
-def test_one_method_alone_is_fine(screen, ids):
-    screen.open("Compare", runs=ids["gsr"])
-    screen.chart("trade")
-    assert len(screen.table("worst-group accuracy")) == 1
-
-
 def test_runs_on_other_data_are_left_out_with_the_reason(screen, dashboard, ids):
     place, bundle = dashboard.workspace, dashboard.bundle()
     # The same rows under another name and with another class: no scores to put side by side.
@@ -176,23 +165,17 @@ def test_runs_on_other_data_are_left_out_with_the_reason(screen, dashboard, ids)
     config = other.config.model_copy(update={"run_id": "erm-other", "bundle_digest": "0" * 64})
     folder = place.runs / "erm-other"
     folder.mkdir()
-    try:
-        for file in ("state.json", "metrics.parquet", "head.safetensors"):
-            (folder / file).write_bytes((other.path / file).read_bytes())
-        (folder / "config.json").write_text(config.model_dump_json())
-        screen.open("Compare", runs=f"{ids['gsr']},erm-other")
-        said = screen.page.get_by_text(re.compile("erm-other is left out, because"))
-        expect(said).to_contain_text(f"bundle '{bundle.name}' was written anew between them")
-        expect(screen.page.get_by_text("1 runs were made before")).to_be_visible()
-        assert len(screen.table("worst-group accuracy")) == 1
-    finally:
-        shutil.rmtree(folder)
+    for file in ("state.json", "metrics.parquet", "head.safetensors"):
+        (folder / file).write_bytes((other.path / file).read_bytes())
+    (folder / "config.json").write_text(config.model_dump_json())
+    screen.open("Compare", runs=f"{ids['gsr']},erm-other")
+    said = screen.page.get_by_text(re.compile("erm-other is left out, because"))
+    expect(said).to_contain_text(f"bundle '{bundle.name}' was written anew between them")
+    expect(screen.page.get_by_text("1 runs were made before")).to_be_visible()
+    assert len(screen.table("worst-group accuracy")) == 1
 
 
 def test_an_address_with_a_run_that_was_computed_again_shows_its_method(screen, dashboard, ids):
-    again = compute_run(dashboard.workspace, "coloured-digits", "llr", device="cpu")
-    try:
-        screen.open("Compare", runs=f"{ids['llr']},{ids['gsr']}")
-        assert [row["method"] for row in screen.table("seeds")] == ["LLR", "GSR"]
-    finally:
-        shutil.rmtree(again.path)
+    compute_run(dashboard.workspace, "coloured-digits", "llr", device="cpu")
+    screen.open("Compare", runs=f"{ids['llr']},{ids['gsr']}")
+    assert [row["method"] for row in screen.table("seeds")] == ["LLR", "GSR"]

@@ -10,7 +10,7 @@ from playwright.sync_api import expect
 
 import gsr_core
 from gsr_core.features.backbones import SimConv1, save_checkpoint
-from gsr_core.ingest.command import command
+from gsr_core.ingest.job import ImportJob
 from gsr_core.ingest.plan import plan_of
 
 PATH = "Path on the machine that runs this dashboard"
@@ -133,9 +133,11 @@ def test_small_groups_are_warned_of_merged_and_separated(empty_screen, birds: Pa
     assert group_sizes(empty_screen) == before
     assert "--merge" not in command_line(empty_screen)
     # Attributes alone make two groups, which are large enough in test.
-    page.get_by_role("radio", name="attributes alone").or_(
-        page.get_by_role("button", name="attributes alone")
-    ).first.click()
+    empty_screen.click(
+        page.get_by_role("radio", name="attributes alone")
+        .or_(page.get_by_role("button", name="attributes alone"))
+        .first
+    )
     empty_screen.idle()
     assert {name: sizes[2] for name, sizes in group_sizes(empty_screen).items()} == {
         "place 0": "24",
@@ -211,7 +213,7 @@ def test_from_a_folder_and_a_trained_network_to_a_run(empty_screen, empty_dashbo
     assert bundle.manifest.backbone["checkpoint"] == Path(weights.get_model_file_path()).name
     assert bundle.manifest.recipe["preprocessing"]["image_size"] == 64
     # The command that the page showed is the plan that was followed.
-    assert line == command(plan_of(bundle), workspace=empty_dashboard.workspace.root)
+    assert line == ImportJob(plan=plan_of(bundle)).command(empty_dashboard.workspace)
     expect(empty_screen.keyed("strip 0").locator("img").first).to_be_visible()
 
     empty_screen.follow("Run")

@@ -1,11 +1,9 @@
 """The address holds the view: reloads, shared links, the back button."""
 
-import pytest
 from playwright.sync_api import expect
 
 VIEWS = {
     "Audit": ({"split": "val"}, {"Split": "val"}),
-    "Weights": ({"step": "5"}, {}),
     "Samples": (
         {"split": "target", "group": "5-9, red", "sort": "lowest loss", "prediction": "right"},
         {"Split": "target", "Group": "5-9, red", "Order": "lowest loss", "Prediction": "right"},
@@ -24,19 +22,24 @@ def check(screen, query: dict[str, str], boxes: dict[str, str]) -> None:
     screen.wait_query(**query)
 
 
-@pytest.mark.parametrize("name", VIEWS)
-def test_an_address_restores_its_view(screen, windows, dashboard, ids, name: str):
-    query, boxes = VIEWS[name]
+def test_an_address_restores_its_view(screen, ids):
+    """Each page is opened as by somebody who was given the link: it begins a new session."""
+    for name, (query, boxes) in VIEWS.items():
+        query = {**query, "run": ids["gsr short"]}
+        screen.open(name, **query)
+        check(screen, query, boxes)
+
+
+def test_another_window_and_a_reload_show_what_this_one_shows(screen, windows, dashboard, ids):
+    query, boxes = VIEWS["Samples"]
     query = {**query, "run": ids["gsr short"]}
-    screen.open(name, **query)
-    check(screen, query, boxes)
+    screen.open("Samples", **query)
     screen.page.reload()
-    screen.arrive(name)
+    screen.arrive("Samples")
     check(screen, query, boxes)
-    # Somebody else gets the link.
     other = windows(dashboard)
     other.page.goto(screen.page.url)
-    other.arrive(name)
+    other.arrive("Samples")
     check(other, query, boxes)
 
 
@@ -64,17 +67,6 @@ def test_a_reload_opens_the_same_sample(screen, ids, dashboard):
         screen.page.reload()
 
 
-def test_the_slider_survives_a_reload(screen, ids):
-    screen.open("Weights", run=ids["gsr short"])
-    screen.page.get_by_role("slider", name="Step").press("Home")
-    screen.wait_query(step="1")
-    screen.page.reload()
-    screen.arrive("Weights")
-    expect(
-        screen.page.get_by_text("Weights inside each group at step 1", exact=True)
-    ).to_be_visible()
-
-
 def test_choices_travel_from_page_to_page_and_back(screen, ids):
     screen.open("Samples", run=ids["gsr short"], split="val", group="5-9, red")
     length = screen.page.evaluate("history.length")
@@ -90,20 +82,3 @@ def test_choices_travel_from_page_to_page_and_back(screen, ids):
     screen.page.go_forward()
     screen.arrive("Samples")
     check(screen, {"group": "5-9, red"}, {"Split": "val", "Group": "5-9, red"})
-
-
-def test_nonsense_in_an_address_is_passed_over(screen):
-    nonsense = {
-        "run": "no-such-run",
-        "split": "nowhere",
-        "group": "nobody",
-        "sort": "sideways",
-        "step": "minus one",
-        "colour": "ultraviolet",
-        "slice": "../../etc/passwd",
-        "page": "x",
-        "bundle": "../other",
-    }
-    for name in ("Audit", "Run", "Weights", "Samples", "Map", "Compare"):
-        screen.open(name, runs="a,b", **nonsense)
-        screen.sound()

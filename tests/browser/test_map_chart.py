@@ -59,6 +59,14 @@ def charts():
 charts()
 """
 
+PICTURE = """
+async canvas => {
+  for (let frame = 0; frame < 3; frame++) await new Promise(requestAnimationFrame);
+  return canvas.toDataURL();
+}
+"""
+"""What a canvas shows some frames later."""
+
 
 @pytest.fixture(scope="module")
 def page_url(tmp_path_factory, waiting):
@@ -131,11 +139,9 @@ class Maps:
 
     def picture(self, key: str) -> str:
         """What the canvas shows, once it stays the same."""
-        look = "e => e.toDataURL()"
-        before = ""
-        while (now := self.plot(key).locator("canvas").evaluate(look)) != before:
-            before = now
-            self.page.wait_for_timeout(200)
+        before, now = "", self.plot(key).locator("canvas").evaluate(PICTURE)
+        while now != before:
+            before, now = now, self.plot(key).locator("canvas").evaluate(PICTURE)
         return now
 
 
@@ -163,7 +169,7 @@ def test_a_lasso_selects_exactly_what_is_inside_on_both_maps(maps):
 
 
 def test_boxes_add_with_shift_take_away_with_alt_and_escape_lets_go(maps):
-    maps.screen.keyed("left").get_by_role("button", name="Box (B)").click()
+    maps.screen.click(maps.screen.keyed("left").get_by_role("button", name="Box (B)"))
     maps.drag("left", [(0.01, 0.01), (0.99, 0.5)])
     maps.tell("30 rows [10, 20, 0, 0] ['left']")
     maps.page.keyboard.down("Shift")
@@ -196,7 +202,7 @@ def crowded_spot(maps) -> tuple[float, float]:
 def test_a_highlight_changes_neither_selection_nor_zoom(maps):
     maps.lasso("left", *TOP)
     maps.tell("30 rows [10, 20, 0, 0] ['left']")
-    maps.screen.keyed("left").get_by_role("button", name="Zoom in (+)").click()
+    maps.screen.click(maps.screen.keyed("left").get_by_role("button", name="Zoom in (+)"))
     before = {key: maps.picture(key) for key in ("left", "right")}
     maps.screen.press("Focus one")
     for key in ("left", "right"):
@@ -211,7 +217,7 @@ def test_a_colouring_changes_the_picture_and_not_the_selection(maps):
     maps.lasso("left", *TOP_LEFT)
     maps.tell("10 rows [10, 0, 0, 0] ['left']")
     before = maps.picture("left")
-    maps.page.get_by_text("number", exact=True).click()
+    maps.screen.click(maps.page.get_by_text("number", exact=True))
     expect(maps.screen.keyed("left").locator(".key .title")).to_have_text("number")
     maps.tell("10 rows [10, 0, 0, 0] []")
     assert maps.picture("left") != before

@@ -4,7 +4,7 @@ import json
 import re
 import shlex
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable
 
 import pytest
 from playwright.sync_api import expect
@@ -17,27 +17,18 @@ LONG = 60_000
 
 
 @pytest.fixture
-def made(dashboard, waiting) -> Iterator[list[Run]]:
-    """Collect the runs that a test starts; what still runs at its end is cancelled."""
+def made(dashboard, waiting) -> Callable[[int], list[Run]]:
+    """Wait for so many new runs and return them, oldest first, then by seed."""
     before = {run.run_id for run in dashboard.runs()}
 
-    class Made(list):
-        def look(self, count: int) -> list[Run]:
-            """Wait for so many new runs and return them, oldest first, then by seed."""
-            new = waiting(
-                lambda: (
-                    len(found := [r for r in dashboard.runs() if r.run_id not in before]) >= count
-                    and found
-                ),
-                f"{count} new runs",
-            )
-            return sorted(new, key=lambda run: (run.config.created, run.config.seed))
+    def new() -> list[Run]:
+        return [run for run in dashboard.runs() if run.run_id not in before]
 
-    yield Made()
-    for run in dashboard.runs():
-        if run.run_id not in before and run.state.active:
-            run.request_cancel()
-    waiting(lambda: not any(run.state.active for run in dashboard.runs()), "the test's runs to end")
+    def look(count: int) -> list[Run]:
+        waiting(lambda: len(new()) >= count, f"{count} new runs")
+        return sorted(new(), key=lambda run: (run.config.created, run.config.seed))
+
+    return look
 
 
 def start(screen, **settings: object) -> None:
@@ -66,7 +57,7 @@ def test_a_run_is_followed_to_its_end_and_its_command_does_the_same(
     screen.press("Start")
     expect(page.get_by_text(re.compile(r"step \d+ of 30|GSR .* finished")).first).to_be_visible()
     expect(page.get_by_role("heading", name=re.compile(r"^GSR .*: finished"))).to_be_visible()
-    run = made.look(1)[0]
+    run = made(1)[0]
     waiting(lambda: run.state.status == "finished", "the run to finish")
     test = summarise(run)["test"]
     shown = f"{test['worst_group_accuracy']:.1%}"
@@ -100,7 +91,7 @@ def test_a_finished_run_goes_on_to_more_steps(screen, made):
     screen.enter("Steps in all", 24)
     screen.press("Continue")
     expect(page.get_by_text(re.compile(r"^\d+ of 24$"))).to_be_visible()
-    (run,) = made.look(1)
+    (run,) = made(1)
     assert (run.state.status, run.state.step) == ("finished", 24)
     assert run.metrics()["step"].nunique() == 24
 
@@ -108,7 +99,7 @@ def test_a_finished_run_goes_on_to_more_steps(screen, made):
 def test_two_seeds_start_two_runs(screen, made, waiting):
     screen.open("Run", bundle="coloured-digits")
     start(screen, steps=10, Runs=2)
-    runs = made.look(2)
+    runs = made(2)
     assert [run.config.seed for run in runs] == [0, 1]
     words = ["gsr", "run", "coloured-digits", "--method", "gsr", "--set", "steps=10"]
     words += ["--seed", "0", "--seeds", "2"]
@@ -123,20 +114,20 @@ def test_the_second_run_waits_and_both_can_be_cancelled(screen, made, waiting):
     page = screen.page
     screen.open("Run", bundle="coloured-digits")
     start(screen, steps=LONG, Runs=2)
-    first, second = made.look(2)
+    first, second = made(2)
     expect(page.get_by_text(re.compile(rf"step \d+ of {LONG}")).first).to_be_visible()
     expect(page.get_by_text(re.compile("waiting: GSR"))).to_be_visible()
     assert second.state.status == "queued"
     # The live curve is drawn from what is stored so far.
     screen.chart("live")
 
-    screen.keyed(f"cancel {second.run_id}").get_by_role("button").click()
+    screen.click(screen.keyed(f"cancel {second.run_id}").get_by_role("button"))
     waiting(lambda: second.state.status == "cancelled", "the waiting run to be cancelled")
     assert first.state.status == "running"
     expect(page.get_by_text(re.compile("waiting: GSR"))).to_have_count(0)
 
-    screen.keyed(f"cancel {first.run_id}").get_by_role("button").click()
-    waiting(lambda: first.state.status == "cancelled", "the run to stop", seconds=10)
+    screen.click(screen.keyed(f"cancel {first.run_id}").get_by_role("button"))
+    waiting(lambda: first.state.status == "cancelled", "the run to stop")
     assert first.state.step > 0
     expect(page.get_by_text("Cancelling")).to_have_count(0)
     expect(page.get_by_role("heading", name=re.compile(": cancelled"))).to_be_visible()
@@ -152,7 +143,7 @@ def test_a_run_outlives_the_window_and_the_dashboard(windows, dashboard, made, w
     screen = windows(dashboard)
     screen.open("Run", bundle="coloured-digits")
     start(screen, steps=LONG)
-    (run,) = made.look(1)
+    (run,) = made(1)
     waiting(lambda: run.state.step > 0, "the first step")
     screen.page.close()
     reached = run.state.step
@@ -168,7 +159,7 @@ def test_a_run_outlives_the_window_and_the_dashboard(windows, dashboard, made, w
     expect(screen.box("Order")).to_have_value("lightest")
     expect(screen.box("Group")).to_have_value("5-9, red")
     # Not `follow`: a page that follows a long run does not come to rest.
-    screen.page.locator(".st-key-pages").get_by_role("link", name="Run", exact=True).click()
+    screen.click(screen.page.locator(".st-key-pages").get_by_role("link", name="Run", exact=True))
     expect(screen.page.get_by_text(re.compile(rf"step \d+ of {LONG}")).first).to_be_visible()
     assert run.state.status == "running"
 
@@ -177,7 +168,7 @@ def test_a_killed_worker_leaves_a_sentence_and_its_steps(screen, dashboard, made
     page = screen.page
     screen.open("Run", bundle="coloured-digits")
     start(screen, steps=LONG)
-    (run,) = made.look(1)
+    (run,) = made(1)
     waiting(lambda: run.state.step > 2, "some steps")
     killer(dashboard.workers("cpu"))
     alert = page.get_by_test_id("stAlert").first
@@ -188,21 +179,21 @@ def test_a_killed_worker_leaves_a_sentence_and_its_steps(screen, dashboard, made
     screen.sound()
     # The next run gets a new worker.
     start(screen, steps=5)
-    newest = made.look(2)[-1]
+    newest = made(2)[-1]
     waiting(lambda: newest.state.status == "finished", "a run after the worker was killed")
     # And what was stored can be looked at.
     screen.open("Weights", run=run.run_id)
     screen.chart("shares")
 
 
-@pytest.mark.parametrize(("method", "title"), [("erm", "ERM"), ("llr", "LLR")])
-def test_a_method_without_settings_runs_from_the_form(screen, made, waiting, method, title):
+def test_methods_without_settings_run_from_the_form(screen, made, waiting):
     screen.open("Run", bundle="coloured-digits")
-    screen.pick(screen.box("Method"), re.compile(title))
-    assert f"--method {method}" in command_of(screen)
-    start(screen)
-    (run,) = made.look(1)
-    waiting(lambda: run.state.status == "finished", "the run to finish")
-    expect(
-        screen.page.get_by_role("heading", name=re.compile(rf"^{title} .*: finished"))
-    ).to_be_visible()
+    for count, (method, title) in enumerate([("erm", "ERM"), ("llr", "LLR")], 1):
+        screen.pick(screen.box("Method"), re.compile(title))
+        assert f"--method {method}" in command_of(screen)
+        start(screen)
+        run = next(run for run in made(count) if run.config.method == method)
+        waiting(lambda run=run: run.state.status == "finished", "the run to finish")
+        expect(
+            screen.page.get_by_role("heading", name=re.compile(rf"^{title} .*: finished"))
+        ).to_be_visible()

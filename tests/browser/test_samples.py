@@ -41,6 +41,10 @@ def test_heaviest_first_then_lightest_first(samples, dashboard, ids):
     shown = card_weights(samples)
     assert shown == sorted(shown)
     assert shown[0] == pytest.approx(relative.min(), abs=1e-6)
+    # Other splits have no weights and say so.
+    samples.choose("Split", "test")
+    expect(samples.page.get_by_text("The samples of test carry no weight")).to_be_visible()
+    expect(samples.box("Order")).to_have_value("highest loss")
 
 
 def test_filters_leave_what_they_say(samples, dashboard):
@@ -62,31 +66,35 @@ def test_filters_leave_what_they_say(samples, dashboard):
     assert count(samples) + wrong == (bundle.samples["y"].to_numpy()[heldout] == 0).sum()
 
 
-def test_pages_and_page_sizes(samples):
+def test_pages_page_sizes_and_the_download(samples):
     bar = samples.keyed("gallery bar")
     expect(bar).to_contain_text("1–24 of 644 samples")
     first = cards(samples).first.inner_text()
-    bar.get_by_role("button", name="Page 2", exact=True).click()
+    samples.click(bar.get_by_role("button", name="Page 2", exact=True))
     expect(bar).to_contain_text("25–48 of 644 samples")
     expect(cards(samples).first).not_to_have_text(first, use_inner_text=True)
-    bar.get_by_role("button", name="Page 27").click()
+    samples.click(bar.get_by_role("button", name="Page 27"))
     expect(bar).to_contain_text("625–644 of 644 samples")
     expect(cards(samples)).to_have_count(20)
-    bar.get_by_role("radio", name="48").click()
+    samples.click(bar.get_by_role("radio", name="48"))
     expect(bar).to_contain_text("1–48 of 644 samples")
     expect(cards(samples)).to_have_count(48)
 
-
-def test_other_splits_have_no_weights_and_say_so(samples):
-    samples.choose("Split", "test")
-    expect(samples.page.get_by_text("The samples of test carry no weight")).to_be_visible()
-    expect(samples.box("Order")).to_have_value("highest loss")
+    # What is taken home has the rows shown.
+    samples.choose("Group", "0-4, green")
+    shown = count(samples)
+    button = samples.page.get_by_role("button", name=f"Download these {shown} as CSV")
+    table = pd.read_csv(samples.download(button))
+    assert len(table) == shown
+    assert set(table["group"]) == {"0-4, green"}
+    assert table["weight"].is_monotonic_decreasing
+    assert {"sample_id", "y", "prediction", "loss", "rank"} <= set(table.columns)
 
 
 def test_a_sample_in_full_and_the_way_through_the_order(samples, dashboard):
     page = samples.page
     names = [each.inner_text().split("\n")[-1] for each in cards(samples).all()[:3]]
-    cards(samples).first.locator("button:visible").last.click()
+    samples.click(cards(samples).first.locator("button:visible").last)
     dialog = page.get_by_role("dialog")
     expect(dialog.get_by_role("heading", name=names[0])).to_be_visible()
     expect(dialog.get_by_role("img", name=f"sample {names[0]}").first).to_be_visible()
@@ -116,35 +124,16 @@ def test_a_sample_in_full_and_the_way_through_the_order(samples, dashboard):
 
 
 def test_neighbours_lead_on_and_know_both_spaces(samples):
-    cards(samples).first.locator("button:visible").last.click()
+    samples.click(cards(samples).first.locator("button:visible").last)
     dialog = samples.page.get_by_role("dialog")
     near = dialog.locator("[class*='st-key-detail-near'] button")
     expect(near).to_have_count(6)
     by_features = near.all_inner_texts()
-    dialog.get_by_role("radio", name="gradients").click()
+    samples.click(dialog.get_by_role("radio", name="gradients"))
     samples.idle()
     expect(near).to_have_count(6)
     assert near.all_inner_texts() != by_features
     name = near.first.inner_text()
-    near.first.click()
+    samples.click(near.first)
     expect(dialog.get_by_role("heading", name=name)).to_be_visible()
     samples.sound()
-
-
-def test_the_download_has_the_rows_shown(samples):
-    samples.choose("Group", "0-4, green")
-    shown = count(samples)
-    button = samples.page.get_by_role("button", name=f"Download these {shown} as CSV")
-    with samples.page.expect_download() as download:
-        button.click()
-    table = pd.read_csv(download.value.path())
-    assert len(table) == shown
-    assert set(table["group"]) == {"0-4, green"}
-    assert table["weight"].is_monotonic_decreasing
-    assert {"sample_id", "y", "prediction", "loss", "rank"} <= set(table.columns)
-
-
-@pytest.mark.parametrize("sample", ["999999", "x", "-1"])
-def test_a_sample_that_is_not_there_is_a_sentence(screen, ids, sample: str):
-    screen.open("Samples", run=ids["gsr"], sample=sample)
-    expect(screen.page.get_by_test_id("stAlert")).to_contain_text("There is no sample")

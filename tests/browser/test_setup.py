@@ -1,38 +1,29 @@
 """From nothing to a bundle: empty pages, the example in one click, arrays of one's own."""
 
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pytest
 from playwright.sync_api import expect
 
 
-@pytest.mark.parametrize("name", ["Audit", "Run", "Weights", "Samples", "Map", "Compare"])
-def test_a_page_without_data_shows_the_way_to_it(empty_screen, name: str):
-    empty_screen.open(name)
-    expect(empty_screen.page.get_by_text("No data yet.")).to_be_visible()
-    empty_screen.page.get_by_role("link", name="Go to Setup").click()
+def test_a_page_without_data_shows_the_way_to_it(empty_screen):
+    """What each page says then is looked at without a browser."""
+    empty_screen.open("Audit")
+    empty_screen.click(empty_screen.page.get_by_role("link", name="Go to Setup"))
     empty_screen.arrive("Setup")
-
-
-def test_setup_without_data_offers_both_ways_in(empty_screen):
-    empty_screen.open("Setup")
-    for label in ("Prepare the example", "Look at the data"):
-        expect(empty_screen.page.get_by_role("button", name=label, exact=True)).to_be_visible()
+    empty_screen.page.goto(empty_screen.url)
+    empty_screen.arrive("Setup")
     # Nothing to import has been looked at yet.
     expect(empty_screen.page.get_by_role("button", name="Import", exact=True)).to_have_count(0)
 
 
-def test_the_address_alone_opens_setup(empty_screen):
-    empty_screen.page.goto(empty_screen.url)
-    empty_screen.arrive("Setup")
-
-
-def test_the_example_takes_one_click(empty_screen, empty_dashboard, tmp_path: Path):
+def test_the_example_takes_one_click(empty_screen, empty_dashboard):
     page = empty_screen.page
     empty_screen.open("Setup")
+    expect(page.get_by_role("button", name="Look at the data", exact=True)).to_be_visible()
     empty_screen.press("Prepare the example")
     progress = page.get_by_text(re.compile(r"Training SimConv-1: epoch \d of \d"))
     expect(progress).to_be_visible()
@@ -43,17 +34,14 @@ def test_the_example_takes_one_click(empty_screen, empty_dashboard, tmp_path: Pa
     empty_screen.chart("sizes")
     expect(empty_screen.keyed("strip 1").locator("img").first).to_be_visible()
     # The classifier as it came is scored without being asked for.
-    page.get_by_role("link", name="Next: where does the classifier fail?").click()
+    empty_screen.click(page.get_by_role("link", name="Next: where does the classifier fail?"))
     empty_screen.arrive("Audit")
     expect(page.get_by_text(re.compile("Worst group: "))).to_be_visible()
     assert empty_dashboard.bundle().features.shape == (4221, 64)
-
-
-def test_without_a_run_of_weights_the_page_says_what_to_do(empty_screen):
-    """Follows the one above: only the classifier as it came has been scored."""
-    empty_screen.open("Weights")
-    expect(empty_screen.page.get_by_text("ERM gives no sample weights")).to_be_visible()
-    empty_screen.page.get_by_role("link", name="Start a run").click()
+    # Only the classifier as it came has been scored.
+    empty_screen.follow("Weights")
+    expect(page.get_by_text("ERM gives no sample weights")).to_be_visible()
+    empty_screen.click(page.get_by_role("link", name="Start a run"))
     empty_screen.arrive("Run")
 
 
@@ -179,8 +167,11 @@ def test_numbers_that_are_none_fail_the_import_with_one_sentence(
     expect(alert).to_have_count(0)
 
 
-def test_a_name_that_cannot_be_is_refused(empty_screen, empty_dashboard, tmp_path: Path):
-    """Follows the example: its name is taken."""
+def test_a_name_that_cannot_be_is_refused(
+    empty_screen, empty_dashboard, digits_bundle, tmp_path: Path
+):
+    taken = empty_dashboard.workspace.bundles / "coloured-digits"
+    shutil.copytree(digits_bundle.path, taken)
     file = tmp_path / "good.npz"
     np.savez(file, **arrays())
     before = sorted(empty_dashboard.workspace.root.parent.rglob("manifest.json"))

@@ -68,14 +68,14 @@ def test_a_slice_saved_on_samples_is_judged_on_audit_and_compare(screen, dashboa
     expect(screen.chart("slice accuracy")).to_contain_text("worst slice")
     said = f"{NAME}, {accuracy:.1%} right of {len(expected)} samples, of which 100.0% are"
     expect(screen.page.get_by_text(said)).to_be_visible()
-    screen.keyed("slice mistakes").get_by_role("link", name=f"{len(wrong)} of").click()
+    screen.click(screen.keyed("slice mistakes").get_by_role("link", name=f"{len(wrong)} of"))
     screen.arrive("Samples")
     expect(screen.keyed("gallery bar")).to_contain_text(f"of {len(wrong)} samples")
 
     # Compare: each entry on the slice, and what was fixed inside it.
     chosen = ",".join([ids["erm"], ids["gsr"]])
     screen.open("Compare", bundle="coloured-digits", runs=chosen, slice=made.key)
-    screen.page.locator("summary", has_text="Each slice in numbers").click()
+    screen.click(screen.page.locator("summary", has_text="Each slice in numbers"))
     screen.chart("slice dots")
     (row,) = screen.table("slice")
     assert row["slice"] == NAME
@@ -85,14 +85,14 @@ def test_a_slice_saved_on_samples_is_judged_on_audit_and_compare(screen, dashboa
     fixed = ~right(dashboard, ids["erm"], expected) & right(dashboard, ids["gsr"], expected)
     link = screen.keyed("changed").get_by_role("link").last
     assert link.inner_text().split()[0] == str(fixed.sum())
-    link.click()
+    screen.click(link)
     screen.arrive("Samples")
     expect(screen.keyed("gallery bar")).to_contain_text(f"of {fixed.sum()} samples")
 
     # Renamed and deleted where they are looked after.
     screen.open("Samples", run=ids["erm"], slice=made.key, split="val")
     expect(screen.page.get_by_text("No sample is left.")).to_be_visible()
-    screen.page.locator("summary", has_text="Slices and flags of this bundle").click()
+    screen.click(screen.page.locator("summary", has_text="Slices and flags of this bundle"))
     fill(screen, "^Rename", "New name", "greens", "Rename the slice")
     assert [each.name for each in list_slices(place, bundle)] == ["greens"]
     expect(screen.box("Slice")).to_have_value("greens")
@@ -114,11 +114,11 @@ def test_flags_are_seen_on_the_cards_changed_in_the_detail_and_taken_home(screen
     cards = page.locator("[class*='st-key-gallery-card']")
     expect(cards.filter(has_text="flagged")).to_have_count(min(len(flags), 24))
 
-    cards.first.locator("button:visible").last.click()
+    screen.click(cards.first.locator("button:visible").last)
     dialog = page.get_by_role("dialog")
     expect(dialog.get_by_text("flagged: wrong red")).to_be_visible()
     row = int(screen.query["sample"])
-    dialog.locator("summary", has_text="Change the flag").click()
+    screen.click(dialog.locator("summary", has_text="Change the flag"))
     dialog.get_by_label("One more reason").fill("blurred")
     dialog.get_by_label("Note").fill("could be a 3")
     screen.pick(dialog.get_by_role("combobox", name="Proposed label"), "digit 0-4")
@@ -134,10 +134,9 @@ def test_flags_are_seen_on_the_cards_changed_in_the_detail_and_taken_home(screen
 
     screen.open("Samples", run=ids["llr"], split="val", slice="flagged")
     expect(screen.keyed("gallery bar")).to_contain_text(f"of {len(flags)} samples")
-    page.locator("summary", has_text="Slices and flags of this bundle").click()
-    with page.expect_download() as download:
-        page.get_by_role("button", name="Flags as parquet").click()
-    table = pd.read_parquet(io.BytesIO(download.value.path().read_bytes()))
+    screen.click(page.locator("summary", has_text="Slices and flags of this bundle"))
+    file = screen.download(page.get_by_role("button", name="Flags as parquet"))
+    table = pd.read_parquet(io.BytesIO(file.read_bytes()))
     assert table["row"].tolist() == flags["row"].tolist()
     assert table.set_index("row").loc[row, "reason"] == "wrong red; blurred"
 

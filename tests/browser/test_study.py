@@ -10,10 +10,10 @@ from gsr_core.experiments.study_outcomes import outcomes
 from gsr_core.experiments.study_runs import run_study
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def noise(dashboard):
-    """A study of noise that is done already."""
-    study = make_study(
+    """A study of noise that has begun."""
+    return make_study(
         dashboard.workspace,
         "noise",
         "coloured-digits",
@@ -24,17 +24,15 @@ def noise(dashboard):
         device="cpu",
         name="noise-before",
     )
-    run_study(study)
-    return study
 
 
 def test_a_study_is_started_followed_and_drawn(screen, dashboard, waiting):
     screen.open("Study", bundle="coloured-digits")
-    screen.page.get_by_role("radio", name="One set for target and val").click()
+    screen.click(screen.page.get_by_role("radio", name="One set for target and val"))
     screen.idle()
     tags = screen.page.locator("[data-tag] button[aria-label^='Remove']")
     for left in (2, 1):
-        tags.last.click()
+        screen.click(tags.last)
         expect(tags).to_have_count(left)
         screen.idle()
     screen.enter("Seeds", 1)
@@ -61,7 +59,8 @@ def test_a_study_is_started_followed_and_drawn(screen, dashboard, waiting):
     assert not known & set(study.record.runs)
 
 
-def test_a_study_of_noise_shows_where_weights_go(screen, dashboard, noise):
+def test_a_study_of_noise_shows_where_weights_go(screen, noise):
+    run_study(noise)
     screen.open("Study", bundle="coloured-digits", study=noise.name)
     expect(screen.chart("study accuracy")).to_contain_text("labels flipped (% of weighted rows)")
     expect(screen.chart("study flipped")).to_contain_text("all rows, flipped")
@@ -69,7 +68,7 @@ def test_a_study_of_noise_shows_where_weights_go(screen, dashboard, noise):
     assert [(row["method"], int(row["seeds"])) for row in rows] == [
         *(("GSR", 2), ("GSR", 2), ("ERM", 2), ("ERM", 2))
     ]
-    screen.page.get_by_role("link", name="Compare these runs sample by sample").click()
+    screen.click(screen.page.get_by_role("link", name="Compare these runs sample by sample"))
     screen.arrive("Compare")
     assert len(screen.table("worst-group accuracy")) == 4
 
@@ -80,7 +79,7 @@ def test_what_cannot_be_studied_is_said(screen, noise):
     screen.press("Start study")
     expect(screen.page.get_by_text("is not allowed")).to_be_visible()
     screen.enter("Name", noise.name)
-    screen.page.get_by_role("radio", name="Few group labels").click()
+    screen.click(screen.page.get_by_role("radio", name="Few group labels"))
     screen.idle()
     screen.enter("Name", noise.name)
     screen.press("Start study")

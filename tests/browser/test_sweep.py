@@ -2,37 +2,18 @@
 
 import re
 import shlex
-import shutil
-from collections.abc import Iterator
+from collections.abc import Callable
 
 import pytest
 from playwright.sync_api import expect
 
 from gsr_core.experiments.sweep import Sweep, list_sweeps
-from gsr_core.jobs.state import forget_job, read_job, request_stop
 
 
 @pytest.fixture
-def sweeps(dashboard, waiting) -> Iterator:
-    """Look at the sweeps; what a test makes is taken away, so that other pages are as before."""
-    place = dashboard.workspace
-    before = {run.run_id for run in dashboard.runs()}
-
-    def newest() -> Sweep:
-        return waiting(lambda: list_sweeps(place), "a sweep")[0]
-
-    yield newest
-    for sweep in list_sweeps(place):
-        request_stop(place, "sweep", sweep.name)
-        waiting(
-            lambda name=sweep.name: not read_job(place, "sweep", name).active, "the sweep to end"
-        )
-        waiting(lambda sweep=sweep: not sweep.active, "its process to let go")
-        forget_job(place, "sweep", sweep.name)
-        shutil.rmtree(sweep.path)
-    for run in dashboard.runs():
-        if run.run_id not in before:
-            shutil.rmtree(run.path)
+def newest(dashboard, waiting) -> Callable[[], Sweep]:
+    """Wait for a sweep and return it."""
+    return lambda: waiting(lambda: list_sweeps(dashboard.workspace), "a sweep")[0]
 
 
 def choose_llr(screen) -> None:
@@ -40,7 +21,7 @@ def choose_llr(screen) -> None:
     screen.pick(screen.box("Method"), re.compile("^LLR"))
 
 
-def test_a_sweep_from_the_form_to_the_comparison(screen, dashboard, sweeps):
+def test_a_sweep_from_the_form_to_the_comparison(screen, newest):
     page = screen.page
     choose_llr(screen)
     expect(page.get_by_text("No sweep on this bundle yet.")).to_be_visible()
@@ -55,7 +36,7 @@ def test_a_sweep_from_the_form_to_the_comparison(screen, dashboard, sweeps):
     expect(page.get_by_role("heading", name=re.compile("^Winner: l2"))).to_be_visible()
     screen.idle()
     screen.sound()
-    record = sweeps().record
+    record = newest().record
     assert record.finished
     assert screen.query["sweep"] == record.name
     assert screen.metric("Worst-group accuracy on val") == f"{record.winner.score:.1%}"
@@ -63,21 +44,21 @@ def test_a_sweep_from_the_form_to_the_comparison(screen, dashboard, sweeps):
     assert [row["run"] for row in screen.table("worst group, test")] == record.runs
     expect(screen.chart("sweep best")).to_contain_text("worst-group accuracy on val")
     expect(screen.chart("sweep settings")).to_contain_text("l2")
-    page.get_by_text("All 4 trials").click()
+    screen.click(page.get_by_text("All 4 trials"))
     scores = [float(row[record.score_name]) for row in screen.table("kept step")]
     assert len(scores) == 4
     assert scores == sorted(scores, reverse=True)
-    page.get_by_test_id("stMain").get_by_role("link", name="Compare").last.click()
+    screen.click(page.get_by_test_id("stMain").get_by_role("link", name="Compare").last)
     screen.arrive("Compare")
     assert record.runs[0] in screen.query["runs"]
 
 
-def test_a_sweep_is_stopped_and_goes_on(screen, dashboard, sweeps, waiting):
+def test_a_sweep_is_stopped_and_goes_on(screen, newest, waiting):
     page = screen.page
     choose_llr(screen)
     screen.enter("Trials", 3000)
     screen.press("Start")
-    sweep = sweeps()
+    sweep = newest()
     expect(page.get_by_text(re.compile(r"Trial \d+ of 3000"))).to_be_visible()
     screen.chart("sweep live")
     screen.press("Stop")

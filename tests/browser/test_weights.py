@@ -6,52 +6,34 @@ import pytest
 from playwright.sync_api import expect
 
 
-@pytest.fixture
-def weights(screen, ids):
+def test_every_chart_is_drawn_the_table_adds_up_and_the_slider_moves_both(screen, ids):
     screen.open("Weights", run=ids["gsr short"])
-    return screen
-
-
-@pytest.mark.parametrize("key", ["shares", "spread", "ess", "gamma"])
-def test_every_chart_is_drawn(weights, key: str):
-    if key == "gamma":
-        weights.page.get_by_text("Which group drives the weights").click()
-    chart = weights.chart(key)
-    expect(chart.locator(".trace, .bars").first).to_be_attached()
-
-
-def test_the_slider_moves_what_is_shown(weights):
-    kept = int(
-        re.findall(r"\d+", weights.page.get_by_test_id("stSliderThumbValue").inner_text())[0]
-    )
-    expect(
-        weights.page.get_by_role("heading", name=f"Weights inside each group at step {kept}")
-    ).to_be_visible()
-    weights.page.get_by_role("slider", name="Step").press("Home")
-    expect(
-        weights.page.get_by_role("heading", name="Weights inside each group at step 1", exact=True)
-    ).to_be_visible()
-    weights.wait_query(step="1")
-    weights.idle()
-    # At the first step all weigh the same.
-    shown = [float(row["mean weight ×"]) for row in weights.table("share of weight")]
-    assert shown == pytest.approx([1.0] * 4)
-
-
-def test_the_table_adds_up(weights):
-    rows = weights.table("share of weight")
+    page = screen.page
+    screen.click(page.get_by_text("Which group drives the weights"))
+    for key in ("shares", "spread", "ess", "gamma"):
+        expect(screen.chart(key).locator(".trace, .bars").first).to_be_attached()
+    rows = screen.table("share of weight")
     assert len(rows) == 4
     assert sum(float(row["share of weight"]) for row in rows) == pytest.approx(1.0, abs=1e-4)
     assert sum(int(row["samples"]) for row in rows) == 644
 
+    kept = int(re.findall(r"\d+", page.get_by_test_id("stSliderThumbValue").inner_text())[0])
+    heading = "Weights inside each group at step"
+    expect(page.get_by_role("heading", name=f"{heading} {kept}")).to_be_visible()
+    page.get_by_role("slider", name="Step").press("Home")
+    expect(page.get_by_role("heading", name=f"{heading} 1", exact=True)).to_be_visible()
+    screen.wait_query(step="1")
+    screen.idle()
+    # At the first step all weigh the same.
+    shown = [float(row["mean weight ×"]) for row in screen.table("share of weight")]
+    assert shown == pytest.approx([1.0] * 4)
 
-def test_the_strips_lead_to_the_samples(weights):
-    weights.page.get_by_role("link", name="All, lightest first").click()
-    weights.arrive("Samples")
-    expect(weights.box("Order")).to_have_value("lightest")
-    weights.wait_query(sort="lightest")
+    # The address has kept it.
+    page.reload()
+    screen.arrive("Weights")
+    expect(page.get_by_role("heading", name=f"{heading} 1", exact=True)).to_be_visible()
 
-
-def test_a_run_without_weights_says_so(screen, ids):
-    screen.open("Weights", run=ids["erm"])
-    expect(screen.page.get_by_text("ERM gives no sample weights")).to_be_visible()
+    screen.click(page.get_by_role("link", name="All, lightest first"))
+    screen.arrive("Samples")
+    expect(screen.box("Order")).to_have_value("lightest")
+    screen.wait_query(sort="lightest")

@@ -307,7 +307,7 @@ def children(parent: int) -> list[Path]:
 
 
 def until(condition) -> None:
-    end = time.monotonic() + 60
+    end = time.monotonic() + 300
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.05)

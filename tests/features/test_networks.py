@@ -3,7 +3,6 @@
 import json
 import pickle
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -315,17 +314,15 @@ def test_whole_pickled_networks_need_trust(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["hf", "sentence", "timm"])
-def test_without_the_hub_the_error_is_quick_and_says_how_to_do_without(kind, monkeypatch):
+def test_without_the_hub_the_error_says_how_to_do_without(kind, monkeypatch):
     constants = pytest.importorskip("huggingface_hub.constants")
     library = {"hf": "transformers", "sentence": "sentence_transformers", "timm": "timm"}[kind]
     pytest.importorskip(library)  # Its import alone may take longer.
     # An address where nothing listens, so that the test is the same with a connection.
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    begin = time.monotonic()
     name, weights = {"timm": ("timm:resnet10t", "DEFAULT")}.get(kind, (f"{kind}:some/model", ""))
     with pytest.raises(CheckpointError, match=r"cannot be had .* give the directory, or a check"):
         load_backbone(name, weights=weights)
-    assert time.monotonic() - begin < 15
     assert not constants.HF_HUB_OFFLINE
 
 

@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -228,15 +227,17 @@ def test_stopped_within_an_epoch_and_started_again_it_is_one_training(tmp_path, 
     assert (parts / history).read_text() == (tmp_path / "whole" / history).read_text()
 
 
-SLOWLY = """
-import runpy, sys, time, numpy, pathlib, torch
-torch.set_num_threads(1)  # as the tests' own processes
+KILLED = """
+import os, pathlib, runpy, signal, sys, numpy
 test, folder = runpy.run_path(sys.argv[1]), pathlib.Path(sys.argv[2])
 data = numpy.load(folder.parent / "data.npz")
+
+def kill(*progress):
+    if (folder / "checkpoint.pt").exists():
+        os.kill(os.getpid(), signal.SIGKILL)
+
 inputs = test["ImageArrays"](data["images"])
-test["trained"](
-    folder, inputs, data["labels"], epochs=4, progress=lambda *_: time.sleep(0.05)
-)
+test["trained"](folder, inputs, data["labels"], epochs=4, progress=kill)
 """
 
 
@@ -244,12 +245,8 @@ def test_killed_and_started_again_it_gives_the_same_network(tmp_path, images, la
     folder, told = tmp_path / "killed", []
     np.savez(tmp_path / "data.npz", images=images, labels=labels)
     # Not a fork: this process may have differentiated, and then a forked one cannot.
-    process = subprocess.Popen([sys.executable, "-c", SLOWLY, __file__, folder])
-    patience = time.monotonic() + 60
-    while not (folder / "checkpoint.pt").exists() and time.monotonic() < patience:
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    process = subprocess.run([sys.executable, "-c", KILLED, __file__, folder])
+    assert process.returncode == -signal.SIGKILL
     assert not (folder / "network.safetensors").exists()
     # As if it had been killed while it wrote.
     (folder / ".checkpoint.pt.0123abcd.tmp").write_bytes(b"half")

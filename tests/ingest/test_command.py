@@ -11,9 +11,10 @@ from gsr_core.data.dataset import amend
 from gsr_core.data.source import GroupRule, Roles, SplitRule
 from gsr_core.errors import SettingError
 from gsr_core.ingest import importing
-from gsr_core.ingest.command import command
+from gsr_core.ingest.job import ImportJob
 from gsr_core.ingest.plan import corrections, make_plan
 from gsr_core.ingest.read import preview, read
+from gsr_core.workspace import Workspace
 
 PROPOSAL = Roles(
     label="y",
@@ -87,8 +88,8 @@ PLANS = {
 }
 
 
-def typed(line, monkeypatch):
-    """Return the plan, and whether it may overwrite, that the real command makes of a line."""
+def typed(job, workspace, monkeypatch):
+    """Return the plan, and whether it may overwrite, that the real command makes of a job's."""
     made = {}
 
     class Stop(Exception):
@@ -99,7 +100,7 @@ def typed(line, monkeypatch):
         raise Stop
 
     monkeypatch.setattr(importing, "import_data", catch)
-    words = shlex.split(line)
+    words = shlex.split(job.command(workspace))
     assert words[0] == "gsr"
     result = CliRunner().invoke(app, words[1:])
     assert isinstance(result.exception, Stop), (result.output, result.exception)
@@ -107,13 +108,15 @@ def typed(line, monkeypatch):
 
 
 @pytest.mark.parametrize("name", CHOSEN)
-def test_corrections_make_the_choice_of_the_proposal_and_are_typed_as_they_are(name, monkeypatch):
+def test_corrections_make_the_choice_of_the_proposal_and_are_typed_as_they_are(
+    name, monkeypatch, tmp_path
+):
     chosen = PROPOSAL.model_copy(update=CHOSEN[name])
     changes = corrections(PROPOSAL, chosen)
     assert amend(PROPOSAL, changes) == chosen
     assert bool(changes) == bool(CHOSEN[name])
     plan = make_plan(name="birds", reader="images", settings={"path": "x"}, roles=changes)
-    again = typed(command(plan), monkeypatch)["plan"]
+    again = typed(ImportJob(plan=plan), Workspace(tmp_path), monkeypatch)["plan"]
     assert again == plan
     assert amend(PROPOSAL, again.roles) == chosen
 
@@ -121,7 +124,7 @@ def test_corrections_make_the_choice_of_the_proposal_and_are_typed_as_they_are(n
 @pytest.mark.parametrize("name", PLANS)
 def test_a_plan_is_typed_as_it_is(name, monkeypatch, tmp_path):
     plan = make_plan(name="birds", **PLANS[name])
-    made = typed(command(plan, overwrite=True, workspace=tmp_path), monkeypatch)
+    made = typed(ImportJob(plan=plan, overwrite=True), Workspace(tmp_path), monkeypatch)
     # The shell's word for a path that looks like an option is another path to the same file.
     expected = {**plan.settings}
     if str(expected.get("path", "")).startswith("-"):
@@ -129,7 +132,7 @@ def test_a_plan_is_typed_as_it_is(name, monkeypatch, tmp_path):
     assert made["plan"] == plan.model_copy(update={"settings": expected})
     assert made["overwrite"]
     assert made["workspace"].root == tmp_path
-    assert not typed(command(plan), monkeypatch)["overwrite"]
+    assert not typed(ImportJob(plan=plan), Workspace(tmp_path), monkeypatch)["overwrite"]
 
 
 def test_a_plan_survives_the_queue():

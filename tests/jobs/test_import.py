@@ -2,7 +2,6 @@
 
 import os
 import signal
-import time
 
 import numpy as np
 import pandas as pd
@@ -11,17 +10,19 @@ from PIL import Image
 
 from gsr_core.data.bundle import open_bundle
 from gsr_core.features.backbones import SimConv1, save_checkpoint
+from gsr_core.ingest.job import ImportJob
 from gsr_core.ingest.plan import make_plan
-from gsr_core.jobs.lock import job_queue, worker_file
+from gsr_core.jobs.lock import IMPORTS, worker_file
 from gsr_core.jobs.queue import start_job
 from gsr_core.jobs.state import (
     forget_job,
-    job_arguments,
+    kept_job,
     list_jobs,
     read_job,
     request_stop,
     stop_requested,
 )
+from gsr_core.maps.job import MapJob
 from gsr_core.progress import Status
 
 IMAGES = 400
@@ -50,8 +51,8 @@ def folder(tmp_path_factory):
     return folder
 
 
-def arguments(folder, name="birds", *, overwrite=False, **extraction):
-    """Return a job's arguments: a small network, so that nothing is fetched."""
+def job(folder, name="birds", **extraction):
+    """Return a job with a small network, so that nothing is fetched."""
     plan = make_plan(
         name=name,
         reader="images",
@@ -59,7 +60,7 @@ def arguments(folder, name="birds", *, overwrite=False, **extraction):
         backbone={"name": "simconv1", "checkpoint": str(folder / "network.safetensors")},
         extraction={"device": "cpu", "workers": 0, **extraction},
     )
-    return {"plan": plan.model_dump(mode="json"), "overwrite": overwrite}
+    return ImportJob(plan=plan)
 
 
 def ended(workspace, name="birds"):
@@ -74,32 +75,30 @@ def under_way(workspace, name="birds"):
 
 
 def test_an_import_runs_and_leaves_a_bundle(workspace, folder, tools):
-    asked = arguments(folder)
-    first = start_job(workspace, "import", "birds", asked)
+    asked = job(folder)
+    first = start_job(workspace, asked)
     assert first.status is Status.QUEUED
-    assert job_arguments(workspace, "import", "birds") == asked
+    assert kept_job(workspace, "import", "birds") == asked
     tools.wait_for(lambda: ended(workspace))
     state = read_job(workspace, "import", "birds")
     assert (state.status, state.fraction, state.text) == (Status.FINISHED, 1.0, "Done")
     bundle = open_bundle(workspace, "birds")
     assert bundle.features.shape == (IMAGES, 64)
     assert len(bundle.group_names) == 4
-    assert bundle.manifest.recipe["plan"] == asked["plan"]
+    assert bundle.manifest.recipe["plan"] == asked.plan.model_dump(mode="json")
     # Runs and maps have workers of their own, which an import of hours must not keep waiting.
-    assert worker_file(workspace, job_queue("import"), "pid").exists()
-    assert job_queue("import") not in (job_queue("map"), "cpu")
+    assert worker_file(workspace, IMPORTS, "pid").exists()
+    assert ImportJob.queue not in (MapJob.queue, "cpu")
 
     # The same name again is refused; the sentence says what to do.
-    start_job(workspace, "import", "birds", asked)
+    start_job(workspace, asked)
     tools.wait_for(lambda: ended(workspace))
     state = read_job(workspace, "import", "birds")
     assert state.status is Status.FAILED
     assert "bundle 'birds' exists already" in state.text
 
     # What is wrong with the data is told as a sentence too, and nothing is left.
-    bad = arguments(folder, "worse")
-    bad["plan"]["settings"]["path"] = str(folder / "nowhere")
-    start_job(workspace, "import", "worse", bad)
+    start_job(workspace, job(folder / "nowhere", "worse"))
     tools.wait_for(lambda: ended(workspace, "worse"))
     state = read_job(workspace, "import", "worse")
     assert state.status is Status.FAILED
@@ -110,12 +109,12 @@ def test_an_import_runs_and_leaves_a_bundle(workspace, folder, tools):
     assert [each.key for each in list_jobs(workspace, "import")] == ["worse", "birds"]
     forget_job(workspace, "import", "worse")
     assert [each.key for each in list_jobs(workspace, "import")] == ["birds"]
-    assert job_arguments(workspace, "import", "worse") is None
+    assert kept_job(workspace, "import", "worse") is None
 
 
 def test_an_import_is_stopped_and_goes_on_where_it_was(workspace, folder, tools):
-    asked = arguments(folder, batch_size=4)
-    start_job(workspace, "import", "birds", asked)
+    asked = job(folder, batch_size=4)
+    start_job(workspace, asked)
     tools.wait_for(lambda: under_way(workspace))
     request_stop(workspace, "import", "birds")
     tools.wait_for(lambda: ended(workspace))
@@ -131,7 +130,7 @@ def test_an_import_is_stopped_and_goes_on_where_it_was(workspace, folder, tools)
 
 def first_done(workspace, asked, tools):
     """Start again and return how many inputs were done when it went on; wait for the end."""
-    start_job(workspace, "import", "birds", asked)
+    start_job(workspace, asked)
     seen = []
 
     def look():
@@ -147,28 +146,27 @@ def first_done(workspace, asked, tools):
 
 
 def test_a_killed_worker_is_a_failed_import_that_goes_on(workspace, folder, tools):
-    asked = arguments(folder, batch_size=4)
-    start_job(workspace, "import", "birds", asked)
+    asked = job(folder, batch_size=4)
+    start_job(workspace, asked)
     tools.wait_for(lambda: under_way(workspace))
-    tools.kill(int(worker_file(workspace, job_queue("import"), "pid").read_text()))
+    tools.kill(int(worker_file(workspace, IMPORTS, "pid").read_text()))
     state = read_job(workspace, "import", "birds")
     assert state.status is Status.FAILED
     assert "ended without a word; start it again" in state.text
     assert not (workspace.bundles / "birds").exists()
-    assert job_arguments(workspace, "import", "birds") == asked
+    assert kept_job(workspace, "import", "birds") == asked
     first_done(workspace, asked, tools)
     assert np.isfinite(open_bundle(workspace, "birds").features).all()
 
 
 def test_an_import_that_waits_is_stopped_before_it_begins(workspace, folder, tools):
     # The worker is held, so that the second import has to wait for its turn.
-    start_job(workspace, "import", "birds", arguments(folder, batch_size=4))
+    start_job(workspace, job(folder, batch_size=4))
     tools.wait_for(lambda: under_way(workspace))
-    pid = int(worker_file(workspace, job_queue("import"), "pid").read_text())
+    pid = int(worker_file(workspace, IMPORTS, "pid").read_text())
     os.kill(pid, signal.SIGSTOP)
     try:
-        start_job(workspace, "import", "second", arguments(folder, "second"))
-        time.sleep(0.2)
+        start_job(workspace, job(folder, "second"))
         assert read_job(workspace, "import", "second").status is Status.QUEUED
         request_stop(workspace, "import", "second")
         request_stop(workspace, "import", "birds")

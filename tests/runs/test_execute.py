@@ -13,7 +13,7 @@ from gsr_core.errors import RunStateError, SettingError
 from gsr_core.linear.head import Head
 from gsr_core.methods.gsr import GSR
 from gsr_core.progress import Status
-from gsr_core.runs import execute as executing
+from gsr_core.runs import recorder
 from gsr_core.runs.execute import continue_run, execute, run
 from gsr_core.runs.store import Run, list_runs, open_run
 
@@ -343,7 +343,7 @@ def test_a_run_of_a_method_that_is_no_more_fails_with_a_sentence(make):
 def test_beyond_the_budget_weights_of_evenly_spaced_steps_are_kept(
     done, monkeypatch, budget, stride
 ):
-    monkeypatch.setattr(executing, "HISTORY_BUDGET", budget)
+    monkeypatch.setattr(recorder, "HISTORY_BUDGET", budget)
     made = done(steps=30)
     assert made.weight_steps().tolist() == sorted(
         {1, *range(1, 31, stride), made.state.best_step, 30}
@@ -351,7 +351,7 @@ def test_beyond_the_budget_weights_of_evenly_spaced_steps_are_kept(
 
 
 def test_a_continued_run_keeps_the_weights_that_one_long_run_keeps(done, monkeypatch, same_outcome):
-    monkeypatch.setattr(executing, "HISTORY_BUDGET", 40 * 10)
+    monkeypatch.setattr(recorder, "HISTORY_BUDGET", 40 * 10)
     made = done(steps=8)
     assert made.weight_steps().tolist() == list(range(1, 9))
     for steps in (17, 30):

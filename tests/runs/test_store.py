@@ -5,6 +5,7 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from gsr_core.errors import (
     BundleError,
@@ -54,7 +55,8 @@ def test_a_new_run_waits_and_has_nothing_yet(make):
 def test_arrays_and_tables_are_read_back_equal(make):
     run = make()
     weights = {1: np.full(3, 1 / 3, np.float32), 4: np.array([0, 0.25, 0.75], np.float32)}
-    run.write_weight_history(weights)
+    run.write_weight_history(weights, np.array([5, 3, 8]))
+    assert run.weighted_rows().tolist() == [5, 3, 8]
     assert run.weight_steps().tolist() == [1, 4]
     np.testing.assert_array_equal(run.weights_at(4), weights[4])
     np.testing.assert_array_equal(run.weight_path(1), [weights[1][1], 0.25])
@@ -69,7 +71,7 @@ def test_arrays_and_tables_are_read_back_equal(make):
 
 def test_weights_of_a_step_that_was_not_stored_are_an_error_that_names_those_that_were(make):
     run = make()
-    run.write_weight_history({1: np.ones(2, np.float32), 4: np.ones(2, np.float32)})
+    run.write_weight_history({1: np.ones(2, np.float32), 4: np.ones(2, np.float32)}, np.arange(2))
     with pytest.raises(RunStateError, match=r"no weights of step 2; stored steps are \[1, 4\]"):
         run.weights_at(2)
 
@@ -245,7 +247,7 @@ def test_a_waiting_run_is_cancelled_at_once(make):
         ("metrics.parquet", lambda run: run.write_metrics(run.metrics())),
         (
             "weight_history.safetensors",
-            lambda run: run.write_weight_history({1: np.zeros(2, np.float32)}),
+            lambda run: run.write_weight_history({1: np.zeros(2, np.float32)}, np.arange(2)),
         ),
         ("head.safetensors", lambda run: run.write_kept({**_head(), **_rows()})),
         ("weights.parquet", lambda run: run.write_kept({**_head(), **_rows()})),
@@ -305,3 +307,24 @@ def test_two_processes_make_and_compute_runs_in_one_workspace(workspace, same_ou
     assert len(list_runs(workspace)) == 6
     for one, two in zip(mine, other, strict=True):
         same_outcome(one, two)
+
+
+@pytest.mark.parametrize(("method", "seed"), [("gsr", 0), ("gsr", 3), ("dfr", 3)])
+def test_weights_of_every_step_say_which_rows_they_are_of(done, method, seed):
+    run = done(method, seed=seed)
+    table = run.weights()
+    rows = run.weighted_rows()
+    np.testing.assert_array_equal(rows, table["row"])
+    np.testing.assert_array_equal(rows, run.rows_of(run.values_split))
+    assert run.bundle.column("sample_id").take(rows).to_pylist() == table["sample_id"].tolist()
+    np.testing.assert_array_equal(
+        run.weights_at(run.state.best_step), table["weight"].astype(np.float32)
+    )
+
+
+def test_weights_stored_without_their_rows_are_those_of_the_runs_split(done):
+    run = done(seed=3)
+    rows = run.weighted_rows()
+    file = run.path / "weight_history.safetensors"
+    save_file({k: v for k, v in load_file(file).items() if k != "rows"}, file)
+    np.testing.assert_array_equal(run.weighted_rows(), rows)

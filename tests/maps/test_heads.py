@@ -10,17 +10,18 @@ from gsr_core.data.problem import load_problem
 from gsr_core.data.variation import Variation
 from gsr_core.errors import SettingError
 from gsr_core.inference.references import EARLY_STEPS, early_heads
-from gsr_core.jobs.queue import start_job
-from gsr_core.jobs.state import read_job
 from gsr_core.linear.head import head_digest
 from gsr_core.maps import heads
+from gsr_core.maps.compute import load_map
 from gsr_core.maps.config import map_config
-from gsr_core.maps.draw import draw_map
 from gsr_core.maps.heads import map_head, map_profile
-from gsr_core.progress import Status
+from gsr_core.maps.job import MapJob
+from gsr_core.progress import never, silent
 from gsr_core.runs.execute import execute
 from gsr_core.runs.store import create_run
-from tests.jobs.conftest import wait_for
+from tests.tiny import make, workspace
+
+__all__ = ["make", "workspace"]
 
 
 @pytest.fixture
@@ -90,18 +91,24 @@ def test_a_fitted_head_sees_the_labels_that_the_run_saw(workspace, bundle):
 def test_an_unknown_head_and_a_replaced_bundle_are_refused(bundle, run):
     with pytest.raises(SettingError, match="allowed are run, backbone, refit, early"):
         map_head(bundle, run, "late")
-    manifest = bundle.manifest.model_copy(update={"classes": ["cat", "dog"]})
+    manifest = bundle.manifest.model_copy(update={"classes": ["dog", "cat"]})
     other = dataclasses.replace(bundle, manifest=manifest)
     assert other.manifest.digest != bundle.manifest.digest
     with pytest.raises(SettingError, match="just replaced"):
         map_head(other, run, "refit")
 
 
-def test_a_map_of_influence_is_drawn_from_plain_values(workspace, bundle, run):
+def draw(workspace, job):
+    """Return the map that a job computes."""
+    job.run(workspace, silent, never)
+    return load_map(workspace, job.config)
+
+
+def test_a_job_draws_a_map_of_influence(workspace, bundle, run):
     profile = map_profile(run)
     assert profile.values.shape == (40, len(bundle.group_names))
     config = map_config(bundle, None, space="influence", profile=profile)
-    frame = draw_map(workspace, config.model_dump(mode="json"), run_id=run.run_id, bundle="tiny")
+    frame = draw(workspace, MapJob(config=config, run_id=run.run_id, bundle="tiny"))
     np.testing.assert_array_equal(frame["row"], np.sort(bundle.rows_of["heldout"]))
 
 
@@ -109,15 +116,7 @@ def test_a_run_without_influence_has_no_profile(workspace):
     assert map_profile(create_run(workspace, "tiny", "erm", device="cpu")) is None
 
 
-def test_the_worker_draws_a_map_with_the_head_that_the_page_asked_for(workspace, bundle, run):
+def test_a_job_draws_a_map_with_the_head_that_the_page_asked_for(workspace, bundle, run):
     config = map_config(bundle, map_head(bundle, run, "refit"), space="logits")
-    arguments = {
-        "config": config.model_dump(mode="json"),
-        "run_id": run.run_id,
-        "bundle": str(bundle.path),
-        "which": "refit",
-    }
-    start_job(workspace, "map", config.digest, arguments)
-    wait_for(lambda: not read_job(workspace, "map", config.digest).active)
-    state = read_job(workspace, "map", config.digest)
-    assert state.status is Status.FINISHED, state.text
+    job = MapJob(config=config, run_id=run.run_id, bundle=str(bundle.path), which="refit")
+    assert len(draw(workspace, job)) == len(bundle)

@@ -1,0 +1,66 @@
+"""Runs whose process died: marked failed, with their last stored step made readable."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gsr_core.progress import Status
+from gsr_core.runs.record import RunState
+
+if TYPE_CHECKING:
+    from gsr_core.runs.store import Run
+
+__all__ = ["kept_arrays", "settle"]
+
+
+def settle(run: Run, state: RunState) -> RunState:
+    """Mark a run whose process died as failed and make its last stored step readable."""
+    trouble = ""
+    try:
+        stored = run.checkpoint()
+        if stored is not None:
+            state = state.model_copy(
+                update={"step": int(stored["step"]), "best_step": int(stored["kept_step"])}
+            )
+            history, kept = run.metrics(), kept_arrays(stored)
+            run.write_metrics(history[history["step"] <= state.step])
+            if "sample_weight" in kept:
+                _settle_weights(run, state, kept)
+            run.write_kept(kept)
+        else:
+            # Half of a first step.
+            for name in ("metrics.parquet", "weight_history.safetensors"):
+                (run.path / name).unlink(missing_ok=True)
+    except Exception as error:
+        # Whoever asks how the run stands gets an answer, whatever became of its files.
+        trouble = f"; the kept step cannot be written out: {error}"
+    for leftover in run.path.glob(".*.tmp"):
+        leftover.unlink(missing_ok=True)
+    last = f"the last stored step is {state.step}" if state.step else "no step was stored"
+    state = state.model_copy(
+        update={
+            "status": Status.FAILED,
+            "message": f"the process that computed this run ended without a word; {last}{trouble}",
+        }
+    )
+    run.write_state(state)
+    run.log(state.message)
+    return state
+
+
+def _settle_weights(run: Run, state: RunState, kept: dict[str, np.ndarray]) -> None:
+    """Make the weight history, which is written before the checkpoint, agree with it."""
+    steps = [step for step in run.weight_steps().tolist() if step <= state.step]
+    stored = {step: run.weights_at(step) for step in steps}
+    stored[state.best_step] = kept["sample_weight"].astype(np.float32)
+    run.write_weight_history(stored, kept["rows"])
+
+
+def kept_arrays(stored: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the kept step's arrays of a stored checkpoint, without their prefix."""
+    prefix = "kept."
+    return {
+        key.removeprefix(prefix): value for key, value in stored.items() if key.startswith(prefix)
+    }
