@@ -22,6 +22,8 @@ Every file is replaced whole. The process that computes holds `lock`, which the 
 lets go when the process dies, however it dies: a run that says it is running while nobody holds
 its lock has lost its process, and whoever reads it first marks it failed and makes the last stored
 step readable.
+
+The file is long because reading and writing of the whole format stand side by side.
 """
 
 from __future__ import annotations
@@ -43,7 +45,7 @@ from filelock import FileLock, Timeout
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from gsr_core.data.bundle import Bundle, load_head, open_bundle
+from gsr_core.data.bundle import Bundle, bundle_reference, load_head, open_bundle
 from gsr_core.data.problem import positions_of, seen_labels
 from gsr_core.data.variation import make_variation
 from gsr_core.errors import BundleError, GsrError, RunNotFoundError, RunStateError
@@ -397,14 +399,13 @@ def create_run(
     run_id = f"{method}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{uuid.uuid4().hex[:6]}"
     run = Run(workspace, workspace.runs / run_id)
     run.path.mkdir(parents=True)
-    inside = opened.path.parent == workspace.bundles
     run.write_state(RunState(steps=chosen.max_steps))
     # The configuration comes last: a directory without one is not a run yet.
     run.write_config(
         RunConfig(
             run_id=run_id,
             created=now(),
-            bundle=opened.name if inside else str(opened.path.resolve()),
+            bundle=bundle_reference(workspace, opened),
             bundle_digest=opened.manifest.digest,
             method=method,
             settings=chosen.settings(),
