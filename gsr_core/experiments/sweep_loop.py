@@ -13,7 +13,7 @@ from typing import Any
 from gsr_core.errors import RunStateError, SettingError
 from gsr_core.experiments.search import Book, Draw, Outcome, Setting, Trial
 from gsr_core.experiments.sweep import Sweep, SweepRecord, Winner
-from gsr_core.experiments.sweep_trials import trial_workers
+from gsr_core.experiments.sweep_workers import trial_workers
 from gsr_core.methods.registry import make_method
 from gsr_core.methods.selection import SELECTION_RULES, Score
 from gsr_core.progress import Report, ShouldStop, Status, never, silent

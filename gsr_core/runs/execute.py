@@ -22,7 +22,7 @@ from gsr_core.methods.registry import make_method
 from gsr_core.progress import Status
 from gsr_core.runs.record import RunState
 from gsr_core.runs.recorder import Recorder
-from gsr_core.runs.repair import kept_arrays
+from gsr_core.runs.recovery import kept_arrays
 from gsr_core.runs.store import Run, create_run, now
 from gsr_core.workspace import Workspace
 

@@ -54,7 +54,7 @@ from gsr_core.methods.history import HISTORY_COLUMNS
 from gsr_core.methods.registry import METHODS, make_method
 from gsr_core.progress import Status
 from gsr_core.runs.record import FORMAT, RunConfig, RunState, versions
-from gsr_core.runs.repair import settle
+from gsr_core.runs.recovery import recover
 from gsr_core.workspace import Workspace
 
 __all__ = ["Run", "create_run", "list_runs", "now", "open_run"]
@@ -100,7 +100,7 @@ class Run:
                     # Read again: it may have ended between the two looks.
                     state = self.stored_state()
                     if state.status is Status.RUNNING:
-                        state = settle(self, state)
+                        state = recover(self, state)
             except RunStateError:
                 pass
         return state

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gsr_core.cli.main import main
-from gsr_core.experiments import sweep_trials
+from gsr_core.experiments import sweep_workers
 from gsr_core.experiments.sweep import list_sweeps, open_sweep
 from gsr_core.ingest.importing import import_data
 from gsr_core.ingest.plan import make_plan
@@ -87,7 +87,7 @@ def test_a_sweep_as_text_says_how_to_do_it_again(gsr):
 
 
 def test_ctrl_c_keeps_trials_and_the_same_command_goes_on(gsr, filled, monkeypatch):
-    real, calls = sweep_trials.fit, []
+    real, calls = sweep_workers.fit, []
 
     def fit(*arguments, **more):
         calls.append(None)
@@ -95,7 +95,7 @@ def test_ctrl_c_keeps_trials_and_the_same_command_goes_on(gsr, filled, monkeypat
             raise KeyboardInterrupt
         return real(*arguments, **more)
 
-    monkeypatch.setattr(sweep_trials, "fit", fit)
+    monkeypatch.setattr(sweep_workers, "fit", fit)
     before = len(list_runs(filled))
     stopped = gsr(*FEW, "--name", "stopped")
     assert stopped.code == 1

@@ -14,7 +14,7 @@ import pytest
 
 from gsr_core.comparing.entries import entries
 from gsr_core.errors import BundleError, RunStateError, SettingError
-from gsr_core.experiments import sweep_trials
+from gsr_core.experiments import sweep_workers
 from gsr_core.experiments.search import (
     Book,
     Outcome,
@@ -215,7 +215,7 @@ def test_a_trial_whose_process_died_is_drawn_again(begin, whole):
 
 
 def test_the_keyboard_keeps_finished_trials(begin, whole, monkeypatch):
-    real, calls = sweep_trials.fit, []
+    real, calls = sweep_workers.fit, []
 
     def fit(*arguments, **more):
         calls.append(None)
@@ -223,7 +223,7 @@ def test_the_keyboard_keeps_finished_trials(begin, whole, monkeypatch):
             raise KeyboardInterrupt
         return real(*arguments, **more)
 
-    monkeypatch.setattr(sweep_trials, "fit", fit)
+    monkeypatch.setattr(sweep_workers, "fit", fit)
     sweep = begin(name="interrupted")
     with pytest.raises(KeyboardInterrupt):
         run_sweep(sweep)
@@ -317,7 +317,7 @@ def until(condition) -> None:
 
 
 def test_a_failed_trial_is_kept_and_ends_nothing(begin, monkeypatch):
-    real, calls = sweep_trials.fit, []
+    real, calls = sweep_workers.fit, []
 
     def fit(*arguments, **more):
         calls.append(None)
@@ -328,7 +328,7 @@ def test_a_failed_trial_is_kept_and_ends_nothing(begin, monkeypatch):
             return replace(result, status=Status.FAILED, message="step 7 is not finite")
         return result
 
-    monkeypatch.setattr(sweep_trials, "fit", fit)
+    monkeypatch.setattr(sweep_workers, "fit", fit)
     sweep = begin()
     record = run_sweep(sweep)
     outcomes = [trial.outcome for trial in sweep.trials()]
@@ -349,13 +349,13 @@ def test_a_sweep_whose_every_trial_fails_says_why(begin):
 
 
 def test_settings_that_were_tried_are_not_computed_twice(begin, monkeypatch):
-    real, calls = sweep_trials.fit, []
+    real, calls = sweep_workers.fit, []
 
     def fit(*arguments, **more):
         calls.append(None)
         return real(*arguments, **more)
 
-    monkeypatch.setattr(sweep_trials, "fit", fit)
+    monkeypatch.setattr(sweep_workers, "fit", fit)
     sweep = begin(ranges={"l2": (0.01, 0.1)}, trials=8)
     run_sweep(sweep)
     assert len(sweep.trials()) == 8

@@ -12,10 +12,10 @@ from gsr_core.runs.record import RunState
 if TYPE_CHECKING:
     from gsr_core.runs.store import Run
 
-__all__ = ["kept_arrays", "settle"]
+__all__ = ["kept_arrays", "recover"]
 
 
-def settle(run: Run, state: RunState) -> RunState:
+def recover(run: Run, state: RunState) -> RunState:
     """Mark a run whose process died as failed and make its last stored step readable."""
     trouble = ""
     try:
@@ -27,7 +27,7 @@ def settle(run: Run, state: RunState) -> RunState:
             history, kept = run.metrics(), kept_arrays(stored)
             run.write_metrics(history[history["step"] <= state.step])
             if "sample_weight" in kept:
-                _settle_weights(run, state, kept)
+                _recover_weights(run, state, kept)
             run.write_kept(kept)
         else:
             # Half of a first step.
@@ -50,7 +50,7 @@ def settle(run: Run, state: RunState) -> RunState:
     return state
 
 
-def _settle_weights(run: Run, state: RunState, kept: dict[str, np.ndarray]) -> None:
+def _recover_weights(run: Run, state: RunState, kept: dict[str, np.ndarray]) -> None:
     """Make the weight history, which is written before the checkpoint, agree with it."""
     steps = [step for step in run.weight_steps().tolist() if step <= state.step]
     stored = {step: run.weights_at(step) for step in steps}
