@@ -130,9 +130,7 @@ def choose_network(modality: Literal["image", "text"]) -> BackboneChoice | None:
             persist_state="session",
         )
     with st.expander("Layer, preprocessing and other details"):
-        values["layer"] = _text(
-            "Layer before which to cut", f"{_KEY} layer", "chosen automatically"
-        )
+        values["layer"] = _text("Layer before which to cut", f"{_KEY} layer", "automatic")
         overrides = _overrides(modality)
         values["arguments"] = _arguments(kind) if kind in ("own", "timm") else {}
         if not chosen.runs_code:
