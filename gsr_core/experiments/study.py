@@ -282,6 +282,10 @@ def open_study(workspace: Workspace, name: str) -> Study:
     Raises:
         RunNotFoundError: If there is none.
         GsrError: If the directory is not that of a study that this version reads.
+
+    >>> _ = make_study(place, "noise", "birds", ["erm"], name="opened")
+    >>> open_study(place, "opened").record.levels
+    [0.0, 0.1, 0.2, 0.3, 0.4]
     """
     return Study(workspace, workspace.studies / name).checked()
 

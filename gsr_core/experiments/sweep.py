@@ -246,6 +246,10 @@ def open_sweep(workspace: Workspace, name: str) -> Sweep:
     Raises:
         RunNotFoundError: If there is none.
         GsrError: If the directory is not that of a sweep that this version reads.
+
+    >>> _ = make_sweep(place, "birds", "gsr", trials=3, name="opened")
+    >>> open_sweep(place, "opened").record.trials
+    3
     """
     return Sweep(workspace, workspace.sweeps / name).checked()
 

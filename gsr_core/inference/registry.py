@@ -41,6 +41,9 @@ def make_inference(name: str, values: Mapping[str, Any] | None = None) -> GroupI
 
     Raises:
         SettingError: If the inference or a setting is unknown, or a value is not allowed.
+
+    >>> make_inference("kmeans", {"max_clusters": "3"}).max_clusters
+    3
     """
     if name not in INFERENCES:
         raise SettingError(

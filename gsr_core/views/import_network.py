@@ -1,4 +1,7 @@
-"""The third step of an import: the trained network that computes the features."""
+"""The third step of an import: the trained network that computes the features.
+
+The module is long because it lists how the form asks for each kind of network.
+"""
 
 from __future__ import annotations
 
