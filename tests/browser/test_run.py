@@ -172,7 +172,7 @@ def test_a_killed_worker_leaves_a_sentence_and_its_steps(screen, dashboard, made
     waiting(lambda: run.state.step > 2, "some steps")
     killer(dashboard.workers("cpu"))
     alert = page.get_by_test_id("stAlert").first
-    expect(alert).to_contain_text("the process that computed this run ended without a word")
+    expect(alert).to_contain_text("The process that computed this run ended without a word")
     expect(page.get_by_role("heading", name=re.compile(": failed"))).to_be_visible()
     assert run.state.step > 2
     assert run.state.status == "failed"

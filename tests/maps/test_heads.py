@@ -66,7 +66,7 @@ def test_the_heads_are_the_runs_the_backbones_and_two_fitted_to_the_weighted_row
 
 def test_a_fitted_head_is_computed_once_and_has_one_digest(bundle, run, monkeypatch):
     first = map_head(bundle, run, "refit")
-    heads._computed.cache_clear()
+    heads._fit_head.cache_clear()
     again = map_head(bundle, None, "refit")
     assert head_digest(first) == head_digest(again)
 
