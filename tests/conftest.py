@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING
 # Before torch is imported, and for every process that a test starts: each problem here is small,
 # and threads that wait for each other make it slow.
 os.environ["OMP_NUM_THREADS"] = "1"
+# WILDS asks a package index, in a thread, whether it is the newest; a warning there fails whatever
+# test is at work.
+os.environ["OUTDATED_IGNORE"] = "1"
 
 import pytest
 from filelock import FileLock
