@@ -787,6 +787,15 @@ class Screen:
         texts = [row.locator("td").evaluate_all("cs => cs.map(c => c.textContent)") for row in rows]
         return [dict(zip(names, row, strict=False)) for row in texts]
 
+    def adds_up(self, column: str, total: int) -> None:
+        """Wait until a table's whole numbers add up: it may still be that of before."""
+
+        def done() -> bool:
+            rows = self.table(column)
+            return sum(int(row.get(column, "0").replace(",", "") or 0) for row in rows) == total
+
+        wait_for_page(self.page, done, f"{column} to add up to {total:,}")
+
     def drag_ellipse(self, chart: Locator, x: float, y: float, width: float, height: float) -> None:
         """Drag once around an ellipse, all in fractions of the chart's plot area."""
         from math import cos, pi, sin

@@ -106,8 +106,7 @@ def test_a_lasso_on_one_map_fills_the_gallery_marks_the_other_and_goes_to_sample
     for space in ("gradients", "features"):
         marked(pca, space, many)
     expect(pca.keyed("selected bar")).to_contain_text(f"of {many:,} samples")
-    by_group = pca.table("selected")
-    assert sum(int(row["selected"].replace(",", "")) for row in by_group) == many
+    pca.adds_up("selected", many)
 
     pca.click(pca.page.get_by_role("link", name="Open these in Samples"))
     pca.arrive("Samples")
@@ -219,7 +218,6 @@ def test_fifty_thousand_samples_are_drawn_and_selected(empty_screen, empty_dashb
         seconds = time.perf_counter() - began
         print(f"{count:,} of {MANY:,} selected, pictures after {seconds:.2f} s")
         marked(screen, "features", count)
-        by_group = screen.table("selected")
-        assert sum(int(row["selected"].replace(",", "")) for row in by_group) == count
+        screen.adds_up("selected", count)
     print(f"{MANY:,} points painted after {painted:.1f} s, PCA included")
     assert MANY / 2 < count <= len(bundle.rows_of["test"]) == MANY
