@@ -84,7 +84,7 @@ def close(found, wanted, where="") -> None:
     """Check that two JSON values are equal, numbers to 1e-9."""
     if isinstance(wanted, dict):
         assert isinstance(found, dict), where
-        assert sorted(found) == sorted(wanted), where
+        assert list(found) == list(wanted), where
         for key, value in wanted.items():
             close(found[key], value, f"{where}.{key}")
     elif isinstance(wanted, list):

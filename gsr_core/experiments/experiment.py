@@ -12,15 +12,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from filelock import FileLock, Timeout
-from pydantic import BaseModel, ConfigDict
 
 from gsr_core.data.bundle import Bundle, open_bundle
 from gsr_core.errors import BundleError, RunStateError, SettingError
 from gsr_core.files import replace_file
-from gsr_core.records import RecordFolder
+from gsr_core.records import Record, RecordFolder
 
 __all__ = ["Experiment", "ExperimentRecord", "check_name"]
 
@@ -29,24 +28,22 @@ _PATIENCE = 0.5
 """Seconds to wait for the lock, which `Experiment.active` holds for a moment."""
 
 
-class ExperimentRecord(BaseModel):
-    """What the records of studies and sweeps have in common.
+class ExperimentRecord(Record, Protocol):
+    """What the records of studies and sweeps have in common; each stores it in its own order."""
 
-    Attributes:
-        format: Version of the directory's format.
-        name: Name of the experiment.
-        created: ISO 8601, UTC.
-        bundle: Name of the bundle, or the path of its directory.
-        bundle_digest: Identity of its content; the experiment refuses to go on with another.
-    """
+    @property
+    def bundle(self) -> str:
+        """Name of the bundle, or the path of its directory."""
+        ...
 
-    model_config = ConfigDict(frozen=True)
+    @property
+    def bundle_digest(self) -> str:
+        """Identity of the bundle's content; the experiment refuses to go on with another."""
+        ...
 
-    format: int
-    name: str
-    created: str
-    bundle: str
-    bundle_digest: str
+    def model_dump_json(self, *, indent: int | None = None) -> str:
+        """Return the record as JSON."""
+        ...
 
 
 R = TypeVar("R", bound=ExperimentRecord)

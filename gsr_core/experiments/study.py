@@ -24,12 +24,12 @@ from dataclasses import dataclass
 from typing import Any, Literal, Self, get_args
 
 import numpy as np
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from gsr_core.data.bundle import bundle_reference, open_bundle
 from gsr_core.data.variation import Variation
 from gsr_core.errors import BundleNotFoundError, GsrError, SettingError
-from gsr_core.experiments.experiment import Experiment, ExperimentRecord, check_name
+from gsr_core.experiments.experiment import Experiment, check_name
 from gsr_core.methods.registry import METHODS, make_method
 from gsr_core.records import newest_first
 from gsr_core.runs.store import Run, now, open_run
@@ -65,11 +65,16 @@ LEVELS: Mapping[Kind, tuple[float, ...]] = {
 """Default levels."""
 
 
-class StudyRecord(ExperimentRecord):
+class StudyRecord(BaseModel):
     """What a study was asked for, and what has been computed.
 
     Attributes:
+        format: Version of the directory's format.
+        name: Name of the study.
+        created: ISO 8601, UTC.
         kind: What is varied.
+        bundle: Name of the bundle, or the path of its directory.
+        bundle_digest: Identity of its content; the study refuses to go on with another.
         methods: Keys of the registry.
         settings: By method, the settings that differ from its defaults, without the seed.
         levels: Ascending.
@@ -79,8 +84,14 @@ class StudyRecord(ExperimentRecord):
         runs: The runs that have finished.
     """
 
+    model_config = ConfigDict(frozen=True)
+
     format: int = FORMAT
+    name: str
+    created: str
     kind: Kind
+    bundle: str
+    bundle_digest: str
     methods: list[str]
     settings: dict[str, dict[str, Any]] = Field(default_factory=dict)
     levels: list[float]

@@ -28,7 +28,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from gsr_core.compute import pick
 from gsr_core.data.bundle import bundle_reference, open_bundle
 from gsr_core.errors import SettingError
-from gsr_core.experiments.experiment import Experiment, ExperimentRecord, check_name
+from gsr_core.experiments.experiment import Experiment, check_name
 from gsr_core.experiments.search import Sampler, Setting, Trial, read_trials, search_space
 from gsr_core.methods.base import Method, Range
 from gsr_core.methods.registry import make_method
@@ -62,10 +62,15 @@ class Winner(BaseModel):
     loss: float
 
 
-class SweepRecord(ExperimentRecord):
+class SweepRecord(BaseModel):
     """What a sweep was asked for, and what came out.
 
     Attributes:
+        format: Version of the directory's format.
+        name: Name of the sweep.
+        created: ISO 8601, UTC.
+        bundle: Name of the bundle, or the path of its directory.
+        bundle_digest: Identity of its content; the sweep refuses to go on with another.
         method: Key in the registry.
         fixed: Settings that every trial has.
         space: Where to look, by setting.
@@ -79,7 +84,13 @@ class SweepRecord(ExperimentRecord):
         runs: The winner's runs that have finished, by seed.
     """
 
+    model_config = ConfigDict(frozen=True)
+
     format: int = FORMAT
+    name: str
+    created: str
+    bundle: str
+    bundle_digest: str
     method: str
     fixed: dict[str, Setting]
     space: dict[str, Range | tuple[Setting, ...]]

@@ -2,19 +2,19 @@ import json
 import os
 import subprocess
 import sys
-from collections import namedtuple
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from gsr_core.cli.main import main
 from gsr_core.data.bundle import open_bundle
 from gsr_core.examples import SOURCE
 from gsr_core.methods.gsr import GSR
 from gsr_core.progress import Status
 from gsr_core.runs.store import create_run, list_runs
 from gsr_core.workspace import Workspace
+from tests.cli.conftest import Outcome
 
 COMMANDS = (
     "demo",
@@ -53,8 +53,6 @@ RUN_KEYS = {
 }
 FEW = ("--set", "steps=3", "--device", "cpu")
 
-Outcome = namedtuple("Outcome", "code out err")
-
 
 def tiny_arrays() -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
@@ -80,20 +78,8 @@ def workspace(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def gsr(workspace, monkeypatch, capfd):
-    """Call the command line in this process, in a wide window."""
-    monkeypatch.setenv("COLUMNS", "160")
-
-    def gsr(*arguments) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["gsr", *map(str, arguments)])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            main()
-        out, err = capfd.readouterr()
-        assert "Traceback" not in err
-        return Outcome(stop.value.code or 0, out, err)
-
-    return gsr
+def gsr(workspace, call):
+    return partial(call, workspace)
 
 
 @pytest.fixture

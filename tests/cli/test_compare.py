@@ -1,15 +1,12 @@
 """`gsr run --seeds`, `gsr compare` and `gsr methods`."""
 
 import json
-import sys
-from collections import namedtuple
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import gsr_core
-from gsr_core.cli.main import main
 from gsr_core.data.bundle import open_bundle
 from gsr_core.ingest.importing import import_data
 from gsr_core.ingest.plan import make_plan
@@ -21,11 +18,10 @@ from gsr_core.progress import Status
 from gsr_core.runs.execute import execute
 from gsr_core.runs.store import create_run, list_runs, open_run
 from gsr_core.workspace import Workspace
+from tests.cli.conftest import Outcome
 
 ROOT = Path(gsr_core.__file__).parents[1]
 FEW = ("--set", "steps=3", "--device", "cpu")
-
-Outcome = namedtuple("Outcome", "code out err")
 
 
 def write(workspace: Workspace, name: str, folder: Path, shift: float = 0.0) -> None:
@@ -66,23 +62,6 @@ def filled(tmp_path_factory) -> tuple[Workspace, dict[str, list[str]]]:
     made = create_run(workspace, "tiny", "llr", {"seed": 3}, device="cpu", part_of="study:noise")
     execute(made)
     return workspace, {**ids, "study": [made.run_id]}
-
-
-@pytest.fixture
-def call(monkeypatch, capfd):
-    """Call the command line in this process."""
-
-    def call(workspace: Workspace, *arguments) -> Outcome:
-        monkeypatch.setenv("GSR_WORKSPACE", str(workspace.root))
-        monkeypatch.setattr(sys, "argv", ["gsr", *map(str, arguments)])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            main()
-        out, err = capfd.readouterr()
-        assert "Traceback" not in err
-        return Outcome(stop.value.code or 0, out, err)
-
-    return call
 
 
 @pytest.fixture

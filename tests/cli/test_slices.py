@@ -1,22 +1,19 @@
 """`gsr slices` and `gsr flags`."""
 
 import json
-import sys
-from collections import namedtuple
+from functools import partial
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from gsr_core.cli.main import main
 from gsr_core.curation.flags import flag_rows
 from gsr_core.curation.slices import name_slice
 from gsr_core.data.bundle import open_bundle
 from gsr_core.ingest.importing import import_data
 from gsr_core.ingest.plan import make_plan
 from gsr_core.workspace import Workspace
-
-Outcome = namedtuple("Outcome", "code out err")
+from tests.cli.conftest import Outcome
 
 
 @pytest.fixture(scope="module")
@@ -47,22 +44,8 @@ def workspace(tmp_path_factory) -> Workspace:
 
 
 @pytest.fixture
-def gsr(workspace, monkeypatch, capsys):
-    """Run `gsr` with some words, its tables as wide as they need."""
-    monkeypatch.setenv("COLUMNS", "160")
-
-    def gsr(*words) -> Outcome:
-        line = ["gsr", *map(str, words), "--workspace", str(workspace.root)]
-        monkeypatch.setattr(sys, "argv", line)
-        try:
-            main()
-        except SystemExit as end:
-            code = end.code or 0
-        else:
-            code = 0
-        return Outcome(code, *capsys.readouterr())
-
-    return gsr
+def gsr(workspace, call):
+    return partial(call, workspace)
 
 
 def refused(outcome: Outcome, *said: str) -> None:

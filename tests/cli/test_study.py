@@ -1,15 +1,13 @@
 """`gsr study`, and the bundles that a study of strength makes."""
 
 import json
-import sys
-from collections import namedtuple
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 
 from gsr_core import examples
-from gsr_core.cli.main import main
 from gsr_core.data.bundle import open_bundle
 from gsr_core.errors import BundleError, SettingError
 from gsr_core.experiments.strength import compute_study, conflicting_share, names_of_levels
@@ -18,8 +16,6 @@ from gsr_core.ingest.importing import import_data
 from gsr_core.ingest.plan import make_plan
 from gsr_core.runs.store import list_runs
 from gsr_core.workspace import Workspace
-
-Outcome = namedtuple("Outcome", "code out err")
 
 
 @pytest.fixture
@@ -41,20 +37,8 @@ def place(tmp_path) -> Workspace:
 
 
 @pytest.fixture
-def gsr(place, monkeypatch, capfd):
-    """Call the command line in this process."""
-
-    def call(*arguments) -> Outcome:
-        monkeypatch.setenv("GSR_WORKSPACE", str(place.root))
-        monkeypatch.setattr(sys, "argv", ["gsr", *map(str, arguments)])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            main()
-        out, err = capfd.readouterr()
-        assert "Traceback" not in err
-        return Outcome(stop.value.code or 0, out, err)
-
-    return call
+def gsr(place, call):
+    return partial(call, place)
 
 
 FEW = ("--methods", "gsr,erm", "--set", "gsr.steps=2", "--seeds", "2", "--device", "cpu")

@@ -1,21 +1,17 @@
 """`gsr sweep` from the terminal."""
 
 import json
-import sys
-from collections import namedtuple
+from functools import partial
 
 import numpy as np
 import pytest
 
-from gsr_core.cli.main import main
 from gsr_core.experiments import sweep_workers
 from gsr_core.experiments.sweep import list_sweeps, open_sweep
 from gsr_core.ingest.importing import import_data
 from gsr_core.ingest.plan import make_plan
 from gsr_core.runs.store import list_runs, open_run
 from gsr_core.workspace import Workspace
-
-Outcome = namedtuple("Outcome", "code out err")
 
 FEW = ("tiny", "--method", "llr", "--trials", 3, "--seeds", 2, "--device", "cpu")
 
@@ -39,20 +35,8 @@ def filled(tmp_path_factory) -> Workspace:
 
 
 @pytest.fixture
-def gsr(filled, monkeypatch, capfd):
-    """Call the command line in this process."""
-
-    def call(*arguments) -> Outcome:
-        monkeypatch.setenv("GSR_WORKSPACE", str(filled.root))
-        monkeypatch.setattr(sys, "argv", ["gsr", "sweep", *map(str, arguments)])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            main()
-        out, err = capfd.readouterr()
-        assert "Traceback" not in err
-        return Outcome(stop.value.code or 0, out, err)
-
-    return call
+def gsr(filled, call):
+    return partial(call, filled, "sweep")
 
 
 def test_a_sweep_as_json_has_its_trials_its_winner_and_the_runs(gsr, filled):
