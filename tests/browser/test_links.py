@@ -22,20 +22,21 @@ def check(screen, query: dict[str, str], boxes: dict[str, str]) -> None:
     screen.wait_query(**query)
 
 
-def test_an_address_restores_its_view(screen, ids):
+def test_an_address_restores_its_view_and_a_reload_keeps_it(screen, ids):
     """Each page is opened as by somebody who was given the link: it begins a new session."""
     for name, (query, boxes) in VIEWS.items():
         query = {**query, "run": ids["gsr short"]}
         screen.open(name, **query)
         check(screen, query, boxes)
+        screen.page.reload()
+        screen.arrive(name)
+        check(screen, query, boxes)
 
 
-def test_another_window_and_a_reload_show_what_this_one_shows(screen, windows, dashboard, ids):
+def test_another_window_shows_what_this_one_shows(screen, windows, dashboard, ids):
     query, boxes = VIEWS["Samples"]
     query = {**query, "run": ids["gsr short"]}
     screen.open("Samples", **query)
-    screen.page.reload()
-    screen.arrive("Samples")
     check(screen, query, boxes)
     other = windows(dashboard)
     other.page.goto(screen.page.url)
