@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from gsr_core.runs.store import Run
     from gsr_core.workspace import Workspace
 
-__all__ = ["compare", "methods", "spread"]
+__all__ = ["compare", "methods"]
 
 
 def compare(
@@ -106,7 +106,7 @@ def _report(result: dict[str, Any]) -> None:
         table.add_row(
             entry["label"],
             str(len(entry["seeds"])),
-            *map(spread, averages),
+            *map(terminal.spread, averages),
             entry["trained_with"],
             f"{entry['label_budget']['rows']:,}",
             f"{entry['seconds']:.1f}",
@@ -151,17 +151,6 @@ def _notes(result: dict[str, Any], pairs: list[dict[str, Any]]) -> None:
         notes += ["fewer than two shared seeds cannot be told from chance: gsr run ... --seeds 5"]
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
-
-
-def spread(accuracy: dict[str, Any]) -> str:
-    """Return an accuracy over seeds as text: mean and sd, or one value and its interval."""
-    if accuracy["mean"] is None:
-        return "–"
-    if accuracy["sd"] is not None:
-        return f"{accuracy['mean']:.1%} ± {100 * accuracy['sd']:.1f}"
-    if accuracy["low"] is None:
-        return terminal.percent(accuracy["mean"])
-    return f"{accuracy['mean']:.1%} [{100 * accuracy['low']:.1f}, {100 * accuracy['high']:.1f}]"
 
 
 def methods(

@@ -246,7 +246,6 @@ def _follow(report: Report) -> Monitor:
 
 def _report_seeds(done: list[Run], as_json: bool) -> None:
     """Print the outcome of each seed and their mean."""
-    from gsr_core.cli.compare import spread
     from gsr_core.comparing.entries import entries
     from gsr_core.comparing.report import comparison
     from gsr_core.runs.summary import AVERAGES, summarise
@@ -260,7 +259,7 @@ def _report_seeds(done: list[Run], as_json: bool) -> None:
     for place, (run_id, seed) in enumerate(zip(entry["runs"], entry["seeds"], strict=True)):
         shares = (entry[name]["by_seed"][place] for name in AVERAGES)
         table.add_row(run_id, str(seed), *map(terminal.percent, shares))
-    table.add_row("all seeds", "", *(spread(entry[name]) for name in AVERAGES))
+    table.add_row("all seeds", "", *(terminal.spread(entry[name]) for name in AVERAGES))
     terminal.console().print(table)
     print("accuracies on test at the kept step; ± is one sd over seeds", file=sys.stderr)
 

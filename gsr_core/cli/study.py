@@ -149,14 +149,13 @@ def _report(study: Study) -> None:
     record = study.record
     print(f"{study.name}: worst-group accuracy on {record.bundle}, mean over seeds ± one sd")
     table = terminal.table("method", _LEVEL[record.kind], "seeds", "test", "val", "val - test")
-    for row in summarise_outcomes(outcomes(study)).to_dict("records"):
+    for row in terminal.records(summarise_outcomes(outcomes(study))):
         table.add_row(
             METHODS[row["method"]].name.upper(),
             _level(record.kind, row),
             str(row["seeds"]),
-            _spread(row["test"], row["test_sd"]),
-            _spread(row["val"], row["val_sd"]),
-            f"{100 * row['gap']:+.1f} points",
+            *(terminal.spread({"mean": row[k], "sd": row[f"{k}_sd"]}) for k in ("test", "val")),
+            "–" if row["gap"] is None else f"{100 * row['gap']:+.1f} points",
         )
     terminal.console().print(table)
     if record.kind != "noise":
@@ -182,7 +181,3 @@ def _level(kind: str, row: Mapping[Any, Any]) -> str:
     if kind == "leak":
         return "one set" if row["level"] else "sets of their own"
     return f"{100 * row['level']:g}%"
-
-
-def _spread(mean: float, sd: float) -> str:
-    return terminal.percent(mean) + ("" if sd != sd else f" ± {100 * sd:.1f}")

@@ -152,17 +152,13 @@ def _report(outcome: dict[str, Any]) -> None:
         shares = (terminal.percent(run["test"][name]) for name in AVERAGES)
         table.add_row(run["run_id"], str(run["seed"]), *shares)
     if (entry := outcome["entry"]) is not None and len(outcome["runs"]) > 1:
-        table.add_row("all seeds", "", *(_spread(entry[name]) for name in AVERAGES))
+        table.add_row("all seeds", "", *(terminal.spread(entry[name]) for name in AVERAGES))
     terminal.console().print(table)
     print(
         f"note: score: {outcome['score_name']}; the runs' accuracies are on test, which chose "
         "nothing; ± is one standard deviation over seeds",
         file=sys.stderr,
     )
-
-
-def _spread(accuracy: dict[str, Any]) -> str:
-    return f"{terminal.percent(accuracy['mean'])} ± {100 * accuracy['sd']:.1f}"
 
 
 def _text(value: object) -> str:

@@ -6,7 +6,7 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -33,6 +33,7 @@ __all__ = [
     "print_json",
     "progress",
     "records",
+    "spread",
     "table",
 ]
 
@@ -67,6 +68,25 @@ def open_workspace(path: Path | None) -> Workspace:
 def percent(value: float | None) -> str:
     """Return a fraction as text; a dash if it could not be measured."""
     return "–" if value is None or value != value else f"{value:.1%}"
+
+
+def spread(accuracy: Mapping[str, float | None]) -> str:
+    """Return an accuracy over seeds as text: mean and sd, or one value and its interval.
+
+    Args:
+        accuracy: `mean` and `sd`, and for one seed perhaps `low` and `high`; fractions, None for
+            what is not known.
+
+    >>> spread({"mean": 0.81, "sd": 0.02})
+    '81.0% ± 2.0'
+    """
+    text, sd = percent(accuracy["mean"]), accuracy["sd"]
+    if accuracy["mean"] is None:
+        return text
+    if sd is not None:
+        return f"{text} ± {100 * sd:.1f}"
+    low, high = accuracy.get("low"), accuracy.get("high")
+    return text if low is None or high is None else f"{text} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
 def finite(values: dict[str, float]) -> dict[str, float | None]:
