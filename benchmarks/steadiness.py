@@ -2,8 +2,8 @@
 
     python benchmarks/steadiness.py [--rounds 10] [--beside 5] [--busy 4] [TESTS ...]
 
-Prints a line a round: what else the machine did, tests passed and failed, the seconds, and the
-names of what failed. The last rounds are those beside `--busy` processes that do nothing but
+Prints a line a round: what else the machine did, tests passed and failed, and the seconds; below it
+what failed, and why. The last rounds are those beside `--busy` processes that do nothing but
 compute. A failed test is not run again here, so that each failure counts. Exit status 1 if any.
 """
 
@@ -43,7 +43,7 @@ def busy(processes: int) -> Iterator[None]:
 
 
 def run(tests: list[str]) -> tuple[int, list[str]]:
-    """Run tests in two processes; return how many passed, and the names of those that failed."""
+    """Run tests in two processes; return how many passed, and what failed and why."""
     with TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
         subprocess.run(
@@ -55,13 +55,17 @@ def run(tests: list[str]) -> tuple[int, list[str]]:
             stdout=subprocess.DEVNULL,
         )
         cases = list(ElementTree.parse(report).iter("testcase"))
-    failed = {
-        f"{case.get('classname')}::{case.get('name')}"
-        for case in cases
-        if case.find("failure") is not None or case.find("error") is not None
-    }
-    names = {f"{case.get('classname')}::{case.get('name')}" for case in cases}
-    return len(names - failed), sorted(failed)
+    failed = {}
+    for case in cases:
+        for fault in (*case.iterfind("failure"), *case.iterfind("error")):
+            failed[name_of(case)] = " ".join((fault.get("message") or "").split())[:300]
+    passed = {name_of(case) for case in cases} - set(failed)
+    return len(passed), [f"{name}: {reason}" for name, reason in sorted(failed.items())]
+
+
+def name_of(case: ElementTree.Element) -> str:
+    """Return the name of a test."""
+    return f"{case.get('classname')}::{case.get('name')}"
 
 
 def main() -> None:
@@ -73,7 +77,7 @@ def main() -> None:
     parser.add_argument("tests", nargs="*", default=["tests/browser"])
     arguments = parser.parse_args()
     beside = arguments.rounds // 2 if arguments.beside is None else arguments.beside
-    print("round  busy  passed  failed  seconds  names of what failed")
+    print("round  busy  passed  failed  seconds")
     failures = 0
     for number in range(1, arguments.rounds + 1):
         processes = arguments.busy if number > arguments.rounds - beside else 0
@@ -83,7 +87,9 @@ def main() -> None:
         failures += len(failed)
         print(
             f"{number:5}  {processes:4}  {passed:6}  {len(failed):6}"
-            f"  {time.monotonic() - began:7.0f}  {', '.join(failed)}",
+            f"  {time.monotonic() - began:7.0f}",
+            *failed,
+            sep="\n       ",
             flush=True,
         )
     print(f"{failures} failures in {arguments.rounds} rounds")

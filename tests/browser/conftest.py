@@ -693,8 +693,9 @@ class Screen:
         insist(attempt, f"the click on {target} to arrive")
 
     def press(self, label: str, within: Locator | None = None) -> None:
-        """Click a button."""
-        self.click((within or self.page).get_by_role("button", name=label, exact=True).first)
+        """Click a button, and wait until the page has asked its script for what that does."""
+        with self.asking(when=True):
+            self.click((within or self.page).get_by_role("button", name=label, exact=True).first)
 
     def download(self, button: Locator) -> Path:
         """Click a button until its file comes; one that the page replaces meanwhile gives none."""
