@@ -21,6 +21,7 @@ row and a residual, so its inner products with the m solutions need one product 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -28,16 +29,40 @@ from torch import Tensor
 
 from gsr_core.linear.iterative import SolveEnding
 from gsr_core.linear.objective import Objective, State, times, transposed_times
-from gsr_core.linear.solver import Solver
 
-__all__ = ["Influence", "gradient_products", "group_gradients", "influence", "influence_along"]
+__all__ = [
+    "EXACT",
+    "Influence",
+    "Inverted",
+    "gradient_products",
+    "influence",
+    "influence_along",
+    "loss_gradients",
+    "mean_shares",
+    "shortfall",
+]
+
+EXACT = 1e-10
+"""Relative residual of the linear solves behind an influence that is shown: far below what can be
+told apart, and far above what rounding leaves in float64."""
 
 _BLOCK = 2**27
 """Numbers that one array over rows, coordinates and groups may have; more groups go in blocks."""
 
-_TOLERANCE = 1e-10
-"""Relative residual of the linear solves: far below what a step of the weights can tell apart, and
-far above what rounding leaves in float64."""
+
+@dataclass(frozen=True)
+class Inverted:
+    """Right-hand sides to which an inverse Hessian was applied, or what stands for it.
+
+    Attributes:
+        columns: (p, c, r).
+        ending: Why the solve ended.
+        note: What the user should know about it, or "".
+    """
+
+    columns: Tensor
+    ending: SolveEnding = SolveEnding.REACHED
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -50,33 +75,36 @@ class Influence:
     """
 
     values: Tensor
-    ending: SolveEnding
-
-    @property
-    def reached(self) -> bool:
-        """Whether all solves met the tolerance."""
-        return self.ending is SolveEnding.REACHED
+    ending: SolveEnding = SolveEnding.REACHED
 
 
-def group_gradients(
-    design: Tensor, probabilities: Tensor, labels: Tensor, groups: Tensor, basis: Tensor
-) -> Tensor:
-    """Return the gradient of each group's mean loss, without the penalty.
+def mean_shares(groups: Tensor, like: Tensor) -> Tensor:
+    """Return (N, m): each row's share in the mean over each group.
 
     Args:
-        design: (N, p) rows of the target set.
+        groups: (N, m) bool; groups may overlap. One without a row has no mean: zeros.
+        like: A tensor whose precision to use.
+    """
+    share = groups.to(like)
+    return share / share.sum(dim=0).clamp(min=1)
+
+
+def loss_gradients(
+    design: Tensor, probabilities: Tensor, labels: Tensor, share: Tensor, basis: Tensor
+) -> Tensor:
+    """Return the gradients of r sums of losses, without the penalty.
+
+    Args:
+        design: (N, p) rows, those of the target set for instance.
         probabilities: (N, K).
         labels: (N,).
-        groups: (N, m) bool; groups may overlap. One without a row has no loss, and a gradient of
-            zero.
+        share: (N, r) factor of each row's loss in each sum, `mean_shares` for instance.
         basis: (K, c) from `centred_basis`.
 
     Returns:
-        (p, c, m).
+        (p, c, r).
     """
     residuals = probabilities @ basis - basis[labels]
-    share = groups.to(residuals)
-    share = share / share.sum(dim=0).clamp(min=1)
     p, c = design.shape[1], basis.shape[1]
     parts = []
     for part in share.split(_groups_at_once(len(labels), c), dim=1):
@@ -87,30 +115,28 @@ def group_gradients(
 
 
 def influence(
-    solver: Solver,
-    objective: Objective,
-    state: State,
-    gradients: Tensor,
-    *,
-    tolerance: float = _TOLERANCE,
+    invert: Callable[[Tensor], Inverted], objective: Objective, state: State, gradients: Tensor
 ) -> Influence:
     """Return the derivative of each group's loss by each normalised weight.
 
     Args:
-        solver: Has the factorisation.
+        invert: Applies the inverse Hessian to (p, c, r) columns, or what stands for it.
         objective: The inner problem.
         state: Its minimiser; away from it the result means nothing.
-        gradients: (p, c, m) from `group_gradients`.
-        tolerance: Relative residual of the linear solves.
+        gradients: (p, c, m) of the groups' losses.
     """
     n, c = len(objective.labels), objective.basis.shape[1]
-    solutions = [
-        solver.solve(objective, state, right, tolerance=tolerance)
-        for right in gradients.split(_groups_at_once(n, c), dim=2)
-    ]
-    parts = [influence_along(objective, state, solution.columns) for solution in solutions]
-    endings = [solution.ending for solution in solutions if not solution.reached]
-    return Influence(torch.cat(parts, dim=1), endings[0] if endings else SolveEnding.REACHED)
+    solved = [invert(right) for right in gradients.split(_groups_at_once(n, c), dim=2)]
+    parts = [influence_along(objective, state, each.columns) for each in solved]
+    short = [each.ending for each in solved if each.ending is not SolveEnding.REACHED]
+    return Influence(torch.cat(parts, dim=1), short[0] if short else SolveEnding.REACHED)
+
+
+def shortfall(ending: SolveEnding) -> str:
+    """Return how the solve behind influences fell short, a sentence after a blank, or ""."""
+    if ending is SolveEnding.REACHED:
+        return ""
+    return f" The influence is not solved: {ending}."
 
 
 def influence_along(objective: Objective, state: State, directions: Tensor) -> Tensor:

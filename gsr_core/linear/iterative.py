@@ -33,6 +33,7 @@ __all__ = [
     "Operator",
     "Solution",
     "SolveEnding",
+    "column_norms",
     "conjugate_gradients",
     "depth_for",
     "hessian_product",
@@ -116,7 +117,7 @@ def conjugate_gradients(
         >>> conjugate_gradients(product, right, tolerance=1e-12, max_products=1).ending.value
         'the products with the Hessian ran out'
     """
-    scale = _norms(right)
+    scale = column_norms(right)
     if isinstance(start, Solution):
         columns, left, products = start.columns, start.left, start.products
     elif start is None:
@@ -126,7 +127,7 @@ def conjugate_gradients(
     ending = SolveEnding.PRODUCTS
     direction = along_before = None
     while products < max_products:
-        active = _norms(left) > tolerance * scale
+        active = column_norms(left) > tolerance * scale
         if not bool(active.any()):
             ending = SolveEnding.STALLED
             break
@@ -149,7 +150,7 @@ def conjugate_gradients(
         along_before = along
     if measure:
         left, products = right - product(columns), products + 1
-    norms = _norms(left)
+    norms = column_norms(left)
     if ending is not SolveEnding.NOT_CURVED and bool((norms <= tolerance * scale).all()):
         ending = SolveEnding.REACHED
     residual = torch.where(scale > 0, norms / scale, norms)
@@ -236,6 +237,6 @@ def depth_for(scale: float, smallest: float, accuracy: float) -> int:
     return max(math.ceil(math.log(accuracy) / math.log1p(-smallest / scale)) - 1, 0)
 
 
-def _norms(columns: Tensor) -> Tensor:
+def column_norms(columns: Tensor) -> Tensor:
     """Return the (r,) norms of (p, c, r) columns."""
     return columns.square().sum(dim=(0, 1)).sqrt()

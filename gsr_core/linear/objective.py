@@ -13,6 +13,7 @@ instead of K p, and two classes need one coordinate a column. It is exact, not a
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +25,8 @@ _PANELS, _WIDE = 4, 512
 """Panels of columns in which a Gram matrix is computed, and the width from which they save time."""
 _CHUNK = 8192
 """Rows at a time where float32 rows meet float64 vectors, to bound the memory of the cast."""
+_CACHED = 2**21
+"""Bytes of rows that are multiplied by twice while a core's cache has them."""
 
 
 def centred_basis(n_classes: int, like: Tensor) -> Tensor:
@@ -119,6 +122,8 @@ class Objective:
         sample_weight: (n,) non-negative, sums to one.
         l2: Penalty on the squared norm of all parameters, bias included; positive.
         basis: (K, c) from `centred_basis`; its precision is that of all vectors here.
+        rough: (n, p) a copy of the rows in float32, for products that need not be exact; None where
+            float32 would be too rough or would spare nothing.
     """
 
     design: Tensor
@@ -126,6 +131,7 @@ class Objective:
     sample_weight: Tensor
     l2: float
     basis: Tensor
+    rough: Tensor | None = None
 
     def zero(self) -> Tensor:
         """Return the zero head, (p, c)."""
@@ -146,49 +152,105 @@ class Objective:
 
     def gradient(self, state: State) -> Tensor:
         """Return the (p, c) gradient of the objective."""
-        weighted = self.sample_weight[:, None] * self.residuals(state)
-        return transposed_times(self.design, weighted) + 2 * self.l2 * state.u
+        return self.gradients(state)[0]
 
-    def hessian_product(self, state: State, columns: Tensor) -> Tensor:
+    def gradients(self, *states: State) -> list[Tensor]:
+        """Return the (p, c) gradient of the objective at each state, by one pass over the rows."""
+        weighted = [self.sample_weight[:, None] * self.residuals(state) for state in states]
+        parts = transposed_times(self.design, torch.cat(weighted, dim=1)).chunk(len(states), dim=1)
+        return [part + 2 * self.l2 * state.u for part, state in zip(parts, states, strict=True)]
+
+    def hessian_product(self, state: State, columns: Tensor, *, rough: bool = False) -> Tensor:
         """Return the Hessian applied to r directions.
 
         Args:
             state: Where the Hessian is taken.
             columns: (p, c, r).
+            rough: Whether float32 will do, to a relative error of about 1e-7.
 
         Returns:
             (p, c, r).
         """
+        design = self._rows(rough)
+        dtype = columns.dtype if design is self.design else design.dtype
         p, c, r = columns.shape
-        moved = times(self.design, columns.reshape(p, c * r)).reshape(-1, c, r)
-        moved = torch.einsum("kc,ncr->nkr", self.basis, moved)
-        probabilities = state.probabilities[:, :, None]
-        curved = probabilities * (moved - (probabilities * moved).sum(dim=1, keepdim=True))
-        curved = torch.einsum("kc,nkr->ncr", self.basis, curved * self.sample_weight[:, None, None])
-        back = transposed_times(self.design, curved.reshape(-1, c * r)).reshape(p, c, r)
-        return back + 2 * self.l2 * columns
+        across = columns.reshape(p, c * r).T.to(dtype).contiguous()
+        total = torch.zeros_like(across)
+        curve = self._curvature(state, dtype)
+        # Each block of rows is read from memory once, and multiplied by on both sides.
+        for rows in _blocks(design, dtype):
+            block = design[rows].to(dtype)
+            curved = curve((across @ block.T).reshape(c, r, -1), rows)
+            total.addmm_(curved.reshape(c * r, -1), block)
+        return total.T.reshape(p, c, r).to(columns) + 2 * self.l2 * columns
 
-    def hessian(self, state: State) -> Tensor:
-        """Return the Hessian as (c p, c p), coordinate by coordinate, in design precision."""
-        p, c = self.design.shape[1], self.basis.shape[1]
-        matrix = self.design.new_empty(c * p, c * p)
+    def _rows(self, rough: bool) -> Tensor:
+        """Return the (n, p) rows, in float32 if that will do and is there."""
+        return self.rough if rough and self.rough is not None else self.design
+
+    def _curvature(self, state: State, dtype: torch.dtype) -> Callable[[Tensor, slice], Tensor]:
+        """Return what multiplies (c, r, b) changes of b rows' logits by these rows' curvature."""
+        basis, weight = self.basis.to(dtype), self.sample_weight.to(dtype)
+        if basis.shape[1] == 1:
+            along = state.probabilities @ self.basis
+            scale = state.probabilities @ self.basis.square() - along.square()
+            scale = (self.sample_weight * scale[:, 0]).to(dtype)
+            return lambda moved, rows: moved * scale[rows]
+        probabilities = state.probabilities.T.to(dtype).contiguous()
+
+        def curve(moved: Tensor, rows: slice) -> Tensor:
+            c, r, b = moved.shape
+            share = probabilities[:, None, rows]
+            moved = (basis @ moved.reshape(c, r * b)).reshape(-1, r, b)
+            moved = share * (moved - (share * moved).sum(dim=0)) * weight[rows]
+            return (basis.T @ moved.reshape(-1, r * b)).reshape(c, r, b)
+
+        return curve
+
+    def hessian(self, state: State, *, rough: bool = False) -> Tensor:
+        """Return the Hessian as (c p, c p), coordinate by coordinate, in the rows' precision.
+
+        Args:
+            state: Where it is taken.
+            rough: Whether float32 will do.
+        """
+        design = self._rows(rough)
+        p, c = design.shape[1], self.basis.shape[1]
+        matrix = design.new_empty(c * p, c * p)
         probabilities = state.probabilities
         mean = probabilities @ self.basis
         for a in range(c):
             for b in range(a, c):
                 curvature = probabilities @ (self.basis[:, a] * self.basis[:, b])
                 curvature = curvature - mean[:, a] * mean[:, b]
-                block = gram(self.design, self.sample_weight * curvature)
+                block = gram(design, self.sample_weight * curvature)
                 matrix[a * p : (a + 1) * p, b * p : (b + 1) * p] = block
                 if a != b:
                     matrix[b * p : (b + 1) * p, a * p : (a + 1) * p] = block
         matrix.diagonal().add_(2 * self.l2)
         return matrix
 
-    def mean_curvature(self, state: State) -> Tensor:
-        """Return (p, p): the Hessian's diagonal blocks averaged over the c coordinates."""
-        c = self.basis.shape[1]
+    def mean_curvature(self, state: State, *, rough: bool = False) -> Tensor:
+        """Return (p, p): the Hessian's diagonal blocks averaged over the c coordinates.
+
+        Args:
+            state: Where it is taken.
+            rough: Whether float32 will do.
+        """
+        design, c = self._rows(rough), self.basis.shape[1]
         spread = 1 - state.probabilities.square().sum(dim=1)
-        matrix = gram(self.design, self.sample_weight * spread / c)
+        matrix = gram(design, self.sample_weight * spread / c)
         matrix.diagonal().add_(2 * self.l2)
         return matrix
+
+
+def _blocks(design: Tensor, dtype: torch.dtype) -> Iterator[slice]:
+    """Yield blocks of rows to be multiplied by on both sides, in the given precision."""
+    n, p = design.shape
+    size = max(_CACHED // (p * dtype.itemsize), 1)
+    if design.device.type != "cpu":
+        # Its memory is fast and its calls are slow; only a cast has to be bounded.
+        size = n if design.dtype == dtype else _CHUNK
+    elif n <= 2 * size:
+        size = n
+    return (slice(start, start + size) for start in range(0, n, size))

@@ -14,11 +14,17 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from gsr_core.linear.iterative import Solution, SolveEnding, conjugate_gradients
+from gsr_core.linear.iterative import (
+    Solution,
+    SolveEnding,
+    column_norms,
+    conjugate_gradients,
+)
 from gsr_core.linear.objective import Objective, State
 
 __all__ = ["ARMIJO", "MAX_FACTOR_WIDTH", "Fit", "FitEnding", "Solver"]
@@ -37,6 +43,8 @@ _PATIENCE = (4, 25)
 even where a new one is cheap, and one that needs more than 25 would hold up the next solves too."""
 _MAX_PRODUCTS = 200
 """Far more than a solve takes with a new factor: rounding then keeps it from ending."""
+_ROUGH = 1e-5
+"""Residual to which products in float32 are trusted: a hundred units in the last place."""
 _MAX_NEWTON = 100
 """Far more than a fit takes: what follows is a fit that has gone wrong."""
 _FORCING = 0.1
@@ -119,7 +127,8 @@ class Solver:
         # A line search adds up logits; `restore` has to give the same bits from u alone.
         state = objective.at(u)
         whole = objective.design.shape[1] * objective.basis.shape[1] <= MAX_FACTOR_WIDTH
-        matrix = objective.hessian(state) if whole else objective.mean_curvature(state)
+        assemble = objective.hessian if whole else objective.mean_curvature
+        matrix = assemble(state, rough=True)
         factor, fault = torch.linalg.cholesky_ex(matrix)
         if fault.item():
             # Rounding of a float32 Hessian can exceed a tiny penalty; any positive definite
@@ -141,7 +150,14 @@ class Solver:
         return solved.reshape(c, p, r).transpose(0, 1).to(residual)
 
     def solve(
-        self, objective: Objective, state: State, right: Tensor, *, tolerance: float
+        self,
+        objective: Objective,
+        state: State,
+        right: Tensor,
+        *,
+        tolerance: float,
+        start: Tensor | None = None,
+        rough: bool = False,
     ) -> Solution:
         """Solve `hessian @ x = right` for r right-hand sides at once.
 
@@ -150,13 +166,59 @@ class Solver:
             state: Where it is taken.
             right: (p, c, r).
             tolerance: Largest residual norm of each column, relative to its right-hand side.
+            start: (p, c, r) what is near to the solution; zero if None.
+            rough: Whether the residual may be that of products in float32, where these are the
+                faster ones; else it is measured by exact ones.
         """
+        patience = _MAX_PRODUCTS
+        if self._factor is None:
+            self.factorise(objective, state.u)
+        else:
+            fewest, most = _PATIENCE
+            patience = min(max(right.shape[0] * right.shape[1] // _WIDTH_PER_PRODUCT, fewest), most)
+        if rough or objective.rough is None:
+            return self._solve(objective, state, right, tolerance, start, patience, rough=rough)
+
+        # Iterative refinement: rough solves for what exact products leave.
+        allowed = tolerance * column_norms(right)
+        columns = torch.zeros_like(right) if start is None else start
+        left, products = right, 0
+        if start is not None:
+            left, products = right - objective.hessian_product(state, start), 1
+        norm = column_norms(left)
+        while bool((norm > allowed).any()):
+            # What is done is left alone; conjugate gradients give nothing for nothing.
+            rest = torch.where(norm > allowed, left, 0.0)
+            wanted = max(float((allowed / norm)[norm > allowed].min()) / 2, _ROUGH)
+            part = self._solve(objective, state, rest, wanted, None, patience, rough=True)
+            # A new factor is good for the rest of the solve.
+            patience = patience - part.products if part.products < patience else _MAX_PRODUCTS
+            columns = columns + part.columns
+            left, before = right - objective.hessian_product(state, columns), norm
+            norm, products = column_norms(left), products + part.products + 1
+            if bool((norm > torch.maximum(allowed, before / 2)).any()):
+                return self._solve(objective, state, right, tolerance, columns, _MAX_PRODUCTS)
+        residual = torch.where(allowed > 0, tolerance * norm / allowed, norm)
+        return Solution(columns, left, residual, products, SolveEnding.REACHED)
+
+    def _solve(
+        self,
+        objective: Objective,
+        state: State,
+        right: Tensor,
+        tolerance: float,
+        start: Tensor | None,
+        patience: int,
+        *,
+        rough: bool = False,
+    ) -> Solution:
+        """Solve by one kind of product, with a new factor if the old one runs out of patience."""
 
         def run(
-            max_products: int, start: Solution | None = None, *, measure: bool = False
+            max_products: int, start: Tensor | Solution | None, *, measure: bool = False
         ) -> Solution:
             return conjugate_gradients(
-                lambda columns: objective.hessian_product(state, columns),
+                partial(objective.hessian_product, state, rough=rough),
                 right,
                 tolerance=tolerance,
                 max_products=max_products,
@@ -165,13 +227,7 @@ class Solver:
                 measure=measure,
             )
 
-        patience = _MAX_PRODUCTS
-        if self._factor is None:
-            self.factorise(objective, state.u)
-        else:
-            fewest, most = _PATIENCE
-            patience = min(max(right.shape[0] * right.shape[1] // _WIDTH_PER_PRODUCT, fewest), most)
-        solution = run(patience)
+        solution = run(patience, start)
         if solution.ending is SolveEnding.PRODUCTS and patience < _MAX_PRODUCTS:
             self.factorise(objective, state.u)
             solution = run(_MAX_PRODUCTS, solution)
@@ -197,10 +253,9 @@ class Solver:
         """
         logits = start.new_zeros(len(objective.labels), objective.basis.shape[0])
         zero = objective.at(objective.zero(), logits)
-        reference = float(objective.gradient(zero).norm())
-        reference = max(reference, torch.finfo(start.dtype).tiny)
         state = objective.at(start)
-        gradient = objective.gradient(state)
+        at_zero, gradient = objective.gradients(zero, state)
+        reference = max(float(at_zero.norm()), torch.finfo(start.dtype).tiny)
         norm = float(gradient.norm())
         iterations, ending = 0, FitEnding.ITERATIONS
         while norm > tolerance * reference and iterations < max_iterations:
@@ -208,7 +263,10 @@ class Solver:
             # keeps convergence superlinear.
             forcing = min(_FORCING, math.sqrt(norm / reference))
             forcing = max(forcing, _LAST_FORCING * tolerance * reference / norm)
-            solution = self.solve(objective, state, -gradient[:, :, None], tolerance=forcing)
+            # The gradient is exact, so that a direction that is not costs an iteration at most.
+            solution = self.solve(
+                objective, state, -gradient[:, :, None], tolerance=forcing, rough=True
+            )
             moved = _line_search(objective, state, gradient, solution.columns[:, :, 0])
             if moved is None:
                 ending = FitEnding.LINE_SEARCH

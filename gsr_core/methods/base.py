@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
+from functools import cached_property
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from gsr_core.data.problem import Problem
 from gsr_core.linear.head import Head
+from gsr_core.linear.influence import Influence
 from gsr_core.methods.selection import SELECTION_RULES, Selection
 
 __all__ = [
@@ -81,10 +83,10 @@ class Step:
         objective: Value of what was minimised, nats.
         gradient_norm: Its gradient's norm at the head, nats.
         relative_gradient_norm: The same, relative to the norm at the zero head.
-        solved: Whether the inner fit, and the influence if there is one, reached their tolerance.
+        solved: Whether the inner fit, and the solve behind the weights' next move if there is one,
+            reached their tolerance.
         group_weight: (m,) aggregation weights of the groups, sums to one, or None.
-        influence: (n, m) derivative of each group's target loss by each sample's weight, nats;
-            negative = raising the weight lowers that group's loss. None where undefined.
+        measure: Computes the influence, which costs more than the step; None where undefined.
         step_size: Step taken from here, NaN if none was.
         clipped: Whether the step's direction was clipped.
         inferred_group: (n,) int64 group that the method inferred for each of these rows, -1 for
@@ -101,13 +103,26 @@ class Step:
     relative_gradient_norm: float = math.nan
     solved: bool = True
     group_weight: Tensor | None = None
-    influence: Tensor | None = None
+    measure: Callable[[], Influence] | None = None
     step_size: float = math.nan
     clipped: bool = False
     inferred_group: Tensor | None = None
     inferred_val: Tensor | None = None
     checkpoint: Mapping[str, Tensor] = field(default_factory=dict)
     note: str = ""
+
+    @cached_property
+    def measured(self) -> Influence | None:
+        """The influence and how its solves ended, computed when first asked for."""
+        return None if self.measure is None else self.measure()
+
+    @property
+    def influence(self) -> Tensor | None:
+        """(n, m) derivative of each group's target loss by each sample's weight, nats.
+
+        Negative = raising the weight lowers that group's loss. None where undefined.
+        """
+        return None if self.measured is None else self.measured.values
 
 
 @settings(frozen=True, kw_only=True, config=SETTINGS_CONFIG)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
 from gsr_core.compute import threads_for
 from gsr_core.data.problem import Problem, Rows
 from gsr_core.errors import SettingError
+from gsr_core.linear.influence import Influence
 from gsr_core.methods.base import Method, Step
 from gsr_core.methods.history import (
     HISTORY_COLUMNS,
@@ -121,6 +122,7 @@ def _drive(
                 "l2"
             )
             break
+        step = _alike(step, problem)
         index, last = index + 1, step
         scores = scorer(index, step)
         score = _val_score(method, scores)
@@ -149,6 +151,19 @@ def _drive(
         history=history,
         seconds=earlier + time.perf_counter() - started,
     )
+
+
+def _alike(step: Step, problem: Problem) -> Step:
+    """Return a step whose influence is computed as the step was, whenever that may be."""
+    measure = step.measure
+    if measure is None:
+        return step
+
+    def in_threads() -> Influence:
+        with threads_for(problem.weighted.features.numel()):
+            return measure()
+
+    return replace(step, measure=in_threads)
 
 
 def _is_finite(step: Step) -> bool:

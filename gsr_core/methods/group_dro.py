@@ -39,7 +39,7 @@ from scipy.optimize import nnls
 from torch import Tensor
 
 from gsr_core.data.problem import Problem, Rows
-from gsr_core.linear.influence import group_gradients
+from gsr_core.linear.influence import loss_gradients, mean_shares
 from gsr_core.linear.objective import State
 from gsr_core.linear.solver import ARMIJO, Fit, FitEnding
 from gsr_core.methods.base import SETTINGS_CONFIG, LabelNeeds, Range, SearchSpace, Step, settings
@@ -203,8 +203,9 @@ class _Game:
         objective = inner.objective(self.weight(q))
         state = objective.at(u)
         losses = self.losses(state)
-        gradients = group_gradients(
-            inner.design, state.probabilities, inner.labels, self._members, inner.basis
+        share = mean_shares(self._members, losses)
+        gradients = loss_gradients(
+            inner.design, state.probabilities, inner.labels, share, inner.basis
         )
         moved = inner.solver.solve(objective, state, gradients, tolerance=TOLERANCE).columns
         curvature = torch.einsum("pcg,pch->gh", gradients, moved)

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from functools import partial
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -30,56 +30,19 @@ from pydantic import Field
 from torch import Tensor
 
 from gsr_core.data.problem import Problem
-from gsr_core.linear.solver import Fit
+from gsr_core.linear.influence import EXACT, Inverted, influence_along, shortfall
+from gsr_core.linear.iterative import SolveEnding
 from gsr_core.methods.base import SETTINGS_CONFIG, LabelNeeds, Range, SearchSpace, Step, settings
-from gsr_core.methods.inner import FittedHead, InnerProblem, Scored, shortfall
+from gsr_core.methods.inner import Fitted, FittedHead, Scored, invert_exactly
 
-__all__ = ["GSR", "GroupRobust", "Iterate", "Scores", "clip_norm", "project"]
+__all__ = ["GSR", "GroupRobust", "clip_norm", "project"]
 
-_CARRIED = "carried."
-"""Begins the names of what scores carry from step to step, in a checkpoint."""
-
-
-@dataclass(frozen=True)
-class Iterate:
-    """Where the weights are to be scored.
-
-    Attributes:
-        inner: The inner problem.
-        weight: (n,).
-        fit: Of the head under these weights.
-        target: The rows whose groups count.
-        log_probabilities: (N, K) of these rows at the fit.
-        carried: `Scores.carried` of the step before; empty at the first.
-    """
-
-    inner: InnerProblem
-    weight: Tensor
-    fit: Fit
-    target: Scored
-    log_probabilities: Tensor
-    carried: Mapping[str, Tensor]
-
-    def group_gradients(self) -> Tensor:
-        """Return (p, c, m): the gradient of each group's target loss."""
-        return self.inner.group_gradients(self.target, self.log_probabilities)
-
-
-@dataclass(frozen=True)
-class Scores:
-    """How each group's target loss follows each weight, and how that was computed.
-
-    Attributes:
-        influence: (n, m) nats; negative = raising the weight lowers that group's loss.
-        solved: Whether it is as exact as the method means it to be.
-        carried: Tensors from which the scores of the next step start.
-        note: What the user should know about them, or "".
-    """
-
-    influence: Tensor
-    solved: bool = True
-    carried: Mapping[str, Tensor] = field(default_factory=dict)
-    note: str = ""
+_ACCURACY = 1e-9
+"""Largest relative residual of a solve, in units of the share of the weights that it moves, so that
+the error of a step's weights is about this share of them. A hundred steps can amplify it a
+thousandfold; and some settings, a large `lr` without `clip`, amplify any rounding to everything."""
+_LOOSEST = 1e-4
+"""Largest relative residual when the weights hardly move."""
 
 
 @settings(frozen=True, kw_only=True, config=SETTINGS_CONFIG)
@@ -124,8 +87,17 @@ class GroupRobust(FittedHead, ABC):
     ] = "paper"
 
     @abstractmethod
-    def scores(self, at: Iterate) -> Scores:
-        """Return how each group's target loss follows each weight."""
+    def invert(
+        self, at: Fitted, right: Tensor, *, tolerance: float, start: Tensor | None = None
+    ) -> Inverted:
+        """Apply the inverse Hessian to columns (p, c, r), or what the method takes for it.
+
+        Args:
+            at: Whose Hessian.
+            right: (p, c, r).
+            tolerance: Relative residual of each column that the weights need.
+            start: (p, c, r) what is near to the solution, if known.
+        """
 
     def shorten(self, xi: Tensor) -> tuple[Tensor, bool]:
         """Return the direction (n,) of the step, and whether it was clipped."""
@@ -156,44 +128,53 @@ class GroupRobust(FittedHead, ABC):
         )
         weight, u, log_gamma = stored["weight"], stored["u"], stored["log_gamma"]
         done = int(stored["done"])
-        carried = {
-            key.removeprefix(_CARRIED): value
-            for key, value in stored.items()
-            if key.startswith(_CARRIED)
-        }
+        # Checkpoints of earlier versions have neither.
+        solution, length = stored.get("solution"), stored.get("length")
 
         while True:
             fit = inner.fit(weight, u)
             u = fit.state.u
             on_target = inner.log_probabilities(target, u)
             on_watched = on_target if watched is target else inner.log_probabilities(watched, u)
-            scores = self.scores(Iterate(inner, weight, fit, target, on_target, carried))
-            carried = scores.carried
 
             temperature = self.temperature if self.gamma_update == "paper" else 1.0
             log_gamma = log_gamma + self._signal(watched, on_watched) / temperature
             log_gamma = log_gamma.log_softmax(dim=0)
 
-            xi, clipped = self.shorten(scores.influence @ log_gamma.exp() / n)
+            # The update needs the influence only summed over the groups, which by linearity is one
+            # solve, along the gradient of the sum.
             size = self.lr * self.lr_decay ** (done // self.lr_decay_every)
+            gamma = log_gamma.exp()
+            at = Fitted(inner.solver, inner.objective(weight), fit.state, target, on_target)
+            inverted = self.invert(
+                at,
+                at.gradients(target.shares(gamma)),
+                tolerance=EXACT if length is None else _tolerance(weight, size * float(length)),
+                start=solution,
+            )
+            solution = inverted.columns
+            along = influence_along(at.objective, at.state, solution)[:, 0]
+            xi, clipped = self.shorten(along / n)
+            length = xi.norm()
             moved, size = project(weight, xi, size)
 
             done += 1
             yield inner.as_step(
                 fit,
                 weight,
-                solved=fit.converged and scores.solved,
-                note=scores.note,
-                group_weight=log_gamma.exp(),
-                influence=scores.influence,
+                solved=fit.converged and inverted.ending is SolveEnding.REACHED,
+                note=inverted.note + shortfall(inverted.ending),
+                group_weight=gamma,
+                measure=inner.influence(weight, u, target, partial(self.invert, tolerance=EXACT)),
                 step_size=size,
                 clipped=clipped,
                 checkpoint={
                     "weight": moved,
                     "u": u,
                     "log_gamma": log_gamma,
+                    "solution": solution,
+                    "length": length,
                     **inner.solver.state(),
-                    **{f"{_CARRIED}{key}": value for key, value in carried.items()},
                     "done": weight.new_tensor(done),
                 },
             )
@@ -220,10 +201,23 @@ class GSR(GroupRobust):
         "under these weights does best on the worst group of the target set."
     )
 
-    def scores(self, at: Iterate) -> Scores:
-        """Return the influence, exact to the solver's tolerance."""
-        exact = at.inner.influence(at.fit, at.weight, at.target, at.log_probabilities)
-        return Scores(exact.values, solved=exact.reached, note=shortfall(exact))
+    def invert(
+        self, at: Fitted, right: Tensor, *, tolerance: float, start: Tensor | None = None
+    ) -> Inverted:
+        """Solve to the tolerance."""
+        return invert_exactly(at, right, tolerance=tolerance, start=start)
+
+
+def _tolerance(weight: Tensor, moving: float) -> float:
+    """Return the relative residual that leaves the next weights as exact as they need to be.
+
+    Args:
+        weight: (n,).
+        moving: Norm of their next update, about.
+    """
+    if moving == 0:
+        return _LOOSEST
+    return min(max(_ACCURACY * (1 + float(weight.norm()) / moving), EXACT), _LOOSEST)
 
 
 def clip_norm(xi: Tensor, largest: float) -> tuple[Tensor, bool]:

@@ -32,8 +32,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from gsr_core.linear.influence import Influence, influence_along
+from gsr_core.linear.influence import Inverted
 from gsr_core.linear.iterative import (
+    SolveEnding,
     conjugate_gradients,
     depth_for,
     hessian_product,
@@ -41,8 +42,8 @@ from gsr_core.linear.iterative import (
     neumann_series,
 )
 from gsr_core.methods.base import SETTINGS_CONFIG, Range, SearchSpace, settings
-from gsr_core.methods.gsr import GroupRobust, Iterate, Scores
-from gsr_core.methods.inner import shortfall
+from gsr_core.methods.gsr import GroupRobust
+from gsr_core.methods.inner import Fitted
 
 __all__ = ["GSRCG", "GSRHF", "GSRLiSSA", "rescale"]
 
@@ -76,10 +77,12 @@ class GSRHF(GroupRobust):
         ),
     ] = 1.0
 
-    def scores(self, at: Iterate) -> Scores:
-        """Return what one gradient step would do, per unit of its size."""
-        return Scores(
-            influence_along(at.inner.objective(at.weight), at.fit.state, at.group_gradients()),
+    def invert(
+        self, at: Fitted, right: Tensor, *, tolerance: float, start: Tensor | None = None
+    ) -> Inverted:
+        """Take the identity for the inverse Hessian."""
+        return Inverted(
+            right,
             note="The influence is without the inverse Hessian: what one gradient step would do.",
         )
 
@@ -107,26 +110,23 @@ class GSRCG(GroupRobust):
         Field(ge=1, le=1_000_000, description="Hessian products of a step after which to give up."),
     ] = 2000
 
-    def scores(self, at: Iterate) -> Scores:
-        """Return the influence to `tolerance`, starting from the last step's solutions."""
-        objective = at.inner.objective(at.weight)
+    def invert(
+        self, at: Fitted, right: Tensor, *, tolerance: float, start: Tensor | None = None
+    ) -> Inverted:
+        """Solve by conjugate gradients."""
         solution = conjugate_gradients(
-            hessian_product(objective, at.fit.state, times=1),
-            at.group_gradients(),
-            tolerance=self.tolerance,
+            hessian_product(at.objective, at.state, times=1),
+            right,
+            tolerance=max(self.tolerance, tolerance),
             max_products=self.max_products,
-            start=at.carried.get("solutions"),
+            start=start,
         )
-        solved = Influence(
-            influence_along(objective, at.fit.state, solution.columns), solution.ending
-        )
-        return Scores(
-            solved.values,
-            solved=solved.reached,
-            carried={"solutions": solution.columns},
-            note="The largest relative residual of the conjugate gradients is "
+        return Inverted(
+            solution.columns,
+            solution.ending,
+            "The largest relative residual of the conjugate gradients is "
             f"{float(solution.residual.max()):.1e}, after {solution.products} products with the "
-            f"Hessian.{shortfall(solved)}",
+            "Hessian.",
         )
 
 
@@ -166,24 +166,27 @@ class GSRLiSSA(GroupRobust):
         Field(ge=1, le=10_000_000, description="Most terms of the series (largest_eigenvalue)."),
     ] = 10_000
 
-    def scores(self, at: Iterate) -> Scores:
-        """Return the influence along the truncated series."""
-        objective, state = at.inner.objective(at.weight), at.fit.state
-        gradients = at.group_gradients()
+    def invert(
+        self, at: Fitted, right: Tensor, *, tolerance: float, start: Tensor | None = None
+    ) -> Inverted:
+        """Sum the truncated series."""
         scale, depth, needed = _PUBLISHED_SCALE, _PUBLISHED_DEPTH, _PUBLISHED_DEPTH
         if self.scaling == "largest_eigenvalue":
-            start = gradients.sum(dim=2, keepdim=True)
-            start = start if bool(start.any()) else torch.ones_like(start)
-            one_product = hessian_product(objective, state, times=1)
-            scale = _MARGIN * largest_eigenvalue(one_product, start)
-            needed = depth_for(scale, 2 * at.inner.l2, self.accuracy)
+            # The same start, and so the same scale, whatever is to be multiplied by the inverse.
+            groups = at.target.groups
+            vector = at.gradients(at.target.shares(right.new_ones(groups.shape[1])))
+            vector = vector if bool(vector.any()) else torch.ones_like(vector)
+            one_product = hessian_product(at.objective, at.state, times=1)
+            scale = _MARGIN * largest_eigenvalue(one_product, vector)
+            needed = depth_for(scale, 2 * at.objective.l2, self.accuracy)
             depth = min(needed, self.max_depth)
         note = f"Neumann series of {depth:,} terms with sigma {scale:.3g} ({self.scaling})."
         if depth < needed:
             note += f" It would take {needed:,} terms to be within {self.accuracy:.0%} everywhere."
-        product = hessian_product(objective, state, times=depth)
-        columns = neumann_series(product, gradients, scale=scale, depth=depth)
-        return Scores(influence_along(objective, state, columns), solved=depth == needed, note=note)
+        product = hessian_product(at.objective, at.state, times=depth)
+        columns = neumann_series(product, right, scale=scale, depth=depth)
+        ending = SolveEnding.REACHED if depth == needed else SolveEnding.PRODUCTS
+        return Inverted(columns, ending, note)
 
 
 def rescale(xi: Tensor, step_norm: float) -> Tensor:

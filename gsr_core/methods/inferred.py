@@ -129,7 +129,7 @@ class InferThenTrain(FittedHead, GroupInference):
                 step,
                 sample_weight=weight,
                 group_weight=None,
-                influence=None,
+                measure=None,
                 inferred_group=group,
                 inferred_val=in_val,
                 note=f"{about} {step.note}".strip(),

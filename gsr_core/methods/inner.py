@@ -8,8 +8,10 @@ where the next fit starts, and the factor that the solver works with.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from copy import copy
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -19,13 +21,25 @@ from torch import Tensor
 from gsr_core.data.problem import Problem, Rows
 from gsr_core.linear.feature_map import FeatureMap
 from gsr_core.linear.head import Head
-from gsr_core.linear.influence import Influence, group_gradients, influence
-from gsr_core.linear.objective import Objective, centred_basis, times
+from gsr_core.linear.influence import (
+    EXACT,
+    Influence,
+    Inverted,
+    influence,
+    loss_gradients,
+    mean_shares,
+)
+from gsr_core.linear.objective import Objective, State, centred_basis, times
 from gsr_core.linear.solver import Fit, Solver
 from gsr_core.methods.base import SETTINGS_CONFIG, Method, Range, SearchSpace, Step, settings
 
-__all__ = ["TOLERANCE", "FittedHead", "InnerProblem", "Refit", "Scored", "shortfall"]
+__all__ = ["TOLERANCE", "Fitted", "FittedHead", "InnerProblem", "Refit", "Scored", "invert_exactly"]
 
+_WORTH_ROUGH = 2**22
+"""Least size of the rows, in numbers, for which products in float32 pay for a copy: what a cache
+does not hold."""
+_CLEAR = 32
+"""How far the smallest curvature must be above what float32 rounds away of the largest."""
 TOLERANCE = 1e-8
 """Gradient norm to which every fit is taken, relative to the norm at the zero head."""
 
@@ -44,8 +58,59 @@ class Scored:
 
     def group_means(self, each: Tensor) -> Tensor:
         """Return the (m,) means over each group's rows of (N,) numbers; 0 for a group without."""
-        members = self.groups.to(each)
-        return (each @ members) / members.sum(dim=0).clamp(min=1)
+        return each @ mean_shares(self.groups, each)
+
+    def shares(self, group_weight: Tensor) -> Tensor:
+        """Return (N, 1): each row's share in the sum of the groups' means under weights (m,)."""
+        return (mean_shares(self.groups, group_weight) @ group_weight)[:, None]
+
+    def gradients(self, log_probabilities: Tensor, share: Tensor, basis: Tensor) -> Tensor:
+        """Return (p, c, r): the gradients of sums of losses.
+
+        Args:
+            log_probabilities: (N, K).
+            share: (N, r) factor of each row's loss in each sum.
+            basis: (K, c) from `centred_basis`.
+        """
+        return loss_gradients(self.design, log_probabilities.exp(), self.labels, share, basis)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A fitted head, and what is needed to differentiate the target's losses through the fit.
+
+    Attributes:
+        solver: Has a factorisation of a Hessian near to the objective's.
+        objective: The inner problem under the head's weights.
+        state: Its minimiser.
+        target: The rows whose groups count.
+        log_probabilities: (N, K) of these rows.
+    """
+
+    solver: Solver
+    objective: Objective
+    state: State
+    target: Scored
+    log_probabilities: Tensor
+
+    def gradients(self, share: Tensor) -> Tensor:
+        """Return (p, c, r): gradients of sums of the target's losses with factors (N, r)."""
+        return self.target.gradients(self.log_probabilities, share, self.objective.basis)
+
+
+def invert_exactly(
+    at: Fitted, right: Tensor, *, tolerance: float = EXACT, start: Tensor | None = None
+) -> Inverted:
+    """Apply the inverse Hessian to columns.
+
+    Args:
+        at: Whose Hessian.
+        right: (p, c, r).
+        tolerance: Relative residual of each column.
+        start: (p, c, r) what is near to the solution, if known.
+    """
+    solution = at.solver.solve(at.objective, at.state, right, tolerance=tolerance, start=start)
+    return Inverted(solution.columns, solution.ending)
 
 
 class InnerProblem:
@@ -68,6 +133,7 @@ class InnerProblem:
             rows.features, standardise=standardise, dtype=compute.accumulate_dtype
         )
         self.design = self._map.design(rows.features, self._precision)
+        self._rough = _rough(self.design, l2)
         accumulated = rows.features.new_zeros((), dtype=compute.accumulate_dtype)
         self.basis = centred_basis(problem.n_classes, accumulated)
         self.solver = Solver()
@@ -83,7 +149,7 @@ class InnerProblem:
 
     def objective(self, sample_weight: Tensor) -> Objective:
         """Return the objective under weights (n,) that sum to one."""
-        return Objective(self.design, self.labels, sample_weight, self.l2, self.basis)
+        return Objective(self.design, self.labels, sample_weight, self.l2, self.basis, self._rough)
 
     def resume(self, checkpoint: Mapping[str, Tensor] | None, **start: Tensor) -> dict[str, Tensor]:
         """Return where to go on, and give the solver back what it remembered there.
@@ -120,31 +186,33 @@ class InnerProblem:
         """Return (N, K) of a head with coordinates u."""
         return torch.log_softmax(times(scored.design, u) @ self.basis.T, dim=1)
 
-    def group_gradients(self, target: Scored, log_probabilities: Tensor) -> Tensor:
-        """Return (p, c, m): the gradient of each group's target loss, whose (N, K) these are."""
-        return group_gradients(
-            target.design, log_probabilities.exp(), target.labels, target.groups, self.basis
-        )
-
     def influence(
         self,
-        fit: Fit,
         sample_weight: Tensor,
+        u: Tensor,
         target: Scored,
-        log_probabilities: Tensor | None = None,
-    ) -> Influence:
-        """Return the derivative of each group's target loss by each weight.
+        invert: Callable[[Fitted, Tensor], Inverted] = invert_exactly,
+    ) -> Callable[[], Influence]:
+        """Return what computes the derivative of each group's target loss by each weight.
+
+        Nothing is computed before it is asked for, and then it is the same whenever that is: it
+        keeps the factor of now.
 
         Args:
-            fit: Of the head under `sample_weight`.
             sample_weight: (n,).
+            u: (p, c) the head fitted under them.
             target: The rows whose groups count.
-            log_probabilities: (N, K) of these rows at the fit, if known.
+            invert: Applies the inverse Hessian to (p, c, r) columns, or what stands for it.
         """
-        if log_probabilities is None:
-            log_probabilities = self.log_probabilities(target, fit.state.u)
-        gradients = self.group_gradients(target, log_probabilities)
-        return influence(self.solver, self.objective(sample_weight), fit.state, gradients)
+        solver, objective = copy(self.solver), self.objective(sample_weight)
+
+        def compute() -> Influence:
+            state, log_probabilities = objective.at(u), self.log_probabilities(target, u)
+            at = Fitted(solver, objective, state, target, log_probabilities)
+            gradients = at.gradients(mean_shares(target.groups, log_probabilities))
+            return influence(partial(invert, at), objective, state, gradients)
+
+        return compute
 
     def step(
         self,
@@ -164,12 +232,9 @@ class InnerProblem:
             **more: Further attributes of the step.
         """
         fit = self.fit(sample_weight, self.zero() if start is None else start)
-        solved = fit.converged
         if target is not None:
-            measured = self.influence(fit, sample_weight, target)
-            more["influence"], solved = measured.values, solved and measured.reached
-            note += shortfall(measured)
-        return self.as_step(fit, sample_weight, solved=solved, note=note, **more)
+            more["measure"] = self.influence(sample_weight, fit.state.u, target)
+        return self.as_step(fit, sample_weight, solved=fit.converged, note=note, **more)
 
     def as_step(
         self, fit: Fit, sample_weight: Tensor, *, solved: bool, note: str = "", **more: Any
@@ -199,9 +264,15 @@ class InnerProblem:
         )
 
 
-def shortfall(measured: Influence) -> str:
-    """Return how the solves behind influences fell short, a sentence after a blank, or ""."""
-    return "" if measured.reached else f" The influence is not solved: {measured.ending}."
+def _rough(design: Tensor, l2: float) -> Tensor | None:
+    """Return the rows in float32 if products with them are faster and not too rough, else None."""
+    if design.dtype == torch.float64 and design.numel() < _WORTH_ROUGH:
+        return None
+    # No curvature exceeds half the mean squared norm of the rows under uniform weights.
+    largest = sum(float(part.square().sum()) for part in design.split(8192)) / (2 * len(design))
+    if 2 * l2 < _CLEAR * torch.finfo(torch.float32).eps * largest:
+        return None
+    return design.float()
 
 
 @settings(frozen=True, kw_only=True, config=SETTINGS_CONFIG)

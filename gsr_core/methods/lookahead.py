@@ -13,9 +13,6 @@ product with the design.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-import torch
 from torch import Tensor
 
 from gsr_core.linear.influence import gradient_products
@@ -27,9 +24,8 @@ __all__ = ["Descent", "agreement", "target_gradient"]
 
 def target_gradient(inner: InnerProblem, target: Scored, u: Tensor) -> Tensor:
     """Return the (p, c, 1) gradient of the mean target loss at u, without the penalty."""
-    everyone = torch.ones_like(target.labels, dtype=torch.bool)[:, None]
-    whole = replace(target, groups=everyone)
-    return inner.group_gradients(whole, inner.log_probabilities(whole, u))
+    share = u.new_full((len(target.labels), 1), 1 / len(target.labels))
+    return target.gradients(inner.log_probabilities(target, u), share, inner.basis)
 
 
 def agreement(inner: InnerProblem, target: Scored, u: Tensor, ahead: Tensor) -> Tensor:

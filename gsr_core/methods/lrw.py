@@ -44,7 +44,7 @@ from pydantic import Field
 from torch import Tensor
 
 from gsr_core.data.problem import Problem, Rows
-from gsr_core.linear.influence import influence
+from gsr_core.linear.influence import EXACT, influence_along
 from gsr_core.linear.objective import times, transposed_times
 from gsr_core.linear.solver import Fit
 from gsr_core.methods.base import SETTINGS_CONFIG, LabelNeeds, Range, SearchSpace, Step, settings
@@ -117,7 +117,9 @@ def exact_influence(
     judge = inner.objective(judge_weight)
     residuals = judge_weight[:, None] * judge.residuals(fit.state)
     slope = transposed_times(inner.design, residuals)[:, :, None]
-    return influence(inner.solver, inner.objective(train_weight), fit.state, slope).values[:, 0]
+    objective = inner.objective(train_weight)
+    solution = inner.solver.solve(objective, fit.state, slope, tolerance=EXACT)
+    return influence_along(objective, fit.state, solution.columns)[:, 0]
 
 
 def lookahead_influence(

@@ -136,7 +136,8 @@ class MAPLE(FittedHead):
                 log_probabilities = inner.log_probabilities(target, u)
                 signal = target.group_means(target.losses(log_probabilities))
                 log_gamma = (log_gamma + signal / self.temperature).log_softmax(dim=0)
-                slope = inner.group_gradients(target, log_probabilities) @ log_gamma.exp()[:, None]
+                share = target.shares(log_gamma.exp())
+                slope = target.gradients(log_probabilities, share, inner.basis)
 
             objective = inner.objective(weight)
             agreement = gradient_products(objective, objective.at(u), slope)[:, 0]

@@ -15,6 +15,7 @@ from gsr_core.data.problem import load_problem
 from gsr_core.data.variation import make_variation
 from gsr_core.errors import GsrError, RunStateError, SettingError
 from gsr_core.linear.head import Head
+from gsr_core.linear.influence import Influence
 from gsr_core.methods.base import Step
 from gsr_core.methods.fit import FitResult, fit
 from gsr_core.methods.monitor import Monitor
@@ -192,7 +193,7 @@ def _resume(run: Run, state: RunState, compute: Compute) -> FitResult | None:
         head=head,
         sample_weight=tensor(kept["sample_weight"]) if "sample_weight" in kept else None,
         inferred_group=tensor(kept["inferred_group"]) if "inferred_group" in kept else None,
-        influence=tensor(kept["influence"]) if "influence" in kept else None,
+        measure=(lambda: Influence(tensor(kept["influence"]))) if "influence" in kept else None,
         note=state.note,
     )
     checkpoint = {

@@ -12,6 +12,7 @@ import pandas as pd
 from torch import Tensor
 
 from gsr_core.errors import GsrError
+from gsr_core.linear.influence import shortfall
 from gsr_core.methods.base import Step
 from gsr_core.methods.fit import FitResult
 from gsr_core.methods.history import HISTORY_COLUMNS, Record
@@ -105,7 +106,7 @@ class Recorder:
                 "step": self.progress.step_index,
                 "best_step": kept_step,
                 "seconds": self.progress.seconds,
-                "note": kept.note,
+                "note": _note(kept),
                 **changes,
             }
         )
@@ -159,6 +160,12 @@ def _array(tensor: Tensor) -> np.ndarray:
 
 def _stored_weight(tensor: Tensor) -> np.ndarray:
     return _array(tensor).astype(np.float32)
+
+
+def _note(step: Step) -> str:
+    """Return what the user should know about a step, how its influence was solved included."""
+    short = "" if step.measured is None else shortfall(step.measured.ending)
+    return step.note if short in step.note else step.note + short
 
 
 def _step_arrays(step: Step, rows: np.ndarray) -> dict[str, np.ndarray]:

@@ -3,6 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from gsr_core.linear import objective as objectives
 from gsr_core.linear.objective import centred_basis, gram, times, transposed_times
 
 
@@ -113,3 +114,55 @@ def test_a_whole_objective_with_float32_rows_equals_that_of_the_same_rows_in_flo
     torch.testing.assert_close(
         rounded.gradient(rounded.at(u)), exact.gradient(exact.at(u)), rtol=1e-12, atol=1e-12
     )
+
+
+@pytest.mark.parametrize("n_classes", [2, 4])
+@pytest.mark.parametrize("rows_of_float32", [False, True])
+def test_products_block_by_block_equal_whole_ones(
+    make_objective, random_columns, monkeypatch, n_classes, rows_of_float32
+):
+    objective = make_objective(n_classes=n_classes)
+    if objective.design.device.type != "cpu":
+        pytest.skip("only a CPU multiplies block by block")
+    if rows_of_float32:
+        objective = replace(objective, design=objective.design.float())
+    p, c = objective.zero().shape
+    state = objective.at(random_columns(objective, p, c))
+    columns = random_columns(objective, p, c, 3, seed=2)
+    whole = objective.hessian_product(state, columns)
+    monkeypatch.setattr(objectives, "_CACHED", 7 * p * objective.basis.dtype.itemsize)
+    by_block = objective.hessian_product(state, columns)
+    torch.testing.assert_close(by_block, whole, rtol=1e-12, atol=1e-12)
+
+
+def test_rough_products_are_right_to_float32_and_only_where_asked_for(
+    make_objective, random_columns
+):
+    exact = make_objective(n_classes=3)
+    objective = replace(exact, rough=exact.design.float())
+    p, c = objective.zero().shape
+    state = objective.at(random_columns(objective, p, c))
+    columns = random_columns(objective, p, c, 2, seed=2)
+    expected = exact.hessian_product(state, columns)
+    assert torch.equal(objective.hessian_product(state, columns), expected)
+    rough = objective.hessian_product(state, columns, rough=True)
+    assert rough.dtype == expected.dtype
+    apart = float((rough - expected).norm() / expected.norm())
+    assert 1e-12 < apart < 1e-6
+    assert objective.hessian(state).dtype == exact.design.dtype
+    torch.testing.assert_close(
+        objective.hessian(state, rough=True).to(expected),
+        exact.hessian(state),
+        rtol=1e-5,
+        atol=1e-6,
+    )
+
+
+def test_gradients_of_several_states_are_those_of_each(make_objective, random_columns):
+    objective = make_objective()
+    states = [
+        objective.at(random_columns(objective, *objective.zero().shape, seed=seed))
+        for seed in (1, 2)
+    ]
+    for both, state in zip(objective.gradients(*states), states, strict=True):
+        torch.testing.assert_close(both, objective.gradient(state), rtol=1e-12, atol=1e-14)

@@ -133,9 +133,9 @@ class TestSolve:
             renewed.append(len(products))
             factorise(*args)
 
-        def multiplied(*args):
+        def multiplied(*args, **more):
             products.append(None)
-            return product(*args)
+            return product(*args, **more)
 
         monkeypatch.setattr(Solver, "factorise", counted)
         monkeypatch.setattr(Objective, "hessian_product", multiplied)
@@ -262,3 +262,64 @@ def test_a_solve_in_float32_is_judged_by_its_true_residual(
     assert reached or solution.ending is SolveEnding.STALLED
     assert bool((solution.residual <= 1e-10).all()) == reached
     assert solver.solve(objective, state, right, tolerance=1e-4).reached
+
+
+@pytest.mark.parametrize("n_classes", [2, 3])
+class TestRough:
+    """Where the rows are there in float32 too, for products that need not be exact."""
+
+    def counted(self, monkeypatch):
+        """Count exact products and rough ones."""
+        counts, real = {False: 0, True: 0}, Objective.hessian_product
+
+        def product(self, state, columns, *, rough=False):
+            counts[rough] += 1
+            return real(self, state, columns, rough=rough)
+
+        monkeypatch.setattr(Objective, "hessian_product", product)
+        return counts
+
+    def case(self, make_objective, random_columns, n_classes, **more):
+        exact = make_objective(n_classes=n_classes, n=80, d=20, **more)
+        state = exact.at(random_columns(exact, *exact.zero().shape))
+        right = random_columns(exact, *exact.zero().shape, 3, seed=3)
+        return exact, replace(exact, rough=exact.design.float()), state, right
+
+    @pytest.mark.parametrize("tolerance", [1e-4, 1e-10, 1e-12])
+    @pytest.mark.parametrize("started", [False, True])
+    def test_a_solve_meets_its_tolerance_by_a_few_exact_products(
+        self, make_objective, random_columns, monkeypatch, n_classes, tolerance, started
+    ):
+        exact, objective, state, right = self.case(make_objective, random_columns, n_classes)
+        right[:, :, 1] = 0
+        solver = Solver()
+        solver.factorise(replace(objective, l2=0.5), objective.zero())
+        start = right.clone() if started else None
+        counts = self.counted(monkeypatch)
+        solution = solver.solve(objective, state, right, tolerance=tolerance, start=start)
+        assert solution.reached
+        assert solution.products == counts[False] + counts[True]
+        assert counts[False] <= 4
+        left = right - exact.hessian_product(state, solution.columns)
+        assert (left.norm(dim=(0, 1)) <= tolerance * right.norm(dim=(0, 1)) + 1e-15).all()
+        assert not solution.columns[:, :, 1].any() or started
+
+    def test_rows_that_float32_spoils_are_solved_by_exact_products(
+        self, make_objective, random_columns, n_classes
+    ):
+        _, objective, state, right = self.case(make_objective, random_columns, n_classes, l2=1e-9)
+        # A penalty far below the rounding of float32, along a direction that no row curves.
+        flat = replace(objective, design=objective.design.clone())
+        flat.design[:, 1] = flat.design[:, 0] * (1 + 1e-9)
+        flat = replace(flat, rough=flat.design.float())
+        solution = Solver().solve(flat, flat.at(state.u), right, tolerance=1e-8)
+        left = right - replace(flat, rough=None).hessian_product(flat.at(state.u), solution.columns)
+        true = left.norm(dim=(0, 1)) / right.norm(dim=(0, 1))
+        assert solution.reached
+        assert (true <= 1e-7).all()
+
+    def test_the_fit_is_that_of_exact_products(self, make_objective, random_columns, n_classes):
+        exact, objective, *_ = self.case(make_objective, random_columns, n_classes)
+        one, two = fit(exact), fit(objective)
+        assert two.converged
+        torch.testing.assert_close(two.state.u, one.state.u, rtol=0, atol=1e-10)

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ import torch
 
 from gsr_core.errors import RunStateError, SettingError
 from gsr_core.linear.head import Head
+from gsr_core.linear.iterative import SolveEnding
+from gsr_core.linear.solver import Solver
 from gsr_core.methods.gsr import GSR
 from gsr_core.progress import Status
 from gsr_core.runs import recorder
@@ -86,6 +89,19 @@ def test_methods_of_one_step_run_and_one_without_weights_has_none(done):
     assert erm.weight_steps().size == 0
     assert "fitted at uniform weights on train" in erm.state.note
     np.testing.assert_allclose(llr.weights()["weight"], 1 / 40)
+
+
+def test_an_influence_that_falls_short_is_in_the_note_of_the_run(make, monkeypatch):
+    real = Solver.solve
+
+    def solve(self, *args, tolerance, **kwargs):
+        solution = real(self, *args, tolerance=tolerance, **kwargs)
+        return solution if tolerance > 1e-9 else replace(solution, ending=SolveEnding.STALLED)
+
+    monkeypatch.setattr(Solver, "solve", solve)
+    state = execute(make("llr"))
+    assert state.status is Status.FINISHED
+    assert state.note.endswith(f"The influence is not solved: {SolveEnding.STALLED}.")
 
 
 def test_run_makes_and_computes_in_one_call(workspace):
