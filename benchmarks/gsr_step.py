@@ -57,6 +57,12 @@ class Shape:
     n_target: int
     d: int
     n_classes: int
+    n_attributes: int = 2
+
+    @property
+    def n_groups(self) -> int:
+        """Number of groups."""
+        return self.n_classes * self.n_attributes
 
     def scaled(self, share: float) -> Shape:
         """Return the shape with this share of the rows and of the features."""
@@ -65,6 +71,7 @@ class Shape:
             max(int(self.n_target * share), 100),
             max(int(self.d * share), 8),
             self.n_classes,
+            self.n_attributes,
         )
 
 
@@ -73,31 +80,33 @@ SHAPES = {
     "celeba": Shape(16_277, 9_934, 2048, 2),
     "multinli": Shape(20_617, 41_231, 768, 3),
     "small": Shape(720, 300, 64, 2),
+    "classes": Shape(20_000, 10_000, 512, 50),
 }
 
 
 def make_problem(shape: Shape) -> Problem:
     """Make a problem of this shape; `val` is as large as the target set."""
     rng = np.random.default_rng(0)
-    k, d = shape.n_classes, shape.d
+    k, d, values = shape.n_classes, shape.d, shape.n_attributes
     rank = min(32, d // 2)
     mixing = rng.normal(size=(rank, d)).astype(np.float32) / np.sqrt(rank)
     class_direction = rng.normal(size=(k, d)).astype(np.float32) / np.sqrt(d)
-    attribute_direction = rng.normal(size=(2, d)).astype(np.float32) / np.sqrt(d)
+    attribute_direction = rng.normal(size=(values, d)).astype(np.float32) / np.sqrt(d)
 
     def rows(count: int, agreement: float) -> Rows:
         labels = rng.integers(k, size=count)
-        attribute = np.where(rng.random(count) < agreement, labels % 2, 1 - labels % 2)
-        group = labels * 2 + attribute
-        group[: 2 * k] = np.arange(2 * k)
-        labels, attribute = group // 2, group % 2
+        other = (labels + 1 + rng.integers(values - 1, size=count)) % values
+        attribute = np.where(rng.random(count) < agreement, labels % values, other)
+        group = labels * values + attribute
+        group[: shape.n_groups] = np.arange(shape.n_groups)
+        labels, attribute = group // values, group % values
         features = rng.normal(size=(count, rank)).astype(np.float32) @ mixing
         features += 0.5 * rng.standard_normal(size=(count, d), dtype=np.float32)
         features += 4 * class_direction[labels] + 8 * attribute_direction[attribute]
         return Rows(
             features=torch.from_numpy(features),
             labels=torch.from_numpy(labels),
-            groups=torch.from_numpy(group[:, None] == np.arange(2 * k)),
+            groups=torch.from_numpy(group[:, None] == np.arange(shape.n_groups)),
             position=np.arange(count),
         )
 

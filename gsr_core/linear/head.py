@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 __all__ = ["Head", "head_digest"]
@@ -32,7 +31,8 @@ class Head:
                     [0., 3.]])
         """
         weight, bias = self.weight.to(features), self.bias.to(features)
-        return torch.addmm(bias, features, weight.T)
+        # With few classes, BLAS is several times as fast on the transposed product.
+        return (weight @ features.T).T + bias
 
 
 def head_digest(head: Head) -> str:

@@ -29,15 +29,17 @@ from gsr_core.linear.objective import Objective, State
 
 __all__ = ["ARMIJO", "MAX_FACTOR_WIDTH", "Fit", "FitEnding", "Solver"]
 
-MAX_FACTOR_WIDTH = 6144
-"""Widest Hessian (c p) that is factorised whole; above it the mean diagonal block serves."""
+MAX_FACTOR_WIDTH = 1024
+"""Widest Hessian (c p) of more than two classes that is factorised whole. Above it the mean diagonal
+block serves: a solve then takes half as many products again, each several times as fast."""
 
 ARMIJO = 1e-4
 """Share of the change that the slope promises which a step of a line search must bring; the usual
 one (Nocedal and Wright, "Numerical Optimization", section 3.1)."""
 
-_WIDTH_PER_PRODUCT = 80
-"""Measured on a CPU: a product costs about 80 / (c p) of assembling and factorising a Hessian."""
+_WIDTH_PER_PRODUCT = 30
+"""Measured on a CPU: a product, and what goes with it in a solve, costs about 30 / (c p) of
+assembling and factorising a Hessian."""
 _PATIENCE = (4, 25)
 """Fewest and most products with an old factor before a new one is made. A good factor needs a few
 even where a new one is cheap, and one that needs more than 25 would hold up the next solves too."""

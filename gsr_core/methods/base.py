@@ -171,6 +171,10 @@ class Method(ABC):
         """How many steps to take at most: the setting `steps`, or one without it."""
         return getattr(self, "steps", 1)
 
+    def gives_up(self, since: int) -> bool:
+        """Return whether to end before `max_steps`, so many steps after the best one."""
+        return 0 < getattr(self, "patience", 0) <= since
+
     @property
     def labels_used(self) -> tuple[str, ...]:
         """Which rows' group labels are read: of `weighted`, `target` and `val`."""

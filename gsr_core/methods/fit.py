@@ -135,6 +135,8 @@ def _drive(
             if monitor(Progress(index, method.max_steps, step, scores, kept[1], seconds)):
                 status = Status.CANCELLED if index < method.max_steps else Status.FINISHED
                 break
+        if method.gives_up(index - kept[1]):
+            break
 
     if kept is None or last is None:
         raise FloatingPointError(message)

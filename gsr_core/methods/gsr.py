@@ -71,6 +71,13 @@ class GroupRobust(FittedHead, ABC):
         float, Field(gt=0, le=1, description="Factor on the step size at each decay.")
     ] = 0.1
     lr_decay_every: Annotated[int, Field(ge=1, description="Steps between two decays.")] = 30
+    patience: Annotated[
+        int,
+        Field(
+            ge=0,
+            description="End after so many steps without a better one on val; 0 takes all steps.",
+        ),
+    ] = 0
     group_signal: Annotated[
         Literal["target_loss", "target_error", "val_loss", "val_error"],
         Field(

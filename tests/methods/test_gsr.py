@@ -2,6 +2,7 @@ from dataclasses import replace
 from itertools import islice
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load, save
@@ -207,6 +208,21 @@ def test_the_kept_step_is_the_best_by_its_rule(make_problem, rule):
     tied = table[table["worst_group_accuracy"] == table["worst_group_accuracy"].max()]
     best = tied.index[0] if rule == "worst_group_earliest" else tied["worst_group_loss"].idxmin()
     assert result.step_index == best
+
+
+@pytest.mark.parametrize("patience", [1, 4])
+def test_a_run_ends_so_many_steps_after_its_best(make_problem, patience):
+    problem, _ = make_problem(n_target=24)
+    whole = fit(GSR(steps=40, lr=5.0), problem, NAMES[:4])
+    short = fit(GSR(steps=40, lr=5.0, patience=patience), problem, NAMES[:4])
+    assert short.status == "finished"
+    assert short.last_index == short.step_index + patience < whole.last_index
+    steps = whole.history[whole.history["metric"] != "seconds"]
+    seen = short.history[short.history["metric"] != "seconds"]
+    pd.testing.assert_frame_equal(
+        seen.reset_index(drop=True),
+        steps[steps["step"] <= short.last_index].reset_index(drop=True),
+    )
 
 
 def test_the_worst_group_of_the_gaussian_toy_rises_from_below_0_3_to_above_0_7(make_problem):

@@ -179,6 +179,7 @@ def test_settings_of_gsr_are_those_of_stored_runs():
     assert set(GSR().settings()) == {
         *METHODS["llr"]().settings(),
         *("steps", "lr", "temperature", "clip", "lr_decay", "lr_decay_every"),
+        "patience",
         *("group_signal", "gamma_update"),
     }
 
