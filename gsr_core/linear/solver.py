@@ -30,8 +30,8 @@ from gsr_core.linear.objective import Objective, State
 __all__ = ["ARMIJO", "MAX_FACTOR_WIDTH", "Fit", "FitEnding", "Solver"]
 
 MAX_FACTOR_WIDTH = 1024
-"""Widest Hessian (c p) of more than two classes that is factorised whole. Above it the mean diagonal
-block serves: a solve then takes half as many products again, each several times as fast."""
+"""Widest Hessian (c p) of more than two classes that is factorised whole. Above it the mean
+diagonal block serves: a solve takes half as many products again, each several times as fast."""
 
 ARMIJO = 1e-4
 """Share of the change that the slope promises which a step of a line search must bring; the usual
