@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
-from gsr_core.methods import gsr
+from gsr_core.methods import gsr, inner
 from gsr_core.methods.fit import fit
 from gsr_core.methods.gsr import GSR, project
 from gsr_core.metrics import group_scores
@@ -138,7 +138,12 @@ def test_a_derivative_that_is_not_finite_ends_the_step_and_not_in_a_loop():
 @pytest.mark.parametrize("n_classes", [2, 3])
 @pytest.mark.parametrize("d", [6, 120])
 @pytest.mark.parametrize("stored", [False, True])
-def test_a_continued_run_equals_one_long_run_bit_by_bit(make_problem, n_classes, d, stored):
+@pytest.mark.parametrize("rough", [False, True])
+def test_a_continued_run_equals_one_long_run_bit_by_bit(
+    make_problem, request, n_classes, d, stored, rough
+):
+    if rough:
+        request.getfixturevalue("in_float32")
     problem, _ = make_problem(n_classes=n_classes, d=d)
     if problem.compute.device.type != "cpu":
         pytest.skip("bits are promised on a CPU only")
@@ -156,6 +161,7 @@ def test_a_continued_run_equals_one_long_run_bit_by_bit(make_problem, n_classes,
     for name in ("weight", "bias"):
         assert torch.equal(getattr(second.last.head, name), getattr(whole.last.head, name))
     assert torch.equal(second.last.sample_weight, whole.last.sample_weight)
+    assert torch.equal(second.last.influence, whole.last.influence)
     for key, value in whole.last.checkpoint.items():
         assert torch.equal(second.last.checkpoint[key], value), key
     timeless = [
@@ -185,6 +191,43 @@ def test_a_hundred_steps_solved_as_they_need_agree_with_exact_ones(
     amplified = apart(exact, weights(0.0, 1e-12))
     assert apart(needed, exact) <= 1e-6 + 10 * amplified
     assert amplified <= 1e-5
+
+
+@pytest.fixture
+def in_float32(monkeypatch):
+    """Keep a float32 copy of the rows however small the problem is."""
+    monkeypatch.setattr(inner, "_WORTH_ROUGH", 0)
+
+
+def on_cpu(problem):
+    if problem.compute.device.type != "cpu":
+        pytest.skip("a GPU has its rows in float32 anyway")
+
+
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_products_in_float32_move_the_weights_as_exact_ones_do(make_problem, request, n_classes):
+    problem, _ = make_problem(n_classes=n_classes, d=20, n=120)
+    on_cpu(problem)
+    method = GSR(lr=0.01, temperature=0.1)
+    exact = take(method, problem, 40)
+    request.getfixturevalue("in_float32")
+    for one, two in zip(take(method, problem, 40), exact, strict=True):
+        assert one.solved
+        assert one.relative_gradient_norm <= 1e-8
+        apart = float((one.sample_weight - two.sample_weight).norm())
+        assert 0 <= apart <= 1e-6 * float(two.sample_weight.norm())
+        scale = float(two.influence.abs().max())
+        torch.testing.assert_close(one.influence, two.influence, rtol=0, atol=1e-6 * scale)
+    assert not torch.equal(one.sample_weight, two.sample_weight)
+
+
+@pytest.mark.usefixtures("in_float32")
+def test_a_penalty_too_small_for_float32_keeps_all_products_exact(make_problem):
+    problem, _ = make_problem(d=20)
+    on_cpu(problem)
+    for l2, rough in ((0.01, True), (1e-6, False)):
+        part = GSR(l2=l2).inner(problem)
+        assert (part.objective(part.uniform()).rough is not None) == rough
 
 
 def test_the_influence_is_computed_when_asked_for_and_is_the_same_whenever_that_is(make_problem):
