@@ -1,5 +1,6 @@
 import json
 import os
+import socket
 import subprocess
 import sys
 from functools import partial
@@ -288,6 +289,27 @@ def test_the_dashboard_starts_on_this_machine_only_unless_told_otherwise(
         command
     )
     assert "anybody who reaches it" in gsr("app", "--address", "0.0.0.0").err
+
+
+def test_the_dashboard_goes_by_the_names_it_was_given_and_no_others(gsr, monkeypatch):
+    started = []
+
+    def execv(program, command):
+        started.append(
+            {word.partition("=")[2] for word in command if word.startswith("--server.allowedHosts")}
+        )
+        sys.exit(0)
+
+    monkeypatch.setattr(os, "execv", execv)
+    own = {"localhost", "127.0.0.1", "::1"}
+    gsr("app")
+    gsr("app", "--address", "10.0.0.7", "--host", "GSR.lab.org", "--host", "*.lab.org")
+    gsr("app", "--address", "0.0.0.0")
+    assert started[:2] == [own, own | {"10.0.0.7", "gsr.lab.org", "*.lab.org"}]
+    assert own | {socket.gethostname().lower()} <= started[2]
+    assert "*" not in started[2]
+    for wrong in ("https://lab.org", "lab.org:443", "a b", ""):
+        refused(gsr("app", "--host", wrong), "--host", "without scheme")
 
 
 # Bad input -----------------------------------------------------------------------------------
