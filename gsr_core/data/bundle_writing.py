@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,6 +28,7 @@ from gsr_core.data.bundle_checks import check_extra, check_head, check_rows, chu
 from gsr_core.data.groups import Group
 from gsr_core.errors import BundleError
 from gsr_core.files import new_directory, restore_directory, sha256
+from gsr_core.names import check_new_name
 from gsr_core.workspace import Workspace
 
 __all__ = ["bundle_directory", "write_bundle"]
@@ -98,7 +98,7 @@ def write_bundle(
         ('copy', 200)
     """
     name = directory.name
-    _check_name(name)
+    check_new_name("bundle", name, BundleError)
     _check_free(directory, overwrite=overwrite)
     check_rows(samples, membership, groups, classes, features)
     if head is not None:
@@ -169,18 +169,10 @@ def bundle_directory(workspace: Workspace, name: str, *, overwrite: bool = False
     Raises:
         BundleError: If the name is not allowed or is taken.
     """
-    _check_name(name)
+    check_new_name("bundle", name, BundleError)
     directory = workspace.bundles / name
     _check_free(directory, overwrite=overwrite)
     return directory
-
-
-def _check_name(name: str) -> None:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", name):
-        raise BundleError(
-            f"bundle name '{name}' is not allowed; use up to 100 letters, digits, '.', '_' and "
-            "'-', beginning with a letter or digit"
-        )
 
 
 def _check_free(directory: Path, *, overwrite: bool) -> None:

@@ -7,7 +7,6 @@ when one of its name is asked for again.
 
 from __future__ import annotations
 
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +20,7 @@ from gsr_core.errors import BundleError, RunStateError, SettingError
 from gsr_core.files import replace_file
 from gsr_core.records import Record, RecordFolder
 
-__all__ = ["Experiment", "ExperimentRecord", "check_name"]
+__all__ = ["Experiment", "ExperimentRecord"]
 
 
 _PATIENCE = 0.5
@@ -146,16 +145,3 @@ class Experiment(RecordFolder[R], ABC):
             before: The record on disk.
             wanted: The record that is asked for, of which all decisive fields are the same.
         """
-
-
-def check_name(kind: str, name: str) -> None:
-    """Check the name of a study or a sweep, which is also that of its directory.
-
-    Raises:
-        SettingError: If it is not allowed.
-    """
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", name):
-        raise SettingError(
-            f"{kind} name '{name}' is not allowed; use up to 100 letters, digits, '.', '_' and "
-            "'-', beginning with a letter or digit"
-        )

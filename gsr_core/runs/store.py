@@ -52,6 +52,7 @@ from gsr_core.errors import BundleError, GsrError, RunNotFoundError, RunStateErr
 from gsr_core.files import replace_file
 from gsr_core.methods.history import HISTORY_COLUMNS
 from gsr_core.methods.registry import METHODS, make_method
+from gsr_core.names import is_name
 from gsr_core.progress import Status
 from gsr_core.runs.record import FORMAT, RunConfig, RunState, versions
 from gsr_core.runs.recovery import recover
@@ -432,7 +433,7 @@ def open_run(workspace: Workspace, run_id: str) -> Run:
     True
     """
     run = Run(workspace, workspace.runs / run_id)
-    if not (run.path / "config.json").is_file():
+    if not is_name(run_id) or not (run.path / "config.json").is_file():
         near = [each for each in list_runs(workspace) if each.run_id.startswith(run_id)]
         if len(near) != 1 or not run_id:
             raise RunNotFoundError(
