@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import hashlib
 import os
+import re
 import shutil
 import time
 import uuid
@@ -12,11 +14,29 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["new_directory", "replace_file", "restore_directory", "sha256"]
+from gsr_core.errors import DiskFullError
+
+__all__ = [
+    "disk_full",
+    "is_full",
+    "new_directory",
+    "replace_file",
+    "restore_directory",
+    "sha256",
+]
 
 _UMASK = os.umask(0)
 """Read once: the only way to read it changes it for a moment, for all threads."""
 os.umask(_UMASK)
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+_FULL_TEXT = re.compile(
+    "no space left|quota exceeded|file too large|disk is full|StorageFull|FileTooLarge|"
+    r"QuotaExceeded|\d+ requested and \d+ written",
+    re.IGNORECASE,
+)
+"""How libraries say so whose errors have no number: safetensors, SQLite, NumPy."""
 
 _STALE = 24 * 3600.0
 """Seconds after which nobody is still writing a temporary directory."""
@@ -89,6 +109,42 @@ def restore_directory(target: Path) -> None:
         with suppress(FileNotFoundError):  # Whoever wrote it is done.
             if time.time() - each.stat().st_mtime > _STALE:
                 shutil.rmtree(each, ignore_errors=True)
+
+
+def is_full(error: BaseException | None) -> bool:
+    """Return whether an error, or one that it came from, means that there is no room on a disk."""
+    while error is not None:
+        if isinstance(error, DiskFullError):
+            return True
+        if isinstance(error, OSError) and error.errno in _FULL:
+            return True
+        if _FULL_TEXT.search(str(error)):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+@contextmanager
+def disk_full(what: str) -> Iterator[None]:
+    """Turn any error that means a full disk into one sentence.
+
+    Args:
+        what: What cannot be written, for the sentence.
+
+    Raises:
+        DiskFullError: If the block fails because there is no room; other errors pass.
+    """
+    try:
+        yield
+    except DiskFullError:
+        raise
+    except Exception as error:
+        if not is_full(error):
+            raise
+        raise DiskFullError(
+            f"the disk is full: {what} cannot be written; make room, for instance with 'gsr "
+            "clean', and start again"
+        ) from error
 
 
 def sha256(path: Path) -> str:

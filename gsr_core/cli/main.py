@@ -25,6 +25,7 @@ from gsr_core.cli import (
     terminal,
 )
 from gsr_core.errors import GsrError
+from gsr_core.files import is_full
 
 __all__ = ["app", "main"]
 
@@ -72,7 +73,14 @@ def main() -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    except OSError as error:
+    except Exception as error:
+        if is_full(error):
+            terminal.fail(
+                "the disk is full, so that not all could be written; make room, for instance with "
+                "'gsr clean', and start again"
+            )
+        if not isinstance(error, OSError):
+            raise
         where = f"{error.filename}: " if error.filename else ""
         terminal.fail(
             f"{where}{error.strerror or error}; check the path, its permissions and the disk"

@@ -10,6 +10,7 @@ import typer
 
 from gsr_core.cli import terminal
 from gsr_core.cli.terminal import DeviceOption, JsonOption, WorkspaceOption
+from gsr_core.errors import DiskFullError
 from gsr_core.progress import Report
 
 if TYPE_CHECKING:
@@ -50,13 +51,17 @@ def run(
             terminal.fail("--seeds counts from --seed; give that instead of --set seed")
         # The last seed first, so that one that is too large is refused before a run is made.
         make_method(method, {**values, "seed": seed + seeds - 1})
-        _execute_seeds(
-            [
-                create_run(place, bundle, method, {**values, "seed": seed + k}, device=device)
-                for k in range(seeds)
-            ],
-            as_json,
-        )
+        waiting: list[Run] = []
+        try:
+            for k in range(seeds):
+                own = {**values, "seed": seed + k}
+                waiting.append(create_run(place, bundle, method, own, device=device))
+        except DiskFullError:
+            for each in waiting:
+                with each.lock():
+                    each.give_up()
+            raise
+        _execute_seeds(waiting, as_json)
         return
     if seed and "seed" in values and values["seed"] != str(seed):
         terminal.fail(f"--seed is {seed} but --set seed={values['seed']}; give one of them")

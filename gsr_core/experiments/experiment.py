@@ -9,15 +9,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, TypeVar
 
 from filelock import FileLock, Timeout
 
 from gsr_core.data.bundle import Bundle, open_bundle
-from gsr_core.errors import BundleError, RunStateError, SettingError
-from gsr_core.files import replace_file
+from gsr_core.errors import BundleError, DiskFullError, RunStateError, SettingError
+from gsr_core.files import disk_full, replace_file
 from gsr_core.records import Record, RecordFolder
 
 __all__ = ["Experiment", "ExperimentRecord"]
@@ -115,11 +115,18 @@ class Experiment(RecordFolder[R], ABC):
         Raises:
             RunStateError: If it is under way.
             SettingError: If a decisive field differs.
+            DiskFullError: If there is no room for it; then nothing is left behind.
             GsrError: If its bundle has changed, or this version cannot read it.
         """
         if not self.file.is_file():
-            self.path.mkdir(parents=True, exist_ok=True)
-            self.write(wanted)
+            try:
+                with disk_full(f"the record of a {self.kind}"):
+                    self.path.mkdir(parents=True, exist_ok=True)
+                    self.write(wanted)
+            except DiskFullError:
+                with suppress(OSError):
+                    self.path.rmdir()
+                raise
             return
         with self.lock():
             before = self.checked().record

@@ -15,7 +15,6 @@ the length that the journal gives.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import time
@@ -31,7 +30,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from gsr_core.errors import DiskFullError, RunStateError
-from gsr_core.files import replace_file
+from gsr_core.files import is_full, replace_file
 
 __all__ = ["BadRow", "FolderStore", "MemoryStore", "Store", "open_store"]
 
@@ -45,7 +44,6 @@ BAD = "bad.jsonl"
 CHUNK_SECONDS = 5.0
 """How long a chunk takes to compute: what a kill can lose."""
 NO_THUMBNAIL = -1
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 READ_ROWS = 4096
 
 
@@ -279,7 +277,7 @@ class FolderStore(Store):
         except DiskFullError:
             raise
         except OSError as error:
-            if error.errno not in FULL:
+            if not is_full(error):
                 raise
             raise DiskFullError(
                 f"the disk of {self.folder} is full ({error.strerror}); all {self.n:,} rows of "

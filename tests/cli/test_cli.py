@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import socket
@@ -13,7 +14,7 @@ from gsr_core.data.bundle import open_bundle
 from gsr_core.examples import SOURCE
 from gsr_core.methods.gsr import GSR
 from gsr_core.progress import Status
-from gsr_core.runs.store import create_run, list_runs
+from gsr_core.runs.store import Run, create_run, list_runs
 from gsr_core.workspace import Workspace
 from tests.cli.conftest import Outcome
 
@@ -493,6 +494,21 @@ def test_a_run_without_a_step_prints_no_result(gsr, bundle, monkeypatch):
     assert "failed: ValueError: boom" in outcome.err
     assert gsr("show", "gsr").code == 0
     assert gsr("runs").code == 0
+
+
+def test_seeds_that_find_no_room_leave_none_waiting(gsr, bundle, workspace, monkeypatch):
+    write = Run.write_config
+
+    def write_config(run, config):
+        if config.seed == 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(run, config)
+
+    monkeypatch.setattr(Run, "write_config", write_config)
+    outcome = gsr("run", bundle, "--method", "erm", "--seeds", "3")
+    refused(outcome, "the disk is full: a new run cannot be written")
+    assert [run.state.status for run in list_runs(workspace)] == [Status.FAILED] * 2
+    assert len(list(workspace.runs.iterdir())) == 2
 
 
 def test_a_run_that_is_interrupted_before_it_begins_does_not_wait_for_ever(
