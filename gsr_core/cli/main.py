@@ -14,6 +14,7 @@ import typer
 
 from gsr_core.cli import (
     bundles,
+    clean,
     cluster,
     compare,
     dashboard,
@@ -25,7 +26,6 @@ from gsr_core.cli import (
     terminal,
 )
 from gsr_core.errors import GsrError
-from gsr_core.files import is_full
 
 __all__ = ["app", "main"]
 
@@ -59,6 +59,7 @@ for name, command in {
     "bundles": bundles.bundles,
     "show": runs.show,
     "export": runs.export,
+    "clean": clean.clean,
     "app": dashboard.app_,
 }.items():
     app.command(name)(command)
@@ -74,6 +75,8 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except Exception as error:
+        from gsr_core.files import is_full
+
         if is_full(error):
             terminal.fail(
                 "the disk is full, so that not all could be written; make room, for instance with "

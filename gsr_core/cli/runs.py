@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -51,17 +53,10 @@ def run(
             terminal.fail("--seeds counts from --seed; give that instead of --set seed")
         # The last seed first, so that one that is too large is refused before a run is made.
         make_method(method, {**values, "seed": seed + seeds - 1})
-        waiting: list[Run] = []
-        try:
-            for k in range(seeds):
-                own = {**values, "seed": seed + k}
-                waiting.append(create_run(place, bundle, method, own, device=device))
-        except DiskFullError:
-            for each in waiting:
-                with each.lock():
-                    each.give_up()
-            raise
-        _execute_seeds(waiting, as_json)
+        make = partial(create_run, place, bundle, method, device=device)
+        _execute_seeds(
+            _make_all(make, [{**values, "seed": seed + k} for k in range(seeds)]), as_json
+        )
         return
     if seed and "seed" in values and values["seed"] != str(seed):
         terminal.fail(f"--seed is {seed} but --set seed={values['seed']}; give one of them")
@@ -187,6 +182,24 @@ def _execute(run: Run, as_json: bool) -> None:
         _report_run(run, as_json)
     if not finished:
         sys.exit(1)
+
+
+def _make_all(make: Callable[..., Run], settings: Iterable[dict[str, Any]]) -> list[Run]:
+    """Make a run for each of several settings, or none that waits.
+
+    Raises:
+        DiskFullError: If there is no room for all.
+    """
+    waiting: list[Run] = []
+    try:
+        for each in settings:
+            waiting.append(make(settings=each))
+    except DiskFullError:
+        for run in waiting:
+            with run.lock():
+                run.give_up()
+        raise
+    return waiting
 
 
 def _execute_seeds(waiting: list[Run], as_json: bool) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from gsr_core.data.bundle import (
 from gsr_core.data.bundle_checks import check_extra, check_head, check_rows, chunks, split_codes
 from gsr_core.data.groups import Group
 from gsr_core.errors import BundleError
-from gsr_core.files import new_directory, restore_directory, sha256
+from gsr_core.files import disk_full, new_directory, restore_directory, sha256
 from gsr_core.names import check_new_name
 from gsr_core.workspace import Workspace
 
@@ -82,6 +83,7 @@ def write_bundle(
 
     Raises:
         BundleError: If a check fails; the sentence names the array, the row and the fix.
+        DiskFullError: If there is no room for it.
 
     Example:
         >>> birds = gsr.open_bundle(place, "birds")
@@ -116,7 +118,7 @@ def write_bundle(
             "was trained on; a fit there tends to be optimistic.",
         )
 
-    with new_directory(directory, overwrite=overwrite) as temporary:
+    with _new_bundle(directory, overwrite=overwrite) as temporary:
         samples.reset_index(drop=True).to_parquet(
             temporary / "samples.parquet", index=False, row_group_size=_ROW_GROUP
         )
@@ -156,6 +158,26 @@ def write_bundle(
         )
         (temporary / "manifest.json").write_text(manifest.model_dump_json(indent=2) + "\n")
     return Bundle(directory, manifest)
+
+
+@contextmanager
+def _new_bundle(directory: Path, *, overwrite: bool) -> Iterator[Path]:
+    """Yield a temporary directory that becomes a bundle when the block succeeds.
+
+    Raises:
+        BundleError: If a bundle of that name was made meanwhile.
+    """
+    try:
+        with (
+            disk_full(f"bundle '{directory.name}'"),
+            new_directory(directory, overwrite=overwrite) as temporary,
+        ):
+            yield temporary
+    except FileExistsError:
+        raise BundleError(
+            f"bundle '{directory.name}' exists: another process made it meanwhile; choose another "
+            "name or replace it with --overwrite"
+        ) from None
 
 
 def bundle_directory(workspace: Workspace, name: str, *, overwrite: bool = False) -> Path:

@@ -20,7 +20,7 @@ import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from io import BytesIO, FileIO
 from pathlib import Path
@@ -40,6 +40,7 @@ FEATURES = "features.npy"
 IMAGES = "thumbnails.bin"
 SIZES = "thumbnails.sizes"
 BAD = "bad.jsonl"
+LOCK = "lock"
 
 CHUNK_SECONDS = 5.0
 """How long a chunk takes to compute: what a kill can lose."""
@@ -309,7 +310,7 @@ def open_store(
         return
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        lock = FileLock(folder / "lock", timeout=0)
+        lock = FileLock(folder / LOCK, timeout=0)
         lock.acquire()
     except Timeout:
         raise RunStateError(
@@ -327,8 +328,20 @@ def open_store(
             raise
         finally:
             store.close()
+            if not store.rows:
+                # Nothing to go on with; what made it fail may well make it another extraction.
+                _forget(folder)
     finally:
         lock.release()
+
+
+def _forget(folder: Path) -> None:
+    """Remove an extraction, and its folder if there is nothing else in it."""
+    for name in (JOURNAL, FEATURES, BAD, IMAGES, SIZES, LOCK):
+        with suppress(OSError):
+            (folder / name).unlink(missing_ok=True)
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def _header(n: int, d: int) -> bytes:

@@ -19,6 +19,7 @@ from gsr_core.workspace import Workspace
 from tests.cli.conftest import Outcome
 
 COMMANDS = (
+    "clean",
     "demo",
     "import",
     "train",
