@@ -172,7 +172,7 @@ def export(
     if as_json:
         terminal.print_json({"directory": str(to.resolve()), "files": files})
     else:
-        print(f"{to}: {', '.join(files)}")
+        print(f"{terminal.visible(str(to))}: {', '.join(files)}")
 
 
 def _execute(run: Run, as_json: bool) -> None:
@@ -245,7 +245,10 @@ def _compute(run: Run, title: str) -> bool:
         raise
     finished = state.status is Status.FINISHED
     if not finished:
-        print(f"gsr: run {run.run_id} {state.status}: {state.message}", file=sys.stderr)
+        print(
+            f"gsr: run {run.run_id} {state.status}: {terminal.visible(state.message)}",
+            file=sys.stderr,
+        )
     return finished
 
 
@@ -295,7 +298,7 @@ def _report_run(run: Run, as_json: bool) -> None:
     )
     for text in (summary["message"], summary["note"]):
         if text:
-            print(text)
+            print(terminal.visible(text))
     if summary["unsolved_steps"]:
         print(
             f"The fits of {summary['unsolved_steps']} steps did not reach a relative gradient norm "

@@ -19,7 +19,6 @@ from gsr_core.workspace import Workspace
 from tests.cli.conftest import Outcome
 
 COMMANDS = (
-    "clean",
     "demo",
     "import",
     "train",
@@ -38,6 +37,7 @@ COMMANDS = (
     "bundles",
     "show",
     "export",
+    "clean",
     "app",
 )
 RUN_KEYS = {
@@ -431,6 +431,23 @@ def test_a_workspace_that_cannot_be_written_is_refused(gsr, npz, tmp_path):
 def test_a_run_into_a_workspace_that_cannot_be_written_is_refused(gsr, bundle, workspace):
     workspace.runs.touch()
     refused(gsr("run", bundle, *FEW), "runs")
+
+
+def test_what_a_terminal_would_obey_is_shown_and_not_sent(gsr, npz, tmp_path):
+    for arguments in (
+        ["show", "\x1b[2Jgone"],
+        ["import", "npz", tmp_path / "\x1b]0;title\x07.npz", "--name", "a"],
+        ["run", "\x9b31mtiny"],
+        ["compare", "--bundle", "\u202e1"],
+    ):
+        refused(gsr(*arguments), "\\")
+        assert gsr(*arguments).err[:-1].isprintable()
+    names = ["\x1b[31mcat", "dog\u202egod"]
+    assert gsr("import", "npz", npz(class_names=np.array(names)), "--name", "named").code == 0
+    for arguments in (["run", "named", "--method", "erm"], ["bundles"]):
+        outcome = gsr(*arguments)
+        assert outcome.code == 0
+        assert all(line.isprintable() for line in (outcome.out + outcome.err).splitlines())
 
 
 @pytest.mark.parametrize(
