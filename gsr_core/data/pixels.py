@@ -18,8 +18,8 @@ __all__ = ["MAX_PIXELS", "THUMBNAIL_SIZE", "decode_image", "thumbnail"]
 MAX_PIXELS = 2**26
 """Most pixels of an image that is read (8,192 × 8,192).
 
-A file of some kilobytes can claim many more, and each process that reads images needs up to 14 bytes
-for every pixel, at this limit a gigabyte.
+A file of some kilobytes can claim many more, and each process that reads images needs up to 14
+bytes for every pixel, at this limit a gigabyte.
 """
 
 THUMBNAIL_SIZE = 128
