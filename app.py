@@ -1,6 +1,13 @@
-"""The dashboard's entry: it opens on the first page. Run it with `gsr app`."""
+"""The dashboard's server. Run it with `gsr app`."""
 
-from gsr_core.views import navigation as nav
+from pathlib import Path
 
-nav.begin()
-nav.go("Setup")
+import streamlit as st
+
+from gsr_core.views.guard import GUARD, open_browser
+
+app = st.App(
+    Path(__file__).with_name("start.py"),
+    middleware=[GUARD],
+    lifespan=open_browser,
+)

@@ -10,9 +10,10 @@ from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 from pydantic import BaseModel
 
 from gsr_core.errors import GsrError, RunNotFoundError
+from gsr_core.names import is_name
 from gsr_core.workspace import Workspace
 
-__all__ = ["Record", "RecordFolder", "newest_first"]
+__all__ = ["Record", "RecordFolder", "newest_first", "open_folder"]
 
 
 class Record(Protocol):
@@ -75,10 +76,7 @@ class RecordFolder(Generic[R]):
             GsrError: If it has no record, or one of another format.
         """
         if not self.file.is_file():
-            raise RunNotFoundError(
-                f"no {self.kind} '{self.name}' in {self.path.parent}; 'gsr {self.command}' begins "
-                "one"
-            )
+            raise RunNotFoundError(_not_there(type(self), self.path.parent, self.name))
         try:
             record = self.record
         except ValueError as error:
@@ -94,6 +92,28 @@ class RecordFolder(Generic[R]):
 
 
 F = TypeVar("F", bound=RecordFolder[Any])
+
+
+def open_folder(kind: type[F], workspace: Workspace, parent: Path, name: str) -> F:
+    """Return the directory of a kind by its name.
+
+    Args:
+        kind: What to open.
+        workspace: Where.
+        parent: The directory that it is in.
+        name: Its name, from wherever.
+
+    Raises:
+        RunNotFoundError: If there is none of that name.
+        GsrError: If it has no record, or one of another format.
+    """
+    if not is_name(name):
+        raise RunNotFoundError(_not_there(kind, parent, name))
+    return kind(workspace, parent / name).checked()
+
+
+def _not_there(kind: type[RecordFolder[Any]], parent: Path, name: str) -> str:
+    return f"no {kind.kind} '{name}' in {parent}; 'gsr {kind.command}' begins one"
 
 
 def newest_first(kind: type[F], workspace: Workspace, parent: Path) -> list[F]:

@@ -116,7 +116,7 @@ def test_two_who_make_the_same_directory_do_not_mix(tmp_path):
             with new_directory(target) as other:
                 (other / "other").touch()
 
-    with pytest.raises(OSError, match="not empty"):
+    with pytest.raises(FileExistsError, match="there exists"):
         write_both()
     assert names(target) == ["other"]
     assert names(tmp_path) == ["there"]

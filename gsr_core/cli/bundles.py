@@ -170,4 +170,4 @@ def report_bundle(bundle: Any, as_json: bool) -> None:
         f"{manifest.name}: {sizes}; {manifest.n_features} features, {len(manifest.groups)} groups"
     )
     for note in manifest.notes:
-        print(f"note: {note}", file=sys.stderr)
+        print(f"note: {terminal.visible(note)}", file=sys.stderr)

@@ -150,7 +150,7 @@ def _result(clustering: Clustering, run: Run, split: str) -> dict[str, Any]:
 
 def _report(result: dict[str, Any]) -> None:
     choice = result["choice"]
-    print(f"{result['clustering']}: {choice}")
+    print(f"{result['clustering']}: {terminal.visible(choice)}")
     print(f"{terminal.percent(result['outliers'])} of the clustered samples are outliers")
     if (agreement := result["agreement"]) is not None:
         print(f"adjusted Rand index with the true groups {agreement['ari']:.2f}")

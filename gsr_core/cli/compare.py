@@ -114,7 +114,7 @@ def _report(result: dict[str, Any]) -> None:
     terminal.console().print(table)
     pairs = [row for row in result["paired"] if row["metric"] == "worst_group_accuracy"]
     if pairs:
-        print(f"\nworst group, against {result['reference']}")
+        print(f"\nworst group, against {terminal.visible(result['reference'])}")
         table = terminal.table("", "shared seeds", "difference", "95 % interval", "", "p (Holm)")
         for row in pairs:
             table.add_row(
@@ -150,7 +150,7 @@ def _notes(result: dict[str, Any], pairs: list[dict[str, Any]]) -> None:
     if any(row["verdict"] == "add seeds" for row in pairs):
         notes += ["fewer than two shared seeds cannot be told from chance: gsr run ... --seeds 5"]
     for note in notes:
-        print(f"note: {note}", file=sys.stderr)
+        print(f"note: {terminal.visible(note)}", file=sys.stderr)
 
 
 def methods(

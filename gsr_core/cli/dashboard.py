@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
+import socket
 import sys
+import tomllib
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -22,6 +26,15 @@ def app_(
     address: Annotated[
         str, typer.Option(help="Address to listen on; the dashboard has no passwords.")
     ] = "127.0.0.1",
+    hosts: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--host",
+            metavar="NAME",
+            help="Another name that browsers reach it by, such as a proxy's; repeatable.",
+            show_default=False,
+        ),
+    ] = None,
     headless: Annotated[bool, typer.Option(help="Do not open a browser.")] = False,
     example: Annotated[
         bool, typer.Option("--demo", help="Prepare the built-in example first, if it is missing.")
@@ -37,7 +50,7 @@ def app_(
     if address not in ("127.0.0.1", "localhost", "::1"):
         print(
             f"gsr: listening on {address}: anybody who reaches it can see your data and start "
-            "runs; see docs/dashboard.md",
+            "runs, and read what you may read; see docs/dashboard.md",
             file=sys.stderr,
         )
     # A wheel has the dashboard's files inside the package; a checkout has them beside it.
@@ -52,6 +65,7 @@ def app_(
     )
     if script is None:
         terminal.fail("the dashboard's files are missing; install gsr-core again")
+    names = _names(script.parent / ".streamlit" / "config.toml", address, hosts or [])
     command = [
         sys.executable,
         "-m",
@@ -61,7 +75,31 @@ def app_(
         f"--server.port={port}",
         f"--server.address={address}",
         f"--server.headless={str(headless).lower()}",
+        *(f"--server.allowedHosts={name}" for name in names),
     ]
     os.environ["GSR_WORKSPACE"] = str(place.root)
     sys.stdout.flush()
     os.execv(sys.executable, command)
+
+
+def _names(config: Path, address: str, hosts: list[str]) -> list[str]:
+    """Return the names that the dashboard goes by: those shipped, its address's and the user's.
+
+    A request for any other name is refused; see `gsr_core.views.guard`.
+    """
+    names = tomllib.loads(config.read_text())["server"]["allowedHosts"]
+    if address in ("0.0.0.0", "::"):
+        name = socket.gethostname()
+        with suppress(OSError):  # The machine may not know its own name.
+            names += [str(place[4][0]) for place in socket.getaddrinfo(name, None)]
+        names += [name, socket.getfqdn()]
+    else:
+        names.append(address)
+    for host in hosts:
+        if not re.fullmatch(r"\*|(\*\.)?[A-Za-z0-9_.-]+|\[?[0-9A-Fa-f:.]+\]?", host):
+            terminal.fail(
+                f"--host {host!a} is not a host's name; give a name or an address without scheme "
+                "and port, *.NAME for all names below one, or * for any"
+            )
+        names.append(host.strip("[]"))
+    return list(dict.fromkeys(name.lower() for name in names))

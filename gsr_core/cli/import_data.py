@@ -282,13 +282,17 @@ def _report_preview(plan: Plan, as_json: bool) -> None:
         return
     roles = content["roles"]
     split = roles["split"]["column"] or "drawn"
-    print(f"{content['rows']:,} rows; label {roles['label']}, split {split}")
+    label = terminal.visible(roles["label"])
+    print(f"{content['rows']:,} rows; label {label}, split {terminal.visible(split)}")
     table = terminal.table("group", *content["splits"], "who belongs")
     for group in content["groups"]:
         counts = [f"{group['counts'][split]:,}" for split in content["splits"]]
         table.add_row(group["name"], *counts, group["definition"])
     terminal.console().print(table)
     for note in content["notes"]:
-        print(f"note: {note}", file=sys.stderr)
+        print(f"note: {terminal.visible(note)}", file=sys.stderr)
     for small, other in content["proposed_merges"]:
-        print(f"proposal: --merge '{small}|{other}'", file=sys.stderr)
+        print(
+            f"proposal: --merge '{terminal.visible(small)}|{terminal.visible(other)}'",
+            file=sys.stderr,
+        )

@@ -14,6 +14,7 @@ import typer
 
 from gsr_core.cli import (
     bundles,
+    clean,
     cluster,
     compare,
     dashboard,
@@ -58,6 +59,7 @@ for name, command in {
     "bundles": bundles.bundles,
     "show": runs.show,
     "export": runs.export,
+    "clean": clean.clean,
     "app": dashboard.app_,
 }.items():
     app.command(name)(command)
@@ -72,7 +74,16 @@ def main() -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    except OSError as error:
+    except Exception as error:
+        from gsr_core.files import is_full
+
+        if is_full(error):
+            terminal.fail(
+                "the disk is full, so that not all could be written; make room, for instance with "
+                "'gsr clean', and start again"
+            )
+        if not isinstance(error, OSError):
+            raise
         where = f"{error.filename}: " if error.filename else ""
         terminal.fail(
             f"{where}{error.strerror or error}; check the path, its permissions and the disk"

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from gsr_core.cli import terminal
 from gsr_core.cli.terminal import DeviceOption, JsonOption, WorkspaceOption
+from gsr_core.errors import DiskFullError
 from gsr_core.progress import Report
 
 if TYPE_CHECKING:
@@ -50,12 +53,9 @@ def run(
             terminal.fail("--seeds counts from --seed; give that instead of --set seed")
         # The last seed first, so that one that is too large is refused before a run is made.
         make_method(method, {**values, "seed": seed + seeds - 1})
+        make = partial(create_run, place, bundle, method, device=device)
         _execute_seeds(
-            [
-                create_run(place, bundle, method, {**values, "seed": seed + k}, device=device)
-                for k in range(seeds)
-            ],
-            as_json,
+            _make_all(make, [{**values, "seed": seed + k} for k in range(seeds)]), as_json
         )
         return
     if seed and "seed" in values and values["seed"] != str(seed):
@@ -172,7 +172,7 @@ def export(
     if as_json:
         terminal.print_json({"directory": str(to.resolve()), "files": files})
     else:
-        print(f"{to}: {', '.join(files)}")
+        print(f"{terminal.visible(str(to))}: {', '.join(files)}")
 
 
 def _execute(run: Run, as_json: bool) -> None:
@@ -182,6 +182,24 @@ def _execute(run: Run, as_json: bool) -> None:
         _report_run(run, as_json)
     if not finished:
         sys.exit(1)
+
+
+def _make_all(make: Callable[..., Run], settings: Iterable[dict[str, Any]]) -> list[Run]:
+    """Make a run for each of several settings, or none that waits.
+
+    Raises:
+        DiskFullError: If there is no room for all.
+    """
+    waiting: list[Run] = []
+    try:
+        for each in settings:
+            waiting.append(make(settings=each))
+    except DiskFullError:
+        for run in waiting:
+            with run.lock():
+                run.give_up()
+        raise
+    return waiting
 
 
 def _execute_seeds(waiting: list[Run], as_json: bool) -> None:
@@ -227,7 +245,10 @@ def _compute(run: Run, title: str) -> bool:
         raise
     finished = state.status is Status.FINISHED
     if not finished:
-        print(f"gsr: run {run.run_id} {state.status}: {state.message}", file=sys.stderr)
+        print(
+            f"gsr: run {run.run_id} {state.status}: {terminal.visible(state.message)}",
+            file=sys.stderr,
+        )
     return finished
 
 
@@ -277,7 +298,7 @@ def _report_run(run: Run, as_json: bool) -> None:
     )
     for text in (summary["message"], summary["note"]):
         if text:
-            print(text)
+            print(terminal.visible(text))
     if summary["unsolved_steps"]:
         print(
             f"The fits of {summary['unsolved_steps']} steps did not reach a relative gradient norm "

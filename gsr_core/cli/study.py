@@ -91,7 +91,7 @@ def study(
     else:
         _report(opened)
     if failed:
-        print(f"gsr: {failure_message(failed)}", file=sys.stderr)
+        print(f"gsr: {terminal.visible(failure_message(failed))}", file=sys.stderr)
         sys.exit(1)
 
 

@@ -84,7 +84,7 @@ def sweep(
         )
         sys.exit(1)
     except RunStateError as error:
-        print(f"gsr: {error}", file=sys.stderr)
+        print(f"gsr: {terminal.visible(str(error))}", file=sys.stderr)
         sys.exit(1)
     outcome = _outcome(opened)
     if as_json:

@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 import time
+import unicodedata
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,6 +36,7 @@ __all__ = [
     "records",
     "spread",
     "table",
+    "visible",
 ]
 
 _LINE_EVERY = 10.0
@@ -54,8 +56,22 @@ DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.
 
 def fail(message: str) -> NoReturn:
     """Print one line about a mistake and leave with exit status 2."""
-    print(f"gsr: {message}", file=sys.stderr)
+    print(f"gsr: {visible(message)}", file=sys.stderr)
     sys.exit(2)
+
+
+def visible(text: str) -> str:
+    r"""Return a text of the user's without characters that a terminal would obey.
+
+    >>> visible("ä \x1b[31mred\n")
+    'ä \\x1b[31mred\\n'
+    """
+    return "".join(
+        each
+        if each.isprintable() or unicodedata.category(each) == "Zs"
+        else each.encode("unicode_escape").decode()
+        for each in text
+    )
 
 
 def open_workspace(path: Path | None) -> Workspace:
@@ -153,7 +169,7 @@ def progress(title: str) -> Iterator[Report]:
         task = bar.add_task(title, total=1.0)
 
         def report(fraction: float, text: str) -> None:
-            bar.update(task, completed=fraction, description=text)
+            bar.update(task, completed=fraction, description=visible(text))
 
         yield report
 
@@ -166,7 +182,7 @@ def _lines() -> Report:
         nonlocal written
         if time.monotonic() - written > _LINE_EVERY:
             written = time.monotonic()
-            print(f"{fraction:4.0%} {text}", file=sys.stderr, flush=True)
+            print(f"{fraction:4.0%} {visible(text)}", file=sys.stderr, flush=True)
 
     return report
 
@@ -182,10 +198,14 @@ def console(*, stderr: bool = False) -> Any:
 
 
 def table(*columns: str) -> Any:
-    """Return an empty table with these headings."""
+    """Return an empty table with these headings; its cells are shown by `visible`."""
     from rich.table import Table
 
-    empty = Table(box=None, pad_edge=False)
+    class VisibleTable(Table):
+        def add_row(self, *cells: Any, **options: Any) -> None:
+            super().add_row(*(visible(str(each)) for each in cells), **options)
+
+    empty = VisibleTable(box=None, pad_edge=False)
     for column in columns:
-        empty.add_column(column, no_wrap=True)
+        empty.add_column(visible(column), no_wrap=True)
     return empty

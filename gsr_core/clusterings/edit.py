@@ -9,6 +9,7 @@ from filelock import FileLock
 from gsr_core.clusterings.store import Clustering, Edits
 from gsr_core.errors import SettingError
 from gsr_core.files import replace_file
+from gsr_core.names import check_text
 
 __all__ = ["NO_NAMES", "merge_clusters", "rename_cluster"]
 
@@ -27,6 +28,7 @@ def rename_cluster(clustering: Clustering, cluster: int, name: str) -> None:
             cluster.
     """
     name = name.strip()
+    check_text("a cluster's name", name)
     if not 1 <= len(name) <= _NAME_LENGTH:
         raise SettingError(
             f"a cluster's name has {len(name)} characters; give it 1 to {_NAME_LENGTH}"

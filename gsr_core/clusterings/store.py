@@ -26,9 +26,8 @@ from pydantic import BaseModel, ConfigDict
 
 from gsr_core.clusterings.request import FORMAT, ClusteringRequest
 from gsr_core.data.bundle import Bundle
-from gsr_core.errors import RunNotFoundError
 from gsr_core.inference.registry import INFERENCES
-from gsr_core.records import RecordFolder, newest_first
+from gsr_core.records import RecordFolder, newest_first, open_folder
 from gsr_core.workspace import Workspace
 
 __all__ = [
@@ -182,9 +181,7 @@ def open_clustering(workspace: Workspace, name: str) -> Clustering:
         >>> gsr.open_clustering(place, request.name).record.choice
         '2 clusters of each class, as set'
     """
-    if "/" in name or name in ("", ".", ".."):
-        raise RunNotFoundError(f"there is no clustering '{name}'; 'gsr cluster' makes one")
-    return Clustering(workspace, workspace.clusterings / name).checked()
+    return open_folder(Clustering, workspace, workspace.clusterings, name)
 
 
 def list_clusterings(workspace: Workspace, bundle: Bundle) -> list[Clustering]:

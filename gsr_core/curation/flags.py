@@ -11,6 +11,7 @@ from gsr_core.curation.slices import checked_rows, locked
 from gsr_core.data.bundle import Bundle
 from gsr_core.errors import GsrError, SettingError
 from gsr_core.files import replace_file
+from gsr_core.names import check_text
 from gsr_core.runs.store import now
 from gsr_core.settings import suggestion
 from gsr_core.workspace import Workspace
@@ -53,7 +54,7 @@ def flag_rows(
             an earlier label as it is.
 
     Raises:
-        SettingError: If a row, the class or the reason is not allowed.
+        SettingError: If a row, the class, the reason or the note is not allowed.
         GsrError: If the workspace's list of flags cannot be read.
 
     Example:
@@ -65,6 +66,8 @@ def flag_rows(
         ['too dark; two birds', 'dog']
     """
     positions = np.unique(checked_rows(bundle, rows))
+    for what, text in (("reason", reason), ("note", note or "")):
+        check_text(what, text)
     reasons = _reasons(reason)
     if not reasons:
         raise SettingError(f"the reason of a flag is {reason!r}; say why in at least one word")

@@ -29,6 +29,7 @@ from pydantic import BaseModel, ConfigDict
 from gsr_core.data.bundle import Bundle
 from gsr_core.errors import GsrError, SettingError
 from gsr_core.files import replace_file
+from gsr_core.names import check_text
 from gsr_core.runs.store import now
 from gsr_core.settings import suggestion
 from gsr_core.workspace import Workspace
@@ -138,6 +139,7 @@ def name_slice(
         Slice(name='dark birds', key='eb88a1dfe222', about='a first look', created='...')
     """
     name = _checked_name(name)
+    check_text("about", about)
     positions = np.unique(checked_rows(bundle, rows))
     if not len(positions):
         raise SettingError(f"slice '{name}' has no sample; a slice has at least one")

@@ -39,6 +39,7 @@ from safetensors.numpy import load_file
 from gsr_core.data.groups import Group, describe, patterns, training_shares
 from gsr_core.errors import BundleError, BundleNotFoundError
 from gsr_core.files import sha256
+from gsr_core.names import is_name
 from gsr_core.workspace import Workspace
 
 __all__ = [
@@ -351,7 +352,8 @@ def open_bundle(workspace: Workspace, name: str) -> Bundle:
         >>> gsr.open_bundle(place, "birds").features.shape
         (200, 5)
     """
-    for directory in (workspace.bundles / name, Path(name)):
+    inside = [workspace.bundles / name] if is_name(name) else []
+    for directory in (*inside, Path(name)):
         if (directory / "manifest.json").is_file():
             return _open(directory)
     present = ", ".join(bundle.name for bundle in list_bundles(workspace)) or "none"

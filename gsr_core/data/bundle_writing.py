@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,8 @@ from gsr_core.data.bundle import (
 from gsr_core.data.bundle_checks import check_extra, check_head, check_rows, chunks, split_codes
 from gsr_core.data.groups import Group
 from gsr_core.errors import BundleError
-from gsr_core.files import new_directory, restore_directory, sha256
+from gsr_core.files import disk_full, new_directory, restore_directory, sha256
+from gsr_core.names import check_new_name
 from gsr_core.workspace import Workspace
 
 __all__ = ["bundle_directory", "write_bundle"]
@@ -82,6 +83,7 @@ def write_bundle(
 
     Raises:
         BundleError: If a check fails; the sentence names the array, the row and the fix.
+        DiskFullError: If there is no room for it.
 
     Example:
         >>> birds = gsr.open_bundle(place, "birds")
@@ -98,7 +100,7 @@ def write_bundle(
         ('copy', 200)
     """
     name = directory.name
-    _check_name(name)
+    check_new_name("bundle", name, BundleError)
     _check_free(directory, overwrite=overwrite)
     check_rows(samples, membership, groups, classes, features)
     if head is not None:
@@ -116,7 +118,7 @@ def write_bundle(
             "was trained on; a fit there tends to be optimistic.",
         )
 
-    with new_directory(directory, overwrite=overwrite) as temporary:
+    with _new_bundle(directory, overwrite=overwrite) as temporary:
         samples.reset_index(drop=True).to_parquet(
             temporary / "samples.parquet", index=False, row_group_size=_ROW_GROUP
         )
@@ -158,6 +160,26 @@ def write_bundle(
     return Bundle(directory, manifest)
 
 
+@contextmanager
+def _new_bundle(directory: Path, *, overwrite: bool) -> Iterator[Path]:
+    """Yield a temporary directory that becomes a bundle when the block succeeds.
+
+    Raises:
+        BundleError: If a bundle of that name was made meanwhile.
+    """
+    try:
+        with (
+            disk_full(f"bundle '{directory.name}'"),
+            new_directory(directory, overwrite=overwrite) as temporary,
+        ):
+            yield temporary
+    except FileExistsError:
+        raise BundleError(
+            f"bundle '{directory.name}' exists: another process made it meanwhile; choose another "
+            "name or replace it with --overwrite"
+        ) from None
+
+
 def bundle_directory(workspace: Workspace, name: str, *, overwrite: bool = False) -> Path:
     """Return where a new bundle goes, after checking what can be checked before it is made.
 
@@ -169,18 +191,10 @@ def bundle_directory(workspace: Workspace, name: str, *, overwrite: bool = False
     Raises:
         BundleError: If the name is not allowed or is taken.
     """
-    _check_name(name)
+    check_new_name("bundle", name, BundleError)
     directory = workspace.bundles / name
     _check_free(directory, overwrite=overwrite)
     return directory
-
-
-def _check_name(name: str) -> None:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", name):
-        raise BundleError(
-            f"bundle name '{name}' is not allowed; use up to 100 letters, digits, '.', '_' and "
-            "'-', beginning with a letter or digit"
-        )
 
 
 def _check_free(directory: Path, *, overwrite: bool) -> None:

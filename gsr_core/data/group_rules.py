@@ -54,6 +54,13 @@ def make_groups(
             raise SourceError(
                 f"there is no column '{column}' to make groups of; {_near(column, table)}"
             )
+    if unused := [each for each in rule.bins if rule.kind != "crossed" or each not in rule.columns]:
+        crossed = ", ".join(rule.columns) if rule.kind == "crossed" else ""
+        raise SourceError(
+            f"bins are given for '{unused[0]}', which makes no groups that can be cut; columns "
+            f"that do are {crossed or 'none'}: make it an attribute that is crossed (--attribute "
+            f"{unused[0]}), or leave its bins out"
+        )
     names = names or {}
     if rule.kind == "crossed":
         groups, membership, notes = _cross(table, y, classes, rule, names)

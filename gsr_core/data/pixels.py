@@ -13,7 +13,14 @@ from PIL import Image, ImageOps
 
 from gsr_core.errors import InputError
 
-__all__ = ["THUMBNAIL_SIZE", "decode_image", "thumbnail"]
+__all__ = ["MAX_PIXELS", "THUMBNAIL_SIZE", "decode_image", "thumbnail"]
+
+MAX_PIXELS = 2**26
+"""Most pixels of an image that is read (8,192 × 8,192).
+
+A file of some kilobytes can claim many more, and each process that reads images needs up to 14
+bytes for every pixel, at this limit a gigabyte.
+"""
 
 THUMBNAIL_SIZE = 128
 """Longer side of a thumbnail, in pixels."""
@@ -27,7 +34,8 @@ def decode_image(file: Path | io.BytesIO) -> np.ndarray:
     of floating point is taken for a share of white if no pixel is above 1.
 
     Raises:
-        InputError: If the file is missing, empty, truncated, or no image.
+        InputError: If the file is missing, empty, truncated, no image, or has more pixels than
+            `MAX_PIXELS`.
     """
     if isinstance(file, Path):
         # A name that is too long or has a null byte is an error of its own.
@@ -44,16 +52,17 @@ def decode_image(file: Path | io.BytesIO) -> np.ndarray:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(file) as image:
+                _check_size(*image.size)
                 image.load()
                 # A camera's note may be damaged where the image is not.
                 with suppress(Exception):
                     ImageOps.exif_transpose(image, in_place=True)
                 if image.mode.startswith(("I", "F")):
-                    return _from_deep_grey(
-                        np.asarray(image, np.float64), whole=image.mode[0] == "I"
-                    )
+                    return _from_deep_grey(np.asarray(image), whole=image.mode[0] == "I")
                 # Copied, so that it can be written to: torch warns of arrays that cannot.
                 return np.array(image.convert("RGB"))
+    except InputError:
+        raise
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         if "cannot identify" in reason:
@@ -61,13 +70,35 @@ def decode_image(file: Path | io.BytesIO) -> np.ndarray:
         raise InputError(reason[:150]) from error
 
 
+def _check_size(width: int, height: int) -> None:
+    """Check that an image can be read in reasonable memory.
+
+    Raises:
+        InputError: If it cannot.
+    """
+    if width * height > MAX_PIXELS:
+        raise InputError(
+            f"it has {width:,} × {height:,} pixels; at most {MAX_PIXELS:,} in all are read: make "
+            "it smaller"
+        )
+
+
 def _from_deep_grey(grey: np.ndarray, *, whole: bool) -> np.ndarray:
-    if whole:
-        scaled = np.clip(grey, 0, 65535) / 257
-    else:
-        grey = np.nan_to_num(grey)
-        scaled = np.clip(grey * 255 if grey.max() <= 1 else grey, 0, 255)
-    return np.repeat(scaled.round().astype(np.uint8)[:, :, None], 3, axis=2)
+    # A share of white, unless a pixel is above 1.
+    factor = 255 if not whole and np.nanmax(grey, initial=0) <= 1 else 1
+    image = np.empty((*grey.shape, 3), np.uint8)
+    # In strips: in float64, all at once would take several times the memory of the image.
+    for start in range(0, len(grey), _STRIP):
+        strip = grey[start : start + _STRIP].astype(np.float64)
+        if whole:
+            scaled = np.clip(strip, 0, 65535) / 257
+        else:
+            scaled = np.clip(np.nan_to_num(strip) * factor, 0, 255)
+        image[start : start + _STRIP] = scaled.round()[:, :, None]
+    return image
+
+
+_STRIP = 256
 
 
 def thumbnail(item: Any) -> bytes | None:

@@ -7,21 +7,20 @@ when one of its name is asked for again.
 
 from __future__ import annotations
 
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, TypeVar
 
 from filelock import FileLock, Timeout
 
 from gsr_core.data.bundle import Bundle, open_bundle
-from gsr_core.errors import BundleError, RunStateError, SettingError
-from gsr_core.files import replace_file
+from gsr_core.errors import BundleError, DiskFullError, RunStateError, SettingError
+from gsr_core.files import disk_full, replace_file
 from gsr_core.records import Record, RecordFolder
 
-__all__ = ["Experiment", "ExperimentRecord", "check_name"]
+__all__ = ["Experiment", "ExperimentRecord"]
 
 
 _PATIENCE = 0.5
@@ -116,11 +115,18 @@ class Experiment(RecordFolder[R], ABC):
         Raises:
             RunStateError: If it is under way.
             SettingError: If a decisive field differs.
+            DiskFullError: If there is no room for it; then nothing is left behind.
             GsrError: If its bundle has changed, or this version cannot read it.
         """
         if not self.file.is_file():
-            self.path.mkdir(parents=True, exist_ok=True)
-            self.write(wanted)
+            try:
+                with disk_full(f"the record of a {self.kind}"):
+                    self.path.mkdir(parents=True, exist_ok=True)
+                    self.write(wanted)
+            except DiskFullError:
+                with suppress(OSError):
+                    self.path.rmdir()
+                raise
             return
         with self.lock():
             before = self.checked().record
@@ -146,16 +152,3 @@ class Experiment(RecordFolder[R], ABC):
             before: The record on disk.
             wanted: The record that is asked for, of which all decisive fields are the same.
         """
-
-
-def check_name(kind: str, name: str) -> None:
-    """Check the name of a study or a sweep, which is also that of its directory.
-
-    Raises:
-        SettingError: If it is not allowed.
-    """
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", name):
-        raise SettingError(
-            f"{kind} name '{name}' is not allowed; use up to 100 letters, digits, '.', '_' and "
-            "'-', beginning with a letter or digit"
-        )

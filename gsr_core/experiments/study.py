@@ -29,9 +29,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from gsr_core.data.bundle import bundle_reference, open_bundle
 from gsr_core.data.variation import Variation
 from gsr_core.errors import BundleNotFoundError, GsrError, SettingError
-from gsr_core.experiments.experiment import Experiment, check_name
+from gsr_core.experiments.experiment import Experiment
 from gsr_core.methods.registry import METHODS, make_method
-from gsr_core.records import newest_first
+from gsr_core.names import check_new_name
+from gsr_core.records import newest_first, open_folder
 from gsr_core.runs.store import Run, now, open_run
 from gsr_core.workspace import Workspace
 
@@ -228,7 +229,7 @@ def make_study(
         raise SettingError(f"there is no study '{kind}'; studies are {', '.join(KINDS)}")
     opened = open_bundle(workspace, bundle)
     name = name or f"{kind}-{opened.name}"
-    check_name("study", name)
+    check_new_name("study", name)
     if not methods:
         raise SettingError("a study needs at least one method; methods are " + ", ".join(METHODS))
     if seeds < 1:
@@ -298,7 +299,7 @@ def open_study(workspace: Workspace, name: str) -> Study:
     >>> open_study(place, "opened").record.levels
     [0.0, 0.1, 0.2, 0.3, 0.4]
     """
-    return Study(workspace, workspace.studies / name).checked()
+    return open_folder(Study, workspace, workspace.studies, name)
 
 
 def list_studies(workspace: Workspace) -> list[Study]:

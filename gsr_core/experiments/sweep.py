@@ -28,12 +28,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from gsr_core.compute import pick
 from gsr_core.data.bundle import bundle_reference, open_bundle
 from gsr_core.errors import SettingError
-from gsr_core.experiments.experiment import Experiment, check_name
+from gsr_core.experiments.experiment import Experiment
 from gsr_core.experiments.search import Sampler, Setting, Trial, read_trials, search_space
 from gsr_core.methods.base import Method, Range
 from gsr_core.methods.registry import make_method
 from gsr_core.methods.selection import SELECTION_RULES
-from gsr_core.records import newest_first
+from gsr_core.names import check_new_name, is_name
+from gsr_core.records import newest_first, open_folder
 from gsr_core.runs.record import versions
 from gsr_core.runs.store import Run, now
 from gsr_core.workspace import Workspace
@@ -139,7 +140,8 @@ class Sweep(Experiment[SweepRecord]):
 
     def runs(self) -> list[Run]:
         """Return the winner's runs that still exist, by seed."""
-        runs = (Run(self.workspace, self.workspace.runs / each) for each in self.record.runs)
+        names = (each for each in self.record.runs if is_name(each))
+        runs = (Run(self.workspace, self.workspace.runs / each) for each in names)
         return [run for run in runs if (run.path / "config.json").is_file()]
 
     def difference(self, key: str, old: Any, new: Any) -> str:
@@ -208,7 +210,7 @@ def make_sweep(
     """
     if not name:
         name = f"{method}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{uuid.uuid4().hex[:6]}"
-    check_name("sweep", name)
+    check_new_name("sweep", name)
     if sampler not in ("tpe", "random"):
         raise SettingError(f"sampler is '{sampler}'; choose tpe or random")
     for what, count in (("trials", trials), ("seeds", seeds)):
@@ -262,7 +264,7 @@ def open_sweep(workspace: Workspace, name: str) -> Sweep:
     >>> open_sweep(place, "opened").record.trials
     3
     """
-    return Sweep(workspace, workspace.sweeps / name).checked()
+    return open_folder(Sweep, workspace, workspace.sweeps, name)
 
 
 def list_sweeps(workspace: Workspace) -> list[Sweep]:

@@ -15,13 +15,12 @@ the length that the journal gives.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from io import BytesIO, FileIO
 from pathlib import Path
@@ -31,7 +30,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from gsr_core.errors import DiskFullError, RunStateError
-from gsr_core.files import replace_file
+from gsr_core.files import is_full, replace_file
 
 __all__ = ["BadRow", "FolderStore", "MemoryStore", "Store", "open_store"]
 
@@ -41,11 +40,11 @@ FEATURES = "features.npy"
 IMAGES = "thumbnails.bin"
 SIZES = "thumbnails.sizes"
 BAD = "bad.jsonl"
+LOCK = "lock"
 
 CHUNK_SECONDS = 5.0
 """How long a chunk takes to compute: what a kill can lose."""
 NO_THUMBNAIL = -1
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 READ_ROWS = 4096
 
 
@@ -279,7 +278,7 @@ class FolderStore(Store):
         except DiskFullError:
             raise
         except OSError as error:
-            if error.errno not in FULL:
+            if not is_full(error):
                 raise
             raise DiskFullError(
                 f"the disk of {self.folder} is full ({error.strerror}); all {self.n:,} rows of "
@@ -311,7 +310,7 @@ def open_store(
         return
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        lock = FileLock(folder / "lock", timeout=0)
+        lock = FileLock(folder / LOCK, timeout=0)
         lock.acquire()
     except Timeout:
         raise RunStateError(
@@ -329,8 +328,20 @@ def open_store(
             raise
         finally:
             store.close()
+            if not store.rows:
+                # Nothing to go on with; what made it fail may well make it another extraction.
+                _forget(folder)
     finally:
         lock.release()
+
+
+def _forget(folder: Path) -> None:
+    """Remove an extraction, and its folder if there is nothing else in it."""
+    for name in (JOURNAL, FEATURES, BAD, IMAGES, SIZES, LOCK):
+        with suppress(OSError):
+            (folder / name).unlink(missing_ok=True)
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def _header(n: int, d: int) -> bytes:

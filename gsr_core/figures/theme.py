@@ -12,7 +12,9 @@ than eight groups get a second shade, another dash and another symbol.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -139,7 +141,37 @@ def finish(figure: go.Figure, dark: bool = False) -> go.Figure:
     Returns:
         The same figure.
     """
+    for part in (*figure.data, figure.layout):
+        for key, value in part.to_plotly_json().items():
+            if key == "template":
+                continue
+            shown = _as_it_is(value)
+            if shown is not value:
+                part[key] = shown
     return figure.update_layout(template="gsr_dark" if dark else "gsr")
+
+
+_FOREIGN = re.compile(r"<(?!/?(?:b|i|br|extra)>)")
+"""The beginning of what Plotly could take for a tag, but for those that our figures use."""
+
+
+def _as_it_is(value: Any) -> Any:
+    """Return a part of a figure in which a user's text makes no links; itself if there is none."""
+    if isinstance(value, str):
+        return _FOREIGN.sub("&lt;", value) if "<" in value else value
+    if isinstance(value, np.ndarray):
+        if value.dtype.kind not in "OU":
+            return value
+        before = value.tolist()
+        after = _as_it_is(before)
+        return value if after is before else np.array(after, dtype=object)
+    if isinstance(value, dict):
+        new = {key: _as_it_is(each) for key, each in value.items()}
+        return new if any(new[key] is not value[key] for key in value) else value
+    if isinstance(value, list | tuple):
+        items = [_as_it_is(each) for each in value]
+        return items if any(a is not b for a, b in zip(items, value, strict=True)) else value
+    return value
 
 
 def group_colours(names: Sequence[str]) -> dict[str, str]:

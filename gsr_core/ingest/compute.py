@@ -165,10 +165,12 @@ def _write_selection(features: np.ndarray, rows: np.ndarray, file: Path) -> np.n
     """Write some rows of memory-mapped features to a file of their own, chunk by chunk."""
     shape = (len(rows), features.shape[1])
     file.unlink(missing_ok=True)  # It may be linked from an earlier bundle.
-    selection = np.lib.format.open_memmap(file, mode="w+", dtype=np.float32, shape=shape)
-    for start in range(0, len(rows), 65536):
-        selection[start : start + 65536] = features[rows[start : start + 65536]]
-    selection.flush()
+    # Not through a memory map, where a full disk kills the process without a word.
+    with file.open("wb") as sink:
+        header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(sink, header)
+        for start in range(0, len(rows), 65536):
+            sink.write(features[rows[start : start + 65536]].astype("<f4", copy=False).data)
     return np.load(file, mmap_mode="r", allow_pickle=False)
 
 

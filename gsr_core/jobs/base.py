@@ -59,6 +59,9 @@ class Job(BaseModel):
             GsrError: If something about the work is not right.
         """
 
+    def give_up(self, workspace: Workspace) -> None:
+        """Take back what was written down of a job that there is no room to queue."""
+
     def words(self) -> list[str]:
         """Return what is typed after `gsr` to do the same; nothing if no command does."""
         return []

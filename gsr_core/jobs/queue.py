@@ -21,9 +21,11 @@ from huey import SqliteHuey
 from huey.registry import Message
 from huey.serializer import Serializer
 
+from gsr_core.errors import DiskFullError
+from gsr_core.files import disk_full
 from gsr_core.jobs.base import Job
 from gsr_core.jobs.lock import worker_alive, worker_file
-from gsr_core.jobs.state import JobState, keep_job, read_job, write_job
+from gsr_core.jobs.state import JobState, forget_job, keep_job, read_job, write_job
 from gsr_core.jobs.tasks import make_tasks
 from gsr_core.workspace import Workspace
 
@@ -75,21 +77,39 @@ def ensure_worker(workspace: Workspace, name: str) -> None:
 
 
 def enqueue(workspace: Workspace, job: Job) -> None:
-    """Put a job at the end of its queue and see that a worker is there."""
+    """Put a job at the end of its queue and see that a worker is there.
+
+    Raises:
+        DiskFullError: If there is no room for it; then it waits nowhere.
+    """
     queue = job.own_queue()
-    make_tasks(workspace, open_queue(workspace, queue))[job.kind](**job.message())
+    try:
+        with disk_full("a job for the worker"):
+            make_tasks(workspace, open_queue(workspace, queue))[job.kind](**job.message())
+    except DiskFullError:
+        job.give_up(workspace)
+        raise
     ensure_worker(workspace, queue)
 
 
 def start_job(workspace: Workspace, job: Job) -> JobState:
-    """Start a tracked job unless the same one is under way, and say how it stands."""
+    """Start a tracked job unless the same one is under way, and say how it stands.
+
+    Raises:
+        DiskFullError: If there is no room for it; then it waits nowhere.
+    """
     state = read_job(workspace, job.kind, job.key)
     if state is not None and state.active:
         # It may have been queued for a worker that died since.
         ensure_worker(workspace, job.own_queue())
         return state
     state = JobState(kind=job.kind, key=job.key, text="Waiting for the worker")
-    keep_job(workspace, job)
-    write_job(workspace, state)
-    enqueue(workspace, job)
+    try:
+        with disk_full("a job"):
+            keep_job(workspace, job)
+            write_job(workspace, state)
+        enqueue(workspace, job)
+    except DiskFullError:
+        forget_job(workspace, job.kind, job.key)
+        raise
     return state

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict
 
-from gsr_core.errors import GsrError
-from gsr_core.files import replace_file
+from gsr_core.errors import DiskFullError, GsrError
+from gsr_core.files import disk_full, replace_file
 from gsr_core.jobs.lock import worker_alive
 from gsr_core.jobs.registry import job_class
 from gsr_core.progress import Status
@@ -86,14 +87,23 @@ def stop_requested(workspace: Workspace, kind: str, key: str) -> bool:
 
 
 def write_job(workspace: Workspace, state: JobState) -> None:
-    """Replace a job's state."""
+    """Replace a job's state.
+
+    Raises:
+        DiskFullError: If there is no room; an empty file says so until the job is started again.
+    """
     workspace.jobs.mkdir(parents=True, exist_ok=True)
     stamped = state.model_copy(update={"written": time.time()})
     file = workspace.jobs / f"{_stem(state.kind, state.key)}.json"
     if state.status is Status.QUEUED:
-        file.with_suffix(".stop").unlink(missing_ok=True)
-    with replace_file(file) as temporary:
-        temporary.write_text(stamped.model_dump_json())
+        for suffix in (".stop", ".full"):
+            file.with_suffix(suffix).unlink(missing_ok=True)
+    try:
+        with disk_full("how a job stands"), replace_file(file) as temporary:
+            temporary.write_text(stamped.model_dump_json())
+    except DiskFullError:
+        file.with_suffix(".full").touch()
+        raise
 
 
 def read_job(workspace: Workspace, kind: str, key: str) -> JobState | None:
@@ -107,24 +117,29 @@ def read_job(workspace: Workspace, kind: str, key: str) -> JobState | None:
         state = JobState.model_validate_json(file.read_text())
     except FileNotFoundError:
         return None
-    lost = state.status is Status.RUNNING or (
-        state.status is Status.QUEUED
-        and time.time() - state.written > _START_LIMIT
-        and not worker_alive(workspace, job_class(kind).queue)
+    found_full = state.active and file.with_suffix(".full").exists()
+    lost = (
+        found_full
+        or state.status is Status.RUNNING
+        or (
+            state.status is Status.QUEUED
+            and time.time() - state.written > _START_LIMIT
+            and not worker_alive(workspace, job_class(kind).queue)
+        )
     )
     if lost:
         try:
             with job_lock(workspace, kind, key):
                 state = JobState.model_validate_json(file.read_text())
                 if state.active:
-                    state = state.model_copy(
-                        update={
-                            "status": Status.FAILED,
-                            "text": "The process that did this ended without a word; start it "
-                            "again.",
-                        }
+                    reason = (
+                        "The disk was full; make room and start it again."
+                        if found_full
+                        else "The process that did this ended without a word; start it again."
                     )
-                    write_job(workspace, state)
+                    state = state.model_copy(update={"status": Status.FAILED, "text": reason})
+                    with suppress(DiskFullError):
+                        write_job(workspace, state)
         except Timeout:
             pass
     return state
@@ -146,7 +161,7 @@ def list_jobs(workspace: Workspace, kind: str) -> list[JobState]:
 
 def forget_job(workspace: Workspace, kind: str, key: str) -> None:
     """Take away what is known of a job that has ended."""
-    for suffix in ("json", "arguments"):
+    for suffix in ("json", "arguments", "full"):
         (workspace.jobs / f"{_stem(kind, key)}.{suffix}").unlink(missing_ok=True)
 
 

@@ -15,6 +15,7 @@ from huey import SqliteHuey
 from pydantic import ValidationError
 
 from gsr_core.errors import GsrError, RunStateError
+from gsr_core.files import is_full
 from gsr_core.jobs.registry import JOBS, job_class
 from gsr_core.jobs.state import JobState, job_lock, stop_requested, write_job
 from gsr_core.progress import Status, never, silent
@@ -74,17 +75,24 @@ def perform(workspace: Workspace, kind: str, message: Mapping[str, Any]) -> None
                 else:
                     made.restore(workspace, key, arguments).run(workspace, report, stopped)
                     outcome = {"status": Status.FINISHED, "fraction": 1.0, "text": "Done"}
-            except ValidationError as error:
-                outcome = {"status": Status.FAILED, "text": what_is_wrong(error)}
-            except GsrError as error:
-                asked = isinstance(error, RunStateError) and stopped()
-                outcome = {
-                    "status": Status.CANCELLED if asked else Status.FAILED,
-                    "text": str(error),
-                }
             except Exception as error:
-                traceback.print_exc()
-                outcome = {"status": Status.FAILED, "text": f"{type(error).__name__}: {error}"}
+                outcome = _failure(error, stopped=stopped())
             write_job(workspace, state.model_copy(update=outcome))
     except Timeout:
         return  # The same job is under way.
+
+
+def _failure(error: Exception, *, stopped: bool) -> dict[str, Any]:
+    """Return how a job stands that ended with an error, as changes of its state."""
+    if is_full(error):
+        return {
+            "status": Status.FAILED,
+            "text": "The disk was full; make room and start it again.",
+        }
+    if isinstance(error, ValidationError):
+        return {"status": Status.FAILED, "text": what_is_wrong(error)}
+    if isinstance(error, GsrError):
+        asked = isinstance(error, RunStateError) and stopped
+        return {"status": Status.CANCELLED if asked else Status.FAILED, "text": str(error)}
+    traceback.print_exception(error)
+    return {"status": Status.FAILED, "text": f"{type(error).__name__}: {error}"}

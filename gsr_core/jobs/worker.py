@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from filelock import Timeout
@@ -32,7 +33,8 @@ def main(root: str, name: str) -> None:
     workspace = Workspace.at(Path(root))
     try:
         with worker_lock(workspace, name).acquire(timeout=_PATIENCE):
-            worker_file(workspace, name, "pid").write_text(f"{os.getpid()}\n")
+            with suppress(OSError):  # The disk may be full.
+                worker_file(workspace, name, "pid").write_text(f"{os.getpid()}\n")
             _work(workspace, name)
     except Timeout:
         return  # Another worker was faster.
@@ -70,7 +72,10 @@ def _work(workspace: Workspace, name: str) -> None:
         os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=leave_when_idle, daemon=True).start()
-    print(f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} process {os.getpid()} is ready")
+    with suppress(OSError):
+        print(
+            f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} process {os.getpid()} is ready"
+        )
     queue.create_consumer(
         workers=1, periodic=False, initial_delay=0.05, backoff=1.1, max_delay=0.2
     ).run()

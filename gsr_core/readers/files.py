@@ -22,6 +22,7 @@ __all__ = [
     "IMAGE_SUFFIXES",
     "TABLE_SUFFIXES",
     "are_files",
+    "json_line",
     "list_images",
     "need_columns",
     "need_file",
@@ -298,6 +299,37 @@ def _read_parquet(file: Path) -> pd.DataFrame:
     return table
 
 
+def json_line(line: str, number: int, file: Path) -> object:
+    """Return what a line of JSON says.
+
+    Args:
+        line: The line.
+        number: Which one it is, counted from 1.
+        file: Where it is from.
+
+    Raises:
+        SourceError: If it is no JSON, or deeper or longer than Python reads.
+    """
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError as error:
+        raise SourceError(
+            f"line {number} of {file} is not JSON ({error.msg}, character {error.pos}); "
+            "expected one object a line"
+        ) from error
+    except RecursionError:
+        raise SourceError(
+            f"line {number} of {file} has brackets within brackets too deep to be read; expected "
+            'one flat object a line, such as {"path": "a.jpg", "y": 0}'
+        ) from None
+    except ValueError as error:
+        # Python's limit of 4,300 digits is against files that would keep it busy for hours.
+        raise SourceError(
+            f"line {number} of {file} has a whole number of more digits than can be read; write it "
+            "in quotes, as a text, or in the form 1e5000"
+        ) from error
+
+
 def _read_jsonl(file: Path) -> pd.DataFrame:
     _check_utf8(file)
     rows: list[dict[str, object]] = []
@@ -305,13 +337,7 @@ def _read_jsonl(file: Path) -> pd.DataFrame:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise SourceError(
-                    f"line {number} of {file} is not JSON ({error.msg}, character {error.pos}); "
-                    "expected one object a line"
-                ) from error
+            row = json_line(line, number, file)
             if not isinstance(row, dict):
                 raise SourceError(
                     f"line {number} of {file} is a JSON {type(row).__name__}; expected one object "

@@ -253,7 +253,7 @@ def _read_pairs(file: Path) -> pd.DataFrame:
                     places = [fields.index(name) for name in COLUMNS]
                 else:
                     rows.append([fields[place] for place in places])
-            except (ValueError, KeyError, IndexError, TypeError) as error:
+            except (ValueError, KeyError, IndexError, TypeError, RecursionError) as error:
                 raise SourceError(
                     f"line {number} of {file} is not a pair of MultiNLI ({error}); expected "
                     f"{', '.join(COLUMNS)}: download the file again"

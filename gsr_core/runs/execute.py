@@ -14,6 +14,7 @@ from gsr_core.compute import Compute, pick
 from gsr_core.data.problem import load_problem
 from gsr_core.data.variation import make_variation
 from gsr_core.errors import GsrError, RunStateError, SettingError
+from gsr_core.files import is_full
 from gsr_core.linear.head import Head
 from gsr_core.linear.influence import Influence
 from gsr_core.methods.base import Step
@@ -21,7 +22,7 @@ from gsr_core.methods.fit import FitResult, fit
 from gsr_core.methods.monitor import Monitor
 from gsr_core.methods.registry import make_method
 from gsr_core.progress import Status
-from gsr_core.runs.record import RunState
+from gsr_core.runs.record import RunConfig, RunState
 from gsr_core.runs.recorder import Recorder
 from gsr_core.runs.recovery import kept_arrays
 from gsr_core.runs.store import Run, create_run, now
@@ -104,6 +105,7 @@ def continue_run(run: Run, steps: int) -> None:
         run.write_state(
             state.model_copy(update={"status": Status.QUEUED, "steps": steps, "message": ""})
         )
+        run.full_marker.unlink(missing_ok=True)
         run.log(f"to be continued from step {state.step} to {steps}")
 
 
@@ -132,39 +134,56 @@ def execute(run: Run, *, monitor: Monitor | None = None) -> RunState:
             state = stored.model_copy(update={"status": Status.CANCELLED})
             run.write_state(state)
             return state
-        state = stored.model_copy(update={"status": Status.RUNNING, "started": now()})
-        run.write_state(state)
-        recorder: Recorder | None = None
         try:
-            method = make_method(config.method, config.settings)
-            compute = pick(config.device)
-            bundle = run.unchanged_bundle()
-            problem, test = load_problem(
-                bundle, compute, seed=config.seed, variation=make_variation(config.variation)
-            )
-            run.log(f"computing on {compute} in process {os.getpid()}")
-            resume = _resume(run, stored, compute)
-            recorder = Recorder(
-                run,
-                state.model_copy(update={"device": str(compute), "steps": method.max_steps}),
-                rows=getattr(problem, method.values_on).position,
-                earlier=resume,
-                follow=monitor,
-            )
-            result = fit(
-                method, problem, bundle.group_names, test=test, monitor=recorder, resume=resume
-            )
-            state = _ended(run, state, recorder, result.status, result.message)
-        except KeyboardInterrupt:
-            state = _ended(run, state, recorder, Status.CANCELLED, "interrupted from the keyboard")
-        except GsrError as error:
-            state = _ended(run, state, recorder, Status.FAILED, str(error))
+            return _compute(run, config, stored, monitor)
         except Exception as error:
+            if not is_full(error):
+                raise
+            return run.give_up()
+
+
+def _compute(run: Run, config: RunConfig, stored: RunState, monitor: Monitor | None) -> RunState:
+    """Compute a run whose lock is held, and write down how it ends.
+
+    Raises:
+        Exception: If there is no room on the disk; anything else is written down.
+    """
+    state = stored.model_copy(update={"status": Status.RUNNING, "started": now()})
+    run.write_state(state)
+    recorder: Recorder | None = None
+    try:
+        method = make_method(config.method, config.settings)
+        compute = pick(config.device)
+        bundle = run.unchanged_bundle()
+        problem, test = load_problem(
+            bundle, compute, seed=config.seed, variation=make_variation(config.variation)
+        )
+        run.log(f"computing on {compute} in process {os.getpid()}")
+        resume = _resume(run, stored, compute)
+        recorder = Recorder(
+            run,
+            state.model_copy(update={"device": str(compute), "steps": method.max_steps}),
+            rows=getattr(problem, method.values_on).position,
+            earlier=resume,
+            follow=monitor,
+        )
+        result = fit(
+            method, problem, bundle.group_names, test=test, monitor=recorder, resume=resume
+        )
+        state = _ended(run, state, recorder, result.status, result.message)
+    except KeyboardInterrupt:
+        state = _ended(run, state, recorder, Status.CANCELLED, "interrupted from the keyboard")
+    except Exception as error:
+        if is_full(error):
+            raise
+        if isinstance(error, GsrError):
+            reason = str(error)
+        else:
             run.log(traceback.format_exc())
             reason = f"{type(error).__name__}: {error} (the run's log has the details)"
-            state = _ended(run, state, recorder, Status.FAILED, reason)
-        run.log(f"{state.status} at step {state.step} of {state.steps}. {state.message}".rstrip())
-        return state
+        state = _ended(run, state, recorder, Status.FAILED, reason)
+    run.log(f"{state.status} at step {state.step} of {state.steps}. {state.message}".rstrip())
+    return state
 
 
 def _ended(

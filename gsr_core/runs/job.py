@@ -65,6 +65,12 @@ class RunJob(Job):
         made = create_run(workspace, self.bundle, self.method, self.settings, device=self.device)
         return self.of(made.config)
 
+    def give_up(self, workspace: Workspace) -> None:
+        """Mark the run failed, so that it does not wait for a worker that is not told of it."""
+        run = open_run(workspace, self.run_id)
+        with run.lock():
+            run.give_up()
+
     def own_queue(self) -> str:
         """Return the queue of the run's device."""
         return device_queue(self.device)

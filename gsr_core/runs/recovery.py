@@ -1,4 +1,4 @@
-"""Runs whose process died: marked failed, with their last stored step made readable."""
+"""Runs whose process died, or found the disk full: marked failed, their last step made readable."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gsr_core.files import is_full
 from gsr_core.progress import Status
 from gsr_core.runs.record import RunState
 
@@ -16,8 +17,14 @@ __all__ = ["kept_arrays", "recover"]
 
 
 def recover(run: Run, state: RunState) -> RunState:
-    """Mark a run whose process died as failed and make its last stored step readable."""
-    trouble = ""
+    """Mark a run whose process died as failed and make its last stored step readable.
+
+    Where there is no room for that, the run keeps its marker, so that the next look tries again.
+
+    Raises:
+        OSError: If the state cannot be written for another reason.
+    """
+    trouble, was_full, is_written = "", run.full_marker.exists(), True
     try:
         stored = run.checkpoint()
         if stored is not None:
@@ -35,18 +42,31 @@ def recover(run: Run, state: RunState) -> RunState:
                 (run.path / name).unlink(missing_ok=True)
     except Exception as error:
         # Whoever asks how the run stands gets an answer, whatever became of its files.
-        trouble = f"; the kept step cannot be written out: {error}"
+        if is_full(error):
+            was_full, is_written = True, False
+        else:
+            trouble = f"; the kept step cannot be written out: {error}"
     for leftover in run.path.glob(".*.tmp"):
         leftover.unlink(missing_ok=True)
     last = f"the last stored step is {state.step}" if state.step else "no step was stored"
+    ended = "the process that computed this run ended without a word"
+    if was_full:
+        again = "continue the run" if state.step else "start it again"
+        ended, trouble = "the disk was full", f"{trouble}; make room, then {again}"
     state = state.model_copy(
-        update={
-            "status": Status.FAILED,
-            "message": f"the process that computed this run ended without a word; {last}{trouble}",
-        }
+        update={"status": Status.FAILED, "message": f"{ended}; {last}{trouble}"}
     )
-    run.write_state(state)
+    try:
+        run.write_state(state)
+    except OSError as error:
+        if not is_full(error):
+            raise
+        is_written = False
     run.log(state.message)
+    if is_written:
+        run.full_marker.unlink(missing_ok=True)
+    else:
+        run.full_marker.touch()
     return state
 
 

@@ -16,18 +16,22 @@
          log.txt                     what happened when
          lock                        held by the process that computes
          cancel                      there when somebody asked the run to stop
+         full                        there while the run has not been able to write down that, or
+                                     what it had when, the disk was full
 ```
 
 Every file is replaced whole. The process that computes holds `lock`, which the operating system
 lets go when the process dies, however it dies: a run that says it is running while nobody holds
 its lock has lost its process, and whoever reads it first marks it failed and makes the last stored
-step readable.
+step readable. It does the same for a run that found the disk full, for which there is still room
+for an empty file.
 
 The file is long because reading and writing of the whole format stand side by side.
 """
 
 from __future__ import annotations
 
+import shutil
 import time
 import uuid
 from collections.abc import Iterator
@@ -49,9 +53,10 @@ from gsr_core.data.bundle import Bundle, bundle_reference, load_head, open_bundl
 from gsr_core.data.problem import positions_of, seen_labels
 from gsr_core.data.variation import make_variation
 from gsr_core.errors import BundleError, GsrError, RunNotFoundError, RunStateError
-from gsr_core.files import replace_file
+from gsr_core.files import disk_full, is_full, replace_file
 from gsr_core.methods.history import HISTORY_COLUMNS
 from gsr_core.methods.registry import METHODS, make_method
+from gsr_core.names import is_name
 from gsr_core.progress import Status
 from gsr_core.runs.record import FORMAT, RunConfig, RunState, versions
 from gsr_core.runs.recovery import recover
@@ -92,14 +97,14 @@ class Run:
 
     @property
     def state(self) -> RunState:
-        """How the run stands; one whose process died is marked failed first."""
+        """How the run stands; one whose process died or found no room is marked failed first."""
         state = self.stored_state()
-        if state.status is Status.RUNNING:
+        if state.status is Status.RUNNING or self.full_marker.exists():
             try:
                 with self.lock():
                     # Read again: it may have ended between the two looks.
                     state = self.stored_state()
-                    if state.status is Status.RUNNING:
+                    if state.status is Status.RUNNING or self.full_marker.exists():
                         state = recover(self, state)
             except RunStateError:
                 pass
@@ -251,9 +256,17 @@ class Run:
     # Writing -------------------------------------------------------------------------------
 
     def log(self, text: str) -> None:
-        """Add a line to the log."""
-        with (self.path / "log.txt").open("a") as file:
-            file.write(f"{now()} {text}\n")
+        """Add a line to the log, if there is room for it.
+
+        Raises:
+            OSError: If it cannot be written for another reason.
+        """
+        try:
+            with (self.path / "log.txt").open("a") as file:
+                file.write(f"{now()} {text}\n")
+        except OSError as error:
+            if not is_full(error):
+                raise
 
     def write_config(self, config: RunConfig) -> None:
         """Replace the configuration."""
@@ -355,7 +368,23 @@ class Run:
 
     def stored_state(self) -> RunState:
         """Return the state as it is on disk, without a look whether its process still lives."""
-        return RunState.model_validate_json((self.path / "state.json").read_text())
+        state = RunState.model_validate_json((self.path / "state.json").read_text())
+        if state.active and self.full_marker.exists():
+            return state.model_copy(update={"status": Status.FAILED, "message": "the disk is full"})
+        return state
+
+    @property
+    def full_marker(self) -> Path:
+        """The empty file that says that the run found no room; see `give_up`."""
+        return self.path / "full"
+
+    def give_up(self) -> RunState:
+        """Write down, as far as there is room, that the run ended because the disk is full.
+
+        The caller holds the lock.
+        """
+        self.full_marker.touch()
+        return recover(self, self.stored_state())
 
 
 def create_run(
@@ -398,24 +427,28 @@ def create_run(
     pick(device)
     run_id = f"{method}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{uuid.uuid4().hex[:6]}"
     run = Run(workspace, workspace.runs / run_id)
-    run.path.mkdir(parents=True)
-    run.write_state(RunState(steps=chosen.max_steps))
-    # The configuration comes last: a directory without one is not a run yet.
-    run.write_config(
-        RunConfig(
-            run_id=run_id,
-            created=now(),
-            bundle=bundle_reference(workspace, opened),
-            bundle_digest=opened.manifest.digest,
-            method=method,
-            settings=chosen.settings(),
-            device=device,
-            variation=varied.changes(),
-            part_of=part_of,
-            sweep=sweep,
-            versions=versions(),
-        )
+    config = RunConfig(
+        run_id=run_id,
+        created=now(),
+        bundle=bundle_reference(workspace, opened),
+        bundle_digest=opened.manifest.digest,
+        method=method,
+        settings=chosen.settings(),
+        device=device,
+        variation=varied.changes(),
+        part_of=part_of,
+        sweep=sweep,
+        versions=versions(),
     )
+    try:
+        with disk_full("a new run"):
+            run.path.mkdir(parents=True)
+            run.write_state(RunState(steps=chosen.max_steps))
+            # The configuration comes last: a directory without one is not a run yet.
+            run.write_config(config)
+    except BaseException:
+        shutil.rmtree(run.path, ignore_errors=True)
+        raise
     run.log(f"created: {method} on {opened.name}, settings {chosen.settings()}")
     return run
 
@@ -432,7 +465,7 @@ def open_run(workspace: Workspace, run_id: str) -> Run:
     True
     """
     run = Run(workspace, workspace.runs / run_id)
-    if not (run.path / "config.json").is_file():
+    if not is_name(run_id) or not (run.path / "config.json").is_file():
         near = [each for each in list_runs(workspace) if each.run_id.startswith(run_id)]
         if len(near) != 1 or not run_id:
             raise RunNotFoundError(

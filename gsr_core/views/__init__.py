@@ -1,4 +1,4 @@
 """Pieces of the dashboard that pages share.
 
-With `app.py` and `pages/` the only code that knows Streamlit.
+With `app.py`, `start.py` and `pages/` the only code that knows Streamlit.
 """

@@ -14,6 +14,7 @@ from gsr_core.data.groups import UNKNOWN
 from gsr_core.figures import theme
 
 __all__ = [
+    "badge",
     "colours_of",
     "percent",
     "plain",
@@ -50,9 +51,42 @@ def percent(value: float | None) -> str:
 
 
 def plain(text: object) -> str:
-    """Return text so that Markdown shows it as it is; names and ids come from users' data."""
-    escaped = re.sub(r"([\\`*_{}\[\]#$~<>:|&])", r"\\\1", str(text))
+    """Return text so that Markdown shows it as it is; names and ids come from users' data.
+
+    Every text of a user's that is shown anywhere but in `st.text`, `st.code`, a table or the
+    options of a selection box passes here, or through `badge`, `sentence` or `show_error`.
+
+    White space becomes single blanks, as Markdown shows it anyway, and an invisible word joiner
+    breaks what the browser would make a link, an emoji or an icon of even where it is escaped.
+    """
+    joined = _UNESCAPABLE.sub(lambda found: f"{found[0]}{_JOINER}", " ".join(str(text).split()))
+    escaped = re.sub(r"([\\`*_{}\[\]#$~<>:|&])", r"\\\1", joined)
     return re.sub(r"^(\d*)([-+.)])", r"\1\\\2", escaped)  # else the beginning of a list
+
+
+_JOINER = "\u2060"
+
+_UNESCAPABLE = re.compile(
+    # Before an address's slashes, an icon's name, an emoji's name.
+    r":(?=//|material/|streamlit:|[\w+-]+:)"
+    r"|\bwww(?=\.)"
+    r"|[-.\w+](?=@[-\w])",
+    re.IGNORECASE,
+)
+
+
+def badge(text: object, *, colour: str, icon: str | None = None, about: str | None = None) -> None:
+    """Draw a badge with a text that is shown as it is.
+
+    Args:
+        text: The text; not to be passed through `plain` before.
+        colour: As `st.badge` takes it.
+        icon: As `st.badge` takes it.
+        about: Text that appears when the badge is pointed at, also as it is.
+    """
+    # Streamlit escapes the brackets of a badge itself; escaped twice, they would make a link.
+    label = re.sub(r"\\([\[\]])", r"\1", plain(text))
+    st.badge(label, color=colour, icon=icon, help=None if about is None else plain(about))
 
 
 def sentence(message: BaseException | str) -> str:

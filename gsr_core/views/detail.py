@@ -17,7 +17,7 @@ from gsr_core.maps.heads import map_head
 from gsr_core.runs.samples import INFLUENCE
 from gsr_core.runs.store import Run
 from gsr_core.views import navigation as nav
-from gsr_core.views.charts import colours_of, percent, plain, show, show_error, single_group
+from gsr_core.views.charts import badge, colours_of, percent, plain, show, show_error, single_group
 from gsr_core.views.frame import link
 from gsr_core.views.gallery import picture
 from gsr_core.views.session import load_neighbours, load_samples, load_weight_paths, workspace
@@ -130,7 +130,7 @@ def _flag(bundle: Bundle, row: int) -> None:
     flag = {"reason": "", "note": "", "proposed_label": ""}
     if len(mine):
         flag = mine.iloc[0].to_dict()
-        st.badge(f"flagged: {plain(flag['reason'])}", icon=":material/flag:", color="red")
+        badge(f"flagged: {flag['reason']}", icon=":material/flag:", colour="red")
         remarks = [f"Proposed label: {plain(flag['proposed_label'])}."] * bool(
             flag["proposed_label"]
         )

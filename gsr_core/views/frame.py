@@ -22,7 +22,7 @@ from gsr_core.runs.job import device_queue, ensure_run_worker, submit
 from gsr_core.runs.store import Run, create_run
 from gsr_core.runs.summary import run_label
 from gsr_core.views import navigation as nav
-from gsr_core.views.charts import show_error
+from gsr_core.views.charts import badge, show_error
 from gsr_core.views.session import bundle_names, load_bundle, runs_of, workspace
 
 __all__ = ["Frame", "frame", "link", "start"]
@@ -224,10 +224,10 @@ def _chip(runs: list[Run]) -> None:
             more = f" · {len(active) - 1} waiting" if len(active) > 1 else ""
             if state.status is Status.RUNNING:
                 text = f"{run.config.method.upper()} step {state.step} of {state.steps}{more}"
-                st.badge(text, color="blue")
+                badge(text, colour="blue")
             else:
                 ensure_run_worker(run)
-                st.badge(f"{run.config.method.upper()} queued{more}", color="gray")
+                badge(f"{run.config.method.upper()} queued{more}", colour="gray")
 
     if waiting:
         st.fragment(progress, run_every=1.0)()

@@ -12,7 +12,7 @@ from PIL import Image
 
 from gsr_core.data.bundle import Bundle
 from gsr_core.views import navigation as nav
-from gsr_core.views.charts import percent, plain
+from gsr_core.views.charts import badge, percent, plain
 from gsr_core.views.slices import flags_of
 
 __all__ = ["gallery", "picture"]
@@ -105,11 +105,11 @@ def _card(bundle: Bundle, sample: dict, flag: str, *, key: str) -> None:
     if "weight" in sample:
         st.markdown(f"**{sample['weight']:.3g}×** weight")
     if sample["correct"]:
-        st.badge(f"{percent(sample['confidence'])} right", color="green")
+        badge(f"{percent(sample['confidence'])} right", colour="green")
     else:
-        st.badge(f"taken for {plain(classes[sample['prediction']])}", color="orange")
+        badge(f"taken for {classes[sample['prediction']]}", colour="orange")
     if flag:
-        st.badge("flagged", icon=":material/flag:", color="red", help=plain(flag))
+        badge("flagged", icon=":material/flag:", colour="red", about=flag)
     if st.button(plain(sample["sample_id"]), key=f"open {key}", type="tertiary", help="Details"):
         nav.put(sample=sample["row"])
         st.rerun()

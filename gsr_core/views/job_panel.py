@@ -12,7 +12,7 @@ from gsr_core.runs.job import ensure_run_worker, submit
 from gsr_core.runs.store import Run
 from gsr_core.runs.summary import headline, run_label, unsolved_steps
 from gsr_core.views import navigation as nav
-from gsr_core.views.charts import percent, plain, show, show_error
+from gsr_core.views.charts import badge, percent, plain, show, show_error
 from gsr_core.views.frame import Frame, link
 from gsr_core.views.session import load_history
 
@@ -62,7 +62,7 @@ def _live(active: list[Run]) -> None:
             st.toast("The run will stop after its current step.")
         for other in active:
             if other.run_id != run.run_id:
-                st.badge(f"waiting: {plain(run_label(other.config))}", color="gray")
+                badge(f"waiting: {run_label(other.config)}", colour="gray")
                 st.button(
                     "Cancel",
                     key=f"cancel {other.run_id}",

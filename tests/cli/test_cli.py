@@ -1,5 +1,7 @@
+import errno
 import json
 import os
+import socket
 import subprocess
 import sys
 from functools import partial
@@ -12,7 +14,7 @@ from gsr_core.data.bundle import open_bundle
 from gsr_core.examples import SOURCE
 from gsr_core.methods.gsr import GSR
 from gsr_core.progress import Status
-from gsr_core.runs.store import create_run, list_runs
+from gsr_core.runs.store import Run, create_run, list_runs
 from gsr_core.workspace import Workspace
 from tests.cli.conftest import Outcome
 
@@ -35,6 +37,7 @@ COMMANDS = (
     "bundles",
     "show",
     "export",
+    "clean",
     "app",
 )
 RUN_KEYS = {
@@ -290,6 +293,27 @@ def test_the_dashboard_starts_on_this_machine_only_unless_told_otherwise(
     assert "anybody who reaches it" in gsr("app", "--address", "0.0.0.0").err
 
 
+def test_the_dashboard_goes_by_the_names_it_was_given_and_no_others(gsr, monkeypatch):
+    started = []
+
+    def execv(program, command):
+        started.append(
+            {word.partition("=")[2] for word in command if word.startswith("--server.allowedHosts")}
+        )
+        sys.exit(0)
+
+    monkeypatch.setattr(os, "execv", execv)
+    own = {"localhost", "127.0.0.1", "::1"}
+    gsr("app")
+    gsr("app", "--address", "10.0.0.7", "--host", "GSR.lab.org", "--host", "*.lab.org")
+    gsr("app", "--address", "0.0.0.0")
+    assert started[:2] == [own, own | {"10.0.0.7", "gsr.lab.org", "*.lab.org"}]
+    assert own | {socket.gethostname().lower()} <= started[2]
+    assert "*" not in started[2]
+    for wrong in ("https://lab.org", "lab.org:443", "a b", ""):
+        refused(gsr("app", "--host", wrong), "--host", "without scheme")
+
+
 # Bad input -----------------------------------------------------------------------------------
 
 
@@ -409,6 +433,23 @@ def test_a_run_into_a_workspace_that_cannot_be_written_is_refused(gsr, bundle, w
     refused(gsr("run", bundle, *FEW), "runs")
 
 
+def test_what_a_terminal_would_obey_is_shown_and_not_sent(gsr, npz, tmp_path):
+    for arguments in (
+        ["show", "\x1b[2Jgone"],
+        ["import", "npz", tmp_path / "\x1b]0;title\x07.npz", "--name", "a"],
+        ["run", "\x9b31mtiny"],
+        ["compare", "--bundle", "\u202e1"],
+    ):
+        refused(gsr(*arguments), "\\")
+        assert gsr(*arguments).err[:-1].isprintable()
+    names = ["\x1b[31mcat", "dog\u202egod"]
+    assert gsr("import", "npz", npz(class_names=np.array(names)), "--name", "named").code == 0
+    for arguments in (["run", "named", "--method", "erm"], ["bundles"]):
+        outcome = gsr(*arguments)
+        assert outcome.code == 0
+        assert all(line.isprintable() for line in (outcome.out + outcome.err).splitlines())
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -471,6 +512,21 @@ def test_a_run_without_a_step_prints_no_result(gsr, bundle, monkeypatch):
     assert "failed: ValueError: boom" in outcome.err
     assert gsr("show", "gsr").code == 0
     assert gsr("runs").code == 0
+
+
+def test_seeds_that_find_no_room_leave_none_waiting(gsr, bundle, workspace, monkeypatch):
+    write = Run.write_config
+
+    def write_config(run, config):
+        if config.seed == 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(run, config)
+
+    monkeypatch.setattr(Run, "write_config", write_config)
+    outcome = gsr("run", bundle, "--method", "erm", "--seeds", "3")
+    refused(outcome, "the disk is full: a new run cannot be written")
+    assert [run.state.status for run in list_runs(workspace)] == [Status.FAILED] * 2
+    assert len(list(workspace.runs.iterdir())) == 2
 
 
 def test_a_run_that_is_interrupted_before_it_begins_does_not_wait_for_ever(

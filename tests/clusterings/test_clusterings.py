@@ -306,6 +306,7 @@ def test_what_cannot_be_changed_is_told(clustered):
         (lambda: rename_cluster(found, zero, " "), "has 0 characters"),
         (lambda: rename_cluster(found, zero, "x" * 61), "has 61 characters"),
         (lambda: rename_cluster(found, zero, taken), "is called"),
+        (lambda: rename_cluster(found, zero, "a\ud800"), "no text that UTF-8 can write"),
         (lambda: rename_cluster(found, zero, "outliers"), "another name"),
         (lambda: rename_cluster(found, 99, "x"), "no cluster 99"),
         (lambda: merge_clusters(found, zero, one), "different classes"),

@@ -304,6 +304,8 @@ def test_a_flag_taken_back_is_gone(workspace, bundle):
     ("arguments", "said"),
     [
         ({"reason": " ; "}, "say why"),
+        ({"reason": "odd \udcff"}, r"^reason 'odd \\udcff' is no text"),
+        ({"note": "\ud83d"}, r"^note '\\ud83d' is no text"),
         ({"proposed_label": "dgo"}, r"\(did you mean 'dog'\?\); the classes are cat, dog"),
         ({"rows": np.array([200])}, "row 200 is not"),
     ],

@@ -108,6 +108,13 @@ def test_quantile_bins_are_of_equal_size():
     groups, membership, _ = make_groups(table(), Y, CLASSES, rule)
     assert membership.sum(axis=0).tolist() == [15] * 4
     assert groups[0].name.startswith("age ≤ ")
+    for unused in (
+        GroupRule(columns=("sky",), bins={"age": 2}),
+        GroupRule(bins={"age": 2}),
+        GroupRule(kind="named", columns=("age",), bins={"age": 2}),
+    ):
+        with pytest.raises(SourceError, match="bins are given for 'age', which makes no groups"):
+            make_groups(table(), Y, CLASSES, unused)
     with pytest.raises(SourceError, match="'sky' is not numeric"):
         make_groups(table(), Y, CLASSES, GroupRule(columns=("sky",), bins={"sky": 2}))
     with pytest.raises(SourceError, match=r"60 different values; .* cut it into bins"):

@@ -129,6 +129,23 @@ def test_damaged_notes_of_a_camera_do_not_spoil_the_image():
     np.testing.assert_array_equal(decoded(content), PIXELS)
 
 
+def test_a_small_file_that_claims_many_pixels_is_not_unpacked(tmp_path, monkeypatch):
+    file = tmp_path / "bomb.png"
+    Image.new("1", (13_000, 13_000)).save(file)
+    assert file.stat().st_size < 30_000
+    monkeypatch.setattr(Image.Image, "load", lambda *_: pytest.fail("it was unpacked"))
+    for given in (file, io.BytesIO(file.read_bytes())):
+        with pytest.raises(InputError, match="it has 13,000 × 13,000 pixels; at most 67,108,864"):
+            decode_image(given)
+
+
+def test_deep_grey_is_the_same_in_strips(monkeypatch):
+    grey = np.random.default_rng(0).integers(0, 65536, (600, 3)).astype(np.uint16)
+    pixels = decoded(encoded(Image.fromarray(grey), "PNG"))
+    monkeypatch.setattr("gsr_core.data.pixels._STRIP", 7)
+    np.testing.assert_array_equal(decoded(encoded(Image.fromarray(grey), "PNG")), pixels)
+
+
 def test_a_bad_file_says_what_is_wrong(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     bad = {

@@ -165,7 +165,9 @@ def test_pickled_code_needs_trust_and_noise_is_refused(tmp_path):
     (tmp_path / "noise.pt").write_bytes(b"noise")
     (tmp_path / "empty.pt").write_bytes(b"")
     (tmp_path / "plain.pt").write_bytes(pickle.dumps({"a": 1}))
-    for name in ("noise.pt", "empty.pt", "plain.pt"):
+    # Puts what is on top of a stack into the memo, when there is nothing on it.
+    (tmp_path / "hollow.pt").write_bytes(b"\x80\x02q\x00.")
+    for name in ("noise.pt", "empty.pt", "plain.pt", "hollow.pt"):
         for trust in (False, True):
             with pytest.raises(
                 CheckpointError, match=r"cannot be read .*; write it with torch.sav"

@@ -370,6 +370,16 @@ def test_bad_images_stop_it_with_all_of_them_named_and_the_good_ones_before_are_
     close(result.features[result.good_rows()], expected[result.good_rows()])
 
 
+def test_what_fails_before_the_first_row_leaves_no_folder(
+    backbone, folder_of_images, tmp_path, device
+):
+    inputs = ImageFiles(folder_of_images, [f"{row}.png" for row in range(N)])
+    spoil(folder_of_images)
+    with pytest.raises(BadRowsError):
+        extract(backbone, inputs, tmp_path / "out", device=device, batch_size=N, workers=0)
+    assert not (tmp_path / "out").exists()
+
+
 def test_after_a_bad_image_it_looks_on_for_a_while_only(
     backbone, folder_of_images, monkeypatch, device
 ):

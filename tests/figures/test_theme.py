@@ -1,4 +1,5 @@
 import itertools
+import json
 
 import numpy as np
 import pandas as pd
@@ -96,3 +97,31 @@ def test_a_fraction_range_holds_the_values_and_is_not_tiny(values):
 def test_ink_turns_black_on_the_light_end():
     assert theme.ink_on(0) == "#ffffff"
     assert theme.ink_on(1) == "#000000"
+
+
+def test_a_name_that_is_a_tag_is_shown_as_it_is_and_our_own_tags_still_work():
+    name = "<a href='https://evil.example'>x</a><img src=y>"
+    figure = go.Figure(
+        go.Bar(
+            x=[name, "b"],
+            y=[1, 2],
+            name=name,
+            customdata=np.array([[name], ["b"]], dtype=object),
+            hovertemplate=f"<b>{name}</b><br>%{{y}}<extra></extra>",
+        )
+    )
+    figure.update_layout(xaxis={"ticktext": [name], "tickvals": [0]})
+    figure.add_annotation(text=f"<i>{name}</i>", x=0, y=1)
+    shown = json.dumps(json.loads(theme.finish(figure).to_json()))
+    assert "<a" not in shown
+    assert "<img" not in shown
+    assert shown.count("&lt;a href") == 6
+    for own in ("<b>", "</b>", "<br>", "<i>", "<extra>"):
+        assert own in shown
+
+
+def test_a_figure_of_numbers_is_left_alone():
+    values = np.arange(5.0)
+    figure = theme.finish(go.Figure(go.Scatter(x=values, y=values, name="a < b")))
+    assert figure.data[0].name == "a &lt; b"
+    np.testing.assert_array_equal(figure.data[0].x, values)

@@ -8,6 +8,7 @@ import pytest
 
 from gsr_core.errors import SourceError
 from gsr_core.readers.files import are_files, list_images, need_columns, need_folder, read_table
+from gsr_core.readers.registry import make_reader
 
 ROWS = pd.DataFrame(
     {"path": ["a/ü.jpg", "b.png"], "y": [0, 1], "place": ["land, dry", "None"], "score": [0.5, 2.0]}
@@ -25,6 +26,24 @@ def write(file: Path) -> Path:
         case _:
             ROWS.to_csv(file, index=False, encoding="utf-8")
     return file
+
+
+HOSTILE = {
+    "lists": ("[" * 100_000, "too deep"),
+    "objects": ('{"a":' * 50_000, "too deep"),
+    "digits": ('{"y": ' + "9" * 5001 + "}", "more digits than can be read"),
+}
+
+
+@pytest.mark.parametrize("reader", ["table", "texts"])
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_json_that_python_does_not_read_is_one_sentence(tmp_path, reader, kind):
+    line, said = HOSTILE[kind]
+    file = tmp_path / "a.jsonl"
+    file.write_text('{"text": "good", "y": 0}\n' + line + "\n")
+    with pytest.raises(SourceError, match=rf"^line 2 of .*a\.jsonl has .*{said}") as stop:
+        make_reader(reader, {"path": str(file)}).read()
+    assert len(str(stop.value)) < 500
 
 
 @pytest.mark.parametrize("suffix", ["csv", "tsv", "parquet", "jsonl", "CSV"])

@@ -10,7 +10,7 @@ import gsr_core
 from gsr_core.runs.execute import run as compute_run
 from gsr_core.workspace import Workspace
 
-APP = Path(gsr_core.__file__).parents[1] / "app.py"
+APP = Path(gsr_core.__file__).parents[1] / "start.py"
 NONSENSE = {
     "run": "no-such-run",
     "runs": "a,b",

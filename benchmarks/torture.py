@@ -1,0 +1,516 @@
+"""Whether a workspace survives what may happen to it, for docs/reliability.md.
+
+    python benchmarks/torture.py [--minutes 10] [--seed 0] [--only kills disk fuzz writers soak]
+
+Five attacks share the time, each in processes of its own on a workspace of its own:
+
+- kills: SIGKILL at a random moment of a run, an import or a clustering. Afterwards all that is
+  stored must be readable and whole, no run may say that it computes, and the run, continued, the
+  bundle, imported again, and the clustering, asked for again, must be bit by bit those that nobody
+  killed.
+- disk: the same work on a disk with a random number of bytes free. It must end in one sentence,
+  with nothing damaged and nothing waiting. The disk is that of --small-disk, an empty file system
+  of some megabytes; without it, a limit of the size of files takes its place.
+- fuzz: damaged files for every reader of a single file, and nonsense for every setting of every
+  method, inference and reader; only a `GsrError` may come out.
+- writers: eight processes name slices and flag samples of one bundle at once; none may be lost.
+- soak: one process works on and on; the slope of its memory is a line fitted to the later half.
+
+Prints a table in Markdown, then what broke; exit status 1 if anything did. POSIX only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import multiprocessing
+import os
+import random
+import resource
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+os.environ["OMP_NUM_THREADS"] = "1"  # Threads do not survive a fork.
+
+import numpy as np
+import pandas as pd
+
+import gsr_core as gsr
+from gsr_core.cli.main import main as command_line
+from gsr_core.clusterings.compute import compute_clustering
+from gsr_core.clusterings.request import request_clustering
+from gsr_core.curation.flags import flag_rows, flagged
+from gsr_core.curation.slices import list_slices, name_slice
+from gsr_core.data.dataset import define
+from gsr_core.errors import GsrError
+from gsr_core.inference.registry import INFERENCES, make_inference
+from gsr_core.methods.registry import METHODS, make_method
+from gsr_core.readers.registry import describe_readers, make_reader
+from gsr_core.runs import recorder
+from gsr_core.runs.execute import continue_run, execute
+from gsr_core.runs.samples import sample_table
+from gsr_core.runs.store import create_run, list_runs
+from gsr_core.runs.summary import summarise
+
+STEPS = 25
+_FORK = multiprocessing.get_context("fork")
+
+
+@dataclass
+class Attack:
+    """How an attack went: counts by what was done, and what broke."""
+
+    name: str
+    counts: dict[str, int] = field(default_factory=dict)
+    broken: list[str] = field(default_factory=list)
+    figure: str = ""
+
+    def count(self, what: str, number: int = 1) -> None:
+        """Count something that was done."""
+        self.counts[what] = self.counts.get(what, 0) + number
+
+    def check(self, good: object, what: str) -> None:
+        """Note what broke unless something is as it must be."""
+        if not good:
+            self.broken.append(what)
+
+
+def in_child(work: Callable[[], object], *, kill_after: float | None = None) -> int:
+    """Do work in a forked process; return its exit status, negative if a signal ended it."""
+    child = _FORK.Process(target=work)
+    child.start()
+    child.join(kill_after)
+    if child.is_alive() and kill_after is not None:
+        assert child.pid is not None
+        os.kill(child.pid, signal.SIGKILL)
+    child.join()
+    assert child.exitcode is not None
+    return child.exitcode
+
+
+def arrays(seed: int = 0, rows: int = 400) -> dict[str, np.ndarray]:
+    """Return a small data set as `gsr import npz` reads it."""
+    rng = np.random.default_rng(seed)
+    group = np.tile([0, 1, 2, 3], rows // 4)
+    return {
+        "features": rng.normal(size=(rows, 16)) + group[:, None],
+        "y": group // 2,
+        "group": group,
+        "split": np.repeat(["heldout", "target", "val", "test"], rows // 4),
+    }
+
+
+def gsr_(place: gsr.Workspace, *words: object) -> int:
+    """Call the command line in this process; return its exit status and keep it quiet."""
+    sys.argv = ["gsr", *map(str, words), "--workspace", str(place.root)]
+    try:
+        with redirect_stdout(io.StringIO()):
+            command_line()
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
+
+
+def outcome(run: gsr.Run) -> dict[str, Any]:
+    """Return what a run left behind, without times."""
+    history = run.metrics().query("metric != 'seconds'").reset_index(drop=True)
+    return {
+        "status": str(run.state.status),
+        "steps": (run.state.step, run.state.best_step),
+        "head": [part.tobytes() for part in run.head() or ()],
+        "weights": pd.util.hash_pandas_object(run.weights()).sum(),
+        "influence": np.asarray(run.influence()).tobytes(),
+        "history": pd.util.hash_pandas_object(history).sum(),
+        "steps stored": {step: run.weights_at(step).tobytes() for step in run.weight_steps()},
+    }
+
+
+def assigned(place: gsr.Workspace, bundle: str) -> int:
+    """Return a digest of a clustering of a bundle, computed if it is not there."""
+    request = request_clustering(place, gsr.open_bundle(place, bundle), "kmeans")
+    clustering = compute_clustering(place, request, device="cpu")
+    return int(pd.util.hash_pandas_object(clustering.assigned()).sum())
+
+
+class Work:
+    """A workspace with a bundle, and what nobody disturbed makes of it."""
+
+    def __init__(self, root: Path) -> None:
+        recorder._PAUSE, recorder._WRITE_SHARE = 0, 1e9
+        self.place = gsr.Workspace.at(root / "workspace")
+        self.file = root / "arrays.npz"
+        np.savez(self.file, **arrays())
+        self.do("import")
+        bundle = gsr.open_bundle(self.place, "import-0")
+        self.digest = bundle.manifest.digest
+        self.made = 0
+        run = create_run(self.place, "import-0", "gsr", {"steps": STEPS}, device="cpu")
+        execute(run)
+        self.run, self.assigned = outcome(run), assigned(self.place, "import-0")
+
+    def do(self, what: str, number: int = 0) -> int:
+        """Do one thing by the command line."""
+        words: dict[str, list[object]] = {
+            "run": ["run", "import-0", "--set", f"steps={STEPS}", "--device", "cpu"],
+            "import": ["import", "npz", self.file, "--name", f"import-{number}"],
+            "cluster": ["cluster", f"import-{number}", "--with", "kmeans", "--device", "cpu"],
+        }
+        return gsr_(self.place, *words[what])
+
+    def look(self, attack: Attack) -> None:
+        """Check that all that is stored is readable and whole, and that nothing computes."""
+        for bundle in gsr.list_bundles(self.place):
+            try:
+                bundle.verify()
+            except GsrError as error:
+                attack.check(False, f"{bundle.name}: {error}")
+        for run in list_runs(self.place):
+            attack.check(run.state.status != "running", f"{run.run_id} says that it runs")
+            try:
+                summarise(run)
+                run.weights()
+            except Exception as error:
+                attack.check(False, f"{run.run_id} cannot be read: {error!r}")
+        for folder in self.place.runs.iterdir() if self.place.runs.exists() else ():
+            if not (folder / "config.json").exists():
+                attack.count("directories of runs never made, for gsr clean")
+                for file in folder.iterdir():
+                    file.unlink()
+                folder.rmdir()
+
+    def go_on(self, attack: Attack) -> None:
+        """Go on with each run that was cut off, and compare it with one that nobody disturbed."""
+        for run in list_runs(self.place):
+            state = run.state
+            if state.status == "failed" and 0 < state.step < state.steps:
+                continue_run(run, STEPS)
+                execute(run)
+                attack.count("runs continued")
+                attack.check(outcome(run) == self.run, f"{run.run_id}, continued, differs")
+            elif state.status == "queued":
+                execute(run)
+                attack.count("runs that waited, computed")
+                attack.check(run.state.status == "finished", f"{run.run_id} is {run.state.status}")
+            elif state.status == "failed" and state.step:
+                attack.count("runs cut off at the end")
+                attack.check(run.head() is not None, f"{run.run_id} has no head")
+            elif state.status == "failed":
+                attack.count("runs cut off before a step")
+            shutil.rmtree(run.path)
+
+
+def quietly(work: Callable[[], int]) -> Callable[[], None]:
+    """Return work without its output; a traceback in it, or an error, becomes exit status 99."""
+
+    def run() -> None:
+        said = io.StringIO()
+        try:
+            with redirect_stdout(said), redirect_stderr(said):
+                status = work()
+        except BaseException:
+            traceback.print_exc(file=said)
+            status = 99
+        if "Traceback" in said.getvalue():
+            sys.__stderr__.write(said.getvalue())
+            status = 99
+        os._exit(status)
+
+    return run
+
+
+def kills(root: Path, until: float, draw: random.Random) -> Attack:
+    """Kill work at random moments."""
+    attack, work = Attack("kills"), Work(root)
+    took: dict[str, float] = {}
+    for what in ("run", "import", "cluster"):
+        begun = time.monotonic()
+        in_child(quietly(lambda what=what: work.do(what, 1)))
+        took[what] = time.monotonic() - begun
+    number = 1
+    while time.monotonic() < until:
+        what = draw.choice(["run", "run", "import", "cluster"])
+        number += what == "import"
+        status = in_child(
+            quietly(lambda what=what, number=number: work.do(what, number)),
+            kill_after=draw.uniform(0, 1.1 * took[what]),
+        )
+        attack.count(f"kills of a {what}" if status == -signal.SIGKILL else "ended before the kill")
+        attack.check(status in (0, 2, -signal.SIGKILL), f"{what} ended with {status}")
+        work.look(attack)
+        work.go_on(attack)
+        if what == "import":
+            if status != 0:
+                work.do("import", number)
+            bundle = gsr.open_bundle(work.place, f"import-{number}")
+            attack.check(bundle.manifest.digest == work.digest, f"{bundle.name} differs")
+            hidden = [each.name for each in work.place.bundles.glob(".*")]
+            attack.check(not hidden, f"left beside the bundles: {hidden}")
+        if what == "cluster":
+            name = f"import-{number}"
+            attack.check(assigned(work.place, name) == work.assigned, f"clusters of {name} differ")
+    return attack
+
+
+def disk(root: Path, until: float, draw: random.Random, small: Path | None = None) -> Attack:
+    """Let work find the disk full: a small one that is filled, or else that no file may grow."""
+    attack, work = Attack("disk"), Work(small or root)
+    number = 1
+    while time.monotonic() < until:
+        what, limit = draw.choice(["run", "import", "cluster"]), int(10 ** draw.uniform(0, 4.8))
+        number += 1
+
+        def limited(what: str = what, limit: int = limit, number: int = number) -> int:
+            if small is None:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+            return work.do(what, number if what == "import" else 0)
+
+        with filled(small, leave=limit):
+            status = in_child(quietly(limited))
+        attack.count(f"{what}s without room" + ("" if status else ", finished all the same"))
+        attack.check(status in (0, 1, 2), f"{what} with {limit} bytes ended with {status}")
+        work.look(attack)
+        for run in list_runs(work.place):
+            message = run.state.message
+            good = run.state.status == "finished" or message.startswith("the disk was full")
+            attack.check(good, f"{run.run_id} is {run.state.status}: {message}")
+        work.go_on(attack)
+        for folder in (work.place.clusterings, *work.place.bundles.iterdir()):
+            if folder.name != "import-0":
+                shutil.rmtree(folder, ignore_errors=True)
+    return attack
+
+
+@contextmanager
+def filled(place: Path | None, *, leave: int) -> Iterator[None]:
+    """Fill a small file system but for some bytes."""
+    if place is None:
+        yield
+        return
+    status, filler = os.statvfs(place), place / "filler"
+    filler.write_bytes(bytes(max(status.f_bavail * status.f_frsize - leave, 0)))
+    try:
+        yield
+    finally:
+        filler.unlink()
+
+
+def samples(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Write a good file for each reader of a single file; yield the reader's name and the file."""
+    table = pd.DataFrame(
+        {
+            "text": [f"a text of some length, the {row}th" for row in range(40)],
+            "y": np.tile([0, 1], 20),
+            "place": np.tile(["land", "water"], 20),
+            "age": np.arange(40) / 3,
+            "split": np.repeat(["train", "validation", "test", "train"], 10),
+        }
+    )
+    np.savez(folder / "a.npz", **arrays(rows=80))
+    yield "npz", folder / "a.npz"
+    for reader in ("table", "texts"):
+        for suffix in ("csv", "tsv", "parquet", "jsonl"):
+            file = folder / f"{reader}.{suffix}"
+            if suffix == "parquet":
+                table.to_parquet(file)
+            elif suffix == "jsonl":
+                table.to_json(file, orient="records", lines=True)
+            else:
+                table.to_csv(file, sep="\t" if suffix == "tsv" else ",", index=False)
+            yield reader, file
+    features = {f"f{place}": np.arange(40.0) for place in range(3)}
+    table.drop(columns="text").assign(**features).to_parquet(folder / "e.parquet")
+    yield "embeddings", folder / "e.parquet"
+
+
+def damaged(content: bytes, draw: random.Random) -> bytes:
+    """Return content with some of it changed, cut out, doubled, or with what is hard to read."""
+    result = bytearray(content)
+    for _ in range(draw.randint(1, 8)):
+        place = draw.randrange(len(result) + 1)
+        how = draw.randrange(5)
+        if how == 0 and result:
+            result[min(place, len(result) - 1)] = draw.randrange(256)
+        elif how == 1:
+            del result[place : place + draw.randint(1, 200)]
+        elif how == 2:
+            result[place:place] = result[place : place + draw.randint(1, 200)]
+        elif how == 3:
+            hard = (
+                b"[" * 5000,
+                b'"',
+                b"\x00",
+                b"9" * 5000,
+                b"\xff\xfe",
+                b"\n",
+                b",,",
+                b"NaN",
+                b"{",
+            )
+            result[place:place] = draw.choice(hard)
+        else:
+            del result[place:]
+    return bytes(result)
+
+
+NONSENSE = (
+    *("", " ", "-1", "1e400", "nan", "inf", "-0", "9" * 5001, "true", "null", "[]", "{}", "../.."),
+    *("\x00", "\x1b[31m", "\ud800", "0x10", "1_000", "١", "None", "a" * 10_000, "1e-320"),
+)
+
+
+def fuzz(root: Path, until: float, draw: random.Random) -> Attack:
+    """Give readers damaged files, and settings nonsense."""
+    attack = Attack("fuzz")
+    good = [(name, file, file.read_bytes()) for name, file in samples(root)]
+    settings = [
+        *(("method", make_method, name, [*make_method(name).settings()]) for name in METHODS),
+        *(("inference", make_inference, name, [*vars(INFERENCES[name]())]) for name in INFERENCES),
+        *(
+            ("reader", make_reader, each["name"], [one["name"] for one in each["settings"]])
+            for each in describe_readers()
+        ),
+    ]
+    while time.monotonic() < until:
+        name, file, content = draw.choice(good)
+        spoiled = file.with_stem("spoiled")
+        spoiled.write_bytes(damaged(content, draw))
+
+        def read(name: str = name, file: Path = spoiled) -> int:
+            resource.setrlimit(resource.RLIMIT_AS, (16 << 30, 16 << 30))
+            signal.alarm(120)
+            try:
+                define(make_reader(name, {"path": str(file)}).read())
+            except GsrError:
+                return 2
+            return 0
+
+        status = in_child(quietly(read))
+        attack.count("damaged files" + ("" if status else ", read all the same"))
+        if status not in (0, 2):
+            number = len(attack.broken)
+            kept = Path(tempfile.gettempdir()) / f"torture-{os.getpid()}-{number}{file.suffix}"
+            kept.write_bytes(spoiled.read_bytes())
+            attack.check(False, f"reader {name} ended with {status} on {kept}")
+        for _ in range(20):
+            kind, make, name, known = draw.choice(settings)
+            if not known:
+                continue
+            key, value = draw.choice([*known]), draw.choice(NONSENSE)
+            attack.count("settings of nonsense")
+            try:
+                make(name, {key: value})
+            except GsrError as error:
+                attack.check(str(error), f"{kind} {name}: no words about {key}={value!r}")
+            except Exception as error:
+                attack.check(False, f"{kind} {name}, {key}={value[:40]!r}: {error!r}"[:300])
+    return attack
+
+
+def writers(root: Path, until: float, draw: random.Random) -> Attack:
+    """Let many processes name slices and flag samples at once."""
+    attack, work = Attack("writers"), Work(root)
+    bundle = gsr.open_bundle(work.place, "import-0")
+    rounds = 0
+    while time.monotonic() < until:
+        rounds += 1
+
+        def write(who: int, seed: int, round_: int = rounds) -> None:
+            own = random.Random(seed)
+            for number in range(10):
+                rows = np.array(own.sample(range(len(bundle)), 5))
+                name_slice(work.place, bundle, f"{round_} {who} {number}", rows)
+                flag_rows(work.place, bundle, np.array([number]), f"{round_}-{who}")
+
+        children = [_FORK.Process(target=write, args=(who, draw.random())) for who in range(8)]
+        for child in children:
+            child.start()
+        for child in children:
+            child.join()
+            attack.check(child.exitcode == 0, f"a writer ended with {child.exitcode}")
+        attack.count("slices named and flags set by 8 at once", 160)
+        names = {each.name for each in list_slices(work.place, bundle)}
+        attack.check(len(names) == 80 * rounds, f"{len(names)} slices of {80 * rounds}")
+        reasons = flagged(work.place, bundle)["reason"].map(lambda text: len(text.split("; ")))
+        attack.check((reasons == 8 * rounds).all(), f"reasons of flags: {reasons.tolist()}")
+    return attack
+
+
+def soak(root: Path, until: float, draw: random.Random) -> Attack:
+    """Work on and on in one process, and measure its memory."""
+    attack, work = Attack("soak"), Work(root)
+
+    def on_and_on() -> None:
+        begun, seen = time.monotonic(), []
+        count = 0
+        while time.monotonic() < until:
+            count += 1
+            settings = {"steps": 3, "seed": count % 7}
+            run = gsr.run(work.place, "import-0", "gsr", device="cpu", **settings)
+            summarise(run)
+            sample_table(run, "test")
+            list_runs(work.place)
+            for file in run.path.iterdir():
+                file.unlink()
+            run.path.rmdir()
+            pages = int(Path("/proc/self/statm").read_text().split()[1])
+            seen.append((time.monotonic() - begun, pages * resource.getpagesize() / 1e6))
+        later = np.array(seen[len(seen) // 2 :])
+        slope = np.polyfit(later[:, 0] / 60, later[:, 1], 1)[0] if len(later) > 2 else np.nan
+        (root / "figure").write_text(
+            f"{count} runs, {seen[-1][1]:.0f} MB at the end, {slope:+.2f} MB a minute in the later "
+            "half"
+        )
+
+    attack.check(in_child(on_and_on) == 0, "the process ended badly")
+    attack.figure = (root / "figure").read_text()
+    return attack
+
+
+ATTACKS: dict[str, Callable[..., Attack]] = {
+    "kills": kills,
+    "disk": disk,
+    "fuzz": fuzz,
+    "writers": writers,
+    "soak": soak,
+}
+SHARES = {"kills": 4, "disk": 2, "fuzz": 2, "writers": 1, "soak": 1}
+
+
+def main() -> None:
+    """Attack, and print how it went."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--small-disk", type=Path, help="an empty file system of some megabytes")
+    parser.add_argument("--only", nargs="*", choices=list(ATTACKS), default=list(ATTACKS))
+    chosen = parser.parse_args()
+    whole = sum(SHARES[name] for name in chosen.only)
+    broken: list[str] = []
+    print("| attack | minutes | what was done | what broke |\n|---|---|---|---|")
+    for name in chosen.only:
+        minutes = chosen.minutes * SHARES[name] / whole
+        with tempfile.TemporaryDirectory() as folder:
+            begun = time.monotonic()
+            until, draw = begun + 60 * minutes, random.Random(chosen.seed)
+            more = {"small": chosen.small_disk} if name == "disk" else {}
+            attack = ATTACKS[name](Path(folder), until, draw, **more)
+            took = (time.monotonic() - begun) / 60
+        done = ", ".join(f"{number:,} {what}" for what, number in sorted(attack.counts.items()))
+        broke = len(attack.broken) or "nothing"
+        print(f"| {name} | {took:.1f} | {attack.figure or done} | {broke} |", flush=True)
+        broken += [f"{name}: {each}" for each in attack.broken]
+    print(*broken, sep="\n", file=sys.stderr)
+    sys.exit(bool(broken))
+
+
+if __name__ == "__main__":
+    main()
