@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from gsr_core.errors import ComparisonError, GsrError
-from gsr_core.runs.protocol import method_of
+from gsr_core.runs.protocol import settings_of
 from gsr_core.runs.record import RunConfig
 from gsr_core.runs.store import Run
 from gsr_core.runs.summary import changed_settings
@@ -87,10 +87,7 @@ def same_but_for_seed(chosen: Sequence[Run], others: Iterable[Run]) -> list[Run]
 
 def identity(config: RunConfig) -> str:
     """Return a key that is the same for runs that differ in nothing but their seed."""
-    method = method_of(config)
-    # A setting that is newer than the run has its default.
-    settings = config.settings if method is None else method.settings()
-    settings = {key: value for key, value in settings.items() if key != "seed"}
+    settings = {key: value for key, value in settings_of(config).items() if key != "seed"}
     # A sweep spends labels of val, so that its winner differs from the same settings set by hand.
     parts = [config.bundle_digest, config.method, settings, config.variation, config.sweep]
     return json.dumps(parts, sort_keys=True, default=str)

@@ -33,6 +33,7 @@ from gsr_core.experiments.experiment import Experiment
 from gsr_core.methods.registry import METHODS, make_method
 from gsr_core.names import check_new_name
 from gsr_core.records import newest_first, open_folder
+from gsr_core.runs.protocol import settings_of
 from gsr_core.runs.store import Run, now, open_run
 from gsr_core.workspace import Workspace
 
@@ -335,7 +336,7 @@ def matched_runs(
                 config.bundle,
                 Variation(**config.variation),
                 config.method,
-                config.settings,
+                settings_of(config),
             )
             by_key.setdefault(cell_key(cell), run)
     cells = record.cells()

@@ -18,6 +18,7 @@ from gsr_core.methods.registry import make_method
 from gsr_core.methods.selection import SELECTION_RULES, Score
 from gsr_core.progress import Report, ShouldStop, Status, never, silent
 from gsr_core.runs.execute import execute
+from gsr_core.runs.protocol import settings_of
 from gsr_core.runs.store import Run, create_run, list_runs
 
 __all__ = ["best_trial", "run_sweep"]
@@ -241,7 +242,7 @@ def _finished_run(sweep: Sweep, record: SweepRecord, settings: Mapping[str, Any]
         if (
             config.sweep == sweep.name
             and config.bundle_digest == record.bundle_digest
-            and config.settings == wanted
+            and settings_of(config) == wanted
             and run.state.status is Status.FINISHED
         ):
             return run

@@ -86,6 +86,8 @@ class Step:
         solved: Whether the inner fit, and the solve behind the weights' next move if there is one,
             reached their tolerance.
         group_weight: (m,) aggregation weights of the groups, sums to one, or None.
+        u: (p, c) coordinates of the head, from which the influence can be computed; None where
+            there is none.
         measure: Computes the influence, which costs more than the step; None where undefined.
         step_size: Step taken from here, NaN if none was.
         clipped: Whether the step's direction was clipped.
@@ -103,6 +105,7 @@ class Step:
     relative_gradient_norm: float = math.nan
     solved: bool = True
     group_weight: Tensor | None = None
+    u: Tensor | None = None
     measure: Callable[[], Influence] | None = None
     step_size: float = math.nan
     clipped: bool = False
@@ -192,6 +195,19 @@ class Method(ABC):
             problem: The data.
             checkpoint: `Step.checkpoint` of the step after which to go on; from the start if None.
         """
+
+    def influence(
+        self, problem: Problem, sample_weight: Tensor, u: Tensor
+    ) -> Callable[[], Influence] | None:
+        """Return `Step.measure` of a step of an earlier run, None if such steps have none.
+
+        Args:
+            problem: The data.
+            sample_weight: (n,) of the step.
+            u: (p, c) of the step.
+        """
+        del problem, sample_weight, u
+        return None
 
     def settings(self) -> dict[str, str | int | float | bool]:
         """Return the hyperparameters by name."""

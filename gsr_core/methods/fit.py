@@ -104,7 +104,7 @@ def _drive(
     index, best, kept, last = 0, None, None, None
     if resume is not None:
         index, earlier, last = resume.last_index, resume.seconds, resume.last
-        kept = resume.step, resume.step_index
+        kept = _alike(resume.step, problem), resume.step_index
         best = _val_score(method, records_at(resume.history, resume.step_index))
     steps = method.iterate(problem, None if resume is None else resume.last.checkpoint)
     rule = SELECTION_RULES[method.selection]

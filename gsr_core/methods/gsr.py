@@ -21,7 +21,7 @@ held-out set; the penalty is `l2 * ||theta||^2`, as there, not half of it.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Annotated, ClassVar, Literal
 
@@ -30,10 +30,10 @@ from pydantic import Field
 from torch import Tensor
 
 from gsr_core.data.problem import Problem
-from gsr_core.linear.influence import EXACT, Inverted, influence_along, shortfall
+from gsr_core.linear.influence import EXACT, Influence, Inverted, influence_along, shortfall
 from gsr_core.linear.iterative import SolveEnding
 from gsr_core.methods.base import SETTINGS_CONFIG, LabelNeeds, Range, SearchSpace, Step, settings
-from gsr_core.methods.inner import Fitted, FittedHead, Scored, invert_exactly
+from gsr_core.methods.inner import Fitted, FittedHead, InnerProblem, Scored, invert_exactly
 
 __all__ = ["GSR", "GroupRobust", "clip_norm", "project"]
 
@@ -172,7 +172,8 @@ class GroupRobust(FittedHead, ABC):
                 solved=fit.converged and inverted.ending is SolveEnding.REACHED,
                 note=inverted.note + shortfall(inverted.ending),
                 group_weight=gamma,
-                measure=inner.influence(weight, u, target, partial(self.invert, tolerance=EXACT)),
+                u=u,
+                measure=self._influence(inner, target, weight, u),
                 step_size=size,
                 clipped=clipped,
                 checkpoint={
@@ -186,6 +187,25 @@ class GroupRobust(FittedHead, ABC):
                 },
             )
             weight = moved
+
+    def influence(
+        self, problem: Problem, sample_weight: Tensor, u: Tensor
+    ) -> Callable[[], Influence]:
+        """Return `Step.measure` of a step of an earlier run.
+
+        Args:
+            problem: The data.
+            sample_weight: (n,) of the step.
+            u: (p, c) of the step.
+        """
+        inner = self.inner(problem)
+        return self._influence(inner, inner.scored(problem.target), sample_weight, u)
+
+    def _influence(
+        self, inner: InnerProblem, target: Scored, sample_weight: Tensor, u: Tensor
+    ) -> Callable[[], Influence]:
+        invert = partial(self.invert, tolerance=EXACT)
+        return inner.influence(sample_weight, u, target, invert)
 
     def _signal(self, watched: Scored, log_probabilities: Tensor) -> Tensor:
         """Return each group's mean loss in nats, or error rate, (m,)."""

@@ -129,6 +129,7 @@ class InferThenTrain(FittedHead, GroupInference):
                 step,
                 sample_weight=weight,
                 group_weight=None,
+                u=None,
                 measure=None,
                 inferred_group=group,
                 inferred_val=in_val,

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from copy import copy
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, ClassVar
@@ -195,8 +194,8 @@ class InnerProblem:
     ) -> Callable[[], Influence]:
         """Return what computes the derivative of each group's target loss by each weight.
 
-        Nothing is computed before it is asked for, and then it is the same whenever that is: it
-        keeps the factor of now.
+        Nothing is computed before it is asked for, and then it depends on nothing but weights and
+        head, the factor included.
 
         Args:
             sample_weight: (n,).
@@ -204,11 +203,11 @@ class InnerProblem:
             target: The rows whose groups count.
             invert: Applies the inverse Hessian to (p, c, r) columns, or what stands for it.
         """
-        solver, objective = copy(self.solver), self.objective(sample_weight)
+        objective = self.objective(sample_weight)
 
         def compute() -> Influence:
             state, log_probabilities = objective.at(u), self.log_probabilities(target, u)
-            at = Fitted(solver, objective, state, target, log_probabilities)
+            at = Fitted(Solver(), objective, state, target, log_probabilities)
             gradients = at.gradients(mean_shares(target.groups, log_probabilities))
             return influence(partial(invert, at), objective, state, gradients)
 
@@ -233,6 +232,7 @@ class InnerProblem:
         """
         fit = self.fit(sample_weight, self.zero() if start is None else start)
         if target is not None:
+            more["u"] = fit.state.u
             more["measure"] = self.influence(sample_weight, fit.state.u, target)
         return self.as_step(fit, sample_weight, solved=fit.converged, note=note, **more)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import traceback
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,13 +12,13 @@ import torch
 from torch import Tensor
 
 from gsr_core.compute import Compute, pick
-from gsr_core.data.problem import load_problem
+from gsr_core.data.problem import Problem, load_problem
 from gsr_core.data.variation import make_variation
 from gsr_core.errors import GsrError, RunStateError, SettingError
 from gsr_core.files import is_full
 from gsr_core.linear.head import Head
 from gsr_core.linear.influence import Influence
-from gsr_core.methods.base import Step
+from gsr_core.methods.base import Method, Step
 from gsr_core.methods.fit import FitResult, fit
 from gsr_core.methods.monitor import Monitor
 from gsr_core.methods.registry import make_method
@@ -159,7 +160,7 @@ def _compute(run: Run, config: RunConfig, stored: RunState, monitor: Monitor | N
             bundle, compute, seed=config.seed, variation=make_variation(config.variation)
         )
         run.log(f"computing on {compute} in process {os.getpid()}")
-        resume = _resume(run, stored, compute)
+        resume = _resume(run, stored, compute, method, problem)
         recorder = Recorder(
             run,
             state.model_copy(update={"device": str(compute), "steps": method.max_steps}),
@@ -197,7 +198,9 @@ def _ended(
     return state
 
 
-def _resume(run: Run, state: RunState, compute: Compute) -> FitResult | None:
+def _resume(
+    run: Run, state: RunState, compute: Compute, method: Method, problem: Problem
+) -> FitResult | None:
     """Read back the result so far of a run that is to be continued."""
     stored = run.checkpoint()
     if stored is None:
@@ -206,13 +209,18 @@ def _resume(run: Run, state: RunState, compute: Compute) -> FitResult | None:
     def tensor(array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).to(compute.device)
 
-    kept = kept_arrays(stored)
-    head = Head(tensor(kept["head_weight"]), tensor(kept["head_bias"]))
+    kept = {name: tensor(array) for name, array in kept_arrays(stored).items()}
+    head, measure = Head(kept["head_weight"], kept["head_bias"]), None
+    if "influence" in kept:
+        measure = partial(Influence, kept["influence"])
+    elif "u" in kept:
+        measure = method.influence(problem, kept["sample_weight"].clone(), kept["u"].clone())
     step = Step(
         head=head,
-        sample_weight=tensor(kept["sample_weight"]) if "sample_weight" in kept else None,
-        inferred_group=tensor(kept["inferred_group"]) if "inferred_group" in kept else None,
-        measure=(lambda: Influence(tensor(kept["influence"]))) if "influence" in kept else None,
+        sample_weight=kept.get("sample_weight"),
+        inferred_group=kept.get("inferred_group"),
+        u=kept.get("u"),
+        measure=measure,
         note=state.note,
     )
     checkpoint = {

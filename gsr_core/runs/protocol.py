@@ -7,6 +7,7 @@ without it.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from gsr_core.data.bundle import Bundle
 from gsr_core.errors import SettingError
@@ -16,7 +17,7 @@ from gsr_core.methods.selection import SELECTION_RULES
 from gsr_core.runs.record import RunConfig
 from gsr_core.runs.store import Run
 
-__all__ = ["Protocol", "method_of", "protocol_of"]
+__all__ = ["Protocol", "protocol_of", "settings_of"]
 
 
 @dataclass(frozen=True)
@@ -45,12 +46,18 @@ class Protocol:
         return f"group labels: {read or 'none'}; step chosen by: {self.chosen_by}"
 
 
-def method_of(config: RunConfig) -> Method | None:
+def _method_of(config: RunConfig) -> Method | None:
     """Return a stored run's method with its settings, None if this version refuses them."""
     try:
         return make_method(config.method, config.settings)
     except SettingError:
         return None
+
+
+def settings_of(config: RunConfig) -> dict[str, Any]:
+    """Return a stored run's settings; those that are newer than the run have their defaults."""
+    method = _method_of(config)
+    return config.settings if method is None else method.settings()
 
 
 def protocol_of(run: Run, bundle: Bundle | None = None) -> Protocol:
@@ -62,7 +69,7 @@ def protocol_of(run: Run, bundle: Bundle | None = None) -> Protocol:
     """
     config, bundle = run.config, bundle or run.bundle
     # Of settings that an earlier version took, what the method does by default is the best guess.
-    method = method_of(config) or make_method(config.method, {"seed": config.seed})
+    method = _method_of(config) or make_method(config.method, {"seed": config.seed})
     weighted = bundle.manifest.weighted_split
     labels: dict[str, int] = {}
     for name in method.labels_used:

@@ -33,6 +33,10 @@ _PAUSE = 0.5
 _WRITE_SHARE = 0.1
 """Largest share of a run's time that writing may take."""
 
+_WORTH_INFLUENCE = 0.5
+"""Seconds that the influence of a step may take while the run goes on, in case the process dies;
+what takes longer is computed when the run ends."""
+
 
 class Recorder:
     """Writes a run down while it goes on, and stops it when somebody asked for it."""
@@ -96,7 +100,10 @@ class Recorder:
         kept_step, kept = self.kept
         arrays = {
             **{f"method.{key}": _array(value) for key, value in self._checkpoint().items()},
-            **{f"kept.{key}": value for key, value in _step_arrays(kept, self.rows).items()},
+            **{
+                f"kept.{key}": value
+                for key, value in _step_arrays(kept, self.rows, self._may_measure()).items()
+            },
             "step": np.array(self.progress.step_index),
             "kept_step": np.array(kept_step),
         }
@@ -106,7 +113,7 @@ class Recorder:
                 "step": self.progress.step_index,
                 "best_step": kept_step,
                 "seconds": self.progress.seconds,
-                "note": _note(kept),
+                "note": _note(kept) if self._may_measure() else kept.note,
                 **changes,
             }
         )
@@ -119,7 +126,7 @@ class Recorder:
         """Write everything and the files of the kept step."""
         assert self.kept is not None
         try:
-            self.run.write_kept(_step_arrays(self.kept[1], self.rows))
+            self.run.write_kept(_step_arrays(self.kept[1], self.rows, measure=True))
             # Pages that need the scores make them if they are not there.
             with suppress(GsrError, OSError):
                 keep_scores(self.run, self.run.unchanged_bundle())
@@ -127,6 +134,17 @@ class Recorder:
             # The bundle changed or went away meanwhile.
             status, message = Status.FAILED, f"the kept step cannot be written out: {error}"
         return self.write(status=status, message=message)
+
+    def _may_measure(self) -> bool:
+        """Return whether the kept step's influence is there, or quickly would be."""
+        assert self.progress is not None
+        assert self.kept is not None
+        if "measured" in vars(self.kept[1]):
+            return True
+        # The influence on a group takes about what a step does.
+        groups = len({group for _, split, group, *_ in self.progress.records if split == "target"})
+        each = self.progress.seconds / self.progress.step_index
+        return each * groups <= _WORTH_INFLUENCE
 
     def _in_stride(self, step: int) -> bool:
         return (step - 1) % self.stride == 0
@@ -168,12 +186,15 @@ def _note(step: Step) -> str:
     return step.note if short in step.note else step.note + short
 
 
-def _step_arrays(step: Step, rows: np.ndarray) -> dict[str, np.ndarray]:
+def _step_arrays(step: Step, rows: np.ndarray, measure: bool) -> dict[str, np.ndarray]:
+    """Return what is stored of the kept step; its influence if it may be computed."""
     arrays = {"head_weight": _array(step.head.weight), "head_bias": _array(step.head.bias)}
     if step.sample_weight is not None:
         arrays |= {"sample_weight": _array(step.sample_weight), "rows": rows}
         if step.inferred_group is not None:
             arrays["inferred_group"] = _array(step.inferred_group)
-    if step.influence is not None:
+    if step.u is not None:
+        arrays["u"] = _array(step.u)
+    if measure and step.influence is not None:
         arrays["influence"] = _array(step.influence)
     return arrays

@@ -340,6 +340,9 @@ class Run:
         if "influence" in kept:
             with replace_file(self.path / "influence.npy") as temporary, temporary.open("wb") as f:
                 np.save(f, kept["influence"].astype(np.float32))
+        else:
+            # Of a step that is no longer the kept one.
+            (self.path / "influence.npy").unlink(missing_ok=True)
         # Last: who sees a new head may take the other files for new as well.
         self.write_arrays(
             "head.safetensors",

@@ -378,7 +378,7 @@ class Dashboard:
         """Stop the dashboard and leave its workers alone, as they are meant to outlive it."""
         if self.process is not None:
             self.process.terminate()
-            self.process.wait(timeout=30)
+            self.process.wait(timeout=PATIENCE)
             self.process = None
 
     def close(self) -> None:

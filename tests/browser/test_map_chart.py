@@ -99,7 +99,7 @@ def page_url(tmp_path_factory, waiting):
     waiting(answers, "the page with maps to answer")
     yield f"http://127.0.0.1:{port}"
     process.terminate()
-    process.wait(timeout=30)
+    process.wait(timeout=300)
 
 
 class Maps:

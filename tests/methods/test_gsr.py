@@ -10,6 +10,7 @@ from safetensors.torch import load, save
 from gsr_core.methods import gsr, inner
 from gsr_core.methods.fit import fit
 from gsr_core.methods.gsr import GSR, project
+from gsr_core.methods.gsr_variants import GSRCG, GSRHF, GSRLiSSA
 from gsr_core.metrics import group_scores
 
 NAMES = ["a0", "a1", "b0", "b1", "c0", "c1"]
@@ -240,6 +241,15 @@ def test_the_influence_is_computed_when_asked_for_and_is_the_same_whenever_that_
         # A column for each group; they average to zero under the weights.
         assert two.influence.shape == (len(problem.weighted), problem.n_groups)
         assert (two.sample_weight @ two.influence).abs().max() < 1e-7
+
+
+@pytest.mark.parametrize("method", [GSR(), GSRCG(), GSRHF(), GSRLiSSA()])
+def test_the_influence_of_a_step_depends_on_its_weights_and_head_only(make_problem, method):
+    problem, _ = make_problem(n_classes=3)
+    on_cpu(problem)
+    step = take(method, problem, 4)[-1]
+    again = method.influence(problem, step.sample_weight, step.u)()
+    assert torch.equal(again.values, step.influence)
 
 
 @pytest.mark.parametrize("rule", ["worst_group", "worst_group_earliest"])

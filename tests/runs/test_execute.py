@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import cached_property
 
 import numpy as np
 import pytest
@@ -14,10 +15,12 @@ from gsr_core.errors import RunStateError, SettingError
 from gsr_core.linear.head import Head
 from gsr_core.linear.iterative import SolveEnding
 from gsr_core.linear.solver import Solver
+from gsr_core.methods.base import Step
 from gsr_core.methods.gsr import GSR
 from gsr_core.progress import Status
 from gsr_core.runs import recorder
 from gsr_core.runs.execute import continue_run, execute, run
+from gsr_core.runs.recorder import Recorder
 from gsr_core.runs.store import Run, list_runs, open_run
 
 
@@ -89,6 +92,41 @@ def test_methods_of_one_step_run_and_one_without_weights_has_none(done):
     assert erm.weight_steps().size == 0
     assert "fitted at uniform weights on train" in erm.state.note
     np.testing.assert_allclose(llr.weights()["weight"], 1 / 40)
+
+
+def test_an_influence_that_takes_long_is_computed_at_the_end_whatever_came_between(
+    make, done, monkeypatch, every_step
+):
+    """An interrupted run has the influence that an uninterrupted one has, to the bit."""
+    whole = done(steps=6)
+    monkeypatch.setattr(recorder, "_WORTH_INFLUENCE", 0.0)
+    measured, real = [], Step.measured.func
+
+    def measure(self):
+        measured.append(self)
+        return real(self)
+
+    late = cached_property(measure)
+    late.__set_name__(Step, "measured")
+    monkeypatch.setattr(Step, "measured", late)
+    stopped = make("gsr", steps=6)
+
+    def interrupt(progress):
+        assert not measured
+        assert "kept.influence" not in stopped.checkpoint()
+        assert not (stopped.path / "influence.npy").exists()
+        if progress.step_index == 4:
+            raise KeyboardInterrupt
+
+    # What a killed process leaves: a checkpoint, and nothing of the end.
+    monkeypatch.setattr(Recorder, "stop", lambda self, status, message: self.write(status=status))
+    execute(stopped, monitor=interrupt)
+    monkeypatch.undo()
+    assert stopped.influence() is None
+    continue_run(stopped, 6)
+    execute(stopped)
+    assert stopped.state.best_step == whole.state.best_step
+    np.testing.assert_array_equal(stopped.influence(), whole.influence())
 
 
 def test_an_influence_that_falls_short_is_in_the_note_of_the_run(make, monkeypatch):
