@@ -248,7 +248,7 @@ def kills(root: Path, until: float, draw: random.Random) -> Attack:
         )
         if status != -signal.SIGKILL:
             took[what] = time.monotonic() - begun
-        attack.count(f"kills of a {what}" if status == -signal.SIGKILL else "ended before the kill")
+        attack.count(f"kills of {what}" if status == -signal.SIGKILL else "ended before the kill")
         attack.check(status in (0, 2, -signal.SIGKILL), f"{what} ended with {status}")
         work.look(attack)
         work.go_on(attack)
