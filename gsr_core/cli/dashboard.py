@@ -47,12 +47,6 @@ def app_(
 
         if "coloured-digits" not in [bundle.name for bundle in list_bundles(place)]:
             demo(workspace=place.root)
-    if address not in ("127.0.0.1", "localhost", "::1"):
-        print(
-            f"gsr: listening on {address}: anybody who reaches it can see your data and start "
-            "runs, and read what you may read; see docs/dashboard.md",
-            file=sys.stderr,
-        )
     # A wheel has the dashboard's files inside the package; a checkout has them beside it.
     package = Path(__file__).resolve().parents[1]
     script = next(
@@ -66,6 +60,12 @@ def app_(
     if script is None:
         terminal.fail("the dashboard's files are missing; install gsr-core again")
     names = _names(script.parent / ".streamlit" / "config.toml", address, hosts or [])
+    if address not in ("127.0.0.1", "localhost", "::1"):
+        print(
+            f"gsr: listening on {address}, by the names {', '.join(names)}: anybody who reaches it "
+            "can see your data and start runs, and read what you may read; see docs/dashboard.md",
+            file=sys.stderr,
+        )
     command = [
         sys.executable,
         "-m",

@@ -141,7 +141,8 @@ def finish(figure: go.Figure, dark: bool = False) -> go.Figure:
     Returns:
         The same figure.
     """
-    for part in (*figure.data, figure.layout):
+    parts: tuple[Any, ...] = (*figure.data, figure.layout)
+    for part in parts:
         for key, value in part.to_plotly_json().items():
             if key == "template":
                 continue

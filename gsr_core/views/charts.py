@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from typing import Literal
 
 import numpy as np
 import plotly.graph_objects as go
@@ -75,7 +76,13 @@ _UNESCAPABLE = re.compile(
 )
 
 
-def badge(text: object, *, colour: str, icon: str | None = None, about: str | None = None) -> None:
+def badge(
+    text: object,
+    *,
+    colour: Literal["blue", "gray", "green", "orange", "red"],
+    icon: str | None = None,
+    about: str | None = None,
+) -> None:
     """Draw a badge with a text that is shown as it is.
 
     Args:

@@ -1,14 +1,19 @@
+import errno
+import os
+
 import pytest
 
-from gsr_core.errors import BundleNotFoundError, RunStateError
+from gsr_core.errors import BundleNotFoundError, DiskFullError, RunStateError
+from gsr_core.example_job import ExampleJob
+from gsr_core.jobs import queue, tasks
 from gsr_core.jobs import state as progress
-from gsr_core.jobs import tasks
 from gsr_core.jobs.base import Job
 from gsr_core.jobs.lock import BACKGROUND, worker_lock
 from gsr_core.jobs.state import (
     JobState,
     job_lock,
     kept_job,
+    list_jobs,
     read_job,
     request_stop,
     stop_requested,
@@ -130,3 +135,31 @@ def test_what_a_job_cannot_do_from_what_was_stored_is_a_sentence(workspace):
     assert "config" in found.text or "bundle" in found.text
     assert "Traceback" not in found.text
     assert kept_job(workspace, "map", "a") is None
+
+
+def no_room(*_args, **_kwargs):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_job_that_finds_no_room_says_so_and_waits_for_nobody(workspace, monkeypatch):
+    write_job(workspace, JobState(kind="map", key="a"))
+    with monkeypatch.context() as patch:
+        patch.setattr(progress, "replace_file", no_room)
+        with pytest.raises(DiskFullError, match="how a job stands cannot be written; make room"):
+            write_job(workspace, JobState(kind="map", key="a", status=Status.RUNNING))
+        found = read_job(workspace, "map", "a")
+        assert (found.status, found.text) == (
+            Status.FAILED,
+            "The disk was full; make room and start it again.",
+        )
+    assert read_job(workspace, "map", "a").status == Status.FAILED
+    write_job(workspace, JobState(kind="map", key="a"))
+    assert read_job(workspace, "map", "a").active
+
+
+def test_a_job_that_cannot_be_queued_is_forgotten(workspace, monkeypatch):
+    monkeypatch.setattr(queue, "ensure_worker", lambda *_: None)
+    monkeypatch.setattr(queue, "open_queue", no_room)
+    with pytest.raises(DiskFullError, match="a job for the worker cannot be written"):
+        queue.start_job(workspace, ExampleJob())
+    assert list_jobs(workspace, "example") == []

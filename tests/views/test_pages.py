@@ -66,6 +66,18 @@ def test_nonsense_in_an_address_is_passed_over(gsr_run):
         assert not page.error
 
 
+def test_no_address_opens_a_run_outside_of_the_workspace(gsr_run, workspace, tmp_path):
+    (other,) = (each for each in workspace.runs.iterdir() if each.name != gsr_run)
+    outside = tmp_path / "outside" / other.name
+    shutil.copytree(other, outside)
+    page = show("samples", run=gsr_run, changed="fixed", reference=other.name)
+    assert "Cannot tell" not in " ".join(each.value for each in page.caption)
+    for reference in (str(outside), f"../../outside/{other.name}"):
+        page = show("samples", run=gsr_run, changed="fixed", reference=reference)
+        said = " ".join(each.value for each in page.caption)
+        assert "Cannot tell what was fixed: no run" in said
+
+
 @pytest.mark.parametrize("sample", ["999999", "x", "-1"])
 def test_a_sample_that_is_not_there_is_a_sentence(gsr_run, sample: str):
     page = show("samples", run=gsr_run, sample=sample)
