@@ -31,8 +31,8 @@ def scores(
 ) -> pd.DataFrame:
     """Return the scores of entries, one row for each entry and seed.
 
-    Columns entry, seed, run, `AVERAGES`, worst_group (its name), worst_count (its samples), step
-    and seconds.
+    Columns entry, seed, every_seed (whether one run stands for all seeds), run, `AVERAGES`,
+    worst_group (its name), worst_count (its samples), step and seconds.
 
     Args:
         compared: The entries.
@@ -48,6 +48,8 @@ def scores(
                 {
                     "entry": entry.label,
                     "seed": seed,
+                    # Other seeds draw another val.
+                    "every_seed": entry.every_seed and split == "test",
                     "run": run.run_id,
                     **{name: together[name] for name in AVERAGES},
                     "worst_group": worst["group"],

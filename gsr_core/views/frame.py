@@ -23,6 +23,7 @@ from gsr_core.runs.store import Run, create_run
 from gsr_core.runs.summary import run_label
 from gsr_core.views import navigation as nav
 from gsr_core.views.charts import show_error
+from gsr_core.views.missing import is_missing, say_missing_bundle, say_missing_runs
 from gsr_core.views.session import bundle_names, load_bundle, runs_of, workspace
 
 __all__ = ["Frame", "frame", "link", "start"]
@@ -86,7 +87,7 @@ def frame(title: str, question: str, *, needs_run: bool = False) -> Frame:
     """
     links, row = _begin(title, question)
     try:
-        chosen = _chosen(row, needs_run=needs_run)
+        chosen = _chosen(row, title, needs_run=needs_run)
     except _MissingError as missing:
         _draw_links(links)
         missing.draw()
@@ -105,7 +106,7 @@ class _MissingError(Exception):
         self.draw = draw
 
 
-def _chosen(row: DeltaGenerator, *, needs_run: bool) -> Frame:
+def _chosen(row: DeltaGenerator, title: str, *, needs_run: bool) -> Frame:
     """Draw the choice of bundle and run, and return it.
 
     Raises:
@@ -134,8 +135,11 @@ def _chosen(row: DeltaGenerator, *, needs_run: bool) -> Frame:
             _ensure_baseline(bundle)
         except (GsrError, OSError) as error:
             raise _MissingError(partial(show_error, error)) from error
-        nav.put(bundle=name)
-        page = Frame(bundle, _listed(runs_of(bundle)), None)
+        every = runs_of(bundle)
+        page = Frame(bundle, _listed(every), None)
+        lost = is_missing("bundle", names)
+        if not lost:
+            nav.put(bundle=name)
         if needs_run and page.ended:
             labels = {run.run_id: run_label(run.config) for run in page.ended}
             run_id = nav.select(
@@ -148,11 +152,16 @@ def _chosen(row: DeltaGenerator, *, needs_run: bool) -> Frame:
                 width=340,
             )
             run = next(run for run in page.ended if run.run_id == run_id)
-            if METHODS[run.config.method].values is not Values.NONE:
+            lost_run = lost or is_missing("run", list(labels))
+            if METHODS[run.config.method].values is not Values.NONE and not lost_run:
                 # In the URL, so that a link shows this run also when newer ones exist.
                 nav.put(run=run_id)
             page = Frame(bundle, page.runs, run)
         _chip(page.runs)
+    if lost:
+        say_missing_bundle(name)
+    else:
+        say_missing_runs(title, bundle, every)
     if needs_run and page.run is None:
         raise _MissingError(
             partial(

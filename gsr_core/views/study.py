@@ -21,9 +21,10 @@ from gsr_core.jobs.queue import start_job
 from gsr_core.methods.registry import METHODS
 from gsr_core.progress import Status
 from gsr_core.views import navigation as nav
-from gsr_core.views.charts import colours_of, sentence, show, show_error
+from gsr_core.views.charts import colours_of, plain, sentence, show, show_error
 from gsr_core.views.frame import link
 from gsr_core.views.job_watch import go_on_button, say_why, state_of, watch_job
+from gsr_core.views.missing import is_missing, say_missing
 from gsr_core.views.session import devices, workspace
 
 __all__ = ["choose_study", "study_form", "study_progress", "study_results"]
@@ -171,6 +172,12 @@ def choose_study(bundle: Bundle) -> Study | None:
         format_func=lambda key: f"{key} ({_TITLES[studies[key].record.kind].lower()})",
         width=420,
     )
+    if is_missing("study", studies):
+        say_missing(
+            "study",
+            f"There is no study **{plain(nav.get('study'))}** of bundle {plain(bundle.name)} as it "
+            "is now. Another is shown.",
+        )
     return studies[name]
 
 

@@ -22,6 +22,7 @@ from gsr_core.views.charts import percent, plain, show
 from gsr_core.views.frame import Frame, link
 from gsr_core.views.job_watch import go_on_button, say_why, state_of, watch_job
 from gsr_core.views.method_form import setting_field
+from gsr_core.views.missing import is_missing, say_missing
 from gsr_core.views.session import load_history, workspace
 
 __all__ = ["sweep_form", "sweep_panel"]
@@ -150,7 +151,14 @@ def sweep_panel(page: Frame, jobs: int) -> None:
         st.info("No sweep on this bundle yet. Choose a method and start one.")
         return
     chosen = nav.select("sweep", "Sweep", here, format_func=lambda name: _label(records[name]))
-    nav.put(sweep=chosen)
+    if is_missing("sweep", here):
+        say_missing(
+            "sweep",
+            f"There is no sweep **{plain(nav.get('sweep'))}** on bundle {plain(page.bundle.name)} "
+            "as it is now. Another is shown.",
+        )
+    else:
+        nav.put(sweep=chosen)
     sweep, record = sweeps[chosen], records[chosen]
     job = SweepJob.of(sweep, jobs)
     state = state_of(job)
