@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +11,7 @@ from typing import Annotated
 import typer
 
 from gsr_core.cli import terminal
+from gsr_core.cli.browser import url_of
 from gsr_core.cli.bundles import demo
 from gsr_core.cli.terminal import WorkspaceOption
 
@@ -60,8 +62,16 @@ def app_(
         str(script),
         f"--server.port={port}",
         f"--server.address={address}",
-        f"--server.headless={str(headless).lower()}",
+        "--server.headless=true",
     ]
+    if not headless:
+        subprocess.Popen(
+            [sys.executable, "-m", "gsr_core.cli.browser", url_of(address, port)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
     os.environ["GSR_WORKSPACE"] = str(place.root)
     sys.stdout.flush()
     os.execv(sys.executable, command)

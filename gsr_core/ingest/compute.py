@@ -16,6 +16,7 @@ from gsr_core.data.encoding import Columns
 from gsr_core.data.source import Roles
 from gsr_core.errors import RunStateError, SettingError
 from gsr_core.ingest.plan import NAMED, BackboneChoice, Plan
+from gsr_core.ingest.sight import crop_warning
 from gsr_core.progress import Report, ShouldStop
 from gsr_core.workspace import Workspace
 
@@ -77,6 +78,7 @@ def compute_features(
     from gsr_core.compute import pick
     from gsr_core.features.backbones import load_backbone
     from gsr_core.features.extract import extract
+    from gsr_core.features.preprocessing import ImagePreprocessing
 
     settings = plan.extraction
     device = pick(settings.device).device
@@ -137,6 +139,9 @@ def compute_features(
     if not result.complete:
         raise RunStateError(_STOPPED)
     notes = []
+    prepares = backbone.preprocessing
+    if isinstance(prepares, ImagePreprocessing):
+        notes += [warning] if (warning := crop_warning(prepares, dataset.inputs)) else []
     features, thumbnails = result.features, result.thumbnails()
     if result.bad:
         good = result.good_rows()

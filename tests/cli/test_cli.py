@@ -2,12 +2,16 @@ import json
 import os
 import subprocess
 import sys
+import threading
+import webbrowser
 from functools import partial
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from gsr_core.cli.browser import open_browser, url_of
 from gsr_core.data.bundle import open_bundle
 from gsr_core.examples import SOURCE
 from gsr_core.methods.gsr import GSR
@@ -287,7 +291,36 @@ def test_the_dashboard_starts_on_this_machine_only_unless_told_otherwise(
     assert {"--server.port=8501", "--server.address=127.0.0.1", "--server.headless=true"} <= set(
         command
     )
-    assert "anybody who reaches it" in gsr("app", "--address", "0.0.0.0").err
+    assert "anybody who reaches it" in gsr("app", "--headless", "--address", "0.0.0.0").err
+
+
+def test_the_dashboard_opens_a_browser_of_its_own_accord(gsr, monkeypatch):
+    opened = []
+    monkeypatch.setattr(subprocess, "Popen", lambda command, **_: opened.append(command))
+    monkeypatch.setattr(os, "execv", lambda *_: sys.exit(0))
+    assert gsr("app", "--port", "8600").code == 0
+    ((_, *words),) = opened
+    assert words == ["-m", "gsr_core.cli.browser", "http://127.0.0.1:8600"]
+
+
+def test_the_browser_opens_once_the_dashboard_answers(monkeypatch):
+    opened = []
+    monkeypatch.setattr(webbrowser, "open", lambda url: opened.append(url) or True)
+
+    class Healthy(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200 if self.path == "/_stcore/health" else 404)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Healthy) as server:
+        url = url_of("0.0.0.0", server.server_port)
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        assert open_browser(url)
+    assert opened == [url]
+    assert not open_browser(url, patience=0)
 
 
 # Bad input -----------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import gsr_core
 from gsr_core.data.inputs import ImageFiles
@@ -14,7 +15,8 @@ from gsr_core.errors import DeviceError, GsrError, RunStateError, SettingError
 from gsr_core.features.backbones import build, load_backbone, save_checkpoint
 from gsr_core.features.extract import extract
 from gsr_core.ingest.importing import import_data
-from gsr_core.ingest.plan import make_plan, plan_of
+from gsr_core.ingest.plan import BackboneChoice, make_plan, plan_of
+from gsr_core.ingest.sight import crop_warning, image_preprocessing, sights
 from gsr_core.runs.execute import run
 from gsr_core.workspace import Workspace
 
@@ -65,6 +67,57 @@ def spoil(birds: Path, number: int) -> str:
     (birds / name).unlink()
     (birds / name).write_bytes(content[: len(content) // 2])
     return name
+
+
+def make_images(folder: Path, height: int, width: int, count: int = 3) -> ImageFiles:
+    folder.mkdir()
+    names = [f"{place}.png" for place in range(count)]
+    for name in names:
+        Image.new("RGB", (width, height), "white").save(folder / name)
+    return ImageFiles(folder, names)
+
+
+@pytest.mark.parametrize(
+    ("shape", "overrides", "lost"),
+    [
+        ((64, 64), {}, ""),
+        ((64, 72), {}, ""),
+        ((64, 128), {}, "62%"),
+        ((64, 128), {"fit": "longest"}, ""),
+        ((64, 128), {"fit": "both"}, ""),
+        ((64, 64), {"image_size": 100, "resize": 200}, "75%"),
+    ],
+)
+def test_a_crop_is_warned_of_where_it_loses_more_than_a_margin(tmp_path, shape, overrides, lost):
+    inputs = make_images(tmp_path / "images", *shape)
+    choice = BackboneChoice(name="torchvision:resnet18", overrides=overrides)
+    preprocessing = image_preprocessing(choice)
+    warning = crop_warning(preprocessing, inputs)
+    assert bool(warning) == bool(lost)
+    if lost:
+        assert f"loses up to {lost} of an image: of 3 images looked at, 3 lose more" in warning
+    seen = sights(preprocessing, inputs)
+    assert [each.name for each in seen] == ["0.png", "1.png", "2.png"]
+    assert seen[0].kept == pytest.approx(preprocessing.kept(*reversed(shape)))
+
+
+def test_a_network_is_loaded_for_its_preprocessing_only_when_asked(tmp_path, checkpoint):
+    known = BackboneChoice(name="simconv1", overrides={"image_size": 64})
+    assert image_preprocessing(known).image_size == 64
+    with pytest.raises(SettingError, match="image_size"):
+        image_preprocessing(known.model_copy(update={"overrides": {"image_size": 0}}))
+    own = BackboneChoice(name="torchscript:none.pt", trust=True)
+    assert image_preprocessing(own) is None
+    with pytest.raises(GsrError, match=r"none\.pt"):
+        image_preprocessing(own, load=True)
+
+
+def test_a_crop_that_loses_much_is_among_the_notes(workspace, plan, tmp_path):
+    assert not [note for note in import_data(workspace, plan).manifest.notes if "crop" in note]
+    choice = plan.backbone.model_copy(update={"overrides": {"resize": 80, "image_size": 32}})
+    bundle = import_data(workspace, plan.model_copy(update={"backbone": choice, "name": "cut"}))
+    (note,) = [note for note in bundle.manifest.notes if "crop" in note]
+    assert "Set fit=longest" in note
 
 
 def test_a_folder_of_images_becomes_a_bundle_and_a_run(workspace, plan, birds, checkpoint):
