@@ -28,6 +28,19 @@ from gsr_core.views.session import bundle_names, load_bundle, runs_of, workspace
 
 __all__ = ["Frame", "frame", "link", "start"]
 
+_STYLE = """
+<style>
+a:focus-visible, button:focus-visible, summary:focus-visible, [tabindex]:focus-visible {
+  outline: 3px solid #2f81f7 !important;
+  outline-offset: 2px;
+}
+[class*='st-key-'][class*='-card-'] {position: relative}
+[class*='st-key-open-'], [class*='st-key-open-'] * {position: static !important}
+[class*='st-key-open-'] button::after {content: ''; position: absolute !important; inset: 0}
+</style>
+"""
+"""What has the focus of the keyboard is seen, and a click anywhere on a card opens its sample."""
+
 
 @dataclass(frozen=True)
 class Frame:
@@ -62,6 +75,7 @@ def _begin(title: str, question: str) -> tuple[DeltaGenerator, DeltaGenerator]:
     """
     st.set_page_config(page_title=f"{title} · GSR", page_icon=_icon(), layout="wide")
     nav.begin()
+    st.html(_STYLE)
     _warm_workers()
     links = st.container(horizontal=True, vertical_alignment="center", gap="small", key="pages")
     row = st.container(horizontal=True, vertical_alignment="bottom", key="head")

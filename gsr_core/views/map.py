@@ -14,7 +14,7 @@ import streamlit as st
 
 from gsr_core.figures import theme
 from gsr_core.figures.inks import Kind
-from gsr_core.figures.scatter import MAX_DRAWN, MAX_ON_TOP
+from gsr_core.figures.scatter import MANY_POINTS, MAX_DRAWN, MAX_ON_TOP
 from gsr_core.figures.scatter_3d import MAX_DRAWN_3D, point_map_3d
 from gsr_core.inference.base import OUTLIER
 from gsr_core.runs.store import Run
@@ -91,6 +91,8 @@ def _map(
     samples = view.samples
     if run is not view.run:
         samples = with_more(load_samples(run, view.split), view.bundle, view.clustering)
+    if len(samples) <= MANY_POINTS and (words := view.bundle.in_words(samples["row"].to_numpy())):
+        samples = samples.assign(**{"in words": words})
     st.markdown(title)
     kind = colourings(view.bundle, samples).get(view.colour)
     if kind is None:
@@ -102,7 +104,13 @@ def _map(
         places.set_index("row")
         .loc[points["row"]]
         .reset_index()
-        .assign(**{name: points[name].to_numpy() for name in (view.colour, "sample_id")})
+        .assign(
+            **{
+                name: points[name].to_numpy()
+                for name in (view.colour, "sample_id", "in words")
+                if name in points.columns
+            }
+        )
     )
     alt = f"Map of {len(points):,} samples, coloured by {view.colour}."
     style: dict[str, Any] = {"colour": view.colour, "kind": kind, "colours": colours}

@@ -524,7 +524,8 @@ class Chart {
     const {map, rows, codes, values} = this;
     const meaning = values ? short(values[point]) : map.names[codes[point]];
     const name = map.ids ? map.ids[point] : `row ${rows[point]}`;
-    this.tip.textContent = `${map.title}: ${meaning}\n${name}`;
+    const words = map.words ? `\n${map.words[point]}` : '';
+    this.tip.textContent = `${map.title}: ${meaning}\n${name}${words}`;
     const [x, y] = this.pointed;
     const [right, low] = [x > this.wide / 2, y > this.tall / 2];
     Object.assign(this.tip.style, {

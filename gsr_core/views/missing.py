@@ -23,7 +23,7 @@ _RUNS = {
     "Audit": ("classifier",),
     "Compare": ("runs", "reference", "against", "left", "right"),
     "Map": ("run", "other"),
-    "Samples": ("run",),
+    "Samples": ("run", "other"),
     "Weights": ("run",),
 }
 """Choices of each page that name runs."""

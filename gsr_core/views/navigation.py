@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 import streamlit as st
 
-__all__ = ["DEFAULTS", "PAGES", "begin", "get", "go", "params", "put", "refresh", "select"]
+__all__ = ["DEFAULTS", "PAGES", "begin", "get", "go", "params", "put", "refresh", "select", "write"]
 
 PAGES = {
     "Setup": "pages/setup.py",
@@ -37,6 +37,12 @@ DEFAULTS = {
     "group": "",
     "y": "",
     "prediction": "",
+    "search": "",
+    "attribute": "",
+    "value": "",
+    "measure": "",
+    "low": "",
+    "high": "",
     "sort": "",
     "sample": "",
     "step": "",
@@ -169,6 +175,24 @@ def select(
 
     (draw or st.selectbox)(label, options, key=key, on_change=changed, **arguments)
     return current
+
+
+def write(name: str, label: str, **arguments: Any) -> str:
+    """Draw a text field for one choice and return the choice.
+
+    Args:
+        name: The choice.
+        label: The field's label.
+        **arguments: Passed to `st.text_input`.
+    """
+    key = _key(name)
+    st.session_state[key] = get(name)
+
+    def changed() -> None:
+        put(**{name: str(st.session_state[key]).strip()})
+
+    st.text_input(label, key=key, on_change=changed, **arguments)
+    return get(name)
 
 
 def _text(changes: dict[str, object]) -> dict[str, str]:

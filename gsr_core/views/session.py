@@ -38,6 +38,7 @@ __all__ = [
     "load_neighbours",
     "load_outcome",
     "load_samples",
+    "load_search",
     "load_weight_paths",
     "load_weights_at",
     "runs_of",
@@ -130,6 +131,16 @@ def _accuracies(
     _bundle: Bundle,
 ) -> pd.DataFrame:
     return accuracies_on(_run(path), split, _slices, _bundle)
+
+
+def load_search(bundle: Bundle, words: str) -> np.ndarray:
+    """Return `Bundle.search`. Not to be changed."""
+    return _search(str(bundle.path), bundle.manifest.digest, words, bundle)
+
+
+@st.cache_resource(max_entries=32, show_spinner="Searching")
+def _search(path: str, digest: str, words: str, _bundle: Bundle) -> np.ndarray:
+    return _bundle.search(words)
 
 
 def load_weights_at(run: Run, step: int) -> np.ndarray:

@@ -11,8 +11,8 @@ from gsr_core.data.groups import UNKNOWN
 from gsr_core.runs.store import Run
 from gsr_core.views import navigation as nav
 from gsr_core.views.charts import plain
+from gsr_core.views.face import face
 from gsr_core.views.frame import link
-from gsr_core.views.gallery import picture
 from gsr_core.views.session import load_samples, load_weights_at
 
 __all__ = [
@@ -157,10 +157,8 @@ def extremes(bundle: Bundle, run: Run) -> None:
         shown = table.sort_values("rank", ascending=ascending).head(_STRIP)
         with st.container(horizontal=True, gap="small", key=f"strip {order}"):
             for sample in shown.to_dict("records"):
-                image = picture(bundle, sample["row"])
-                with st.container(width=104, gap="xxsmall"):
-                    if image is not None:
-                        st.image(image, width=104, alt=f"{title}: {sample['sample_id']}")
+                with st.container(width=104 if bundle.has_images else 200, gap="xxsmall"):
+                    face(bundle, sample["row"], alt=f"{title}: {sample['sample_id']}", width=104)
                     st.caption(f"**{sample['weight']:.2g}×**  \n{plain(sample['group'])}")
         link(
             "Samples",

@@ -3,14 +3,19 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
 
 import gsr_core
+from gsr_core.data.bundle_writing import write_bundle
+from gsr_core.data.groups import Group
 from gsr_core.progress import Status
 from gsr_core.runs.execute import execute
 from gsr_core.runs.execute import run as compute_run
-from gsr_core.runs.store import create_run, list_runs
+from gsr_core.runs.samples import sample_table
+from gsr_core.runs.store import create_run, list_runs, open_run
 from gsr_core.workspace import Workspace
 
 APP = Path(gsr_core.__file__).parents[1] / "app.py"
@@ -44,6 +49,53 @@ def gsr_run(workspace, digits_bundle) -> str:
     shutil.copytree(digits_bundle.path, workspace.bundles / digits_bundle.name)
     compute_run(workspace, digits_bundle.name, "erm", device="cpu")
     return compute_run(workspace, digits_bundle.name, "gsr", device="cpu", steps=2).run_id
+
+
+def write_rows(workspace: Workspace, name: str, **changed) -> str:
+    """A bundle without images, and a run of GSR on it."""
+    n = 200
+    rng = np.random.default_rng(0)
+    y, split = np.arange(n) % 2, np.repeat(["heldout", "target", "val", "test"], n // 4)
+    samples = pd.DataFrame(
+        {"sample_id": [f"case-{row}" for row in range(n)], "split": split, "y": y}
+    )
+    samples["site"] = np.where(np.arange(n) % 3 == 0, "north", "south")
+    samples = samples.assign(**changed.pop("texts", {}))
+    write_bundle(
+        workspace.bundles / name,
+        samples=samples,
+        membership=np.stack([y == 0, y == 1], axis=1),
+        groups=[Group(name=each, definition=each) for each in ("ill", "well")],
+        classes=["ill", "well"],
+        features=rng.normal(size=(n, 3)) + y[:, None],
+        source="made for a test",
+        **changed,
+    )
+    compute_run(workspace, name, "erm", device="cpu")
+    return compute_run(workspace, name, "gsr", device="cpu", steps=2).run_id
+
+
+@pytest.fixture
+def table_run(workspace) -> str:
+    """A run on a table: it has columns and nothing else to look at."""
+    columns = pd.DataFrame({"age": np.arange(200), "city": [f"Town {row}" for row in range(200)]})
+    return write_rows(workspace, "table", columns=columns)
+
+
+@pytest.fixture
+def pairs_run(workspace) -> str:
+    """A run on pairs of texts."""
+    texts = {
+        "text": [f"Premise number {row}" for row in range(200)],
+        "text_pair": [f"It follows that {row}" for row in range(200)],
+    }
+    return write_rows(workspace, "pairs", texts=texts)
+
+
+def words_of(page: AppTest) -> str:
+    """All that a page says in text."""
+    kinds = ("caption", "markdown", "text", "subheader")
+    return "\n".join(str(each.value) for kind in kinds for each in page.get(kind))
 
 
 def show(name: str, **query: str) -> AppTest:
@@ -111,6 +163,72 @@ def test_a_cancelled_run_is_marked_and_no_seed_is_asked_of_the_classifier(worksp
     assert {(config.method, config.seed) for config in added} == {("gsr", k) for k in range(1, 5)}
     # Those that are under way are not asked for again.
     assert not [each for each in page.markdown if "One seed only" in each.value]
+
+
+def test_the_values_of_a_row_are_shown_wherever_an_image_would_be(table_run):
+    for name, query in (
+        ("samples", {"split": "heldout"}),
+        ("weights", {}),
+        ("samples", {"sample": "7"}),
+    ):
+        page = show(name, bundle="table", run=table_run, **query)
+        assert "city **Town" in words_of(page), name
+    tables = [each.value for each in page.dataframe if "value" in each.value]
+    assert tables[0]["value"].tolist() == ["7", "Town 7"]
+    (lines, *_) = [
+        each.value for each in show("setup", bundle="table").dataframe if "" in each.value
+    ]
+    assert lines[""].str.contains("city Town").all()
+
+
+def test_the_texts_of_a_pair_are_shown_apart(pairs_run):
+    page = show("samples", bundle="pairs", run=pairs_run, split="heldout", sample="7")
+    texts = [each.value for each in page.text]
+    assert "Premise number 7" in texts
+    assert "It follows that 7" in texts
+    # Neighbours too: two texts each.
+    assert len([each for each in texts if each.startswith("Premise")]) > 24
+
+
+def shown_rows(page: AppTest) -> list[int]:
+    return page.session_state["sample order"].tolist()
+
+
+def test_samples_are_found_by_id_text_value_and_attribute(table_run):
+    everyone = {"bundle": "table", "run": table_run, "split": "heldout"}
+    assert shown_rows(show("samples", **everyone, search="town 17")) == [17]
+    assert shown_rows(show("samples", **everyone, search="CASE-23")) == [23]
+    page = show("samples", **everyone, attribute="site", value="north", sort="row")
+    assert shown_rows(page) == list(range(0, 50, 3))
+    page = show("samples", **everyone, measure="confidence", low="0.6", sort="row")
+    assert 0 < len(shown_rows(page)) < 50
+    page.button("reset filters").click().run()
+    assert len(shown_rows(page)) == 50
+    page = show("samples", **everyone, measure="loss", low="much")
+    assert "'much'" in page.error[0].value
+
+
+def test_samples_are_ordered_by_influence_and_by_the_difference_from_another_run(
+    workspace, table_run
+):
+    other = compute_run(workspace, "table", "gsr", device="cpu", steps=2, lr=0.1).run_id
+    table, second = (
+        sample_table(open_run(workspace, each), "heldout") for each in (table_run, other)
+    )
+    page = show("samples", bundle="table", run=table_run, sort="helps the goal most")
+    assert shown_rows(page) == table.sort_values("goal", kind="stable")["row"].tolist()
+    page = show("samples", bundle="table", run=table_run, other=other, sort="heavier than in B")
+    difference = table["weight"] - second["weight"]
+    order = (-difference).argsort(kind="stable")
+    assert shown_rows(page) == table["row"].to_numpy()[order].tolist()
+    assert "× against B" in words_of(page)
+
+
+def test_the_influence_of_a_sample_is_compared_with_all_others(table_run, workspace):
+    table = sample_table(open_run(workspace, table_run), "heldout")
+    best = table.sort_values("goal").iloc[0]
+    said = words_of(show("samples", run=table_run, bundle="table", sample=str(best["row"])))
+    assert "lowers what the method minimises, and helps more than it would with 98.0% of" in said
 
 
 @pytest.mark.parametrize("sample", ["999999", "x", "-1"])
