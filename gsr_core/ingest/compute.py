@@ -31,7 +31,11 @@ _STOPPED = "the import was stopped; started again with the same settings, it goe
 
 @dataclass(frozen=True)
 class Features:
-    """Features and what came with them; `dataset` has the rows that have some."""
+    """Features and what came with them.
+
+    `dataset` has the rows that have some; `network` is the choice that gave them, after a training
+    that of its checkpoint.
+    """
 
     dataset: Dataset
     features: np.ndarray
@@ -39,6 +43,7 @@ class Features:
     thumbnails: Iterable[bytes | None] | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
     preprocessing: dict[str, Any] | None = None
+    network: dict[str, Any] | None = None
     notes: Sequence[str] = ()
 
 
@@ -162,6 +167,7 @@ def compute_features(
         thumbnails=thumbnails,
         facts=backbone.facts,
         preprocessing=backbone.preprocessing.model_dump(mode="json"),
+        network=choice.model_dump(mode="json"),
         notes=notes,
     )
 

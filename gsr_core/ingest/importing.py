@@ -98,7 +98,7 @@ def import_data(
         result = Features(dataset, dataset.inputs.array, head=source.head)
     else:
         result = compute_features(workspace, plan, plan.backbone, dataset, tell, should_stop)
-        recipe["preprocessing"] = result.preprocessing
+        recipe |= {"preprocessing": result.preprocessing, "network": result.network}
     dataset = result.dataset
     tell(0.97, "Writing the bundle")
     with ExitStack() as stack:

@@ -1,7 +1,10 @@
 """From a folder of images to a bundle, through a network that is really loaded and run."""
 
+import csv
 import runpy
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +21,8 @@ from gsr_core.ingest.importing import import_data
 from gsr_core.ingest.plan import BackboneChoice, make_plan, plan_of
 from gsr_core.ingest.sight import crop_warning, image_preprocessing, sights
 from gsr_core.runs.execute import run
+from gsr_core.runs.export import export_run
+from gsr_core.runs.samples import sample_table
 from gsr_core.workspace import Workspace
 
 N = 120
@@ -239,3 +244,28 @@ def test_what_does_not_fit_is_said_before_hours_are_spent(workspace, plan, chang
     with pytest.raises(error, match=message):
         import_data(workspace, make_plan(**{**plan.model_dump(), **change}))
     assert not list(workspace.bundles.glob("*"))
+
+
+def test_an_export_classifies_images_through_the_network_that_gave_the_features(
+    workspace, plan, birds, tmp_path
+):
+    bundle = import_data(workspace, plan)
+    done = run(workspace, "birds", "erm", device="cpu")
+    export_run(done, tmp_path / "mine")
+    rows = bundle.rows_of["test"][:3]
+    files = [str(birds / bundle.column("path")[int(row)].as_py()) for row in rows]
+    command = [sys.executable, str(tmp_path / "mine" / "use.py"), *files]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stderr
+    _, *lines = csv.reader(answer.stdout.splitlines())
+    table = sample_table(done, "test").set_index("row").loc[rows]
+    assert [line[0] for line in lines] == [
+        bundle.manifest.classes[prediction] for prediction in table["prediction"]
+    ]
+    # Another network's weights are refused.
+    torch.manual_seed(1)
+    save_checkpoint(build("simconv1", 2), tmp_path / "other.safetensors")
+    command += ["--checkpoint", str(tmp_path / "other.safetensors")]
+    refused = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert refused.returncode == 1
+    assert "are not those that the features came from" in refused.stderr
