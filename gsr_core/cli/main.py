@@ -58,6 +58,8 @@ for name, command in {
     "bundles": bundles.bundles,
     "show": runs.show,
     "export": runs.export,
+    "rename": runs.rename,
+    "delete": runs.delete,
     "app": dashboard.app_,
 }.items():
     app.command(name)(command)

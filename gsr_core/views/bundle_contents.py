@@ -11,7 +11,7 @@ import pandas as pd
 import streamlit as st
 
 from gsr_core.data.bundle import MIN_GROUP_SIZE, SPLITS, Bundle
-from gsr_core.views.charts import plain
+from gsr_core.views.charts import plain, show_rows
 from gsr_core.views.face import strip
 from gsr_core.views.import_source import in_rows
 
@@ -99,9 +99,8 @@ def group_table(groups: Sequence[Mapping[str, Any]], splits: Sequence[str], *, k
         # Readable on a light and on a dark page.
         return "background-color: rgba(230, 159, 0, 0.35)" if count < MIN_GROUP_SIZE else ""
 
-    st.dataframe(
+    show_rows(
         table.style.map(mark, subset=measured).format("{:,}", subset=list[Hashable](splits)),
-        hide_index=True,
         key=key,
         column_config={
             "group": st.column_config.TextColumn(width="medium", pinned=True),

@@ -21,7 +21,7 @@ from gsr_core.runs.job import RunJob, run_commands
 from gsr_core.runs.protocol import protocol_of
 from gsr_core.runs.store import list_runs
 from gsr_core.views import navigation as nav
-from gsr_core.views.charts import plain, show, show_error
+from gsr_core.views.charts import plain, show, show_error, show_rows
 from gsr_core.views.frame import Frame, link
 from gsr_core.views.session import load_accuracies, load_outcome, workspace
 from gsr_core.views.slices import slices_of
@@ -196,9 +196,8 @@ def show_table(compared: list[Entry], table: pd.DataFrame, bundle: Bundle) -> No
     share = st.column_config.NumberColumn(format="percent")
     sizes = bundle.manifest.split_sizes
     most = sum(sizes[split] for split in (bundle.manifest.weighted_split, "target", "val"))
-    st.dataframe(
+    show_rows(
         rows,
-        hide_index=True,
         column_config={
             "method": st.column_config.Column(width="medium", pinned=True),
             "its accuracy": st.column_config.NumberColumn("worst-group accuracy", format="percent"),
@@ -231,9 +230,7 @@ def accuracy_by_group(tables: pd.DataFrame, what: str = "group") -> None:
     wide = wide.loc[tables["group"].unique(), tables["label"].unique()]
     wide = wide.rename_axis(index=what).reset_index()
     share = st.column_config.NumberColumn(format="percent")
-    st.dataframe(
-        wide, hide_index=True, column_config={str(name): share for name in wide.columns[1:]}
-    )
+    show_rows(wide, column_config={str(name): share for name in wide.columns[1:]})
 
 
 def show_slices(compared: list[Entry], bundle: Bundle) -> None:

@@ -18,7 +18,7 @@ from gsr_core.methods.registry import METHODS
 from gsr_core.runs.store import Run
 from gsr_core.runs.summary import run_label
 from gsr_core.views import navigation as nav
-from gsr_core.views.charts import colours_of, plain, sentence, show, single_group
+from gsr_core.views.charts import colours_of, plain, sentence, show, show_rows, single_group
 from gsr_core.views.session import load_samples
 from gsr_core.views.slices import SliceChoice, choose_slice, within
 
@@ -72,7 +72,7 @@ def differences(table: pd.DataFrame, reference: Entry, average: str, average_nam
         show(figure, key="paired", alt="Difference of worst-group accuracy with its interval.")
     with right:
         points_of = st.column_config.NumberColumn(format="%+.1f %%")
-        st.dataframe(
+        show_rows(
             {
                 "method": worst["entry"],
                 "worst group": 100 * worst["difference"],
@@ -82,7 +82,6 @@ def differences(table: pd.DataFrame, reference: Entry, average: str, average_nam
                 average_name: 100 * beside["difference"],
                 "its verdict": beside["verdict"],
             },
-            hide_index=True,
             column_config={
                 "method": st.column_config.Column(width="medium", pinned=True),
                 "worst group": points_of,
@@ -146,8 +145,8 @@ def fixed_and_broken(bundle: Bundle, compared: list[Entry], reference: Entry, be
                     _count(row[what], what, row["group"], one, two, chosen)
             cells[4].markdown(f"{row['net']:+,}")
     st.caption(
-        f"Fixed: wrong under {plain(run_label(one.config))}, right under "
-        f"{plain(run_label(two.config))}, both of seed {two.config.seed}"
+        f"Fixed: wrong under {plain(run_label(one))}, right under "
+        f"{plain(run_label(two))}, both of seed {two.config.seed}"
         f"{'' if one.config.seed == two.config.seed else f' and {one.config.seed}'}. Broken: the "
         "other way round. A count opens its samples."
     )

@@ -11,7 +11,7 @@ import streamlit as st
 from PIL import Image
 
 from gsr_core.data.bundle import Bundle
-from gsr_core.views.charts import plain
+from gsr_core.views.charts import plain, show_rows
 
 __all__ = ["face", "face_in_full", "picture", "strip"]
 
@@ -83,9 +83,8 @@ def face_in_full(bundle: Bundle, row: int, *, alt: str) -> None:
             st.caption(("First text", "Second text")[place])
         st.text(text)
     if values:
-        st.dataframe(
+        show_rows(
             {"column": list(values), "value": [str(value) for value in values.values()]},
-            hide_index=True,
             height="content" if len(values) <= 12 else 440,
             key=f"values of {row}",
         )
@@ -107,9 +106,8 @@ def strip(bundle: Bundle, rows: np.ndarray, label: str, *, width: int) -> None:
         st.image(images, width=width, alt=[f"{label}, {k + 1}" for k in range(len(images))])
         return
     if len(rows) and (words := bundle.in_words(rows, letters=200)):
-        st.dataframe(
+        show_rows(
             pd.DataFrame({"sample": bundle.column("sample_id").take(rows).to_pandas(), "": words}),
-            hide_index=True,
             height="content",
             key=f"strip of {label}",
             alt=label,

@@ -19,12 +19,12 @@ from gsr_core.methods.base import Values
 from gsr_core.methods.registry import METHODS
 from gsr_core.progress import Status
 from gsr_core.runs.job import device_queue, ensure_run_worker, submit
-from gsr_core.runs.store import Run, create_run
+from gsr_core.runs.store import Run, create_run, list_runs
 from gsr_core.runs.summary import run_label
 from gsr_core.views import navigation as nav
-from gsr_core.views.charts import show_error
+from gsr_core.views.charts import plain, show_error
 from gsr_core.views.missing import is_missing, say_missing_bundle, say_missing_runs
-from gsr_core.views.session import bundle_names, load_bundle, runs_of, workspace
+from gsr_core.views.session import bundle_names, is_active, load_bundle, runs_of, workspace
 
 __all__ = ["Frame", "frame", "link", "start"]
 
@@ -155,7 +155,7 @@ def _chosen(row: DeltaGenerator, title: str, *, needs_run: bool) -> Frame:
         if not lost:
             nav.put(bundle=name)
         if needs_run and page.ended:
-            labels = {run.run_id: run_label(run.config) for run in page.ended}
+            labels = {run.run_id: run_label(run) for run in page.ended}
             run_id = nav.select(
                 "run",
                 "Run",
@@ -235,25 +235,41 @@ def _warm_workers() -> None:
 
 
 def _chip(runs: list[Run]) -> None:
-    """Say which run is being computed, and check every second while one is."""
-    waiting = [run.run_id for run in runs if run.state.active]
+    """Say which run is being computed, also for another bundle, and look every second.
+
+    Args:
+        runs: Of the bundle; when one of them ends, the page is drawn again.
+    """
+    active = [run for run in list_runs(workspace()) if is_active(run)]
+    mine = [run for run in runs if run in active]
 
     def progress() -> None:
-        active = [run for run in runs if run.run_id in waiting and run.state.active]
-        if len(active) < len(waiting):
+        if not all(is_active(run) for run in mine):
             nav.refresh()
-        for run in active[:1]:
-            state = run.state
-            more = f" · {len(active) - 1} waiting" if len(active) > 1 else ""
-            if state.status is Status.RUNNING:
-                text = f"{run.config.method.upper()} step {state.step} of {state.steps}{more}"
-                st.badge(text, color="blue")
-            else:
-                ensure_run_worker(run)
-                st.badge(f"{run.config.method.upper()} queued{more}", color="gray")
+        here = [run for run in active if is_active(run)]
+        if not here:
+            return
+        # Oldest first, as they are computed; what computes goes before what waits.
+        at_work = [run for run in reversed(here) if run.state.status is Status.RUNNING]
+        waiting = len(here) - len(at_work)
+        for run in at_work:
+            st.badge(_step_of(run, runs), color="blue")
+        if not at_work:
+            ensure_run_worker(here[-1])
+        if waiting:
+            st.badge(f"{waiting} waiting" if at_work else f"{waiting} queued", color="gray")
 
-    if waiting:
+    if active:
         st.fragment(progress, run_every=1.0)()
+
+
+def _step_of(run: Run, here: list[Run]) -> str:
+    """Return where a run is, with its bundle if that is not the page's."""
+    state, config = run.state, run.config
+    left = (state.steps - state.step) * state.seconds / max(state.step, 1)
+    elsewhere = "" if run in here else f" on {plain(config.bundle)}"
+    time = f" · {left:.0f} s left" * (state.step > 0)
+    return f"{config.method.upper()}{elsewhere} step {state.step} of {state.steps}{time}"
 
 
 @st.cache_resource(show_spinner=False)

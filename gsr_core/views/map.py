@@ -71,7 +71,7 @@ def _drawings(
             drawings.append((f"map {space}", title, places, view.run))
             continue
         for run in (view.run, view.other):
-            heading = f"{title}, coloured by {plain(run_label(run.config))}"
+            heading = f"{title}, coloured by {plain(run_label(run))}"
             drawings.append((f"map {space} {run.run_id}", heading, places, run))
     return drawings
 
@@ -96,7 +96,7 @@ def _map(
     st.markdown(title)
     kind = colourings(view.bundle, samples).get(view.colour)
     if kind is None:
-        st.caption(f"{plain(run_label(run.config))} has no {view.colour} to colour by.")
+        st.caption(f"{plain(run_label(run))} has no {view.colour} to colour by.")
         return
     points, colours = _coloured(view, samples, kind)
     # A map has rows in an order of its own; `shown` counts in the order of the table.

@@ -7,7 +7,7 @@ import pandas as pd
 import streamlit as st
 
 from gsr_core.curation.tables import describe_rows
-from gsr_core.views.charts import percent
+from gsr_core.views.charts import percent, show_rows
 from gsr_core.views.gallery import gallery
 from gsr_core.views.map_choices import MapView
 from gsr_core.views.slices import downloads, open_in_samples, save_and_flag
@@ -42,7 +42,7 @@ def selection(view: MapView, rows: np.ndarray) -> None:
             label_visibility="collapsed",
         )
         if how == "table":
-            st.dataframe(table, hide_index=True, key="selected table")
+            show_rows(table, key="selected table")
         else:
             gallery(bundle, table, key="selected", sizes=(12,))
     with st.container(horizontal=True, vertical_alignment="center", key="selected actions"):
@@ -91,7 +91,7 @@ def _statistics(view: MapView, table: pd.DataFrame) -> None:
     by = "cluster" if view.colour == "cluster" else "group"
     counts = table[by].value_counts()
     total = samples[by].value_counts()
-    st.dataframe(
+    show_rows(
         pd.DataFrame(
             {
                 by: counts.index,
@@ -100,7 +100,6 @@ def _statistics(view: MapView, table: pd.DataFrame) -> None:
                 "right": table.groupby(by)["correct"].mean()[counts.index].to_numpy(),
             }
         ),
-        hide_index=True,
         key=f"selected by {by}",
         column_config={
             "of all": st.column_config.NumberColumn(

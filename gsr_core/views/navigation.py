@@ -33,6 +33,7 @@ DEFAULTS = {
     "bundle": "",
     "run": "",
     "runs": "",
+    "shown": "",
     "split": "",
     "group": "",
     "y": "",

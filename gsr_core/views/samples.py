@@ -226,7 +226,7 @@ def _more_filters(
             low = nav.write("low", "From", placeholder="any", disabled=not measure)
         with high_place:
             high = nav.write("high", "To", placeholder="any", disabled=not measure)
-        others = {each.run_id: run_label(each.config) for each in _others(page, split)}
+        others = {each.run_id: run_label(each) for each in _others(page, split)}
         if others:
             nav.select(
                 "other",
@@ -276,7 +276,7 @@ def _changed(bundle: Bundle, run: Run, split: str, table: pd.DataFrame) -> np.nd
     rows = sets[0 if what == "fixed" else 1]
     # Without their number: other filters leave some of them out, and the gallery counts those left.
     st.button(
-        f"Only {what} against {plain(run_label(reference.config))}",
+        f"Only {what} against {plain(run_label(reference))}",
         icon=":material/close:",
         help="Fixed: wrong under the other run, right under this one. Broken: the other way "
         "round. Press to show all samples again.",

@@ -32,6 +32,7 @@ from gsr_core.workspace import Workspace
 __all__ = [
     "bundle_names",
     "devices",
+    "is_active",
     "load_accuracies",
     "load_bundle",
     "load_history",
@@ -80,6 +81,14 @@ def runs_of(bundle: Bundle) -> list[Run]:
     """Return the runs on exactly this content, newest first."""
     digest = bundle.manifest.digest
     return [run for run in list_runs(workspace()) if run.config.bundle_digest == digest]
+
+
+def is_active(run: Run) -> bool:
+    """Return whether a run waits or computes; one that was deleted meanwhile does not."""
+    try:
+        return run.state.active
+    except FileNotFoundError:
+        return False
 
 
 def load_history(run: Run) -> pd.DataFrame:

@@ -21,7 +21,7 @@ from gsr_core.jobs.queue import start_job
 from gsr_core.methods.registry import METHODS
 from gsr_core.progress import Status
 from gsr_core.views import navigation as nav
-from gsr_core.views.charts import colours_of, plain, sentence, show, show_error
+from gsr_core.views.charts import colours_of, plain, sentence, show, show_error, show_rows
 from gsr_core.views.frame import link
 from gsr_core.views.job_watch import go_on_button, say_why, state_of, watch_job
 from gsr_core.views.missing import is_missing, say_missing
@@ -67,6 +67,7 @@ def study_form(bundle: Bundle) -> None:
         default=KINDS[0],
         required=True,
         key="study kind",
+        persist_state="session",
     )
     st.caption(_ABOUT[kind])
     left, middle, right = st.columns([3, 1, 1])
@@ -77,17 +78,23 @@ def study_form(bundle: Bundle) -> None:
             default=[name for name in _USUAL if name in METHODS],
             format_func=lambda key: METHODS[key].title,
             key="study methods",
+            persist_state="session",
         )
     with middle:
-        seeds = st.number_input("Seeds", 1, 20, 3, key="study seeds")
+        seeds = st.number_input("Seeds", 1, 20, 3, key="study seeds", persist_state="session")
     with right:
-        device = st.selectbox("Device", devices(), key="study device")
+        device = st.selectbox("Device", devices(), key="study device", persist_state="session")
     left, right = st.columns([3, 2])
     try:
         with left:
             levels = _levels(kind)
         with right:
-            name = st.text_input("Name", f"{kind}-{bundle.name}", key=f"study name {kind}")
+            name = st.text_input(
+                "Name",
+                f"{kind}-{bundle.name}",
+                key=f"study name {kind} {bundle.name}",
+                persist_state="session",
+            )
         if kind == "strength":
             names_of_levels(bundle, levels)
     except SettingError as error:
@@ -121,6 +128,7 @@ def _levels(kind: Kind) -> list[float]:
         default=[f"{100 * level:g}" for level in LEVELS[kind]],
         accept_new_options=True,
         key=f"study levels {kind}",
+        persist_state="session",
         help="Type a number to add it.",
     )
     try:
@@ -282,9 +290,8 @@ def _table(kind: Kind, summary: pd.DataFrame) -> None:
     columns = {"method": summary["method"], "level": level, "seeds": summary["seeds"]}
     columns["target rows"] = summary["target"].round().astype(int)
     columns |= {heading: summary[name] for name, heading in names.items()}
-    st.dataframe(
+    show_rows(
         pd.DataFrame(columns),
-        hide_index=True,
         column_config={
             **dict.fromkeys(names.values(), share),
             "level": st.column_config.Column() if kind == "leak" else share,

@@ -10,7 +10,7 @@ from gsr_core.data.bundle import Bundle
 from gsr_core.data.groups import UNKNOWN
 from gsr_core.runs.store import Run
 from gsr_core.views import navigation as nav
-from gsr_core.views.charts import plain
+from gsr_core.views.charts import plain, show_rows
 from gsr_core.views.face import face
 from gsr_core.views.frame import link
 from gsr_core.views.session import load_samples, load_weights_at
@@ -118,14 +118,14 @@ def inferred_table(bundle: Bundle, run: Run) -> None:
             }
         )
     share = st.column_config.NumberColumn(format="percent")
-    st.dataframe(rows, hide_index=True, column_config={"share of weight": share})
+    show_rows(rows, column_config={"share of weight": share})
 
 
 def summary_table(history: pd.DataFrame, counts: dict[str, int], total: int, step: int) -> None:
     """Draw each group's weight in numbers."""
     table = weights_by_group(history, step).loc[list(counts)]
     share = st.column_config.NumberColumn(format="percent")
-    st.dataframe(
+    show_rows(
         {
             "group": list(counts),
             "samples": list(counts.values()),
@@ -134,7 +134,6 @@ def summary_table(history: pd.DataFrame, counts: dict[str, int], total: int, ste
             "mean weight ×": (table["weight_mean"] * total).tolist(),
             "effective samples": table["effective_sample_size"].tolist(),
         },
-        hide_index=True,
         column_config={
             "share of data": share,
             "share of weight": share,

@@ -39,6 +39,8 @@ COMMANDS = (
     "bundles",
     "show",
     "export",
+    "rename",
+    "delete",
     "app",
 )
 RUN_KEYS = {

@@ -9,6 +9,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 import gsr_core
+from gsr_core.data.bundle import list_bundles
 from gsr_core.data.bundle_writing import write_bundle
 from gsr_core.data.groups import Group
 from gsr_core.progress import Status
@@ -235,3 +236,73 @@ def test_the_influence_of_a_sample_is_compared_with_all_others(table_run, worksp
 def test_a_sample_that_is_not_there_is_a_sentence(gsr_run, sample: str):
     page = show("samples", run=gsr_run, sample=sample)
     assert any("There is no sample" in each.value for each in page.warning)
+
+
+# Runs and bundles ----------------------------------------------------------------------------
+
+
+def test_a_run_is_named_and_deleted_after_a_second_press(workspace, gsr_run):
+    page = show("run", shown=gsr_run)
+    settings = next(each.value for each in page.dataframe if "default" in each.value)
+    assert settings.set_index("setting").loc["steps"].tolist() == ["2", "100"]
+    page.text_input[0].set_value("the good one")
+    next(each for each in page.button if each.label == "Save").click().run()
+    assert open_run(workspace, gsr_run).title == "the good one"
+    page.button(f"really delete {gsr_run}").click().run()
+    assert gsr_run not in [run.run_id for run in list_runs(workspace)]
+    assert not page.exception
+
+
+def test_a_run_that_is_computed_is_not_deleted(workspace, gsr_run):
+    run = open_run(workspace, gsr_run)
+    with run.lock():
+        page = show("run", shown=gsr_run)
+        page.button(f"really delete {gsr_run}").click().run()
+        assert "is being computed by another process" in page.error[0].value
+    assert run.head() is not None
+
+
+def test_the_settings_of_a_run_fill_the_form(workspace, gsr_run):
+    page = show("run", shown=gsr_run)
+    assert page.number_input("form gsr steps").value == 100
+    page.button(f"clone {gsr_run}").click().run()
+    assert page.number_input("form 1 gsr steps").value == 2
+    assert "--set steps=2" in page.get("code")[0].value
+
+
+def test_a_form_keeps_what_was_typed_when_the_page_is_left(gsr_run):
+    page = show("run")
+    page.number_input("form gsr steps").set_value(7).run()
+    page.switch_page("pages/audit.py").run()
+    page.switch_page("pages/run.py").run()
+    assert page.number_input("form gsr steps").value == 7
+
+
+def test_a_bundle_is_deleted_with_its_runs_after_a_second_press(workspace, gsr_run, table_run):
+    page = show("setup", bundle="table")
+    page.button("really delete bundle").click().run()
+    assert [bundle.name for bundle in list_bundles(workspace)] == ["coloured-digits"]
+    assert {run.config.bundle for run in list_runs(workspace)} == {"coloured-digits"}
+    assert not page.exception
+
+
+def test_the_chip_tells_what_is_computed_before_what_waits(workspace, gsr_run, table_run):
+    def begin(bundle: str):
+        return create_run(workspace, bundle, "gsr", {"steps": 9}, device="cpu")
+
+    other, waiting = begin("table"), begin("coloured-digits")
+    with other.lock():
+        other.write_state(
+            other.state.model_copy(
+                update={"status": Status.RUNNING, "step": 3, "steps": 9, "seconds": 6.0}
+            )
+        )
+        said = words_of(show("audit", bundle="coloured-digits"))
+        assert "GSR on table step 3 of 9 · 12 s left" in said
+        assert "1 waiting" in said
+    waiting.request_cancel()
+
+
+def test_a_run_can_be_taken_home_from_the_page(gsr_run):
+    page = show("run", shown=gsr_run)
+    assert "Export" in [each.proto.label for each in page.get("download_button")]
