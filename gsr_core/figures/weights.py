@@ -199,7 +199,7 @@ def weight_path(
                 name="its group, 10–90 %",
                 mode="lines",
                 fill="toself",
-                fillcolor=_fade(line),
+                fillcolor=theme.fade(line),
                 line={"width": 0},
                 hoverinfo="skip",
             )
@@ -307,11 +307,6 @@ def _curve(positive: np.ndarray, zero: float) -> tuple[np.ndarray, np.ndarray]:
     points = min(QUANTILES, len(positive) + 1)
     level = np.linspace(0, 1, points)
     return zero + (1 - zero) * level, np.quantile(positive, level)
-
-
-def _fade(colour: str, opacity: float = 0.2) -> str:
-    red, green, blue = (int(colour[at : at + 2], 16) for at in (1, 3, 5))
-    return f"rgba({red},{green},{blue},{opacity})"
 
 
 def _times_ticks(low: float, high: float) -> dict[str, list[Any]]:

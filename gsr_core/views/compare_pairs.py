@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pandas as pd
 import streamlit as st
 
@@ -211,11 +212,19 @@ def value_against_value(bundle: Bundle, compared: list[Entry]) -> None:
 
 
 def _first_pair(compared: list[Entry]) -> tuple[Entry, Entry] | None:
-    """Return the first two that give values to the same rows."""
+    """Return the first two that give values to the same rows, if possible values that differ."""
     able = [entry for entry in compared if METHODS[entry.config.method].values is not Values.NONE]
-    for place, one in enumerate(able):
-        for two in able[place + 1 :]:
-            runs = shared_run(one, two)
-            if runs[0].values_split == runs[1].values_split:
-                return one, two
-    return None
+    pairs = [
+        (one, two)
+        for place, one in enumerate(able)
+        for two in able[place + 1 :]
+        if len({run.values_split for run in shared_run(one, two)}) == 1
+    ]
+    telling = (pair for pair in pairs if all(_differ(run) for run in shared_run(*pair)))
+    return next(telling, pairs[0] if pairs else None)
+
+
+def _differ(run: Run) -> bool:
+    """Return whether a run gives its samples different values: kept at step 1, they are equal."""
+    weights = run.weights(columns=["weight"])
+    return weights is not None and bool(np.ptp(weights["weight"].to_numpy()) > 0)

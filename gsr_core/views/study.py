@@ -20,8 +20,10 @@ from gsr_core.figures.study import accuracy_over_levels, flipped_and_clean, val_
 from gsr_core.jobs.queue import start_job
 from gsr_core.methods.registry import METHODS
 from gsr_core.progress import Status
+from gsr_core.runs.store import Run
 from gsr_core.views import navigation as nav
 from gsr_core.views.charts import colours_of, plain, sentence, show, show_error, show_rows
+from gsr_core.views.estimate import estimate, time_left
 from gsr_core.views.frame import link
 from gsr_core.views.job_watch import go_on_button, say_why, state_of, watch_job
 from gsr_core.views.missing import is_missing, say_missing
@@ -58,7 +60,7 @@ _LEVELS = {
 }
 
 
-def study_form(bundle: Bundle) -> None:
+def study_form(bundle: Bundle, runs: list[Run]) -> None:
     """Draw the choice of study, its number of runs, and the button that starts them."""
     kind: Kind = st.segmented_control(
         "Study",
@@ -109,7 +111,8 @@ def study_form(bundle: Bundle) -> None:
             seeds=int(seeds),
             device=device,
             name=name.strip(),
-        )
+        ),
+        runs,
     )
 
 
@@ -137,7 +140,7 @@ def _levels(kind: Kind) -> list[float]:
         raise SettingError(f"{', '.join(chosen)}: give percentages as numbers") from None
 
 
-def _start(job: StudyJob) -> None:
+def _start(job: StudyJob, runs: list[Run]) -> None:
     state = state_of(job) if job.name else None
     with st.container(horizontal=True, vertical_alignment="center"):
         pressed = st.button(
@@ -149,6 +152,10 @@ def _start(job: StudyJob) -> None:
         )
         grid = f"{len(job.levels)} levels × {len(job.methods)} methods × {job.seeds} seeds"
         st.markdown(f"**{job.runs} runs**: {grid}", width="content")
+    count = len(job.levels) * job.seeds
+    wanted = [(name, job.settings.get(name, {}), count) for name in job.methods]
+    also = " Making the bundles comes on top." * (job.study == "strength")
+    st.caption(estimate(runs, wanted) + also)
     with st.expander("The same from a terminal"):
         st.code(job.command(workspace()), language="bash", wrap_lines=True)
     if pressed:
@@ -203,6 +210,8 @@ def study_progress(study: Study) -> None:
                 return True
 
         watch_job(state, part="step", changed=grown)
+        ended = [run.state.seconds for _, run in study.finished()]
+        st.caption(time_left(ended, len(study.record.cells()) - len(ended)).capitalize())
         return
     missing = len(study.record.cells()) - len(study.finished())
     if not missing:

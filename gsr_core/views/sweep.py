@@ -19,6 +19,7 @@ from gsr_core.progress import Status
 from gsr_core.runs.summary import headline
 from gsr_core.views import navigation as nav
 from gsr_core.views.charts import percent, plain, show, show_rows
+from gsr_core.views.estimate import estimate, time_left
 from gsr_core.views.frame import Frame, link
 from gsr_core.views.job_watch import go_on_button, say_why, state_of, watch_job
 from gsr_core.views.method_form import setting_field
@@ -36,7 +37,7 @@ _SAMPLERS: dict[Sampler, str] = {"tpe": "near good trials (TPE)", "random": "at 
 # The form ------------------------------------------------------------------------------
 
 
-def sweep_form(bundle: str, devices: list[str]) -> SweepJob:
+def sweep_form(page: Frame, devices: list[str]) -> SweepJob:
     """Draw the form and return the sweep of a bundle that it describes."""
     names = [name for name, each in METHODS.items() if each.search]
     name = st.selectbox(
@@ -118,8 +119,15 @@ def sweep_form(bundle: str, devices: list[str]) -> SweepJob:
         f"**{trials:,} trials**, scored on val, **+ {seeds:,} runs** of the winner, the first to "
         "look at test."
     )
+    # A trial is a fit in memory and takes what a run takes.
+    st.caption(
+        estimate(
+            page.runs,
+            [(name, fixed, -(-int(trials) // int(jobs)) + int(seeds))],
+        )
+    )
     return SweepJob(
-        bundle=bundle,
+        bundle=page.bundle.name,
         method=name,
         fixed=fixed,
         trials=int(trials),
@@ -179,7 +187,7 @@ def sweep_panel(page: Frame, jobs: int) -> None:
     state = state_of(job)
     if state is not None and state.active:
         about = "Finished trials are kept, and the sweep can go on."
-        watch_job(state, part="step", about=about, below=lambda: _live(sweep, record))
+        watch_job(state, part="step", about=about, below=lambda: _live(sweep, record, jobs))
         return
     if sweep.active:
         st.fragment(_watch_terminal, run_every=_POLL)(sweep, record)
@@ -209,9 +217,12 @@ def _watch_terminal(sweep: Sweep, record: SweepRecord) -> None:
     _live(sweep, record)
 
 
-def _live(sweep: Sweep, record: SweepRecord) -> None:
+def _live(sweep: Sweep, record: SweepRecord, jobs: int = 1) -> None:
     """Draw the scores so far."""
     table = _table(sweep, record)
+    ended = [trial.outcome.seconds for trial in sweep.trials() if trial.outcome is not None]
+    missing = record.trials - len(ended) + record.seeds
+    st.caption(time_left(ended, missing, jobs).capitalize())
     figure = best_so_far(
         table[table["status"] != "computing"], record.trials, score_name=record.score_name
     )

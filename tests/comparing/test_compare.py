@@ -16,7 +16,7 @@ from gsr_core.comparing.entries import (
 )
 from gsr_core.comparing.paired import _holm, paired, paired_values, rank_correlation
 from gsr_core.comparing.report import comparison
-from gsr_core.comparing.scores import group_scores, scores, spread
+from gsr_core.comparing.scores import group_scores, mean_history, scores, spread
 from gsr_core.data.groups import Group
 from gsr_core.errors import ComparisonError
 from gsr_core.metrics import wilson_interval
@@ -221,6 +221,22 @@ def test_seeds_give_a_standard_deviation_and_one_seed_wilsons_interval():
     assert (one["low"], one["high"]) == pytest.approx(wilson_interval(0.8, 50))
     assert math.isnan(one["sd"])
     assert math.isnan(spread([0.8], None)["low"])
+
+
+def test_the_mean_of_histories_is_over_the_steps_that_all_have(studied):
+    histories = [studied[("gsr", seed)].metrics() for seed in range(3)]
+    histories[1] = histories[1][histories[1]["step"] <= 3]
+    mean = mean_history(histories)
+    assert mean["step"].max() == 3
+    row = mean[(mean["metric"] == "weight_sum") & (mean["step"] == 2)].iloc[0]
+    values = [
+        each[
+            (each["metric"] == "weight_sum") & (each["step"] == 2) & (each["group"] == row["group"])
+        ]["value"].item()
+        for each in histories
+    ]
+    assert row["value"] == pytest.approx(np.mean(values))
+    assert row["sd"] == pytest.approx(np.std(values, ddof=1))
 
 
 # Pairs ---------------------------------------------------------------------------------------

@@ -306,3 +306,46 @@ def test_the_chip_tells_what_is_computed_before_what_waits(workspace, gsr_run, t
 def test_a_run_can_be_taken_home_from_the_page(gsr_run):
     page = show("run", shown=gsr_run)
     assert "Export" in [each.proto.label for each in page.get("download_button")]
+
+
+def test_weights_are_drawn_against_each_other_where_they_differ(workspace, table_run):
+    # Kept at step 1, where all weights are equal.
+    flat = compute_run(workspace, "table", "gsr", device="cpu", steps=1).run_id
+    jtt, pgd = (
+        compute_run(workspace, "table", method, device="cpu").run_id for method in ("jtt", "pgd")
+    )
+    page = show("compare", bundle="table", runs=f"{flat},{jtt},{pgd}")
+    shown = [page.selectbox(f"choose {side} 0").value for side in ("left", "right")]
+    assert shown == [jtt, pgd]
+
+
+def test_the_step_of_the_weights_moves_the_heaviest_samples(workspace, table_run):
+    run = compute_run(workspace, "table", "gsr", device="cpu", steps=4)
+    weights = {step: run.weights_at(step) for step in (2, 4)}
+    rows = run.weighted_rows()
+    for step, weight in weights.items():
+        page = show("weights", bundle="table", run=run.run_id, step=str(step))
+        heaviest = rows[np.argmax(weight)]
+        cards = [each.value for each in page.caption if "city **Town" in each.value]
+        assert f"**Town {heaviest}**" in cards[0]
+        at = "the kept step" if step == run.state.best_step else f"step {step}"
+        assert f"Heaviest samples at {at}" in [each.value for each in page.subheader]
+
+
+def test_the_weights_of_several_seeds_are_drawn_as_their_mean(workspace, table_run):
+    assert not show("weights", bundle="table", run=table_run).toggle
+    compute_run(workspace, "table", "gsr", device="cpu", steps=2, seed=1)
+    page = show("weights", bundle="table", run=table_run)
+    page.toggle("over seeds").set_value(True).run()
+    assert "standard deviation over seeds 0, 1." in words_of(page)
+
+
+def test_how_long_a_sweep_and_a_study_take_is_said_before(workspace, table_run):
+    run = open_run(workspace, table_run)
+    run.write_state(run.state.model_copy(update={"seconds": 3.0, "step": 2}))
+    said = words_of(show("sweep", bundle="table"))
+    # 30 trials and 5 seeds of 100 steps of 1.5 s.
+    assert "About 88 min by earlier runs on this bundle." in said
+    said = words_of(show("study", bundle="table"))
+    assert "and what LLR, DFR takes, which has not run here yet" in said
+    assert "About" in said
