@@ -210,12 +210,11 @@ def delete(
     place = terminal.open_workspace(workspace)
     if bool(run_ids) == bool(bundle):
         terminal.fail("name runs, or a bundle with --bundle; 'gsr runs' lists the runs")
+    chosen = {run.run_id: run for run in (open_run(place, each) for each in run_ids or [])}
+    what = ", ".join(chosen)
     if bundle:
         open_bundle(place, bundle)
         what = f"bundle {bundle} and {len(runs_on(place, bundle))} runs on it"
-    else:
-        chosen = {run.run_id: run for run in (open_run(place, each) for each in run_ids or [])}
-        what = ", ".join(chosen)
     if not yes:
         if not sys.stdin.isatty():
             terminal.fail(f"this deletes {what} for good; add --yes")

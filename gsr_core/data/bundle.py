@@ -475,9 +475,11 @@ def _read_row(file: pq.ParquetFile, names: list[str], row: int) -> dict[str, Any
 def _contains(column: pa.Array, words: str) -> np.ndarray:
     """Return which values of a column contain some words; (n,) bool."""
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-        hits = pc.match_substring(column, words, ignore_case=True)
+        options = pc.MatchSubstringOptions(words, ignore_case=True)
+        hits = pc.call_function("match_substring", [column], options)
     else:
-        hits = pc.equal(pc.utf8_lower(pc.cast(column, pa.string())), words.lower())
+        shown = pc.call_function("utf8_lower", [column.cast(pa.string())])
+        hits = pc.call_function("equal", [shown, pa.scalar(words.lower())])
     return hits.fill_null(False).to_numpy(zero_copy_only=False)
 
 

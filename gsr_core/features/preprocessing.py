@@ -149,7 +149,7 @@ class ImagePreprocessing(Preprocessing, frozen=True):
             shape = [target] if self.fit == "shortest" else [height, width]
             image = functional.resize(image, shape, interpolation, antialias=True)
         if image.size != tuple(size):
-            image: Any = functional.center_crop(image, size)
+            image = functional.center_crop(image, size)
         return image
 
     def kept(self, width: int, height: int) -> float:

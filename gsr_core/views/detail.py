@@ -201,13 +201,13 @@ def _influence(bundle: Bundle, run: Run, table: pd.DataFrame, sample: pd.Series)
         }
     )
     what = "lowers" if values[0] < 0 else "raises" if values[0] > 0 else "does not change"
-    better = float((table["goal"].to_numpy() > values[0]).mean())
+    better = float((table["goal"].to_numpy() < values[0]).mean())
     st.caption(
         f"At the kept step, step {run.state.best_step}: raising this sample's weight {what} what "
-        f"the method minimises, and helps more than it would with {percent(better)} of the "
-        f"{len(table):,} samples. The strongest influence among them is {sizes[:, 0].max():.3g}, "
-        f"this one {abs(values[0]):.3g} nats. Influence is stored of this step alone: it says what "
-        "more weight would do there, not why the weight grew before."
+        f"the method minimises, by {abs(values[0]):.3g} nats per unit of weight; the strongest of "
+        f"all samples do so by {sizes[:, 0].max():.3g}. More weight on {percent(better)} of the "
+        f"{len(table):,} samples would serve the goal better. Influence is stored of this step "
+        "alone: it says what more weight would do there, not why the weight grew before."
     )
     show(
         sample_influence(shown),

@@ -50,11 +50,17 @@ def linked_maps(view: MapView) -> None:
     @st.fragment
     def maps() -> None:
         chosen, focus = selected_rows(view.scope), _focus(view)
-        drawings = _drawings(view, maps_there)
-        for column, draw in zip(st.columns(len(drawings), gap="medium"), drawings, strict=True):
-            with column:
-                _map(view, *draw, shown=shown, chosen=chosen, focus=focus)
-        selection(view, chosen)
+        first, *others = _drawings(view, maps_there)
+        # The answer to a lasso is beside the map that it was drawn on, not below the fold.
+        left, right = st.columns([3, 2], gap="medium")
+        with left:
+            _map(view, *first, shown=shown, chosen=chosen, focus=focus)
+            for draw in others:
+                # Names of runs are plain text there, but Markdown all the same.
+                with st.expander(draw[1], expanded=True, key=f"{draw[0]} fold"):
+                    _map(view, *draw, shown=shown, chosen=chosen, focus=focus, heading=False)
+        with right:
+            selection(view, chosen)
 
     maps()
 
@@ -86,6 +92,7 @@ def _map(
     shown: np.ndarray,
     chosen: np.ndarray,
     focus: int | None,
+    heading: bool = True,
 ) -> None:
     """Draw one map."""
     samples = view.samples
@@ -93,7 +100,8 @@ def _map(
         samples = with_more(load_samples(run, view.split), view.bundle, view.clustering)
     if len(samples) <= MANY_POINTS and (words := view.bundle.in_words(samples["row"].to_numpy())):
         samples = samples.assign(**{"in words": words})
-    st.markdown(title)
+    if heading:
+        st.markdown(title)
     kind = colourings(view.bundle, samples).get(view.colour)
     if kind is None:
         st.caption(f"{plain(run_label(run))} has no {view.colour} to colour by.")
@@ -112,7 +120,7 @@ def _map(
             }
         )
     )
-    alt = f"Map of {len(points):,} samples, coloured by {view.colour}."
+    alt = f"{title.replace('*', '')}: map of {len(points):,} samples, coloured by {view.colour}."
     style: dict[str, Any] = {"colour": view.colour, "kind": kind, "colours": colours}
     if view.dimensions == 3:
         figure = point_map_3d(points.iloc[shown], **style, chosen=chosen, focus=focus, revision=key)

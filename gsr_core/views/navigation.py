@@ -26,6 +26,7 @@ PAGES = {
     "Compare": "pages/compare.py",
     "Study": "pages/study.py",
     "Sweep": "pages/sweep.py",
+    "Guide": "pages/guide.py",
 }
 """Title and script of every page, in the order of the work."""
 
@@ -64,6 +65,7 @@ DEFAULTS = {
     "right": "",
     "sweep": "",
     "study": "",
+    "doc": "",
 }
 """Every choice and its value while nothing is chosen; values are text."""
 

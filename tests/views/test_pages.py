@@ -1,5 +1,6 @@
 """Pages as their scripts draw them, without a browser: with nothing to show, and asked nonsense."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from gsr_core.runs.execute import execute
 from gsr_core.runs.execute import run as compute_run
 from gsr_core.runs.samples import sample_table
 from gsr_core.runs.store import create_run, list_runs, open_run
+from gsr_core.views.guide import documents
 from gsr_core.workspace import Workspace
 
 APP = Path(gsr_core.__file__).parents[1] / "app.py"
@@ -229,7 +231,8 @@ def test_the_influence_of_a_sample_is_compared_with_all_others(table_run, worksp
     table = sample_table(open_run(workspace, table_run), "heldout")
     best = table.sort_values("goal").iloc[0]
     said = words_of(show("samples", run=table_run, bundle="table", sample=str(best["row"])))
-    assert "lowers what the method minimises, and helps more than it would with 98.0% of" in said
+    assert "lowers what the method minimises" in said
+    assert "More weight on 0.0% of the 50 samples would serve the goal better." in said
 
 
 @pytest.mark.parametrize("sample", ["999999", "x", "-1"])
@@ -349,3 +352,24 @@ def test_how_long_a_sweep_and_a_study_take_is_said_before(workspace, table_run):
     said = words_of(show("study", bundle="table"))
     assert "and what LLR, DFR takes, which has not run here yet" in said
     assert "About" in said
+
+
+# The guide ----------------------------------------------------------------------------------
+
+
+def test_the_first_page_says_what_this_is_and_leads_to_the_guide(workspace):
+    page = show("setup")
+    said = words_of(page)
+    assert "fails on one subgroup" in said
+    for split in ("heldout", "target", "val"):
+        assert f"**{split}**" in said
+    assert "Your data: files, columns, networks" in [each.label for each in page.get("page_link")]
+
+
+@pytest.mark.parametrize("name", list(documents()))
+def test_every_document_is_read_in_the_app(workspace, name: str):
+    page = show("guide", doc=name)
+    (text,) = [each.value for each in page.markdown if each.value.startswith("# ")]
+    # No link leads to a file that the app does not serve.
+    assert not re.search(r"\]\((?!https?://|\?|#)", text)
+    assert "![" not in text
