@@ -167,7 +167,7 @@ def _count(
         group=group,
         sort="highest loss",
         slice=chosen.key if chosen else None,
-        **dict.fromkeys(("y", "prediction", "sample")),
+        **dict.fromkeys(("y", "prediction", "sample", *nav.FOUND_BY)),
     )
     st.page_link(
         nav.PAGES["Samples"],

@@ -28,6 +28,9 @@ from gsr_core.views.session import bundle_names, is_active, load_bundle, runs_of
 
 __all__ = ["Frame", "frame", "link", "start"]
 
+_RECENT = 50
+"""Runs of the whole workspace, the newest ones, at which the chip looks."""
+
 _STYLE = """
 <style>
 a:focus-visible, button:focus-visible, summary:focus-visible, [tabindex]:focus-visible {
@@ -146,10 +149,12 @@ def _chosen(row: DeltaGenerator, title: str, *, needs_run: bool) -> Frame:
         )
         try:
             bundle = load_bundle(name)
-            _ensure_baseline(bundle)
+            everything = list_runs(workspace())
+            if _ensure_baseline(bundle, everything):
+                everything = list_runs(workspace())
         except (GsrError, OSError) as error:
             raise _MissingError(partial(show_error, error)) from error
-        every = runs_of(bundle)
+        every = runs_of(bundle, everything)
         page = Frame(bundle, _listed(every), None)
         lost = is_missing("bundle", names)
         if not lost:
@@ -171,7 +176,7 @@ def _chosen(row: DeltaGenerator, title: str, *, needs_run: bool) -> Frame:
                 # In the URL, so that a link shows this run also when newer ones exist.
                 nav.put(run=run_id)
             page = Frame(bundle, page.runs, run)
-        _chip(page.runs)
+        _chip(page.runs, everything)
     if lost:
         say_missing_bundle(name)
     else:
@@ -194,7 +199,12 @@ def _listed(runs: list[Run]) -> list[Run]:
 
 
 def link(page: str, label: str, **changes: object) -> None:
-    """Draw a link to another page, with changed choices."""
+    """Draw a link to another page, with changed choices.
+
+    One to Samples shows just the samples that it is about, whatever was searched for there.
+    """
+    if page == "Samples":
+        changes = {**dict.fromkeys(nav.FOUND_BY), **changes}
     st.page_link(nav.PAGES[page], label=label, query_params=nav.params(**changes))
 
 
@@ -211,20 +221,30 @@ def _newest_weighted(runs: list[Run]) -> str:
     return (weighted or [runs[0].run_id])[0]
 
 
-def _has_baseline(bundle: Bundle) -> bool:
-    return any(run.config.method == "erm" and not run.config.part_of for run in runs_of(bundle))
+def _has_baseline(bundle: Bundle, runs: list[Run]) -> bool:
+    mine = (run.config for run in runs_of(bundle, runs))
+    return any(config.method == "erm" and not config.part_of for config in mine)
 
 
-def _ensure_baseline(bundle: Bundle) -> None:
-    """Queue the reference run once: every page compares with the classifier as it came."""
-    if _has_baseline(bundle):
-        return
+def _ensure_baseline(bundle: Bundle, runs: list[Run]) -> bool:
+    """Queue the reference run once: every page compares with the classifier as it came.
+
+    Args:
+        bundle: The data.
+        runs: Of the workspace.
+
+    Returns:
+        Whether there are more runs now.
+    """
+    if _has_baseline(bundle, runs):
+        return False
     place = workspace()
     place.jobs.mkdir(parents=True, exist_ok=True)
     # Two tabs may arrive at once; the second then finds the run of the first.
     with FileLock(place.jobs / f"baseline-{bundle.manifest.digest[:16]}.lock"):
-        if not _has_baseline(bundle):
+        if not _has_baseline(bundle, list_runs(place)):
             submit(create_run(place, str(bundle.path), "erm"))
+    return True
 
 
 @st.cache_resource(show_spinner=False, ttl=60)
@@ -234,14 +254,17 @@ def _warm_workers() -> None:
     ensure_worker(workspace(), BACKGROUND)
 
 
-def _chip(runs: list[Run]) -> None:
+def _chip(runs: list[Run], everything: list[Run]) -> None:
     """Say which run is being computed, also for another bundle, and look every second.
 
     Args:
         runs: Of the bundle; when one of them ends, the page is drawn again.
+        everything: Of the workspace, newest first.
     """
-    active = [run for run in list_runs(workspace()) if is_active(run)]
-    mine = [run for run in runs if run in active]
+    mine = [run for run in runs if is_active(run)]
+    # What waits or computes is new; to look at thousands of runs would take longer than the page.
+    recent = [run for run in everything[:_RECENT] if run not in mine and is_active(run)]
+    active = sorted([*mine, *recent], key=everything.index)
 
     def progress() -> None:
         if not all(is_active(run) for run in mine):

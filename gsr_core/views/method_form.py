@@ -11,6 +11,7 @@ from gsr_core.methods.base import LabelNeeds
 from gsr_core.methods.registry import METHODS, make_method
 from gsr_core.runs.job import RunJob
 from gsr_core.views.fields import field
+from gsr_core.views.import_source import in_rows
 
 __all__ = ["method_form", "setting_field"]
 
@@ -60,7 +61,8 @@ def method_form(bundle: str, devices: list[str]) -> list[RunJob]:
     hidden = [key for key in fields if key not in (*_UP_FRONT, "seed")]
     values: dict[str, Any] = {}
     shown = [key for key in _UP_FRONT if key in fields]
-    for column, key in zip(st.columns(max(len(shown), 2)), shown, strict=False):
+    # Two in a row: the form is narrow beside the runs.
+    for column, key in zip(in_rows(len(shown), 2), shown, strict=True):
         with column:
             values[key] = field(name, key, fields[key], start[key], form=form)
     with st.expander("More settings"):

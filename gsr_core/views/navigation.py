@@ -14,7 +14,19 @@ from typing import Any, NoReturn
 
 import streamlit as st
 
-__all__ = ["DEFAULTS", "PAGES", "begin", "get", "go", "params", "put", "refresh", "select", "write"]
+__all__ = [
+    "DEFAULTS",
+    "FOUND_BY",
+    "PAGES",
+    "begin",
+    "get",
+    "go",
+    "params",
+    "put",
+    "refresh",
+    "select",
+    "write",
+]
 
 PAGES = {
     "Setup": "pages/setup.py",
@@ -68,6 +80,9 @@ DEFAULTS = {
     "doc": "",
 }
 """Every choice and its value while nothing is chosen; values are text."""
+
+FOUND_BY = ("search", "attribute", "value", "measure", "low", "high")
+"""Choices that narrow Samples by hand; a link that names samples of its own clears them."""
 
 _STATE = "choices"
 _TURNS = "turns of choices"

@@ -11,12 +11,13 @@ import streamlit as st
 from gsr_core.comparing.changes import changed_samples
 from gsr_core.data.bundle import SPLITS, Bundle
 from gsr_core.errors import GsrError
+from gsr_core.methods.registry import METHODS
 from gsr_core.runs.store import Run, open_run
 from gsr_core.runs.summary import run_label
 from gsr_core.views import navigation as nav
 from gsr_core.views.charts import plain, show_error
 from gsr_core.views.frame import Frame
-from gsr_core.views.session import load_samples, load_search, workspace
+from gsr_core.views.session import load_samples, load_search, load_values, workspace
 from gsr_core.views.slices import choose_slice, downloads
 
 __all__ = ["choose_samples", "download", "passing"]
@@ -38,10 +39,7 @@ _SORTS = {
 _MEASURES = ("weight", "goal", "difference", "loss", "confidence")
 """Columns that a range can be asked of."""
 
-_FILTERS = (
-    *("group", "y", "prediction", "slice", "changed", "search", "attribute", "value"),
-    *("measure", "low", "high", "other"),
-)
+_FILTERS = ("group", "y", "prediction", "slice", "changed", "other", *nav.FOUND_BY)
 """Choices that a reset clears."""
 
 _MOST_VALUES = 200
@@ -62,7 +60,8 @@ def choose_samples(page: Frame) -> tuple[pd.DataFrame, np.ndarray, str]:
     with st.container(horizontal=True, vertical_alignment="bottom", key="filters"):
         split = nav.select("split", "Split", present, default=run.values_split, width=120)
         table = load_samples(run, split)
-        if (other := _other(page, split)) is not None:
+        others = _others(page, split) if "weight" in table.columns else {}
+        if (other := others.get(nav.get("other"))) is not None:
             table = table.assign(difference=_difference(table, load_samples(other, split)))
         sorts = [name for name, (column, _) in _SORTS.items() if column in table.columns]
         order = nav.select("sort", "Order", sorts, width=180)
@@ -77,7 +76,7 @@ def choose_samples(page: Frame) -> tuple[pd.DataFrame, np.ndarray, str]:
         )
         slice_ = choose_slice(bundle)
         words = nav.write("search", "Search", placeholder="id, text or value", width=170)
-        attribute, measure = _more_filters(page, split, table)
+        attribute, measure = _more_filters(bundle, table, others)
         changed = _changed(bundle, run, split, table)
         if any(nav.get(name) for name in _FILTERS):
             st.button(
@@ -169,24 +168,20 @@ def passing(
     return positions[np.argsort(values if ascending else -values, kind="stable")]
 
 
-def _other(page: Frame, split: str) -> Run | None:
-    """Return run B, whose weights those of the run are compared with, if one is chosen."""
-    assert page.run is not None
-    return next((run for run in _others(page, split) if run.run_id == nav.get("other")), None)
-
-
-def _others(page: Frame, split: str) -> list[Run]:
-    """Return the runs that give the samples of a split weights too."""
-    assert page.run is not None
-    if split != page.run.values_split or page.run.weights(columns=["row"]) is None:
-        return []
-    return [
-        run
-        for run in page.ended
-        if run.run_id != page.run.run_id
-        and run.values_split == split
-        and (run.path / "weights.parquet").exists()
-    ]
+def _others(page: Frame, split: str) -> dict[str, Run]:
+    """Return the runs by name that give the samples of a split weights too."""
+    run = page.run
+    assert run is not None
+    if split != run.values_split:
+        return {}
+    mine = METHODS[run.config.method].values_on
+    return {
+        each.run_id: each
+        for each in page.ended
+        if each.run_id != run.run_id
+        and METHODS[each.config.method].values_on == mine
+        and (each.path / "weights.parquet").exists()
+    }
 
 
 def _difference(table: pd.DataFrame, other: pd.DataFrame) -> np.ndarray:
@@ -199,25 +194,27 @@ def _difference(table: pd.DataFrame, other: pd.DataFrame) -> np.ndarray:
 
 
 def _more_filters(
-    page: Frame, split: str, table: pd.DataFrame
+    bundle: Bundle, table: pd.DataFrame, others: dict[str, Run]
 ) -> tuple[tuple[str, str] | None, tuple[str, float, float] | None]:
     """Draw the filters that are needed less often; return those on an attribute and on a range."""
-    names = [each for each in page.bundle.manifest.attributes if each in table.columns]
-    names = [each for each in names if table[each].nunique() <= _MOST_VALUES]
-    name = value = ""
+    values = load_values(bundle, _MOST_VALUES)
     measures = [name for name in _MEASURES if name in table.columns]
+    name = value = ""
     in_use = sum(bool(nav.get(name)) for name in ("value", "measure", "other"))
     with st.popover(f"More ({in_use})" if in_use else "More", icon=":material/tune:"):
-        if names:
+        if values:
             left, right = st.columns(2)
             with left:
                 name = nav.select(
-                    "attribute", "Attribute", ["", *names], format_func=_all, clears=("value",)
+                    "attribute", "Attribute", ["", *values], format_func=_all, clears=("value",)
                 )
             with right:
-                values = sorted(table[name].astype(str).unique()) if name else []
                 value = nav.select(
-                    "value", "Value", ["", *values], format_func=_all, disabled=not name
+                    "value",
+                    "Value",
+                    ["", *values.get(name, [])],
+                    format_func=_all,
+                    disabled=not name,
                 )
         first, low_place, high_place = st.columns([2, 1, 1])
         with first:
@@ -226,13 +223,12 @@ def _more_filters(
             low = nav.write("low", "From", placeholder="any", disabled=not measure)
         with high_place:
             high = nav.write("high", "To", placeholder="any", disabled=not measure)
-        others = {each.run_id: run_label(each) for each in _others(page, split)}
         if others:
             nav.select(
                 "other",
                 "Run B, to order by the difference of the weights",
                 ["", *others],
-                format_func=lambda run_id: others.get(run_id, "none"),
+                format_func=lambda run_id: run_label(others[run_id]) if run_id else "none",
             )
     attribute = (name, value) if name and value else None
     try:

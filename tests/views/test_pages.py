@@ -3,6 +3,7 @@
 import re
 import shutil
 from pathlib import Path
+from urllib.parse import parse_qs
 
 import numpy as np
 import pandas as pd
@@ -209,6 +210,14 @@ def test_samples_are_found_by_id_text_value_and_attribute(table_run):
     assert len(shown_rows(page)) == 50
     page = show("samples", **everyone, measure="loss", low="much")
     assert "'much'" in page.error[0].value
+
+
+def test_a_link_to_samples_shows_all_that_it_counts(table_run):
+    page = show("audit", bundle="table", search="town 17", attribute="site", value="north")
+    links = [each.proto for each in page.get("page_link") if each.label.endswith(" wrong")]
+    assert links
+    for each in links:
+        assert not set(parse_qs(each.query_string)) & {"search", "attribute", "value"}
 
 
 def test_samples_are_ordered_by_influence_and_by_the_difference_from_another_run(
