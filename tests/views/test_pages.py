@@ -8,6 +8,7 @@ from urllib.parse import parse_qs
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 from streamlit.testing.v1 import AppTest
 
 import gsr_core
@@ -361,6 +362,29 @@ def test_how_long_a_sweep_and_a_study_take_is_said_before(workspace, table_run):
     said = words_of(show("study", bundle="table"))
     assert "and what LLR, DFR takes, which has not run here yet" in said
     assert "About" in said
+
+
+# Importing ----------------------------------------------------------------------------------
+
+
+def test_what_the_network_will_see_is_shown_before_an_import(workspace, tmp_path):
+    """Images twice as wide as high, of which the usual crop leaves less than a half."""
+    for name in ("cat", "dog"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for place in range(40):
+            file = tmp_path / "images" / name / f"{place}.png"
+            Image.new("RGB", (64, 32), (place, 2 * place, 40)).save(file)
+    page = AppTest.from_file(str(APP), default_timeout=120).switch_page("pages/setup.py")
+    page.session_state["import seen"] = ("imagefolder", {"path": str(tmp_path / "images")}, 1)
+    page.run()
+    assert not page.exception
+    said = words_of(page)
+    assert "**What the network sees**" in said
+    assert "224 × 224 pixels" in said
+    (warning,) = [each.value for each in page.warning if "crop" in each.value]
+    assert "of 48 images looked at, 48 lose more than" in warning
+    page.selectbox("import network image fit").select("longest").run()
+    assert not [each for each in page.warning if "crop" in each.value]
 
 
 # The guide ----------------------------------------------------------------------------------
