@@ -113,6 +113,7 @@ def runs(
         rows.append(
             {
                 "run_id": each.run_id,
+                "title": each.title,
                 "status": str(state.status),
                 "method": config.method,
                 "bundle": config.bundle,
@@ -130,11 +131,12 @@ def runs(
         print("no runs yet; start one with 'gsr run BUNDLE'", file=sys.stderr)
         return
     table = terminal.table(
-        "run", "status", "bundle", "seed", "steps", "best", "worst group", "mean"
+        "run", "name", "status", "bundle", "seed", "steps", "best", "worst group", "mean"
     )
     for row in rows:
         table.add_row(
             row["run_id"],
+            row["title"] or "–",
             row["status"],
             row["bundle"],
             str(row["seed"]),
@@ -214,7 +216,8 @@ def delete(
     what = ", ".join(chosen)
     if bundle:
         open_bundle(place, bundle)
-        what = f"bundle {bundle} and {len(runs_on(place, bundle))} runs on it"
+        count = len(runs_on(place, bundle))
+        what = f"bundle {bundle} and {count} run{'s' * (count != 1)} on it"
     if not yes:
         if not sys.stdin.isatty():
             terminal.fail(f"this deletes {what} for good; add --yes")

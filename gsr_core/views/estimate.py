@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import streamlit as st
+
 from gsr_core.progress import duration
 from gsr_core.runs.expected import expected_seconds
 from gsr_core.runs.store import Run
 
-__all__ = ["estimate", "time_left"]
+__all__ = ["estimate", "show_time_left"]
 
 
 def estimate(
@@ -35,8 +37,8 @@ def estimate(
     return f"About {duration(known / at_a_time)} by earlier runs on this bundle{more}."
 
 
-def time_left(seconds: Iterable[float], missing: int, at_a_time: int = 1) -> str:
-    """Return how long the rest takes if it goes on as before; "" if nothing is done yet.
+def show_time_left(seconds: Iterable[float], missing: int, at_a_time: int = 1) -> None:
+    """Draw how long the rest takes if it goes on as before; nothing while nothing is done.
 
     Args:
         seconds: What each that is done took.
@@ -44,6 +46,6 @@ def time_left(seconds: Iterable[float], missing: int, at_a_time: int = 1) -> str
         at_a_time: How many are computed at a time.
     """
     known = [each for each in seconds if each > 0]
-    if not known or not missing:
-        return ""
-    return f"about {duration(sum(known) / len(known) * missing / at_a_time)} left"
+    if known and missing:
+        left = sum(known) / len(known) * missing / at_a_time
+        st.caption(f"About {duration(left)} left.")

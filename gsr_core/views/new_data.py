@@ -51,8 +51,9 @@ def remove_data(bundle: Bundle) -> None:
     runs = len(runs_on(workspace(), bundle.name))
     with st.popover("Delete this bundle", icon=":material/delete:", key="delete bundle"):
         st.write(
-            f"This deletes bundle **{plain(bundle.name)}** and the **{runs:,} runs** on it, for "
-            "good. Files that it was imported from stay, and so do slices and flags."
+            f"This deletes bundle **{plain(bundle.name)}** and the "
+            f"**{runs:,} run{'s' * (runs != 1)}** on it, for good. Files that it was imported from "
+            "stay, and so do slices and flags."
         )
         if st.button("Delete it", type="primary", key="really delete bundle"):
             try:

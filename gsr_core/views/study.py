@@ -23,7 +23,7 @@ from gsr_core.progress import Status
 from gsr_core.runs.store import Run
 from gsr_core.views import navigation as nav
 from gsr_core.views.charts import colours_of, plain, sentence, show, show_error, show_rows
-from gsr_core.views.estimate import estimate, time_left
+from gsr_core.views.estimate import estimate, show_time_left
 from gsr_core.views.frame import link
 from gsr_core.views.job_watch import go_on_button, say_why, state_of, watch_job
 from gsr_core.views.missing import is_missing, say_missing
@@ -211,7 +211,7 @@ def study_progress(study: Study) -> None:
 
         watch_job(state, part="step", changed=grown)
         ended = [run.state.seconds for _, run in study.finished()]
-        st.caption(time_left(ended, len(study.record.cells()) - len(ended)).capitalize())
+        show_time_left(ended, len(study.record.cells()) - len(ended))
         return
     missing = len(study.record.cells()) - len(study.finished())
     if not missing:

@@ -19,7 +19,7 @@ from gsr_core.progress import Status
 from gsr_core.runs.summary import headline
 from gsr_core.views import navigation as nav
 from gsr_core.views.charts import percent, plain, show, show_rows
-from gsr_core.views.estimate import estimate, time_left
+from gsr_core.views.estimate import estimate, show_time_left
 from gsr_core.views.frame import Frame, link
 from gsr_core.views.job_watch import go_on_button, say_why, state_of, watch_job
 from gsr_core.views.method_form import setting_field
@@ -222,7 +222,7 @@ def _live(sweep: Sweep, record: SweepRecord, jobs: int = 1) -> None:
     table = _table(sweep, record)
     ended = [trial.outcome.seconds for trial in sweep.trials() if trial.outcome is not None]
     missing = record.trials - len(ended) + record.seeds
-    st.caption(time_left(ended, missing, jobs).capitalize())
+    show_time_left(ended, missing, jobs)
     figure = best_so_far(
         table[table["status"] != "computing"], record.trials, score_name=record.score_name
     )
