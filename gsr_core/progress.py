@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from enum import StrEnum
 
-__all__ = ["Report", "ShouldStop", "Status", "never", "silent"]
+__all__ = ["Report", "ShouldStop", "Status", "duration", "never", "silent"]
 
 
 class Status(StrEnum):
@@ -37,3 +38,15 @@ def silent(fraction: float, text: str) -> None:
 def never() -> bool:
     """Never stop."""
     return False
+
+
+def duration(seconds: float) -> str:
+    """Return a time in words: whole seconds, minutes, or hours.
+
+    >>> duration(41.2), duration(700), duration(9000)
+    ('42 s', '12 min', '2.5 h')
+    """
+    whole = math.ceil(seconds)
+    if whole < 100:
+        return f"{whole} s"
+    return f"{whole / 60:.0f} min" if whole < 6000 else f"{whole / 3600:.1f} h"

@@ -13,7 +13,7 @@ from gsr_core.views.slices import save_and_flag
 page = frame("Samples", "Which samples got the most and the least weight, and why?", needs_run=True)
 bundle, run = page.bundle, page.run
 assert run is not None
-table, places, filters = choose_samples(bundle, run)
+table, places, filters = choose_samples(page)
 if not len(places):
     st.info(f"No sample is left. The filters are {plain(filters)}; clear one.")
     manage_slices(bundle)

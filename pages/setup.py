@@ -16,19 +16,22 @@ from gsr_core.views.bundle_contents import (
 )
 from gsr_core.views.charts import show
 from gsr_core.views.frame import frame, link, start
+from gsr_core.views.guide import introduction
 from gsr_core.views.import_job import import_jobs
-from gsr_core.views.new_data import add_data, bring_data
+from gsr_core.views.new_data import add_data, bring_data, remove_data
 from gsr_core.views.session import bundle_names
 
 QUESTION = "Did data, groups and backbone load as you think?"
 
 if not bundle_names():
     start("Setup", QUESTION)
+    introduction(folded=False)
     import_jobs()
     bring_data()
     st.stop()
 
 bundle = frame("Setup", QUESTION).bundle
+introduction(folded=True)
 import_jobs()
 manifest = bundle.manifest
 with st.container(horizontal=True):
@@ -67,3 +70,4 @@ split = nav.select(
 group_thumbnails(bundle, split)
 link("Audit", "Next: where does the classifier fail?")
 add_data()
+remove_data(bundle)

@@ -10,7 +10,7 @@ page = frame(
     "How far can I trust the repair: with noisy labels, with few group labels, with a shared set?",
 )
 with st.container(border=True, key="study form"):
-    study_form(page.bundle)
+    study_form(page.bundle, page.runs)
 study = choose_study(page.bundle)
 if study is not None:
     study_progress(study)

@@ -13,7 +13,7 @@ from gsr_core.views.sweep import sweep_form, sweep_panel
 page = frame("Sweep", "Which settings serve the worst group best?")
 left, right = st.columns([2, 3], gap="large")
 with left:
-    job = sweep_form(page.bundle.name, devices())
+    job = sweep_form(page, devices())
     if st.button("Start", type="primary", key="sweep start", icon=":material/play_arrow:"):
         try:
             begun = job.begin(workspace())

@@ -19,6 +19,7 @@ from gsr_core.views.weights import (
     group_weights,
     inferred_table,
     note_on_groups,
+    over_seeds,
     summary_table,
     weights_by_group,
 )
@@ -43,11 +44,13 @@ st.caption(
     f"{run.values_split}. {plain(run.state.note)}"
 )
 note_on_groups(bundle, run)
+step = choose_step(run)
 share = {group: count / total for group, count in counts.items()}
 if many:
-    figure = weight_share_over_steps(history, share, kept_step, colours=colours)
+    drawn, seeds = over_seeds(page, history)
+    figure = weight_share_over_steps(drawn, share, kept_step, at=step, colours=colours)
     show(figure, key="shares", alt="Share of weight of each group over the steps.")
-    st.caption("Solid: share of the weight. Dashed: share of the data.")
+    st.caption(f"Solid: share of the weight. Dashed: share of the data.{seeds}")
 else:
     weight_sums = weights_by_group(history, kept_step)["weight_sum"]
     figure = weight_share(
@@ -55,7 +58,6 @@ else:
     )
     show(figure, key="shares", alt="Share of weight and of the data of each group.")
 
-step = choose_step(run)
 summary_table(history, counts, total, step)
 inferred_table(bundle, run)
 left, right = st.columns(2, gap="large")
@@ -75,4 +77,4 @@ if (history["metric"] == "group_weight").any():
         st.caption("How much each group's loss counts in what is minimised.")
         figure = group_weight_over_steps(history, selected=kept_step, colours=colours)
         show(figure, key="gamma", alt="Aggregation weight of each group over the steps.")
-extremes(bundle, run)
+extremes(bundle, run, step)

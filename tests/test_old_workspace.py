@@ -81,10 +81,10 @@ def ask(place, monkeypatch, capfd):
 
 
 def close(found, wanted, where="") -> None:
-    """Check that two JSON values are equal, numbers to 1e-9."""
+    """Check that two JSON values are equal, numbers to 1e-9; an object may say more than then."""
     if isinstance(wanted, dict):
         assert isinstance(found, dict), where
-        assert list(found) == list(wanted), where
+        assert [key for key in found if key in wanted] == list(wanted), where
         for key, value in wanted.items():
             close(found[key], value, f"{where}.{key}")
     elif isinstance(wanted, list):

@@ -1,5 +1,6 @@
 """Who gets in: real servers, asked as browsers ask on behalf of foreign web sites."""
 
+import asyncio
 import base64
 import os
 import signal
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import gsr_core
+from gsr_core.views import guard
 from gsr_core.views.guard import why_refused
 
 ROOT = Path(gsr_core.__file__).parents[1]
@@ -179,3 +181,34 @@ def test_other_origins_can_be_allowed_one_by_one():
     other = "https://portal.org"
     assert why_refused("localhost", other, names=NAMES, origins=[]) != ""
     assert why_refused("localhost", other, names=NAMES, origins=[other]) == ""
+
+
+@pytest.mark.parametrize(
+    ("headless", "address", "expected"),
+    [
+        (False, "127.0.0.1", "http://127.0.0.1:8600"),
+        (False, "0.0.0.0", "http://localhost:8600"),
+        (False, "::1", "http://[::1]:8600"),
+        (True, "127.0.0.1", "http://127.0.0.1:8600"),
+    ],
+)
+def test_it_says_where_it_is_and_opens_a_browser_unless_headless(
+    monkeypatch, capsys, headless, address, expected
+):
+    options = {
+        "server.headless": headless,
+        "server.address": address,
+        "server.port": 8600,
+        "logger.hideWelcomeMessage": True,
+    }
+    opened = []
+    monkeypatch.setattr(guard.st, "get_option", options.__getitem__)
+    monkeypatch.setattr(guard.webbrowser, "open", opened.append)
+
+    async def serve():
+        async with guard.open_browser(guard.st.App):
+            pass
+
+    asyncio.run(serve())
+    assert opened == [expected] * (not headless)
+    assert expected in capsys.readouterr().out

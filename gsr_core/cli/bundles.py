@@ -126,9 +126,11 @@ def readers(as_json: JsonOption = False) -> None:
     if as_json:
         terminal.print_json({"readers": described})
         return
-    table = terminal.table("reader", "reads", "needs")
+    table = terminal.table("reader", "needs", "reads")
+    # Otherwise the sentences push the names out of the terminal.
+    table.columns[-1].no_wrap = False
     for each in described:
-        table.add_row(each["name"], each["summary"], each["extra"] or "")
+        table.add_row(each["name"], each["extra"] or "", each["summary"])
     terminal.console().print(table)
     print("settings of a reader: gsr readers --json, or docs/data.md", file=sys.stderr)
 

@@ -44,7 +44,7 @@ def compare(
     as_json: JsonOption = False,
 ) -> None:
     """Compare runs on one bundle: over seeds, in pairs, and by the samples they fix and break."""
-    from gsr_core.comparing.entries import check_comparable, default_reference, entries
+    from gsr_core.comparing.entries import check_comparable, default_reference, entries, identity
     from gsr_core.comparing.report import comparison
     from gsr_core.runs.store import open_run
 
@@ -62,8 +62,8 @@ def compare(
     against = default_reference(compared)
     if base is not None:
         # The run itself may be replaced by a newer one of its seed; its entry exists in any case.
-        (own,) = entries([base])
-        against = next(entry for entry in compared if entry.label == own.label)
+        own = identity(base)
+        against = next(entry for entry in compared if identity(entry.runs[0]) == own)
     result = comparison(compared, against)
     if as_json:
         terminal.print_json(result)
@@ -105,7 +105,7 @@ def _report(result: dict[str, Any]) -> None:
         averages = (entry[f"{name}_accuracy"] for name in ("worst_group", "mean", "adjusted"))
         table.add_row(
             entry["label"],
-            str(len(entry["seeds"])),
+            "all" if entry["every_seed"] else str(len(entry["seeds"])),
             *map(terminal.spread, averages),
             entry["trained_with"],
             f"{entry['label_budget']['rows']:,}",
@@ -139,8 +139,16 @@ def _report(result: dict[str, Any]) -> None:
 def _notes(result: dict[str, Any], pairs: list[dict[str, Any]]) -> None:
     several = [entry for entry in result["entries"] if len(entry["seeds"]) > 1]
     single = [entry for entry in result["entries"] if len(entry["seeds"]) == 1]
+    stopped = [entry for entry in result["entries"] if entry["stopped"]]
+    same = [entry for entry in result["entries"] if entry["every_seed"]]
     notes = ["± is one standard deviation over seeds"] * bool(several)
     notes += ["[ ] is Wilson's 95 % interval of one seed's test samples"] * bool(single)
+    notes += [
+        f"{entry['label']} ended early and is no seed of its setting: gsr continue "
+        f"{entry['runs'][0]} goes on with it"
+        for entry in stopped
+    ]
+    notes += [f"{entry['label']} is the same for every seed" for entry in same]
     notes += ["labels: rows whose group labels were read, to train or to choose the step"]
     if pairs:
         notes += [
@@ -154,24 +162,59 @@ def _notes(result: dict[str, Any], pairs: list[dict[str, Any]]) -> None:
 
 
 def methods(
+    name: Annotated[
+        str, typer.Argument(help="One method, with its settings.", show_default=False)
+    ] = "",
     as_json: JsonOption = False,
     as_markdown: Annotated[
         bool, typer.Option("--markdown", help="Print the table of docs/methods.md.")
     ] = False,
 ) -> None:
-    """List the methods: which group labels they need, what values they give samples."""
+    """List the methods, or show one with its settings."""
     from gsr_core.methods.describe import describe_methods, methods_table
+    from gsr_core.methods.registry import make_method
 
+    described = describe_methods()
+    if name:
+        make_method(name)  # The sentence for a name that does not exist.
+        described = [each for each in described if each["name"] == name]
     if as_json:
-        terminal.print_json({"methods": describe_methods()})
-        return
-    if as_markdown:
+        terminal.print_json({"methods": described})
+    elif as_markdown:
         print(methods_table(), end="")
-        return
-    table = terminal.table("method", "group labels", "values", "does")
-    # Otherwise the sentences push the names out of the terminal.
+    elif name:
+        _show_method(described[0])
+    else:
+        table = terminal.table("method", "group labels", "values", "does")
+        # Otherwise the sentences push the names out of the terminal.
+        table.columns[-1].no_wrap = False
+        for each in described:
+            values = each["values"].split(":")[0]
+            table.add_row(each["name"], each["family"], values, each["summary"])
+        terminal.console().print(table)
+        print("settings of a method: gsr methods NAME, or docs/methods.md", file=sys.stderr)
+
+
+def _show_method(method: dict[str, Any]) -> None:
+    """Print what a method does and what can be set."""
+    print(f"{method['title']}\n{method['summary']}")
+    print(f"trains with {method['needs']}; values of samples: {method['values']}")
+    if method["source"]:
+        print(f"source: {method['source']}")
+    table = terminal.table("setting", "default", "allowed", "what it is")
     table.columns[-1].no_wrap = False
-    for each in describe_methods():
-        table.add_row(each["name"], each["family"], each["values"].split(":")[0], each["summary"])
+    for each in method["parameters"]:
+        table.add_row(each["name"], str(each["default"]), _allowed(each), each["help"])
     terminal.console().print(table)
-    print("settings of a method: gsr methods --json, or docs/methods.md", file=sys.stderr)
+    print(f"set one with: gsr run BUNDLE --method {method['name']} --set KEY=VALUE")
+
+
+def _allowed(setting: dict[str, Any]) -> str:
+    """Return the values that a setting may have, in words."""
+    if setting["allowed"]:
+        return ", ".join(map(str, setting["allowed"]))
+    if setting["type"] == "boolean":
+        return "true, false"
+    ends = {"minimum": "from", "above": "above", "maximum": "to", "below": "below"}
+    parts = [f"{word} {setting[key]:g}" for key, word in ends.items() if setting[key] is not None]
+    return " ".join(parts) or setting["type"]

@@ -76,6 +76,8 @@ def app_(
         f"--server.address={address}",
         f"--server.headless={str(headless).lower()}",
         *(f"--server.allowedHosts={name}" for name in names),
+        # The dashboard says itself where it is; Streamlit adds advice of its own.
+        "--logger.hideWelcomeMessage=true",
     ]
     os.environ["GSR_WORKSPACE"] = str(place.root)
     sys.stdout.flush()

@@ -274,9 +274,15 @@ def _columns(names: list[str] | None) -> list[str] | None:
 
 def _report_preview(plan: Plan, as_json: bool) -> None:
     """Print what a plan would import: roles, sizes of groups, notes."""
-    from gsr_core.ingest.read import preview
+    from gsr_core.ingest.read import preview, read
+    from gsr_core.ingest.sight import crop_warning, image_preprocessing
 
-    content = preview(plan)
+    source = read(plan)[0]
+    content = preview(plan, source)
+    if plan.backbone is not None and content["modality"] == "image":
+        preprocessing = image_preprocessing(plan.backbone, load=True)
+        if preprocessing and (warning := crop_warning(preprocessing, source.inputs)):
+            content["notes"] = [*content["notes"], warning]
     if as_json:
         terminal.print_json(content)
         return

@@ -60,6 +60,8 @@ for name, command in {
     "show": runs.show,
     "export": runs.export,
     "clean": clean.clean,
+    "rename": runs.rename,
+    "delete": runs.delete,
     "app": dashboard.app_,
 }.items():
     app.command(name)(command)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from gsr_core.methods.monitor import Monitor
     from gsr_core.runs.store import Run
 
-__all__ = ["cancel", "continue_", "export", "run", "runs", "show"]
+__all__ = ["cancel", "continue_", "delete", "export", "rename", "run", "runs", "show"]
 
 
 def run(
@@ -113,6 +113,7 @@ def runs(
         rows.append(
             {
                 "run_id": each.run_id,
+                "title": each.title,
                 "status": str(state.status),
                 "method": config.method,
                 "bundle": config.bundle,
@@ -130,11 +131,12 @@ def runs(
         print("no runs yet; start one with 'gsr run BUNDLE'", file=sys.stderr)
         return
     table = terminal.table(
-        "run", "status", "bundle", "seed", "steps", "best", "worst group", "mean"
+        "run", "name", "status", "bundle", "seed", "steps", "best", "worst group", "mean"
     )
     for row in rows:
         table.add_row(
             row["run_id"],
+            row["title"] or "–",
             row["status"],
             row["bundle"],
             str(row["seed"]),
@@ -173,6 +175,59 @@ def export(
         terminal.print_json({"directory": str(to.resolve()), "files": files})
     else:
         print(f"{terminal.visible(str(to))}: {', '.join(files)}")
+
+
+def rename(
+    run_id: Annotated[str, typer.Argument(help="A run, or the beginning of its name.")],
+    title: Annotated[str, typer.Argument(help="Its name for people; '' takes it away.")],
+    workspace: WorkspaceOption = None,
+) -> None:
+    """Give a run a name for people; its id stays."""
+    from gsr_core.runs.store import open_run
+    from gsr_core.runs.summary import run_label
+
+    run = open_run(terminal.open_workspace(workspace), run_id)
+    run.rename(title)
+    print(f"{run.run_id}: {run_label(run)}")
+
+
+def delete(
+    run_ids: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="RUN...", help="Runs, or beginnings of their names.", show_default=False
+        ),
+    ] = None,
+    bundle: Annotated[
+        str, typer.Option(help="A bundle, and all runs on it.", show_default=False)
+    ] = "",
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    workspace: WorkspaceOption = None,
+) -> None:
+    """Delete runs, or a bundle with the runs on it. What is being computed is refused."""
+    from gsr_core.data.bundle import open_bundle
+    from gsr_core.runs.removal import delete_bundle, delete_run, runs_on
+    from gsr_core.runs.store import open_run
+
+    place = terminal.open_workspace(workspace)
+    if bool(run_ids) == bool(bundle):
+        terminal.fail("name runs, or a bundle with --bundle; 'gsr runs' lists the runs")
+    chosen = {run.run_id: run for run in (open_run(place, each) for each in run_ids or [])}
+    what = ", ".join(chosen)
+    if bundle:
+        open_bundle(place, bundle)
+        count = len(runs_on(place, bundle))
+        what = f"bundle {bundle} and {count} run{'s' * (count != 1)} on it"
+    if not yes:
+        if not sys.stdin.isatty():
+            terminal.fail(f"this deletes {what} for good; add --yes")
+        typer.confirm(f"Delete {what} for good?", abort=True)
+    if bundle:
+        delete_bundle(place, bundle)
+    else:
+        for run in chosen.values():
+            delete_run(run)
+    print(f"deleted {what}")
 
 
 def _execute(run: Run, as_json: bool) -> None:

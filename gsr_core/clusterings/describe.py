@@ -225,6 +225,7 @@ def clusters_as_bundle(clustering: Clustering, name: str) -> Bundle:
         thumbnails=(bundle.thumbnail(row) for row in range(len(bundle)))
         if bundle.has_images
         else None,
+        columns=bundle.columns(),
         backbone=manifest.backbone,
         notes=notes,
         recipe={"clusters_of": json.loads(clustering.record.request.model_dump_json())},

@@ -1,5 +1,9 @@
 """Entries: the runs of one method with the same settings on the same data, over seeds.
 
+A run that was cancelled, or failed, before its last step is no seed of its setting: a mean over
+seeds that were trained for different lengths is of no setting at all. It is an entry of its own,
+which says where it stopped.
+
 Only entries on the same data are compared; messages say how data differ.
 """
 
@@ -10,6 +14,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from gsr_core.errors import ComparisonError, GsrError
+from gsr_core.methods.registry import METHODS
+from gsr_core.progress import Status
 from gsr_core.runs.protocol import settings_of
 from gsr_core.runs.record import RunConfig
 from gsr_core.runs.store import Run
@@ -43,6 +49,16 @@ class Entry:
     seeds: tuple[int, ...]
 
     @property
+    def stopped(self) -> bool:
+        """Whether it is one run that ended early, which nothing is a seed of."""
+        return bool(_stopped_at(self.runs[0]))
+
+    @property
+    def every_seed(self) -> bool:
+        """Whether another seed would change nothing, so that one run stands for all seeds."""
+        return not (METHODS[self.config.method].seeded or self.config.variation)
+
+    @property
     def run_id(self) -> str:
         """Name of its first run, which stands for the entry in addresses."""
         return self.runs[0].run_id
@@ -55,55 +71,71 @@ class Entry:
 def entries(runs: Iterable[Run]) -> list[Entry]:
     """Group runs into entries, in the order in which each first appears.
 
-    If several runs have one seed, the newest counts; the others are the same.
+    If several runs have one seed, the newest counts; the others are the same. A run that ended
+    early is an entry of its own.
     """
     by_identity: dict[str, dict[int, tuple[RunConfig, Run]]] = {}
     for run in runs:
         config = run.config
-        seeds = by_identity.setdefault(identity(config), {})
+        seeds = by_identity.setdefault(identity(run), {})
         if config.seed not in seeds or config.created > seeds[config.seed][0].created:
             seeds[config.seed] = config, run
     ordered = [dict(sorted(seeds.items())) for seeds in by_identity.values()]
-    configs = [next(iter(seeds.values()))[0] for seeds in ordered]
+    first = [next(iter(seeds.values())) for seeds in ordered]
     return [
         Entry(label, config, tuple(run for _, run in seeds.values()), tuple(seeds))
-        for label, config, seeds in zip(_labels(configs), configs, ordered, strict=True)
+        for label, (config, _), seeds in zip(_labels(first), first, ordered, strict=True)
     ]
 
 
 def same_but_for_seed(chosen: Sequence[Run], others: Iterable[Run]) -> list[Run]:
     """Return the chosen runs and those of the others that differ from one in their seed alone.
 
-    A run of a study is joined only by runs of the same study.
+    A run of a study is joined only by runs of the same study, one that ended early by none.
     """
-    known = {(identity(run.config), run.config.part_of) for run in chosen}
+    known = {(identity(run), run.config.part_of) for run in chosen}
     names = {run.run_id for run in chosen}
     more = [run for run in others if run.run_id not in names]
     return [
         *chosen,
-        *(run for run in more if (identity(run.config), run.config.part_of) in known),
+        *(run for run in more if (identity(run), run.config.part_of) in known),
     ]
 
 
-def identity(config: RunConfig) -> str:
-    """Return a key that is the same for runs that differ in nothing but their seed."""
+def identity(run: Run) -> str:
+    """Return a key that is the same for runs that differ in nothing but their seed.
+
+    A run that ended early has a key of its own.
+    """
+    config = run.config
     settings = {key: value for key, value in settings_of(config).items() if key != "seed"}
     # A sweep spends labels of val, so that its winner differs from the same settings set by hand.
     parts = [config.bundle_digest, config.method, settings, config.variation, config.sweep]
+    parts += [run.run_id] * bool(_stopped_at(run))
     return json.dumps(parts, sort_keys=True, default=str)
 
 
-def _labels(configs: Sequence[RunConfig]) -> list[str]:
+def _stopped_at(run: Run) -> str:
+    """Return in words where a run ended early; "" if it has not, or may still go on."""
+    state = run.state
+    if state.status not in (Status.CANCELLED, Status.FAILED):
+        return ""
+    return f"{state.status} at step {state.step} of {state.steps}"
+
+
+def _labels(first: Sequence[tuple[RunConfig, Run]]) -> list[str]:
     labels = []
-    for config in configs:
+    for config, run in first:
         variation = [f"{key.replace('_', ' ')} {value}" for key, value in config.variation.items()]
         changed = [text for text in changed_settings(config) if not text.startswith("seed ")]
         sweep = [f"sweep {config.sweep}"] * bool(config.sweep)
-        labels.append(" · ".join([config.method.upper(), *changed, *variation, *sweep]))
+        stopped = [_stopped_at(run)] * bool(_stopped_at(run))
+        labels.append(" · ".join([config.method.upper(), *changed, *variation, *sweep, *stopped]))
     return [
-        # Only the data differ: `check_comparable` refuses that, but a list may show it.
+        # The data differ, which `check_comparable` refuses but a list may show; or two runs ended
+        # early at the same step.
         label if labels.count(label) == 1 else f"{label} ({config.bundle}, {config.run_id[-6:]})"
-        for label, config in zip(labels, configs, strict=True)
+        for label, (config, _) in zip(labels, first, strict=True)
     ]
 
 

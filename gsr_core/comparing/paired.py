@@ -4,10 +4,11 @@ A seed draws the same target and val for both entries, so that the luck of the d
 
 .. math:: d_s = a_s - b_s, \qquad \bar d \pm t_{0.975,\,k-1}\, \mathrm{sd}(d) / \sqrt{k}
 
-(Student's t with k - 1 degrees of freedom; k shared seeds). The interval covers what a seed draws:
-target and val, and whatever the method draws. It covers nothing else: test, heldout and backbone
-are the same for all seeds. Where every seed gives the same difference, the seeds say nothing about
-chance, and there is no verdict.
+(Student's t with k - 1 degrees of freedom; k shared seeds). An entry that is the same for every
+seed, such as the unchanged classifier, shares all seeds of the other. The interval covers what a
+seed draws: target and val, and whatever the method draws. It covers nothing else: test, heldout and
+backbone are the same for all seeds. Where every seed gives the same difference, the seeds say
+nothing about chance, and there is no verdict.
 """
 
 from __future__ import annotations
@@ -42,11 +43,26 @@ def seed_differences(
         reference: Label of the entry to subtract; it has no rows itself.
         metric: A score, one of `AVERAGES`.
     """
-    base = table[table["entry"] == reference].set_index("seed")[metric]
-    others = table[(table["entry"] != reference) & table["seed"].isin(base.index)]
+    is_base = table["entry"] == reference
+    others = _over_seeds_of(table[is_base], table[~is_base])
+    base = _over_seeds_of(others, table[is_base]).set_index("seed")[metric]
+    others = others[others["seed"].isin(base.index)]
     difference = others[metric].to_numpy() - base.loc[others["seed"]].to_numpy()
     difference[np.abs(difference) < _EQUAL] = 0.0
     return others[["entry", "seed"]].assign(difference=difference).reset_index(drop=True)
+
+
+def _over_seeds_of(other: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table in which each entry that is the same for every seed has those of another."""
+    if not table["every_seed"].any():
+        return table
+    parts = []
+    for _, rows in table.groupby("entry", sort=False):
+        if rows["every_seed"].all():
+            seeds = np.union1d(rows["seed"], other["seed"])
+            rows = rows.iloc[[0] * len(seeds)].assign(seed=seeds)
+        parts.append(rows)
+    return pd.concat(parts, ignore_index=True)
 
 
 def paired(table: pd.DataFrame, reference: str, metric: str = AVERAGES[0]) -> pd.DataFrame:

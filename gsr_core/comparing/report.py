@@ -70,6 +70,8 @@ def _entry(
         "settings": {k: v for k, v in entry.config.settings.items() if k != "seed"},
         "variation": entry.config.variation,
         "seeds": list(entry.seeds),
+        "every_seed": entry.every_seed,
+        "stopped": entry.stopped,
         "runs": [run.run_id for run in entry.runs],
         "needs": str(method.needs),
         "trained_with": protocol.training,

@@ -13,7 +13,7 @@ from gsr_core.metrics import wilson_interval, worst_group
 from gsr_core.runs.store import Run
 from gsr_core.runs.summary import AVERAGES, group_table, overall
 
-__all__ = ["group_scores", "outcome", "scores", "spread"]
+__all__ = ["group_scores", "mean_history", "outcome", "scores", "spread"]
 
 
 Outcome = Callable[[Run, str], tuple[dict[str, float], pd.DataFrame]]
@@ -31,8 +31,8 @@ def scores(
 ) -> pd.DataFrame:
     """Return the scores of entries, one row for each entry and seed.
 
-    Columns entry, seed, run, `AVERAGES`, worst_group (its name), worst_count (its samples), step
-    and seconds.
+    Columns entry, seed, every_seed (whether one run stands for all seeds), run, `AVERAGES`,
+    worst_group (its name), worst_count (its samples), step and seconds.
 
     Args:
         compared: The entries.
@@ -48,6 +48,8 @@ def scores(
                 {
                     "entry": entry.label,
                     "seed": seed,
+                    # Other seeds draw another val.
+                    "every_seed": entry.every_seed and split == "test",
                     "run": run.run_id,
                     **{name: together[name] for name in AVERAGES},
                     "worst_group": worst["group"],
@@ -75,6 +77,23 @@ def group_scores(
             table = read(run, split)[1][["group", "count", "accuracy"]]
             parts.append(table.assign(entry=entry.label, seed=seed, run=run.run_id))
     return pd.concat(parts, ignore_index=True)
+
+
+def mean_history(histories: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Return the mean of several runs' histories over the steps that all of them have.
+
+    Args:
+        histories: From `Run.metrics`, one a seed.
+
+    Returns:
+        Columns step, split, group, metric, value (the mean) and sd (one standard deviation, with
+        k - 1 in the denominator).
+    """
+    keys = ["step", "split", "group", "metric"]
+    last = min(int(history["step"].max()) for history in histories)
+    rows = pd.concat(histories, ignore_index=True)
+    grouped = rows[rows["step"] <= last].groupby(keys, sort=False)["value"]
+    return grouped.agg(value="mean", sd="std").reset_index()
 
 
 def spread(values: Sequence[float] | np.ndarray | pd.Series, count: int | None) -> dict[str, float]:

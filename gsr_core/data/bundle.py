@@ -2,7 +2,9 @@
 
 ```
 <name>/manifest.json       what it is, where it came from, digests (`Manifest`)
-       samples.parquet     sample_id, split, y, attribute columns, optional path and text
+       samples.parquet     sample_id, split, y, attribute columns, optional path, text and, where
+                           texts come in pairs, text_pair
+       columns.parquet     of a table, its columns as they came; they are shown, never computed with
        groups.parquet      one bool column a group, same row order
        features.npy        (n, d) float32, memory-mapped
        head.safetensors    weight (K, d) and bias (K,) of the backbone's own head, if it has one
@@ -31,6 +33,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
@@ -67,7 +70,7 @@ SPLITS = ("train", "heldout", "target", "val", "test")
 
 REQUIRED_SPLITS = ("target", "val", "test")
 
-OWN_COLUMNS = ("sample_id", "split", "y", "path", "text")
+OWN_COLUMNS = ("sample_id", "split", "y", "path", "text", "text_pair")
 
 INFLUENCE = "influence: "
 """Prefix of the columns with the influence on a group, in a run's table of samples."""
@@ -82,10 +85,12 @@ RESERVED_COLUMNS = (
     "loss",
     "weight",
     "rank",
+    "goal",
     "x",
     "y",
     "z",
     "right or wrong",
+    "in words",
     "cluster",
     "inferred group",
     "inferred_group",
@@ -99,6 +104,7 @@ of these names, or a name that begins with `INFLUENCE`."""
 OWN_FILES = (
     "manifest.json",
     "samples.parquet",
+    "columns.parquet",
     "groups.parquet",
     "features.npy",
     "head.safetensors",
@@ -107,6 +113,11 @@ OWN_FILES = (
 
 MIN_GROUP_SIZE = 20
 """Fewer samples than this in target, val or test say little about a group; a note names it."""
+
+_TEXTS = ("text", "text_pair")
+
+_IN_WORDS = 6
+"""Columns of a table that a line about a row has."""
 
 THUMBNAILS = 1024
 """Images a batch of `thumbnails.arrow`; readers count on it."""
@@ -237,23 +248,91 @@ class Bundle:
         return self.column("y").to_numpy().astype(np.int64, copy=False)
 
     def text(self, row: int) -> str | None:
-        """Return one row's text, or None if it has none; few other rows are read.
+        """Return one row's text, a pair with a blank line between, or None if it has none.
 
         Raises:
             IndexError: If there is no such row.
         """
-        if "text" not in self._metadata.schema.names:
-            return None
-        before = 0
-        for part in range(self._metadata.num_row_groups):
-            size = self._metadata.row_group(part).num_rows
-            if row < before + size:
-                break
-            before += size
-        else:
-            raise IndexError(f"row {row} of {len(self)}")
+        texts = self.texts(row)
+        return "\n\n".join(texts) if texts else None
+
+    def texts(self, row: int) -> tuple[str, ...]:
+        """Return one row's text, the two of a pair, or none; few other rows are read.
+
+        In bundles of before pairs were kept apart, a pair is one text of two lines.
+
+        Raises:
+            IndexError: If there is no such row.
+        """
+        names = [name for name in _TEXTS if name in self._metadata.schema.names]
+        if not names:
+            return ()
         with self._samples_file() as file:
-            return file.read_row_group(part, columns=["text"]).column("text")[row - before].as_py()
+            parts = _read_row(file, names, row).values()
+        return tuple(str(part) for part in parts if part is not None)
+
+    def values(self, row: int) -> dict[str, Any]:
+        """Return a row of the table that the data came from, by column; empty for other data.
+
+        Raises:
+            IndexError: If there is no such row.
+        """
+        file = self.path / "columns.parquet"
+        if not file.exists():
+            return {}
+        with pq.ParquetFile(file) as opened:
+            return _read_row(opened, opened.schema_arrow.names, row)
+
+    def columns(self, most: int | None = None) -> pd.DataFrame | None:
+        """Return the table that the data came from, or None for other data.
+
+        Args:
+            most: Only so many columns, the first ones.
+        """
+        file = self.path / "columns.parquet"
+        if not file.exists():
+            return None
+        with pq.ParquetFile(file) as opened:
+            return opened.read(columns=opened.schema_arrow.names[:most]).to_pandas()
+
+    def in_words(self, rows: np.ndarray, letters: int = 120) -> list[str] | None:
+        """Return a line about each of some rows: its text, or its columns; None for other data.
+
+        Args:
+            rows: (q,) positions.
+            letters: Most letters of a line.
+        """
+        places = pa.array(rows)
+        if "text" in self._metadata.schema.names:
+            names = [name for name in _TEXTS if name in self._metadata.schema.names]
+            parts = [self.column(name).take(places).to_pylist() for name in names]
+        elif (table := self.columns(_IN_WORDS)) is not None:
+            few = table.iloc[rows]
+            parts = [[f"{name} {value}" for value in few[name]] for name in few.columns]
+        else:
+            return None
+        joined = (" · ".join(map(str, each)) for each in zip(*parts, strict=True))
+        lines = [" ".join(line.split()) for line in joined]
+        return [line if len(line) <= letters else f"{line[: letters - 1]}…" for line in lines]
+
+    def search(self, words: str) -> np.ndarray:
+        """Return the positions of the rows whose id, text or a value contains some words.
+
+        Upper and lower case are the same. A number has to be the whole value.
+
+        Args:
+            words: What to look for, as it stands.
+        """
+        own = [name for name in ("sample_id", *_TEXTS) if name in self._metadata.schema.names]
+        columns = [self.column(name) for name in (*own, *self.manifest.attributes)]
+        file = self.path / "columns.parquet"
+        if file.exists():
+            with pq.ParquetFile(file) as opened:
+                columns += [each.combine_chunks() for each in opened.read().columns]
+        found = np.zeros(len(self), dtype=bool)
+        for column in columns:
+            found |= _contains(column, words.strip())
+        return np.flatnonzero(found)
 
     @cached_property
     def membership(self) -> np.ndarray:
@@ -377,6 +456,33 @@ def list_bundles(workspace: Workspace) -> list[Bundle]:
         except BundleError:
             continue
     return bundles
+
+
+def _read_row(file: pq.ParquetFile, names: list[str], row: int) -> dict[str, Any]:
+    """Read some columns of one row, and few other rows.
+
+    Raises:
+        IndexError: If there is no such row.
+    """
+    before = 0
+    for part in range(file.metadata.num_row_groups):
+        size = file.metadata.row_group(part).num_rows
+        if 0 <= row < before + size:
+            table = file.read_row_group(part, columns=names)
+            return {name: table.column(name)[row - before].as_py() for name in names}
+        before += size
+    raise IndexError(f"row {row} of {before}")
+
+
+def _contains(column: pa.Array, words: str) -> np.ndarray:
+    """Return which values of a column contain some words; (n,) bool."""
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        options = pc.MatchSubstringOptions(words, ignore_case=True)
+        hits = pc.call_function("match_substring", [column], options)
+    else:
+        shown = pc.call_function("utf8_lower", [column.cast(pa.string())])
+        hits = pc.call_function("equal", [shown, pa.scalar(words.lower())])
+    return hits.fill_null(False).to_numpy(zero_copy_only=False)
 
 
 def bundle_reference(workspace: Workspace, bundle: Bundle) -> str:

@@ -51,6 +51,7 @@ def write_bundle(
     title: str | None = None,
     head: tuple[np.ndarray, np.ndarray] | None = None,
     thumbnails: Iterable[bytes | None] | None = None,
+    columns: pd.DataFrame | None = None,
     backbone: Mapping[str, str | int | float | None] | None = None,
     notes: Sequence[str] = (),
     recipe: dict[str, Any] | None = None,
@@ -63,7 +64,7 @@ def write_bundle(
     Args:
         directory: Where; its last part is the bundle's name.
         samples: One row a sample: `sample_id` (unique text), `split` (one of `SPLITS`), `y`
-            (class index), attribute columns, optional `path` and `text`.
+            (class index), attribute columns, optional `path`, `text` and `text_pair`.
         membership: (n, m) bool.
         groups: m groups.
         classes: K class names.
@@ -72,6 +73,7 @@ def write_bundle(
         title: Name for people; the directory's name by default.
         head: weight (K, d) and bias (K,) of the backbone's own head.
         thumbnails: Encoded images in row order, None for a row without one.
+        columns: Of data that were a table, its n rows as they came, for people to look at.
         backbone: Facts about the network behind the features.
         notes: What a user should know about this data.
         recipe: How the bundle was made, in what JSON can hold; kept in the manifest.
@@ -122,9 +124,11 @@ def write_bundle(
         samples.reset_index(drop=True).to_parquet(
             temporary / "samples.parquet", index=False, row_group_size=_ROW_GROUP
         )
-        columns = [pa.array(membership[:, g]) for g in range(len(groups))]
+        if columns is not None:
+            _write_columns(temporary / "columns.parquet", columns)
+        members = [pa.array(membership[:, g]) for g in range(len(groups))]
         pq.write_table(
-            pa.table(columns, names=[group.name for group in groups]),
+            pa.table(members, names=[group.name for group in groups]),
             temporary / "groups.parquet",
         )
         whole = _whole_file(features) if adopt_features else None
@@ -241,6 +245,18 @@ def _link(source: Path, target: Path) -> None:
         os.link(source.resolve(), target)
     except OSError:  # On another disk, or on one without links.
         shutil.copyfile(source, target)
+
+
+def _write_columns(file: Path, columns: pd.DataFrame) -> None:
+    """Write the columns of a table; what is neither number nor truth value becomes text."""
+    shown = columns.reset_index(drop=True)
+    shown.columns = [str(name) for name in shown.columns]
+    for name in shown.columns:
+        if not (
+            pd.api.types.is_numeric_dtype(shown[name]) or pd.api.types.is_bool_dtype(shown[name])
+        ):
+            shown[name] = shown[name].map(str).where(shown[name].notna(), "")
+    shown.to_parquet(file, index=False, row_group_size=_ROW_GROUP)
 
 
 def _write_features(file: Path, features: np.ndarray) -> None:

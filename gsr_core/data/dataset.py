@@ -28,8 +28,8 @@ class Dataset:
     """A bundle before its features.
 
     Attributes:
-        samples: One row a sample: `sample_id`, `split`, `y`, attributes, optional `path` and
-            `text`.
+        samples: One row a sample: `sample_id`, `split`, `y`, attributes, optional `path`, `text`
+            and `text_pair`.
         membership: (n, m) bool.
         groups: m groups.
         classes: K class names.
@@ -161,7 +161,7 @@ def define(source: Source, roles: Roles | None = None) -> Dataset:
     if "path" in table:
         samples["path"] = table["path"].astype(str)
     if isinstance(source.inputs, Texts):
-        samples["text"] = [source.inputs.display(row) for row in range(len(table))]
+        samples = samples.assign(**source.inputs.columns())
     whole = Dataset(
         samples=samples,
         membership=membership,

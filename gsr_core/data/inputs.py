@@ -262,9 +262,12 @@ class Texts(Inputs):
         """Return the row."""
         return f"row {row}"
 
-    def display(self, row: int) -> str:
-        """Return one text or pair as people read it."""
-        return "\n".join(self._parts(row))
+    def columns(self) -> dict[str, list[str]]:
+        """Return all texts as people read them: `text`, and of pairs the second `text_pair`."""
+        texts = {"text": self.texts.fill_null("").to_pylist()}
+        if self.pairs is not None:
+            texts["text_pair"] = self.pairs.fill_null("").to_pylist()
+        return texts
 
     def take(self, rows: np.ndarray) -> Texts:
         """Return the texts of some rows."""

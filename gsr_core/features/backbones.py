@@ -26,6 +26,7 @@ a network and share one path.
 from __future__ import annotations
 
 import copy
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,7 +64,11 @@ from gsr_core.features.kinds import (
 )
 from gsr_core.features.preprocessing import ImagePreprocessing, Preprocessing, override
 from gsr_core.features.simconv import SIMCONV_PREPROCESSING, SimConv1
-from gsr_core.features.torchvision_networks import build_torchvision, published_preprocessing
+from gsr_core.features.torchvision_networks import (
+    build_torchvision,
+    published_preprocessing,
+    torchvision_models,
+)
 from gsr_core.files import sha256
 
 __all__ = [
@@ -282,11 +287,12 @@ def load_backbone(
     return _backbone(module, head, parts.preprocessing, facts)
 
 
-def default_preprocessing(architecture: str) -> ImagePreprocessing:
+def default_preprocessing(architecture: str, weights: str = "") -> ImagePreprocessing:
     """Return the preprocessing that networks of an architecture are usually trained with.
 
     Args:
         architecture: `simconv1` or `torchvision:NAME`.
+        weights: Name of published weights, whose own preprocessing is returned; "" for the usual.
 
     Raises:
         SettingError: If the architecture is unknown.
@@ -295,7 +301,7 @@ def default_preprocessing(architecture: str) -> ImagePreprocessing:
     if kind == "simconv1":
         return SIMCONV_PREPROCESSING
     if kind == "torchvision":
-        return published_preprocessing(name)
+        return published_preprocessing(name, weights)
     raise SettingError(f"{architecture} says its own preprocessing; load it")
 
 
@@ -329,9 +335,27 @@ def _split(architecture: str) -> tuple[str, str]:
             f"{key}:{value.example}" if value.example else key for key, value in KINDS.items()
         ]
         raise SettingError(
-            f"architecture '{architecture}' is unknown; allowed are {', '.join(allowed)}"
+            f"architecture '{architecture}' is unknown{_meant(architecture)}; allowed are "
+            f"{', '.join(allowed)}"
         )
     return kind, name
+
+
+def _meant(architecture: str) -> str:
+    """Return which name was probably meant, as `settings.suggestion` does.
+
+    A name without its kind is most often one of torchvision's.
+    """
+    kind, colon, name = architecture.partition(":")
+    if colon:
+        near = difflib.get_close_matches(kind, list(KINDS), n=1)
+        whole = near and (f"{near[0]}:{name}" if KINDS[near[0]].example else near[0])
+        return f" (did you mean '{whole}'?)" if whole else ""
+    known = {key: key for key in KINDS} | {
+        each: f"torchvision:{each}" for each in torchvision_models()
+    }
+    near = difflib.get_close_matches(kind, list(known), n=1)
+    return f" (did you mean '{known[near[0]]}'?)" if near else ""
 
 
 def _load(

@@ -6,6 +6,8 @@ import math
 import time
 from dataclasses import dataclass
 
+from gsr_core.progress import duration
+
 __all__ = ["ExtractionProgress", "Pace"]
 
 SMOOTHING = 10.0
@@ -33,15 +35,8 @@ class ExtractionProgress:
         text = f"Extracting features: {self.done:,} of {self.total:,}"
         if self.seconds_left is None or self.done == self.total:
             return text
-        seconds = math.ceil(self.seconds_left)
-        time_left = (
-            f"{seconds} s"
-            if seconds < 100
-            else f"{seconds / 60:.0f} min"
-            if seconds < 6000
-            else f"{seconds / 3600:.1f} h"
-        )
-        return f"{text} ({self.rate:,.{0 if self.rate >= 10 else 1}f} a second, {time_left} left)"
+        left = duration(self.seconds_left)
+        return f"{text} ({self.rate:,.{0 if self.rate >= 10 else 1}f} a second, {left} left)"
 
 
 class Pace:

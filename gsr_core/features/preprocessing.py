@@ -11,6 +11,7 @@ of 255 levels on average.
 
 from __future__ import annotations
 
+import math
 import os
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -28,6 +29,7 @@ from torchvision.transforms.v2 import functional
 from gsr_core.data.inputs import Modality
 from gsr_core.errors import InputError, SettingError
 from gsr_core.extras import require
+from gsr_core.settings import suggestion
 
 __all__ = [
     "IMAGENET_MEAN",
@@ -97,8 +99,9 @@ class ImagePreprocessing(Preprocessing, frozen=True):
         mean: Subtracted from each channel, on the scale from 0 to 1.
         std: Each channel is divided by it afterwards.
         resize: The image is brought to this many pixels first; `image_size` by default.
-        fit: Which side gets `resize` pixels: the `shortest`, with the shape kept; `both`, with
-            the shape lost; or the `longest`, with black beside it.
+        fit: Which side gets `resize` pixels: the `shortest`, so that the crop loses what a long
+            image has beyond a square; `both`, with the shape lost; or the `longest`, with black
+            beside it.
         interpolation: How pixels are interpolated.
     """
 
@@ -118,6 +121,20 @@ class ImagePreprocessing(Preprocessing, frozen=True):
         Raises:
             InputError: If it is something else.
         """
+        # A copy, because torch warns of Pillow's read-only pixels.
+        pixels = torch.from_numpy(np.array(self.seen(item))).permute(2, 0, 1).contiguous()
+        scaled = functional.to_dtype(pixels, torch.float32, scale=True)
+        return functional.normalize(scaled, list(self.mean), list(self.std))
+
+    def seen(self, item: np.ndarray) -> Image.Image:
+        """Return what the network sees of an image: resized and cropped, not yet normalised.
+
+        Args:
+            item: (H, W, 3) uint8.
+
+        Raises:
+            InputError: If it is something else.
+        """
         if not isinstance(item, np.ndarray) or item.dtype != np.uint8 or item.shape[2:] != (3,):
             shape = getattr(item, "shape", type(item).__name__)
             raise InputError(f"found {shape} where the network takes an image (H, W, 3) of uint8")
@@ -128,19 +145,30 @@ class ImagePreprocessing(Preprocessing, frozen=True):
         sides = {"shortest": [min(image.size)], "longest": [max(image.size)], "both": image.size}
         if any(side != target for side in sides[self.fit]):
             interpolation = InterpolationMode(self.interpolation)
-            if self.fit == "longest":
-                scale = target / max(image.size)
-                width, height = (max(1, round(scale * side)) for side in image.size)
-            else:
-                width = height = target
+            width, height = (max(1, round(side)) for side in self._resized(*image.size))
             shape = [target] if self.fit == "shortest" else [height, width]
             image = functional.resize(image, shape, interpolation, antialias=True)
         if image.size != tuple(size):
             image = functional.center_crop(image, size)
-        # A copy, because torch warns of Pillow's read-only pixels.
-        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
-        scaled = functional.to_dtype(pixels, torch.float32, scale=True)
-        return functional.normalize(scaled, list(self.mean), list(self.std))
+        return image
+
+    def kept(self, width: int, height: int) -> float:
+        """Return the share of an image that the network sees; the crop loses the rest.
+
+        Args:
+            width: In pixels.
+            height: In pixels.
+        """
+        sides = self._resized(width, height)
+        return math.prod(min(self.image_size, side) / side for side in sides)
+
+    def _resized(self, width: int, height: int) -> tuple[float, float]:
+        """Return width and height, in pixels, after resizing and before the crop."""
+        target = self.resize or self.image_size
+        if self.fit == "both":
+            return target, target
+        scale = target / (min if self.fit == "shortest" else max)(width, height)
+        return scale * width, scale * height
 
     def collate(self, items: Sequence[Tensor]) -> Tensor:
         """Return (n, 3, image_size, image_size)."""
@@ -283,8 +311,8 @@ def override(preprocessing: Preprocessing, overrides: Mapping[str, Any]) -> Prep
     allowed = [name for name in cls.model_fields if name not in ("modality", "trust")]
     if unknown := sorted(set(overrides) - set(allowed)):
         raise SettingError(
-            f"preprocessing of {preprocessing.modality} inputs has no setting '{unknown[0]}'; "
-            f"allowed are {', '.join(allowed)}"
+            f"preprocessing of {preprocessing.modality} inputs has no setting '{unknown[0]}'"
+            f"{suggestion(unknown[0], allowed)}; allowed are {', '.join(allowed)}"
         )
     values = preprocessing.model_dump() | dict(overrides)
     if "image_size" in overrides and "resize" not in overrides:

@@ -16,8 +16,14 @@ from torchvision.models import WeightsEnum
 from gsr_core.errors import SettingError
 from gsr_core.features.kinds import Built, Request, downloading
 from gsr_core.features.preprocessing import ImagePreprocessing
+from gsr_core.settings import suggestion
 
-__all__ = ["build_torchvision", "load_torchvision", "published_preprocessing"]
+__all__ = [
+    "build_torchvision",
+    "load_torchvision",
+    "published_preprocessing",
+    "torchvision_models",
+]
 
 PATIENCE = 15.0
 """Seconds to wait for a server that does not answer."""
@@ -81,23 +87,35 @@ def load_torchvision(request: Request) -> Built:
     )
 
 
-def published_preprocessing(name: str) -> ImagePreprocessing:
+def published_preprocessing(name: str, weights: str = "") -> ImagePreprocessing:
     """Return the evaluation transform of torchvision's own weights; nothing is downloaded.
+
+    Args:
+        name: Of the model.
+        weights: Name of published weights; the usual ones if "" or unknown.
 
     Raises:
         SettingError: If there is no classification model of that name.
     """
     _check(name)
     published = torchvision.models.get_model_weights(name)
+    if weights in published.__members__:
+        return _from_transforms(published[weights])
     # The first weights, not the default ones: the usual recipe, and what fine-tuning code uses.
     return _from_transforms(published.__members__.get("IMAGENET1K_V1", next(iter(published))))
 
 
+def torchvision_models() -> list[str]:
+    """Return the names of torchvision's classification models."""
+    return torchvision.models.list_models(module=torchvision.models)
+
+
 def _check(name: str) -> None:
-    if name not in torchvision.models.list_models(module=torchvision.models):
+    if name not in (known := torchvision_models()):
         raise SettingError(
-            f"torchvision has no classification model '{name}'; allowed are names such as "
-            "resnet50, vit_b_16 or convnext_tiny, as torchvision.models.list_models() gives them"
+            f"torchvision has no classification model '{name}'{suggestion(name, known)}; allowed "
+            "are names such as resnet50, vit_b_16 or convnext_tiny, as "
+            "torchvision.models.list_models() gives them"
         )
 
 

@@ -22,7 +22,15 @@ import plotly.graph_objects as go
 from gsr_core.figures import theme
 from gsr_core.figures.inks import CODES, Kind, ink_points
 
-__all__ = ["MAX_DRAWN", "MAX_ON_TOP", "density_map", "legend_keys", "names_of", "point_map"]
+__all__ = [
+    "MANY_POINTS",
+    "MAX_DRAWN",
+    "MAX_ON_TOP",
+    "density_map",
+    "legend_keys",
+    "names_of",
+    "point_map",
+]
 
 
 MAX_DRAWN = 200_000
@@ -53,7 +61,8 @@ def point_map(
 
     Args:
         points: Columns x, y (map units, which mean nothing; finite), row (position in the bundle,
-            int), the column named by `colour`, and if there is one sample_id. Drawn in this order.
+            int), the column named by `colour`, and if there are some, sample_id and `in words` (a
+            line about the sample; both are sent for up to `MANY_POINTS`). Drawn in this order.
         colour: Column that colours the points.
         kind: `category` for names, of which the commonest `MOST_COLOURS` have a colour of their
             own and the rest share grey; `value` for numbers, drawn from their 1st to their 99th
@@ -155,6 +164,7 @@ def _describe(
     look = {
         "rows": _pack(points["row"], "<i4"),
         "ids": names_of(points) if few and "sample_id" in points.columns else None,
+        "words": points["in words"].tolist() if few and "in words" in points.columns else None,
         "codes": _pack(inks["codes"], "<u2"),
         "inks": inks["inks"],
         "names": inks["names"],

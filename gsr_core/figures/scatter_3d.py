@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from html import escape
 from typing import Any
 
 import numpy as np
@@ -49,9 +50,16 @@ def point_map_3d(
     label = colour if title is None else title
     inks = ink_points(points[colour], kind, colours)
     ink = np.array(inks["inks"], dtype=object)[inks["codes"]]
+    words = (
+        [f"<br>{escape(each)}" for each in points["in words"]]
+        if "in words" in points.columns
+        else None
+    )
     hover = [
-        f"{label}: {text}<br>{who}"
-        for text, who in zip(ink_names(inks), names_of(points), strict=True)
+        f"{label}: {text}<br>{who}{more}"
+        for text, who, more in zip(
+            ink_names(inks), names_of(points), words or [""] * len(points), strict=True
+        )
     ]
     inside = np.isin(points["row"].to_numpy(), [] if chosen is None else chosen)
     figure = go.Figure()

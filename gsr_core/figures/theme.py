@@ -34,6 +34,7 @@ __all__ = [
     "UNKNOWN",
     "UNKNOWN_NAME",
     "category_codes",
+    "fade",
     "finish",
     "fraction_range",
     "group_colours",
@@ -322,3 +323,9 @@ def note(figure: go.Figure, text: str) -> go.Figure:
     """Say in the middle of an empty chart why it is empty."""
     figure.add_annotation(text=text, x=0.5, y=0.5, xref="paper", yref="paper", showarrow=False)
     return figure.update_xaxes(visible=False).update_yaxes(visible=False)
+
+
+def fade(colour: str, opacity: float = 0.2) -> str:
+    """Return a colour `#rrggbb` as one that lets through what lies behind it."""
+    red, green, blue = (int(colour[at : at + 2], 16) for at in (1, 3, 5))
+    return f"rgba({red},{green},{blue},{opacity})"

@@ -26,6 +26,7 @@ def weight_share_over_steps(
     data_share: Mapping[str, float],
     selected: int | None,
     *,
+    at: int | None = None,
     colours: Mapping[str, str] | None = None,
 ) -> go.Figure:
     """Draw who gets the weight as a run goes on, above what that does to the worst group.
@@ -36,9 +37,11 @@ def weight_share_over_steps(
     Args:
         history: Columns step, split, group, metric, value. Read are `weight_sum` per
             group (fraction of all weight) and `worst_group_accuracy` of group "" (fraction).
+            With a column sd, values are means and a band shows one standard deviation.
         data_share: Fraction of the weighted samples in each group, drawn dashed; with many
             groups, as a mark at the right edge.
         selected: The kept step, marked by a line, or None.
+        at: Another step to mark, or None.
         colours: Colour of each group, from `theme.group_colours`.
     """
     shares = _of(history, "weight_sum")
@@ -59,6 +62,8 @@ def weight_share_over_steps(
     _add_worst(figure, worst, row=2, legend="legend2")
     if selected is not None:
         _mark_step(figure, f"kept step {selected}", selected, first, last)
+    if at is not None and at != selected:
+        _mark_step(figure, f"step {at}", at, first, last, dash="solid", ink=theme.ACCENT)
     if shares.empty:
         figure.add_annotation(
             text="This method learns no weight per sample.",
@@ -210,6 +215,8 @@ def _add_groups(
         of_group = rows[rows["group"] == name].sort_values("step")
         text = theme.short(name)
         title = "" if _hovermode(len(names)) == "x unified" else f"{name}<br>step %{{x}}: "
+        if "sd" in of_group.columns:
+            figure.add_trace(_band(of_group, name, colour[name]), row=row, col=row and 1)
         trace = go.Scatter(
             x=of_group["step"],
             y=of_group["value"],
@@ -221,6 +228,23 @@ def _add_groups(
         )
         figure.add_trace(trace, row=row, col=None if row is None else 1)
     return names, colour
+
+
+def _band(rows: pd.DataFrame, name: str, colour: str) -> go.Scatter:
+    """Return the band of one standard deviation about a line."""
+    low, high = rows["value"] - rows["sd"], rows["value"] + rows["sd"]
+    return go.Scatter(
+        x=pd.concat([rows["step"], rows["step"][::-1]]),
+        y=pd.concat([high, low[::-1]]),
+        name=f"{name} ± sd",
+        legendgroup=name,
+        showlegend=False,
+        mode="lines",
+        fill="toself",
+        fillcolor=theme.fade(colour),
+        line={"width": 0},
+        hoverinfo="skip",
+    )
 
 
 def _add_references(
@@ -294,7 +318,16 @@ def _add_worst(
         figure.add_trace(trace, row=row, col=None if row is None else 1)
 
 
-def _mark_step(figure: go.Figure, text: str, step: int, first: int, last: int) -> None:
+def _mark_step(
+    figure: go.Figure,
+    text: str,
+    step: int,
+    first: int,
+    last: int,
+    *,
+    dash: str = "dot",
+    ink: str = theme.MUTED,
+) -> None:
     """Draw a line through all panels at a step, its label above them."""
     late = step > (first + last) / 2
     figure.add_shape(
@@ -304,7 +337,7 @@ def _mark_step(figure: go.Figure, text: str, step: int, first: int, last: int) -
         y0=0,
         y1=1,
         yref="paper",
-        line={"color": theme.MUTED, "width": 1.5, "dash": "dot"},
+        line={"color": ink, "width": 1.5, "dash": dash},
     )
     figure.add_annotation(
         text=text,

@@ -199,7 +199,7 @@ def weight_path(
                 name="its group, 10–90 %",
                 mode="lines",
                 fill="toself",
-                fillcolor=_fade(line),
+                fillcolor=theme.fade(line),
                 line={"width": 0},
                 hoverinfo="skip",
             )
@@ -249,42 +249,47 @@ def weight_path(
 
 
 def sample_influence(table: pd.DataFrame) -> go.Figure:
-    """Draw what more weight on one sample would do to the target loss of each group.
+    """Draw whom more weight on one sample would help and harm, and how that compares with others.
 
-    Answers: whom does this sample help and whom does it harm? Blue bars to the left are negative:
-    raising the weight lowers that group's loss. Orange bars to the right are positive.
+    Answers: whom does this sample help and whom does it harm, more than others do? A bar is as long
+    as the share of all samples whose influence is weaker, so that every sample, run and step is
+    drawn on one scale. Blue bars to the left are negative: raising the weight lowers that group's
+    loss. Orange bars to the right are positive.
 
     Args:
         table: Columns group, influence (derivative of the group's mean target loss by the
-            sample's weight, nats). One row a group, drawn from the top in this order.
+            sample's weight, nats), stronger_than (share of the samples whose influence is smaller
+            in size). One row a group or goal, drawn from the top in this order.
     """
     figure = go.Figure()
     if table.empty:
         return theme.note(figure, "No influence was computed.").update_layout(height=160)
     value = table["influence"].to_numpy(dtype=float)
-    known = np.where(np.isfinite(value), value, 0.0)
-    top = float(np.abs(known).max()) or 1.0
+    share = np.where(np.isfinite(value), table["stronger_than"].to_numpy(dtype=float), 0.0)
     rows = list(range(len(table)))
     figure.add_trace(
         go.Bar(
-            x=known,
+            x=np.where(value < 0, -share, share),
             y=rows,
             orientation="h",
-            marker={"color": [theme.HELPS if v < 0 else theme.HARMS for v in known]},
+            marker={"color": [theme.HELPS if v < 0 else theme.HARMS for v in value]},
             text=[f"{v:+.3g}" if np.isfinite(v) else "not known" for v in value],
             textposition="outside",
             cliponaxis=False,
-            customdata=table["group"].astype(str).to_numpy(),
-            hovertemplate="%{customdata}<br>%{x:+.4g} nats per unit of weight<extra></extra>",
+            customdata=np.column_stack([table["group"].astype(str), share]).astype(object),
+            hovertemplate="%{customdata[0]}<br>%{text} nats per unit of weight<br>stronger than "
+            "that of %{customdata[1]:.0%} of the samples<extra></extra>",
             showlegend=False,
         )
     )
     figure.update_xaxes(
         title_text=(
-            "change of the group's target loss per unit of weight, nats<br>"
-            "left (negative) = more weight lowers the loss"
+            "stronger than that of … of the samples<br>"
+            "left (negative) = more weight lowers the loss; in numbers, nats per unit of weight"
         ),
-        range=[-1.25 * top, 1.25 * top],
+        range=[-1.25, 1.25],
+        tickvals=[-1, -0.5, 0, 0.5, 1],
+        ticktext=["100%", "50%", "0", "50%", "100%"],
         zeroline=True,
         zerolinecolor=theme.MUTED,
     )
@@ -302,11 +307,6 @@ def _curve(positive: np.ndarray, zero: float) -> tuple[np.ndarray, np.ndarray]:
     points = min(QUANTILES, len(positive) + 1)
     level = np.linspace(0, 1, points)
     return zero + (1 - zero) * level, np.quantile(positive, level)
-
-
-def _fade(colour: str, opacity: float = 0.2) -> str:
-    red, green, blue = (int(colour[at : at + 2], 16) for at in (1, 3, 5))
-    return f"rgba({red},{green},{blue},{opacity})"
 
 
 def _times_ticks(low: float, high: float) -> dict[str, list[Any]]:

@@ -16,6 +16,7 @@ from gsr_core.data.encoding import Columns
 from gsr_core.data.source import Roles
 from gsr_core.errors import RunStateError, SettingError
 from gsr_core.ingest.plan import NAMED, BackboneChoice, Plan
+from gsr_core.ingest.sight import crop_warning
 from gsr_core.progress import Report, ShouldStop
 from gsr_core.workspace import Workspace
 
@@ -30,7 +31,11 @@ _STOPPED = "the import was stopped; started again with the same settings, it goe
 
 @dataclass(frozen=True)
 class Features:
-    """Features and what came with them; `dataset` has the rows that have some."""
+    """Features and what came with them.
+
+    `dataset` has the rows that have some; `network` is the choice that gave them, after a training
+    that of its checkpoint.
+    """
 
     dataset: Dataset
     features: np.ndarray
@@ -38,6 +43,7 @@ class Features:
     thumbnails: Iterable[bytes | None] | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
     preprocessing: dict[str, Any] | None = None
+    network: dict[str, Any] | None = None
     notes: Sequence[str] = ()
 
 
@@ -77,6 +83,7 @@ def compute_features(
     from gsr_core.compute import pick
     from gsr_core.features.backbones import load_backbone
     from gsr_core.features.extract import extract
+    from gsr_core.features.preprocessing import ImagePreprocessing
 
     settings = plan.extraction
     device = pick(settings.device).device
@@ -137,6 +144,9 @@ def compute_features(
     if not result.complete:
         raise RunStateError(_STOPPED)
     notes = []
+    prepares = backbone.preprocessing
+    if isinstance(prepares, ImagePreprocessing):
+        notes += [warning] if (warning := crop_warning(prepares, dataset.inputs)) else []
     features, thumbnails = result.features, result.thumbnails()
     if result.bad:
         good = result.good_rows()
@@ -157,6 +167,7 @@ def compute_features(
         thumbnails=thumbnails,
         facts=backbone.facts,
         preprocessing=backbone.preprocessing.model_dump(mode="json"),
+        network=choice.model_dump(mode="json"),
         notes=notes,
     )
 

@@ -17,6 +17,7 @@ from gsr_core.data.bundle import Bundle
 from gsr_core.data.bundle_checks import check_rows
 from gsr_core.data.bundle_writing import bundle_directory, write_bundle
 from gsr_core.data.dataset import define
+from gsr_core.data.encoding import Columns
 from gsr_core.data.inputs import Inputs, Numbers
 from gsr_core.data.pixels import thumbnail
 from gsr_core.errors import InputError, SettingError
@@ -97,7 +98,7 @@ def import_data(
         result = Features(dataset, dataset.inputs.array, head=source.head)
     else:
         result = compute_features(workspace, plan, plan.backbone, dataset, tell, should_stop)
-        recipe["preprocessing"] = result.preprocessing
+        recipe |= {"preprocessing": result.preprocessing, "network": result.network}
     dataset = result.dataset
     tell(0.97, "Writing the bundle")
     with ExitStack() as stack:
@@ -116,6 +117,7 @@ def import_data(
             title=plan.title or source.title or None,
             head=result.head,
             thumbnails=thumbnails,
+            columns=source.table.iloc[dataset.rows] if isinstance(source.inputs, Columns) else None,
             backbone=result.facts,
             notes=notes,
             recipe=recipe,

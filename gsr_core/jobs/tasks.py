@@ -8,13 +8,14 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from filelock import Timeout
 from huey import SqliteHuey
 from pydantic import ValidationError
 
-from gsr_core.errors import GsrError, RunStateError
+from gsr_core.errors import GsrError, RunNotFoundError, RunStateError
 from gsr_core.files import is_full
 from gsr_core.jobs.registry import JOBS, job_class
 from gsr_core.jobs.state import JobState, job_lock, stop_requested, write_job
@@ -46,7 +47,9 @@ def perform(workspace: Workspace, kind: str, message: Mapping[str, Any]) -> None
     key = arguments.pop("key", "")
     made = job_class(kind)
     if not made.tracked:
-        made.restore(workspace, key, arguments).run(workspace, silent, never)
+        # What waited may have been deleted meanwhile.
+        with suppress(RunNotFoundError):
+            made.restore(workspace, key, arguments).run(workspace, silent, never)
         return
     state = JobState(kind=kind, key=key, status=Status.RUNNING, text="Starting")
     written = 0.0

@@ -150,6 +150,9 @@ class Method(ABC):
     """Which rows have these values: those of `Problem.weighted` or of `Problem.target`."""
     search: ClassVar[SearchSpace] = {}
     """Where a sweep looks."""
+    seeded: ClassVar[bool] = True
+    """Whether another seed gives another head. A seed redraws target and val, so that this is so
+    for all methods but those that look at neither and draw nothing."""
 
     seed: Annotated[
         int,

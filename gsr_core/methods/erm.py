@@ -37,6 +37,7 @@ class ERM(FittedHead):
     values: ClassVar[Values] = Values.NONE
     # As it came, it has nothing to tune.
     search: ClassVar[SearchSpace] = {}
+    seeded: ClassVar[bool] = False
 
     def iterate(
         self, problem: Problem, checkpoint: Mapping[str, Tensor] | None = None

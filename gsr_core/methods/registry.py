@@ -31,7 +31,7 @@ from gsr_core.methods.pgd import PGD
 from gsr_core.methods.rwg import RWG
 from gsr_core.methods.self_disagreement import SelfDisagreement
 from gsr_core.methods.subg import SUBG
-from gsr_core.settings import check_known, what_is_wrong
+from gsr_core.settings import check_known, suggestion, what_is_wrong
 
 __all__ = ["METHODS", "make_method"]
 
@@ -91,7 +91,10 @@ def make_method(name: str, values: Mapping[str, Any] | None = None) -> Method:
         gsr_core.errors.SettingError: gsr has no setting 'lrr' (did you mean 'lr'?); its settings...
     """
     if name not in METHODS:
-        raise SettingError(f"there is no method '{name}'; methods are {', '.join(METHODS)}")
+        raise SettingError(
+            f"there is no method '{name}'{suggestion(name, METHODS)}; methods are "
+            f"{', '.join(METHODS)}"
+        )
     method = METHODS[name]
     check_known(name, values or {}, [each.name for each in fields(method)])
     try:

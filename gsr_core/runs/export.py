@@ -1,17 +1,22 @@
-"""Taking a run home."""
+"""Taking a run home, as a directory or as one file, so that it can be used without us."""
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
+import tempfile
+import zipfile
 from pathlib import Path
+from typing import Any
 
+from gsr_core.data.bundle import Bundle
 from gsr_core.errors import RunStateError, SettingError
 from gsr_core.files import new_directory
 from gsr_core.runs.store import Run
 from gsr_core.runs.summary import summarise
 
-__all__ = ["export_run"]
+__all__ = ["export_archive", "export_run"]
 
 _FILES = ("config.json", "head.safetensors", "metrics.parquet", "weights.parquet", "influence.npy")
 
@@ -25,12 +30,14 @@ def export_run(run: Run, to: Path) -> list[str]:
 
     Returns:
         Names of the files: `summary.json`, `config.json`, `head.safetensors`,
-        `metrics.parquet`, and where the method has them `weights.parquet`, `weights.csv` and
-        `influence.npy`.
+        `metrics.parquet`, `about.json` (classes, groups, network and preprocessing), `use.py`,
+        which classifies with the head; where the data are a table `encoder.json`; and where the
+        method has them `weights.parquet`, `weights.csv` and `influence.npy`.
 
     Raises:
         RunStateError: If the run has nothing to export yet.
         SettingError: If the directory exists.
+        BundleError: If its bundle is gone or is another one now: its classes are not known then.
     """
     state = run.state
     if state.active or not state.step:
@@ -40,6 +47,7 @@ def export_run(run: Run, to: Path) -> list[str]:
         )
     if to.exists():
         raise SettingError(f"{to} exists already; give a directory that does not")
+    bundle = run.unchanged_bundle()
     with new_directory(to.resolve()) as temporary:
         for name in _FILES:
             if (run.path / name).exists():
@@ -49,4 +57,42 @@ def export_run(run: Run, to: Path) -> list[str]:
             weights.to_csv(temporary / "weights.csv", index=False)
         summary = json.dumps(summarise(run), indent=2, allow_nan=False)
         (temporary / "summary.json").write_text(summary + "\n")
+        about = json.dumps(_about(bundle), indent=2, allow_nan=False)
+        (temporary / "about.json").write_text(about + "\n")
+        shutil.copyfile(Path(__file__).with_name("use.py"), temporary / "use.py")
+        if (bundle.path / "encoder.json").exists():
+            shutil.copyfile(bundle.path / "encoder.json", temporary / "encoder.json")
         return sorted(file.name for file in temporary.iterdir())
+
+
+def export_archive(run: Run) -> bytes:
+    """Return what `export_run` writes as a ZIP file.
+
+    Args:
+        run: As for `export_run`.
+
+    Raises:
+        GsrError: As `export_run`.
+    """
+    packed = io.BytesIO()
+    with tempfile.TemporaryDirectory() as folder:
+        names = export_run(run, Path(folder) / run.run_id)
+        with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name in names:
+                archive.write(Path(folder) / run.run_id / name, f"{run.run_id}/{name}")
+    return packed.getvalue()
+
+
+def _about(bundle: Bundle) -> dict[str, Any]:
+    """Return what is needed to use a head elsewhere, in what JSON can hold."""
+    manifest, recipe = bundle.manifest, bundle.manifest.recipe or {}
+    return {
+        "bundle": manifest.name,
+        "source": manifest.source,
+        "classes": manifest.classes,
+        "groups": [group.model_dump(mode="json") for group in manifest.groups],
+        "n_features": manifest.n_features,
+        "network": recipe.get("network") or recipe.get("plan", {}).get("backbone"),
+        "network_sha256": manifest.backbone.get("sha256"),
+        "preprocessing": recipe.get("preprocessing"),
+    }

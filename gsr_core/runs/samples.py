@@ -36,8 +36,10 @@ def sample_table(run: Run, split: str, bundle: Bundle | None = None) -> pd.DataF
         attributes; and on the rows that carry the weights `weight` (relative to uniform: 1 is an
         equal share), `rank` (1 is the heaviest) and, where the method has it, one column
         `influence: <group>` a group (nats per unit of weight; negative = more weight lowers that
-        group's target loss). Where labels are noisy, also `label flipped` and `label seen`, the
-        class that the method was given; all else is of the true class.
+        group's target loss) and `goal`, their mean by the groups' weights at the kept step: what
+        more weight does to what the method minimises there. Where labels are noisy, also `label
+        flipped` and `label seen`, the class that the method was given; all else is of the true
+        class.
 
     Raises:
         RunStateError: If the run has no head yet.
@@ -77,7 +79,18 @@ def sample_table(run: Run, split: str, bundle: Bundle | None = None) -> pd.DataF
         if influence is not None:
             for g, name in enumerate(bundle.group_names):
                 columns[INFLUENCE + name] = np.asarray(influence[:, g], dtype=np.float64)
+            columns["goal"] = np.asarray(influence, dtype=np.float64) @ _gamma(run, bundle)
     return pd.DataFrame(columns)
+
+
+def _gamma(run: Run, bundle: Bundle) -> np.ndarray:
+    """Return (m,) the groups' weights in what is minimised at the kept step; they sum to one."""
+    history = run.metrics()
+    rows = history[(history["metric"] == "group_weight") & (history["step"] == run.state.best_step)]
+    known = rows.set_index("group")["value"].reindex(bundle.group_names).to_numpy(float)
+    if np.isnan(known).any() or not known.sum():
+        return np.full(len(known), 1 / len(known))
+    return known / known.sum()
 
 
 def keep_scores(run: Run, bundle: Bundle | None = None) -> np.ndarray:

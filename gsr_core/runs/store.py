@@ -14,6 +14,7 @@
          influence.npy               (n, m) influence at the kept step, rows as in weights.parquet
          scores-*.npy                what the kept head says of every row (`runs.samples`)
          log.txt                     what happened when
+         title.txt                   the user's name for it, if it has one
          lock                        held by the process that computes
          cancel                      there when somebody asked the run to stop
          full                        there while the run has not been able to write down that, or
@@ -52,7 +53,13 @@ from safetensors.numpy import load_file, save_file
 from gsr_core.data.bundle import Bundle, bundle_reference, load_head, open_bundle
 from gsr_core.data.problem import positions_of, seen_labels
 from gsr_core.data.variation import make_variation
-from gsr_core.errors import BundleError, GsrError, RunNotFoundError, RunStateError
+from gsr_core.errors import (
+    BundleError,
+    GsrError,
+    RunNotFoundError,
+    RunStateError,
+    SettingError,
+)
 from gsr_core.files import disk_full, is_full, replace_file
 from gsr_core.methods.history import HISTORY_COLUMNS
 from gsr_core.methods.registry import METHODS, make_method
@@ -62,7 +69,10 @@ from gsr_core.runs.record import FORMAT, RunConfig, RunState, versions
 from gsr_core.runs.recovery import recover
 from gsr_core.workspace import Workspace
 
-__all__ = ["Run", "create_run", "list_runs", "now", "open_run"]
+TITLE_LENGTH = 80
+"""Most characters of the user's name for a run."""
+
+__all__ = ["TITLE_LENGTH", "Run", "create_run", "list_runs", "now", "open_run"]
 
 
 def now() -> str:
@@ -253,7 +263,28 @@ class Run:
         file = self.path / "log.txt"
         return file.read_text() if file.exists() else ""
 
+    @property
+    def title(self) -> str:
+        """The user's name for the run, or ""."""
+        file = self.path / "title.txt"
+        return file.read_text().strip() if file.exists() else ""
+
     # Writing -------------------------------------------------------------------------------
+
+    def rename(self, title: str) -> None:
+        """Give the run a name for people; "" takes it away. The run's id stays what it is.
+
+        Raises:
+            SettingError: If the name is longer than `TITLE_LENGTH` or has more than one line.
+        """
+        title = title.strip()
+        if len(title) > TITLE_LENGTH or len(title.splitlines()) > 1:
+            raise SettingError(
+                f"the name has {len(title)} characters in {len(title.splitlines())} lines; a run's "
+                f"name has one line of at most {TITLE_LENGTH}"
+            )
+        with replace_file(self.path / "title.txt") as temporary:
+            temporary.write_text(title + "\n")
 
     def log(self, text: str) -> None:
         """Add a line to the log, if there is room for it.

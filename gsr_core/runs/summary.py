@@ -42,6 +42,7 @@ def summarise(run: Run) -> dict[str, Any]:
     return {
         "run_id": run.run_id,
         "run_dir": str(run.path),
+        "title": run.title,
         "status": str(state.status),
         "method": config.method,
         "bundle": config.bundle,
@@ -64,11 +65,13 @@ def unsolved_steps(history: pd.DataFrame) -> int:
     return int((history.loc[history["metric"] == "solved", "value"] == 0).sum())
 
 
-def run_label(config: RunConfig) -> str:
-    """Return a run's name for people: method, what differs from the defaults, local time."""
+def run_label(run: Run) -> str:
+    """Return a run's name for people: the user's, else method and what differs; and local time."""
+    config = run.config
     created = datetime.fromisoformat(config.created).astimezone()
     when = f"{created.day} {created:%b %H:%M}"
-    return " · ".join([config.method.upper(), *changed_settings(config), when])
+    name = [run.title] if run.title else [config.method.upper(), *changed_settings(config)]
+    return " · ".join([*name, when])
 
 
 def changed_settings(config: RunConfig) -> list[str]:

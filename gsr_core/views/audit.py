@@ -38,7 +38,7 @@ def pick_run(page: Frame) -> tuple[Run, str, SliceChoice | None]:
     first = "The classifier as it came" if has_head else "ERM, fitted here: the bundle has no head"
     labels = {} if reference is None else {reference.run_id: first}
     for run in ended:
-        labels.setdefault(run.run_id, run_label(run.config))
+        labels.setdefault(run.run_id, run_label(run))
     with st.container(horizontal=True, vertical_alignment="bottom"):
         chosen = nav.select(
             "classifier", "Classifier", list(labels), format_func=lambda key: labels[key], width=420

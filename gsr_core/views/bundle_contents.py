@@ -11,8 +11,8 @@ import pandas as pd
 import streamlit as st
 
 from gsr_core.data.bundle import MIN_GROUP_SIZE, SPLITS, Bundle
-from gsr_core.views.charts import plain
-from gsr_core.views.gallery import picture
+from gsr_core.views.charts import plain, show_rows
+from gsr_core.views.face import strip
 from gsr_core.views.import_source import in_rows
 
 __all__ = [
@@ -31,6 +31,7 @@ _NAMED = 6
 """Most small groups that the warning names."""
 _NOTES = 8
 _THUMBNAILS = 12
+_LINES = 4
 _WORDS = {
     "architecture": "Network",
     "checkpoint": "Weights from",
@@ -98,9 +99,8 @@ def group_table(groups: Sequence[Mapping[str, Any]], splits: Sequence[str], *, k
         # Readable on a light and on a dark page.
         return "background-color: rgba(230, 159, 0, 0.35)" if count < MIN_GROUP_SIZE else ""
 
-    st.dataframe(
+    show_rows(
         table.style.map(mark, subset=measured).format("{:,}", subset=list[Hashable](splits)),
-        hide_index=True,
         key=key,
         column_config={
             "group": st.column_config.TextColumn(width="medium", pinned=True),
@@ -153,12 +153,13 @@ def backbone_facts(bundle: Bundle) -> None:
 
 
 def group_thumbnails(bundle: Bundle, split: str) -> None:
-    """Draw a strip of images of each group, the same ones each time."""
+    """Draw a strip of samples of each group, the same ones each time."""
     rows = bundle.rows_of[split]
     members = bundle.membership[rows]
-    if all(picture(bundle, int(row)) is None for row in rows[:_THUMBNAILS]):
-        st.caption("This bundle holds no images.")
+    if not bundle.has_images and bundle.in_words(rows[:1]) is None:
+        st.caption("This bundle holds no images, texts or tables to look at.")
         return
+    most = _THUMBNAILS if bundle.has_images else _LINES
     draw = np.random.default_rng(0)
     for g, name in enumerate(bundle.group_names):
         inside = rows[members[:, g]]
@@ -166,9 +167,5 @@ def group_thumbnails(bundle: Bundle, split: str) -> None:
         if not len(inside):
             st.caption("No sample in this split.")
             continue
-        chosen = np.sort(draw.choice(inside, size=min(_THUMBNAILS, len(inside)), replace=False))
-        with st.container(horizontal=True, gap="xsmall", key=f"strip {g}"):
-            for row in chosen:
-                image = picture(bundle, int(row))
-                if image is not None:
-                    st.image(image, width=76, alt=f"{name}, sample {row}")
+        chosen = np.sort(draw.choice(inside, size=min(most, len(inside)), replace=False))
+        strip(bundle, chosen, f"samples of {name}", width=76)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import plotly.graph_objects as go
@@ -22,6 +22,7 @@ __all__ = [
     "sentence",
     "show",
     "show_error",
+    "show_rows",
     "single_group",
 ]
 
@@ -39,6 +40,19 @@ def show(figure: go.Figure, *, key: str, alt: str) -> None:
     # Streamlit puts its own inks over the template in the browser, so that a switch between
     # light and dark needs no rerun.
     st.plotly_chart(theme.finish(figure), theme="streamlit", key=key, alt=alt, config=CONFIG)
+
+
+def show_rows(data: Any, **arguments: Any) -> Any:
+    """Draw a table; a cell without a value is a dash.
+
+    Args:
+        data: What `st.dataframe` takes.
+        **arguments: Passed to it.
+
+    Returns:
+        What it returns: the rows that are selected, where they can be.
+    """
+    return st.dataframe(data, hide_index=True, placeholder="–", **arguments)
 
 
 def colours_of(bundle: Bundle) -> dict[str, str]:

@@ -22,8 +22,8 @@ from gsr_core.data.bundle import Bundle
 from gsr_core.errors import GsrError
 from gsr_core.inference.base import OUTLIER
 from gsr_core.views import navigation as nav
-from gsr_core.views.charts import percent, plain, sentence, show_error
-from gsr_core.views.gallery import picture
+from gsr_core.views.charts import percent, plain, sentence, show_error, show_rows
+from gsr_core.views.face import strip
 from gsr_core.views.map_chart import select_rows
 from gsr_core.views.slices import change_and_redraw, downloads, open_in_samples, save_and_flag
 
@@ -62,7 +62,7 @@ def cluster_panel(
     _actions(clustering, samples, bundle, chosen)
     _strips(clustering, table, samples, bundle, chosen)
     with st.expander("Settings that were tried"):
-        st.dataframe(clustering.candidates(), hide_index=True, key="cluster candidates")
+        show_rows(clustering.candidates(), key="cluster candidates")
 
 
 def _missing(clustering: Clustering, samples: pd.DataFrame) -> str:
@@ -92,9 +92,8 @@ def _agreement(clustering: Clustering) -> None:
             st.metric(name, "–" if value is None else f"{value:.2f}", border=True, help=help_text)
     with st.expander("How well each true group was recovered"):
         st.caption("For the original clusters, before merging and renaming.")
-        st.dataframe(
+        show_rows(
             pd.DataFrame(agreement["groups"]),
-            hide_index=True,
             key="cluster agreement",
             column_config={
                 name: st.column_config.NumberColumn(format="percent")
@@ -117,9 +116,8 @@ def _table(clustering: Clustering, table: pd.DataFrame, samples: pd.DataFrame) -
         select_rows(rows[np.isin(clustering.clusters_of(rows), clusters)])
 
     shares = st.column_config.NumberColumn(format="percent")
-    event = st.dataframe(
+    event = show_rows(
         table.drop(columns="cluster"),
-        hide_index=True,
         key=key,
         on_select=choose,
         selection_mode="multi-row",
@@ -154,15 +152,13 @@ def _strips(
     bundle: Bundle,
     chosen: list[int],
 ) -> None:
-    """Draw the most central and the most peripheral images of clusters."""
-    if not bundle.has_images:
-        return
+    """Draw the most central and the most peripheral samples of clusters."""
     rows = samples["row"].to_numpy()
     names = table.set_index("cluster")["name"]
     worst = table.sort_values("accuracy", kind="stable")["cluster"].tolist()
     if not chosen and len(worst) > _MOST_STRIPS:
         st.caption(
-            f"Images of the {_MOST_STRIPS} clusters with the lowest accuracy, of {len(worst)}."
+            f"Samples of the {_MOST_STRIPS} clusters with the lowest accuracy, of {len(worst)}."
         )
     for cluster in chosen or worst[:_MOST_STRIPS]:
         near, far = strips(clustering, cluster, rows, _STRIP)
@@ -174,14 +170,8 @@ def _strips(
             left, right = st.columns(2)
             for column, some, text in ((left, near, first), (right, far, last)):
                 with column:
-                    _images(bundle, some, f"{names[cluster]}, {text}")
+                    strip(bundle, some, f"{names[cluster]}, {text}", width=48)
                     st.caption(text)
-
-
-def _images(bundle: Bundle, rows: np.ndarray, label: str) -> None:
-    images = [image for row in rows if (image := picture(bundle, int(row))) is not None]
-    if images:
-        st.image(images, width=48, alt=[f"{label}, {place + 1}" for place in range(len(images))])
 
 
 def _actions(

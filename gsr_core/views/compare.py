@@ -10,7 +10,7 @@ from collections import Counter
 import pandas as pd
 import streamlit as st
 
-from gsr_core.comparing.entries import Entry, entries, identity, what_differs
+from gsr_core.comparing.entries import Entry, entries, identity
 from gsr_core.comparing.scores import group_scores, scores, spread
 from gsr_core.comparing.slices import slice_scores
 from gsr_core.data.bundle import Bundle
@@ -21,7 +21,7 @@ from gsr_core.runs.job import RunJob, run_commands
 from gsr_core.runs.protocol import protocol_of
 from gsr_core.runs.store import list_runs
 from gsr_core.views import navigation as nav
-from gsr_core.views.charts import plain, show, show_error
+from gsr_core.views.charts import plain, show, show_error, show_rows
 from gsr_core.views.frame import Frame, link
 from gsr_core.views.session import load_accuracies, load_outcome, workspace
 from gsr_core.views.slices import slices_of
@@ -57,11 +57,11 @@ def choose_entries(page: Frame) -> list[Entry]:
     # The runs of a study are offered only if the address names one of them.
     shown = {"", *(run.config.part_of for run in page.ended if run.run_id in in_address)}
     offered = entries(run for run in page.ended if run.config.part_of in shown)
-    _say_which_are_left_out(page, in_address)
+    _say_which_are_left_out(page)
     by_id = {entry.run_id: entry for entry in offered}
     # The address may name a run whose seed was computed again since; it still means that entry.
-    same = {(identity(entry.config), entry.config.part_of): entry.run_id for entry in offered}
-    keys = {run.run_id: (identity(run.config), run.config.part_of) for run in page.ended}
+    same = {(identity(entry.runs[0]), entry.config.part_of): entry.run_id for entry in offered}
+    keys = {run.run_id: (identity(run), run.config.part_of) for run in page.ended}
     of_run = {run_id: same[key] for run_id, key in keys.items() if key in same}
     if "compare runs" not in st.session_state:
         st.session_state["compare runs"] = in_address or _first_choice(offered)
@@ -76,9 +76,12 @@ def choose_entries(page: Frame) -> list[Entry]:
         list(by_id),
         format_func=lambda run_id: by_id[run_id].label,
         key="compare runs",
-        help="Runs that differ in their seed alone are one entry.",
+        help="Runs that differ in their seed alone are one entry. A run that was cancelled or "
+        "failed is no seed of its setting: it is an entry of its own.",
     )
-    nav.put(runs=",".join(chosen))
+    # What is missing stays in the address, beside the sentence that says so.
+    missing = [run_id for run_id in in_address if run_id not in of_run]
+    nav.put(runs=",".join([*chosen, *missing]))
     if not chosen:
         st.info("Choose at least one method.")
         st.stop()
@@ -88,22 +91,18 @@ def choose_entries(page: Frame) -> list[Entry]:
 def _first_choice(offered: list[Entry]) -> list[str]:
     """Return the classifier as it came and the newest entry of each other method, up to six."""
     newest: dict[str, str] = {}
+    offered = [entry for entry in offered if not entry.stopped] or offered
     for entry in sorted(offered, key=lambda entry: entry.config.method != "erm"):
         newest.setdefault(entry.config.method, entry.run_id)
     more = [entry.run_id for entry in offered if entry.run_id not in newest.values()]
     return [*newest.values(), *more][:_AT_FIRST]
 
 
-def _say_which_are_left_out(page: Frame, in_address: list[str]) -> None:
-    """Say which runs are left out because they are of other data, and what differs."""
-    digest, here = page.bundle.manifest.digest, page.ended[0]
-    others = [run for run in list_runs(workspace()) if run.config.bundle_digest != digest]
-    for run in others:
-        if run.run_id in in_address:
-            st.warning(
-                f"{plain(run.run_id)} is left out, because {plain(what_differs(here, run))}."
-            )
-    earlier = sum(run.config.bundle == page.bundle.name for run in others)
+def _say_which_are_left_out(page: Frame) -> None:
+    """Say how many runs are left out because the bundle was another one then."""
+    digest, name = page.bundle.manifest.digest, page.bundle.name
+    configs = [run.config for run in list_runs(workspace())]
+    earlier = sum(each.bundle == name and each.bundle_digest != digest for each in configs)
     if earlier:
         st.caption(
             f"{earlier:,} runs were made before this bundle was written anew and are not offered: "
@@ -181,7 +180,7 @@ def show_table(compared: list[Entry], table: pd.DataFrame, bundle: Bundle) -> No
         rows.append(
             {
                 "method": entry.label,
-                "seeds": len(own),
+                "seeds": "all" if entry.every_seed else str(len(own)),
                 "its accuracy": own["worst_group_accuracy"].mean(),
                 "± sd": own["worst_group_accuracy"].std(),
                 "label budget": protocol.budget,
@@ -197,9 +196,8 @@ def show_table(compared: list[Entry], table: pd.DataFrame, bundle: Bundle) -> No
     share = st.column_config.NumberColumn(format="percent")
     sizes = bundle.manifest.split_sizes
     most = sum(sizes[split] for split in (bundle.manifest.weighted_split, "target", "val"))
-    st.dataframe(
+    show_rows(
         rows,
-        hide_index=True,
         column_config={
             "method": st.column_config.Column(width="medium", pinned=True),
             "its accuracy": st.column_config.NumberColumn("worst-group accuracy", format="percent"),
@@ -232,9 +230,7 @@ def accuracy_by_group(tables: pd.DataFrame, what: str = "group") -> None:
     wide = wide.loc[tables["group"].unique(), tables["label"].unique()]
     wide = wide.rename_axis(index=what).reset_index()
     share = st.column_config.NumberColumn(format="percent")
-    st.dataframe(
-        wide, hide_index=True, column_config={str(name): share for name in wide.columns[1:]}
-    )
+    show_rows(wide, column_config={str(name): share for name in wide.columns[1:]})
 
 
 def show_slices(compared: list[Entry], bundle: Bundle) -> None:
@@ -265,13 +261,14 @@ def show_slices(compared: list[Entry], bundle: Bundle) -> None:
 def add_seeds(page: Frame, compared: list[Entry]) -> None:
     """Say which entries have one seed only, and offer to run more seeds."""
     # Entries with runs under way are not offered twice.
-    under_way = {identity(run.config) for run in page.runs if run.state.active}
+    under_way = {identity(run) for run in page.runs if run.state.active}
     single = [
         entry
         for entry in compared
         if len(entry.seeds) == 1
+        and not (entry.stopped or entry.every_seed)
         and not (entry.config.variation or entry.config.part_of or entry.config.sweep)
-        and identity(entry.config) not in under_way
+        and identity(entry.runs[0]) not in under_way
     ]
     if not single:
         return

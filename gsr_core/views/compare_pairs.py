@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pandas as pd
 import streamlit as st
 
@@ -18,7 +19,7 @@ from gsr_core.methods.registry import METHODS
 from gsr_core.runs.store import Run
 from gsr_core.runs.summary import run_label
 from gsr_core.views import navigation as nav
-from gsr_core.views.charts import colours_of, plain, sentence, show, single_group
+from gsr_core.views.charts import colours_of, plain, sentence, show, show_rows, single_group
 from gsr_core.views.session import load_samples
 from gsr_core.views.slices import SliceChoice, choose_slice, within
 
@@ -72,7 +73,7 @@ def differences(table: pd.DataFrame, reference: Entry, average: str, average_nam
         show(figure, key="paired", alt="Difference of worst-group accuracy with its interval.")
     with right:
         points_of = st.column_config.NumberColumn(format="%+.1f %%")
-        st.dataframe(
+        show_rows(
             {
                 "method": worst["entry"],
                 "worst group": 100 * worst["difference"],
@@ -82,7 +83,6 @@ def differences(table: pd.DataFrame, reference: Entry, average: str, average_nam
                 average_name: 100 * beside["difference"],
                 "its verdict": beside["verdict"],
             },
-            hide_index=True,
             column_config={
                 "method": st.column_config.Column(width="medium", pinned=True),
                 "worst group": points_of,
@@ -146,8 +146,8 @@ def fixed_and_broken(bundle: Bundle, compared: list[Entry], reference: Entry, be
                     _count(row[what], what, row["group"], one, two, chosen)
             cells[4].markdown(f"{row['net']:+,}")
     st.caption(
-        f"Fixed: wrong under {plain(run_label(one.config))}, right under "
-        f"{plain(run_label(two.config))}, both of seed {two.config.seed}"
+        f"Fixed: wrong under {plain(run_label(one))}, right under "
+        f"{plain(run_label(two))}, both of seed {two.config.seed}"
         f"{'' if one.config.seed == two.config.seed else f' and {one.config.seed}'}. Broken: the "
         "other way round. A count opens its samples."
     )
@@ -167,7 +167,7 @@ def _count(
         group=group,
         sort="highest loss",
         slice=chosen.key if chosen else None,
-        **dict.fromkeys(("y", "prediction", "sample")),
+        **dict.fromkeys(("y", "prediction", "sample", *nav.FOUND_BY)),
     )
     st.page_link(
         nav.PAGES["Samples"],
@@ -212,11 +212,19 @@ def value_against_value(bundle: Bundle, compared: list[Entry]) -> None:
 
 
 def _first_pair(compared: list[Entry]) -> tuple[Entry, Entry] | None:
-    """Return the first two that give values to the same rows."""
+    """Return the first two that give values to the same rows, if possible values that differ."""
     able = [entry for entry in compared if METHODS[entry.config.method].values is not Values.NONE]
-    for place, one in enumerate(able):
-        for two in able[place + 1 :]:
-            runs = shared_run(one, two)
-            if runs[0].values_split == runs[1].values_split:
-                return one, two
-    return None
+    pairs = [
+        (one, two)
+        for place, one in enumerate(able)
+        for two in able[place + 1 :]
+        if len({run.values_split for run in shared_run(one, two)}) == 1
+    ]
+    telling = (pair for pair in pairs if all(_differ(run) for run in shared_run(*pair)))
+    return next(telling, pairs[0] if pairs else None)
+
+
+def _differ(run: Run) -> bool:
+    """Return whether a run gives its samples different values: kept at step 1, they are equal."""
+    weights = run.weights(columns=["weight"])
+    return weights is not None and bool(np.ptp(weights["weight"].to_numpy()) > 0)

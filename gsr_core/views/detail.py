@@ -18,14 +18,15 @@ from gsr_core.runs.samples import INFLUENCE
 from gsr_core.runs.store import Run
 from gsr_core.views import navigation as nav
 from gsr_core.views.charts import badge, colours_of, percent, plain, show, show_error, single_group
+from gsr_core.views.face import face, face_in_full
 from gsr_core.views.frame import link
-from gsr_core.views.gallery import picture
 from gsr_core.views.session import load_neighbours, load_samples, load_weight_paths, workspace
 from gsr_core.views.slices import flags_of
 
 __all__ = ["sample_detail"]
 
 _NEIGHBOURS = 6
+_GOAL = "the goal"
 
 
 def sample_detail(bundle: Bundle, run: Run, *, to_map: bool = True) -> None:
@@ -64,13 +65,7 @@ def _dialog(bundle: Bundle, run: Run, row: int, to_map: bool) -> None:
     classes = bundle.manifest.classes
     left, right = st.columns([1, 2])
     with left:
-        image = picture(bundle, row)
-        if image is not None:
-            st.image(image, width="stretch", alt=f"sample {sample['sample_id']}")
-        elif (text := bundle.text(row)) is not None:
-            st.text(text)
-        else:
-            st.caption("This bundle has no image of the sample.")
+        face_in_full(bundle, row, alt=f"sample {sample['sample_id']}")
     with right:
         st.subheader(plain(sample["sample_id"]), anchor=False)
         st.write(f"{plain(sample['group'])} · {split}")
@@ -98,7 +93,7 @@ def _dialog(bundle: Bundle, run: Run, row: int, to_map: bool) -> None:
     _flag(bundle, row)
     if "weight" in table.columns:
         _weight_path(bundle, run, index, sample)
-    _influence(bundle, run, sample)
+    _influence(bundle, run, table, sample)
     _neighbours(bundle, run, split, table, index)
 
 
@@ -185,7 +180,8 @@ def _weight_path(bundle: Bundle, run: Run, index: int, sample: pd.Series) -> Non
     show(figure, key="detail path", alt="The sample's weight at each stored step.")
 
 
-def _influence(bundle: Bundle, run: Run, sample: pd.Series) -> None:
+def _influence(bundle: Bundle, run: Run, table: pd.DataFrame, sample: pd.Series) -> None:
+    """Draw whom more weight on the sample would help and harm, beside all other samples."""
     st.markdown("**Influence on each group**")
     columns = [INFLUENCE + name for name in bundle.group_names]
     if columns[0] not in sample.index:
@@ -194,16 +190,30 @@ def _influence(bundle: Bundle, run: Run, sample: pd.Series) -> None:
             f"weights; {run.config.method.upper()} has none for this sample."
         )
         return
+    columns = ["goal", *columns]
     values = sample[columns].to_numpy(dtype=float)
-    helped, harmed = bundle.group_names[values.argmin()], bundle.group_names[values.argmax()]
-    effects = [f"lowers the target loss of {plain(helped)} most"] * bool(values.min() < 0)
-    effects += [f"raises that of {plain(harmed)} most"] * bool(values.max() > 0)
-    st.caption(
-        "Negative: raising this sample's weight lowers the loss of the group. Here, raising it "
-        f"{' and '.join(effects) or 'changes nothing'}."
+    sizes = np.abs(table[columns].to_numpy(dtype=float))
+    shown = pd.DataFrame(
+        {
+            "group": [_GOAL, *bundle.group_names],
+            "influence": values,
+            "stronger_than": (sizes < np.abs(values)).mean(axis=0),
+        }
     )
-    table = pd.DataFrame({"group": bundle.group_names, "influence": values})
-    show(sample_influence(table), key="detail influence", alt="Influence on each group, in nats.")
+    what = "lowers" if values[0] < 0 else "raises" if values[0] > 0 else "does not change"
+    better = float((table["goal"].to_numpy() < values[0]).mean())
+    st.caption(
+        f"At the kept step, step {run.state.best_step}: raising this sample's weight {what} what "
+        f"the method minimises, by {abs(values[0]):.3g} nats per unit of weight; the strongest of "
+        f"all samples do so by {sizes[:, 0].max():.3g}. More weight on {percent(better)} of the "
+        f"{len(table):,} samples would serve the goal better. Influence is stored of this step "
+        "alone: it says what more weight would do there, not why the weight grew before."
+    )
+    show(
+        sample_influence(shown),
+        key="detail influence",
+        alt="Influence on the goal and on each group, compared with all other samples.",
+    )
 
 
 def _neighbours(bundle: Bundle, run: Run, split: str, table: pd.DataFrame, index: int) -> None:
@@ -222,9 +232,7 @@ def _neighbours(bundle: Bundle, run: Run, split: str, table: pd.DataFrame, index
     for column, other, far in zip(st.columns(_NEIGHBOURS), near, distance, strict=False):
         sample = table.iloc[other]
         with column:
-            image = picture(bundle, int(sample["row"]))
-            if image is not None:
-                st.image(image, width="stretch", alt=f"neighbour {sample['sample_id']}")
+            face(bundle, int(sample["row"]), alt=f"neighbour {sample['sample_id']}")
             weight = f"{sample['weight']:.2g}× · " if "weight" in table.columns else ""
             st.caption(f"{plain(sample['group'])}  \n{weight}cosine distance {far:.2g}")
             st.button(

@@ -25,10 +25,17 @@ def field(owner: str, key: str, schema: dict[str, Any], default: Any, *, form: s
     if "enum" in schema:
         options = schema["enum"]
         return st.selectbox(
-            label, options, index=options.index(default), help=help_text, key=identity
+            label,
+            options,
+            index=options.index(default),
+            help=help_text,
+            key=identity,
+            persist_state="session",
         )
     if schema["type"] == "boolean":
-        return st.toggle(label, value=default, help=help_text, key=identity)
+        return st.toggle(
+            label, value=default, help=help_text, key=identity, persist_state="session"
+        )
     if schema["type"] == "integer":
         return st.number_input(
             label,
@@ -38,6 +45,7 @@ def field(owner: str, key: str, schema: dict[str, Any], default: Any, *, form: s
             step=1,
             help=help_text,
             key=identity,
+            persist_state="session",
         )
     low = schema.get("minimum", schema.get("exclusiveMinimum"))
     # A widget has no open lower end, so the least value lies a little above it.
@@ -53,4 +61,5 @@ def field(owner: str, key: str, schema: dict[str, Any], default: Any, *, form: s
         format="%g",
         help=help_text,
         key=identity,
+        persist_state="session",
     )

@@ -19,13 +19,30 @@ from gsr_core.methods.base import Values
 from gsr_core.methods.registry import METHODS
 from gsr_core.progress import Status
 from gsr_core.runs.job import device_queue, ensure_run_worker, submit
-from gsr_core.runs.store import Run, create_run
+from gsr_core.runs.store import Run, create_run, list_runs
 from gsr_core.runs.summary import run_label
 from gsr_core.views import navigation as nav
-from gsr_core.views.charts import badge, show_error
-from gsr_core.views.session import bundle_names, load_bundle, runs_of, workspace
+from gsr_core.views.charts import badge, plain, show_error
+from gsr_core.views.missing import is_missing, say_missing_bundle, say_missing_runs
+from gsr_core.views.session import bundle_names, is_active, load_bundle, runs_of, workspace
 
 __all__ = ["Frame", "frame", "link", "start"]
+
+_RECENT = 50
+"""Runs of the whole workspace, the newest ones, at which the chip looks."""
+
+_STYLE = """
+<style>
+a:focus-visible, button:focus-visible, summary:focus-visible, [tabindex]:focus-visible {
+  outline: 3px solid #2f81f7 !important;
+  outline-offset: 2px;
+}
+[class*='st-key-'][class*='-card-'] {position: relative}
+[class*='st-key-open-'], [class*='st-key-open-'] * {position: static !important}
+[class*='st-key-open-'] button::after {content: ''; position: absolute !important; inset: 0}
+</style>
+"""
+"""What has the focus of the keyboard is seen, and a click anywhere on a card opens its sample."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +78,7 @@ def _begin(title: str, question: str) -> tuple[DeltaGenerator, DeltaGenerator]:
     """
     st.set_page_config(page_title=f"{title} · GSR", page_icon=_icon(), layout="wide")
     nav.begin()
+    st.html(_STYLE)
     _warm_workers()
     links = st.container(horizontal=True, vertical_alignment="center", gap="small", key="pages")
     row = st.container(horizontal=True, vertical_alignment="bottom", key="head")
@@ -86,7 +104,7 @@ def frame(title: str, question: str, *, needs_run: bool = False) -> Frame:
     """
     links, row = _begin(title, question)
     try:
-        chosen = _chosen(row, needs_run=needs_run)
+        chosen = _chosen(row, title, needs_run=needs_run)
     except _MissingError as missing:
         _draw_links(links)
         missing.draw()
@@ -105,7 +123,7 @@ class _MissingError(Exception):
         self.draw = draw
 
 
-def _chosen(row: DeltaGenerator, *, needs_run: bool) -> Frame:
+def _chosen(row: DeltaGenerator, title: str, *, needs_run: bool) -> Frame:
     """Draw the choice of bundle and run, and return it.
 
     Raises:
@@ -131,13 +149,18 @@ def _chosen(row: DeltaGenerator, *, needs_run: bool) -> Frame:
         )
         try:
             bundle = load_bundle(name)
-            _ensure_baseline(bundle)
+            everything = list_runs(workspace())
+            if _ensure_baseline(bundle, everything):
+                everything = list_runs(workspace())
         except (GsrError, OSError) as error:
             raise _MissingError(partial(show_error, error)) from error
-        nav.put(bundle=name)
-        page = Frame(bundle, _listed(runs_of(bundle)), None)
+        every = runs_of(bundle, everything)
+        page = Frame(bundle, _listed(every), None)
+        lost = is_missing("bundle", names)
+        if not lost:
+            nav.put(bundle=name)
         if needs_run and page.ended:
-            labels = {run.run_id: run_label(run.config) for run in page.ended}
+            labels = {run.run_id: run_label(run) for run in page.ended}
             run_id = nav.select(
                 "run",
                 "Run",
@@ -148,11 +171,16 @@ def _chosen(row: DeltaGenerator, *, needs_run: bool) -> Frame:
                 width=340,
             )
             run = next(run for run in page.ended if run.run_id == run_id)
-            if METHODS[run.config.method].values is not Values.NONE:
+            lost_run = lost or is_missing("run", list(labels))
+            if METHODS[run.config.method].values is not Values.NONE and not lost_run:
                 # In the URL, so that a link shows this run also when newer ones exist.
                 nav.put(run=run_id)
             page = Frame(bundle, page.runs, run)
-        _chip(page.runs)
+        _chip(page.runs, everything)
+    if lost:
+        say_missing_bundle(name)
+    else:
+        say_missing_runs(title, bundle, every)
     if needs_run and page.run is None:
         raise _MissingError(
             partial(
@@ -171,7 +199,12 @@ def _listed(runs: list[Run]) -> list[Run]:
 
 
 def link(page: str, label: str, **changes: object) -> None:
-    """Draw a link to another page, with changed choices."""
+    """Draw a link to another page, with changed choices.
+
+    One to Samples shows just the samples that it is about, whatever was searched for there.
+    """
+    if page == "Samples":
+        changes = {**dict.fromkeys(nav.FOUND_BY), **changes}
     st.page_link(nav.PAGES[page], label=label, query_params=nav.params(**changes))
 
 
@@ -188,20 +221,30 @@ def _newest_weighted(runs: list[Run]) -> str:
     return (weighted or [runs[0].run_id])[0]
 
 
-def _has_baseline(bundle: Bundle) -> bool:
-    return any(run.config.method == "erm" and not run.config.part_of for run in runs_of(bundle))
+def _has_baseline(bundle: Bundle, runs: list[Run]) -> bool:
+    mine = (run.config for run in runs_of(bundle, runs))
+    return any(config.method == "erm" and not config.part_of for config in mine)
 
 
-def _ensure_baseline(bundle: Bundle) -> None:
-    """Queue the reference run once: every page compares with the classifier as it came."""
-    if _has_baseline(bundle):
-        return
+def _ensure_baseline(bundle: Bundle, runs: list[Run]) -> bool:
+    """Queue the reference run once: every page compares with the classifier as it came.
+
+    Args:
+        bundle: The data.
+        runs: Of the workspace.
+
+    Returns:
+        Whether there are more runs now.
+    """
+    if _has_baseline(bundle, runs):
+        return False
     place = workspace()
     place.jobs.mkdir(parents=True, exist_ok=True)
     # Two tabs may arrive at once; the second then finds the run of the first.
     with FileLock(place.jobs / f"baseline-{bundle.manifest.digest[:16]}.lock"):
-        if not _has_baseline(bundle):
+        if not _has_baseline(bundle, list_runs(place)):
             submit(create_run(place, str(bundle.path), "erm"))
+    return True
 
 
 @st.cache_resource(show_spinner=False, ttl=60)
@@ -211,26 +254,45 @@ def _warm_workers() -> None:
     ensure_worker(workspace(), BACKGROUND)
 
 
-def _chip(runs: list[Run]) -> None:
-    """Say which run is being computed, and check every second while one is."""
-    waiting = [run.run_id for run in runs if run.state.active]
+def _chip(runs: list[Run], everything: list[Run]) -> None:
+    """Say which run is being computed, also for another bundle, and look every second.
+
+    Args:
+        runs: Of the bundle; when one of them ends, the page is drawn again.
+        everything: Of the workspace, newest first.
+    """
+    mine = [run for run in runs if is_active(run)]
+    # What waits or computes is new; to look at thousands of runs would take longer than the page.
+    recent = [run for run in everything[:_RECENT] if run not in mine and is_active(run)]
+    active = sorted([*mine, *recent], key=everything.index)
 
     def progress() -> None:
-        active = [run for run in runs if run.run_id in waiting and run.state.active]
-        if len(active) < len(waiting):
+        if not all(is_active(run) for run in mine):
             nav.refresh()
-        for run in active[:1]:
-            state = run.state
-            more = f" · {len(active) - 1} waiting" if len(active) > 1 else ""
-            if state.status is Status.RUNNING:
-                text = f"{run.config.method.upper()} step {state.step} of {state.steps}{more}"
-                badge(text, colour="blue")
-            else:
-                ensure_run_worker(run)
-                badge(f"{run.config.method.upper()} queued{more}", colour="gray")
+        here = [run for run in active if is_active(run)]
+        if not here:
+            return
+        # Oldest first, as they are computed; what computes goes before what waits.
+        at_work = [run for run in reversed(here) if run.state.status is Status.RUNNING]
+        waiting = len(here) - len(at_work)
+        for run in at_work:
+            badge(_step_of(run, runs), colour="blue")
+        if not at_work:
+            ensure_run_worker(here[-1])
+        if waiting:
+            badge(f"{waiting} waiting" if at_work else f"{waiting} queued", colour="gray")
 
-    if waiting:
+    if active:
         st.fragment(progress, run_every=1.0)()
+
+
+def _step_of(run: Run, here: list[Run]) -> str:
+    """Return where a run is, with its bundle if that is not the page's."""
+    state, config = run.state, run.config
+    left = (state.steps - state.step) * state.seconds / max(state.step, 1)
+    elsewhere = "" if run in here else f" on {plain(config.bundle)}"
+    time = f" · {left:.0f} s left" * (state.step > 0)
+    return f"{config.method.upper()}{elsewhere} step {state.step} of {state.steps}{time}"
 
 
 @st.cache_resource(show_spinner=False)

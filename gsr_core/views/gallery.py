@@ -2,46 +2,19 @@
 
 from __future__ import annotations
 
-import io
 import zlib
 
 import numpy as np
 import pandas as pd
 import streamlit as st
-from PIL import Image
 
 from gsr_core.data.bundle import Bundle
 from gsr_core.views import navigation as nav
 from gsr_core.views.charts import badge, percent, plain
+from gsr_core.views.face import face
 from gsr_core.views.slices import flags_of
 
-__all__ = ["gallery", "picture"]
-
-_SHARP = 96
-"""Images whose shorter side is below this are enlarged by whole pixels, to stay sharp."""
-
-
-def picture(bundle: Bundle, row: int) -> bytes | None:
-    """Return a sample's image as encoded bytes, large enough to look at, or None."""
-    return _enlarged(str(bundle.path), bundle.manifest.digest, row, bundle)
-
-
-@st.cache_data(max_entries=4096, show_spinner=False)
-def _enlarged(path: str, digest: str, row: int, _bundle: Bundle) -> bytes | None:
-    encoded = _bundle.thumbnail(row)
-    if encoded is None:
-        return None
-    image = Image.open(io.BytesIO(encoded))
-    shorter = min(image.size)
-    if shorter >= _SHARP:
-        return encoded
-    factor = -(-2 * _SHARP // shorter)
-    enlarged = image.convert("RGB").resize(
-        (image.width * factor, image.height * factor), Image.Resampling.NEAREST
-    )
-    output = io.BytesIO()
-    enlarged.save(output, "PNG")
-    return output.getvalue()
+__all__ = ["gallery"]
 
 
 def gallery(
@@ -95,21 +68,20 @@ def gallery(
 
 def _card(bundle: Bundle, sample: dict, flag: str, *, key: str) -> None:
     classes = bundle.manifest.classes
-    image = picture(bundle, sample["row"])
-    alt = f"sample {sample['sample_id']}, {sample['group']}"
-    if image is not None:
-        st.image(image, width="stretch", alt=alt)
-    elif (text := bundle.text(sample["row"])) is not None:
-        st.text(text[:160])
+    face(bundle, sample["row"], alt=f"sample {sample['sample_id']}, {sample['group']}")
     st.caption(plain(sample["group"]))
     if "weight" in sample:
         st.markdown(f"**{sample['weight']:.3g}×** weight")
+    # A field without a value in this run, such as the difference from one that lacks the sample.
+    if np.isfinite(difference := sample.get("difference", np.nan)):
+        st.caption(f"{difference:+.3g}× against B")
+    sure = f"{percent(sample['confidence'])} sure"
     if sample["correct"]:
-        badge(f"{percent(sample['confidence'])} right", colour="green")
+        badge(f"right, {sure}", colour="green")
     else:
-        badge(f"taken for {classes[sample['prediction']]}", colour="orange")
+        badge(f"taken for {classes[sample['prediction']]}, {sure}", colour="orange")
     if flag:
         badge("flagged", icon=":material/flag:", colour="red", about=flag)
-    if st.button(plain(sample["sample_id"]), key=f"open {key}", type="tertiary", help="Details"):
+    if st.button(plain(sample["sample_id"]), key=f"open {key}", type="tertiary"):
         nav.put(sample=sample["row"])
         st.rerun()

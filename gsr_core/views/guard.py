@@ -115,11 +115,16 @@ def why_refused(host: str, origin: str | None, *, names: list[str], origins: lis
 
 @asynccontextmanager
 async def open_browser(app: st.App) -> AsyncIterator[None]:
-    """Open the dashboard in a browser, which Streamlit leaves to an `st.App`, unless headless."""
+    """Say where the dashboard is, and open it in a browser unless headless.
+
+    Streamlit leaves a browser to an `st.App`; where it is, it says only together with advice.
+    """
+    address, port = st.get_option("server.address"), st.get_option("server.port")
+    host = "localhost" if address in (None, "", "0.0.0.0", "::") else address
+    where = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    if st.get_option("logger.hideWelcomeMessage"):
+        print(f"The dashboard is at {where}", flush=True)
     if not st.get_option("server.headless"):
-        address, port = st.get_option("server.address"), st.get_option("server.port")
-        host = "localhost" if address in (None, "", "0.0.0.0", "::") else address
-        where = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         # The port is open by now: whoever comes early waits. A browser may take its time to start.
         asyncio.get_running_loop().run_in_executor(None, webbrowser.open, where)
     yield

@@ -21,6 +21,7 @@ from gsr_core.views.import_network import (
     choose_network,
     choose_training,
 )
+from gsr_core.views.import_sight import network_sight
 from gsr_core.views.import_source import FAILURES, Reading, choose_source, first_rows, look
 from gsr_core.views.job_watch import state_of
 from gsr_core.views.session import bundle_names, workspace
@@ -64,6 +65,8 @@ def _steps(reading: Reading) -> None:
                 "comes from."
             )
             return
+        if values["backbone"] is not None and preview["modality"] == "image":
+            network_sight(reading, values["backbone"])
         values["training"] = choose_training()
         with st.expander("How features are computed"):
             values["extraction"] = choose_extraction()

@@ -19,7 +19,7 @@ from gsr_core.errors import GsrError
 from gsr_core.ingest.plan import Plan
 from gsr_core.ingest.read import preview
 from gsr_core.readers.registry import describe_readers, make_reader
-from gsr_core.views.charts import plain, show_error
+from gsr_core.views.charts import plain, show_error, show_rows
 from gsr_core.views.session import bundle_names, workspace
 
 __all__ = [
@@ -164,7 +164,7 @@ def look(reading: Reading, plan: Plan) -> dict[str, Any]:
 def first_rows(reading: Reading) -> None:
     """Draw the first rows of the table, and images if there are any."""
     table = reading.source.table
-    st.dataframe(table.head(5), hide_index=True)
+    show_rows(table.head(5))
     st.caption(f"The first of {len(table):,} rows · {plain(reading.source.origin)}")
     if reading.source.inputs.modality == "image":
         with st.container(horizontal=True, gap="xsmall", key="import pictures"):

@@ -12,9 +12,10 @@ from gsr_core.runs.job import ensure_run_worker, submit
 from gsr_core.runs.store import Run
 from gsr_core.runs.summary import headline, run_label, unsolved_steps
 from gsr_core.views import navigation as nav
-from gsr_core.views.charts import badge, percent, plain, show, show_error
+from gsr_core.views.charts import badge, percent, plain, show, show_error, show_rows
 from gsr_core.views.frame import Frame, link
-from gsr_core.views.session import load_history
+from gsr_core.views.run_actions import run_actions, run_settings
+from gsr_core.views.session import is_active, load_history
 
 __all__ = ["job_panel"]
 
@@ -23,23 +24,31 @@ _POLL = 0.5
 
 
 def job_panel(page: Frame) -> None:
-    """Draw the run under way, live, then the table of all runs of the bundle."""
-    active = [run for run in reversed(page.runs) if run.state.active]
+    """Draw the run under way, live, one run in full, then the table of all runs of the bundle."""
+    active = [run for run in reversed(page.runs) if is_active(run)]
     if active:
         st.fragment(_live, run_every=_POLL)(active)
-    elif page.runs:
-        _latest(page.runs[0])
+    if page.runs:
+        labels = {run.run_id: run_label(run) for run in page.runs}
+        chosen = nav.select(
+            "shown",
+            "Show a run",
+            ["", *labels] if active else list(labels),
+            format_func=lambda run_id: labels.get(run_id, "only those under way"),
+        )
+        if chosen:
+            _in_full(next(run for run in page.runs if run.run_id == chosen))
     _table(page.runs)
 
 
 def _live(active: list[Run]) -> None:
     """Draw the active runs anew twice a second; redraw the page when one ends."""
-    states = [run.state for run in active]
-    if not all(state.active for state in states):
+    if not all(is_active(run) for run in active):
         nav.refresh()
+    states = [run.state for run in active]
     place = next((i for i, each in enumerate(states) if each.status is Status.RUNNING), 0)
     run, state = active[place], states[place]
-    st.subheader(plain(run_label(run.config)), anchor=False)
+    st.subheader(plain(run_label(run)), anchor=False)
     if state.status is Status.QUEUED:
         ensure_run_worker(run)
         st.progress(0.0, text="Waiting for the worker")
@@ -62,7 +71,7 @@ def _live(active: list[Run]) -> None:
             st.toast("The run will stop after its current step.")
         for other in active:
             if other.run_id != run.run_id:
-                badge(f"waiting: {run_label(other.config)}", colour="gray")
+                badge(f"waiting: {run_label(other)}", colour="gray")
                 st.button(
                     "Cancel",
                     key=f"cancel {other.run_id}",
@@ -71,10 +80,10 @@ def _live(active: list[Run]) -> None:
                 )
 
 
-def _latest(run: Run) -> None:
-    """Draw how the newest run ended, its scores, and where to go from there."""
+def _in_full(run: Run) -> None:
+    """Draw how a run ended, its scores, and where to go from there."""
     state = run.state
-    st.subheader(f"{plain(run_label(run.config))}: {state.status}", anchor=False)
+    st.subheader(f"{plain(run_label(run))}: {state.status}", anchor=False)
     if state.status is Status.FAILED:
         show_error(state.message)
         if log := run.log_text():
@@ -103,8 +112,10 @@ def _latest(run: Run) -> None:
             link("Weights", "See the weights", run=run.run_id)
             link("Samples", "See the samples", run=run.run_id, sort="heaviest")
             link("Compare", "Compare")
-            if "steps" in run.config.settings:
+            if "steps" in run.config.settings and not state.active:
                 _continue(run, state.step)
+    run_actions(run)
+    run_settings(run)
 
 
 def _continue(run: Run, done: int) -> None:
@@ -133,7 +144,7 @@ def _table(runs: list[Run]) -> None:
         state, scores = run.state, headline(run, history=load_history(run))
         rows.append(
             {
-                "run": run_label(run.config),
+                "run": run_label(run),
                 "status": str(state.status),
                 "worst group, test": scores["worst_group_accuracy"],
                 "mean, test": scores["mean_accuracy"],
@@ -144,9 +155,8 @@ def _table(runs: list[Run]) -> None:
             }
         )
     shares = st.column_config.NumberColumn(format="percent")
-    st.dataframe(
+    show_rows(
         rows,
-        hide_index=True,
         column_config={
             "worst group, test": shares,
             "mean, test": shares,

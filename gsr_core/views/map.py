@@ -14,7 +14,7 @@ import streamlit as st
 
 from gsr_core.figures import theme
 from gsr_core.figures.inks import Kind
-from gsr_core.figures.scatter import MAX_DRAWN, MAX_ON_TOP
+from gsr_core.figures.scatter import MANY_POINTS, MAX_DRAWN, MAX_ON_TOP
 from gsr_core.figures.scatter_3d import MAX_DRAWN_3D, point_map_3d
 from gsr_core.inference.base import OUTLIER
 from gsr_core.runs.store import Run
@@ -50,11 +50,17 @@ def linked_maps(view: MapView) -> None:
     @st.fragment
     def maps() -> None:
         chosen, focus = selected_rows(view.scope), _focus(view)
-        drawings = _drawings(view, maps_there)
-        for column, draw in zip(st.columns(len(drawings), gap="medium"), drawings, strict=True):
-            with column:
-                _map(view, *draw, shown=shown, chosen=chosen, focus=focus)
-        selection(view, chosen)
+        first, *others = _drawings(view, maps_there)
+        # The answer to a lasso is beside the map that it was drawn on, not below the fold.
+        left, right = st.columns([3, 2], gap="medium")
+        with left:
+            _map(view, *first, shown=shown, chosen=chosen, focus=focus)
+            for draw in others:
+                # Names of runs are plain text there, but Markdown all the same.
+                with st.expander(draw[1], expanded=True, key=f"{draw[0]} fold"):
+                    _map(view, *draw, shown=shown, chosen=chosen, focus=focus, heading=False)
+        with right:
+            selection(view, chosen)
 
     maps()
 
@@ -71,7 +77,7 @@ def _drawings(
             drawings.append((f"map {space}", title, places, view.run))
             continue
         for run in (view.run, view.other):
-            heading = f"{title}, coloured by {plain(run_label(run.config))}"
+            heading = f"{title}, coloured by {plain(run_label(run))}"
             drawings.append((f"map {space} {run.run_id}", heading, places, run))
     return drawings
 
@@ -86,15 +92,19 @@ def _map(
     shown: np.ndarray,
     chosen: np.ndarray,
     focus: int | None,
+    heading: bool = True,
 ) -> None:
     """Draw one map."""
     samples = view.samples
     if run is not view.run:
         samples = with_more(load_samples(run, view.split), view.bundle, view.clustering)
-    st.markdown(title)
+    if len(samples) <= MANY_POINTS and (words := view.bundle.in_words(samples["row"].to_numpy())):
+        samples = samples.assign(**{"in words": words})
+    if heading:
+        st.markdown(title)
     kind = colourings(view.bundle, samples).get(view.colour)
     if kind is None:
-        st.caption(f"{plain(run_label(run.config))} has no {view.colour} to colour by.")
+        st.caption(f"{plain(run_label(run))} has no {view.colour} to colour by.")
         return
     points, colours = _coloured(view, samples, kind)
     # A map has rows in an order of its own; `shown` counts in the order of the table.
@@ -102,9 +112,15 @@ def _map(
         places.set_index("row")
         .loc[points["row"]]
         .reset_index()
-        .assign(**{name: points[name].to_numpy() for name in (view.colour, "sample_id")})
+        .assign(
+            **{
+                name: points[name].to_numpy()
+                for name in (view.colour, "sample_id", "in words")
+                if name in points.columns
+            }
+        )
     )
-    alt = f"Map of {len(points):,} samples, coloured by {view.colour}."
+    alt = f"{title.replace('*', '')}: map of {len(points):,} samples, coloured by {view.colour}."
     style: dict[str, Any] = {"colour": view.colour, "kind": kind, "colours": colours}
     if view.dimensions == 3:
         figure = point_map_3d(points.iloc[shown], **style, chosen=chosen, focus=focus, revision=key)

@@ -35,6 +35,8 @@ const SHAPES = {
   x: 'M-1-.5L-.5-1 0-.5.5-1 1-.5.5 0 1 .5.5 1 0 .5-.5 1-1 .5-.5 0Z',
 };
 
+const KEYS = 'Arrows move it, plus and minus zoom, 0 shows all, Escape clears the selection.';
+
 const maps = new WeakMap();
 
 export default function (component) {
@@ -52,7 +54,10 @@ class Chart {
     this.tools = element(root, 'div', 'tools');
     this.plot = element(root, 'div', 'plot');
     this.plot.tabIndex = 0;
+    // It takes keys of its own; without a role, a name on it would not be read.
+    this.plot.setAttribute('role', 'application');
     this.canvas = element(this.plot, 'canvas');
+    this.canvas.setAttribute('aria-hidden', 'true');
     this.over = this.plot.appendChild(document.createElementNS(SVG, 'svg'));
     this.tip = element(this.plot, 'div', 'tip');
     this.key = element(root, 'ul', 'key');
@@ -96,6 +101,7 @@ class Chart {
 
   show({map, shown}) {
     this.root.setAttribute('aria-label', shown.alt);
+    this.plot.setAttribute('aria-label', `${shown.alt} ${KEYS}`);
     this.root.style.setProperty('--accent', shown.accent);
     if (map.places !== this.map?.places) {
       this.x = numbers(map.x, Uint16Array);
@@ -524,7 +530,8 @@ class Chart {
     const {map, rows, codes, values} = this;
     const meaning = values ? short(values[point]) : map.names[codes[point]];
     const name = map.ids ? map.ids[point] : `row ${rows[point]}`;
-    this.tip.textContent = `${map.title}: ${meaning}\n${name}`;
+    const words = map.words ? `\n${map.words[point]}` : '';
+    this.tip.textContent = `${map.title}: ${meaning}\n${name}${words}`;
     const [x, y] = this.pointed;
     const [right, low] = [x > this.wide / 2, y > this.tall / 2];
     Object.assign(this.tip.style, {

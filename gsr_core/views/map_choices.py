@@ -119,7 +119,7 @@ def choose_maps(page: Frame) -> MapView:
             )
             drawn_in = nav.select("dimensions", "Drawn in", ["2-D", "3-D"])
             others = {
-                each.run_id: run_label(each.config)
+                each.run_id: run_label(each)
                 for each in page.ended
                 if each.run_id != run.run_id
                 and (each.config.seed, each.config.variation)

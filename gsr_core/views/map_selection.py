@@ -7,7 +7,7 @@ import pandas as pd
 import streamlit as st
 
 from gsr_core.curation.tables import describe_rows
-from gsr_core.views.charts import percent
+from gsr_core.views.charts import percent, show_rows
 from gsr_core.views.gallery import gallery
 from gsr_core.views.map_choices import MapView
 from gsr_core.views.slices import downloads, open_in_samples, save_and_flag
@@ -29,22 +29,20 @@ def selection(view: MapView, rows: np.ndarray) -> None:
     order = "rank" if "rank" in table.columns else "loss"
     table = table.sort_values(order, ascending=order == "rank")
     st.subheader(f"{len(table):,} selected", anchor=False)
-    left, right = st.columns([3, 2], gap="large")
-    with right:
-        _statistics(view, table)
-    with left:
-        how = st.segmented_control(
-            "Show as",
-            ["pictures", "table"],
-            default="pictures",
-            required=True,
-            key="selected as",
-            label_visibility="collapsed",
-        )
-        if how == "table":
-            st.dataframe(table, hide_index=True, key="selected table")
-        else:
-            gallery(bundle, table, key="selected", sizes=(12,))
+    _numbers(view, table)
+    how = st.segmented_control(
+        "Show as",
+        ["pictures" if bundle.has_images else "samples", "table"],
+        default="pictures" if bundle.has_images else "samples",
+        required=True,
+        key="selected as",
+        label_visibility="collapsed",
+    )
+    if how == "table":
+        show_rows(table, key="selected table")
+    else:
+        gallery(bundle, table, key="selected", sizes=(6,))
+    _by_group(view, table)
     with st.container(horizontal=True, vertical_alignment="center", key="selected actions"):
         open_in_samples(bundle, rows, "Open these in Samples")
         save_and_flag(bundle, rows, f"selected on the map of {view.split}")
@@ -56,42 +54,25 @@ def selection(view: MapView, rows: np.ndarray) -> None:
         )
 
 
-def _statistics(view: MapView, table: pd.DataFrame) -> None:
-    """Draw how the selected samples differ from the others of the split."""
-    samples = view.samples
+def _numbers(view: MapView, table: pd.DataFrame) -> None:
+    """Draw how the selected samples differ from all of the split, in one line."""
+    everything = view.samples
+    parts = [
+        f"**{percent(table['correct'].mean())}** right (all: "
+        f"{percent(everything['correct'].mean())})",
+        f"mean loss **{table['loss'].mean():.2g}** nats ({everything['loss'].mean():.2g})",
+    ]
+    if "weight" in table.columns:
+        parts.append(f"mean weight **{table['weight'].mean():.2g}×** an equal share")
+    st.markdown(" · ".join(parts))
 
-    def measured(part: pd.DataFrame) -> dict[str, float]:
-        numbers = {"samples": len(part), "accuracy": part["correct"].mean()}
-        numbers["mean loss, nats"] = part["loss"].mean()
-        if "weight" in part.columns:
-            numbers["mean weight"] = part["weight"].mean()
-        return numbers
 
-    inside, everything = measured(table), measured(samples)
-    with st.container(horizontal=True):
-        st.metric(
-            "Right",
-            percent(inside["accuracy"]),
-            border=True,
-            help=f"All samples of {view.split}: {percent(everything['accuracy'])}.",
-        )
-        st.metric(
-            "Mean loss",
-            f"{inside['mean loss, nats']:.2g}",
-            border=True,
-            help=f"In nats. All samples: {everything['mean loss, nats']:.2g}.",
-        )
-        if "mean weight" in inside:
-            st.metric(
-                "Mean weight",
-                f"{inside['mean weight']:.2g}×",
-                border=True,
-                help="Relative to an equal share.",
-            )
+def _by_group(view: MapView, table: pd.DataFrame) -> None:
+    """Draw how many of each group, or cluster, are selected."""
     by = "cluster" if view.colour == "cluster" else "group"
     counts = table[by].value_counts()
-    total = samples[by].value_counts()
-    st.dataframe(
+    total = view.samples[by].value_counts()
+    show_rows(
         pd.DataFrame(
             {
                 by: counts.index,
@@ -100,7 +81,6 @@ def _statistics(view: MapView, table: pd.DataFrame) -> None:
                 "right": table.groupby(by)["correct"].mean()[counts.index].to_numpy(),
             }
         ),
-        hide_index=True,
         key=f"selected by {by}",
         column_config={
             "of all": st.column_config.NumberColumn(

@@ -11,6 +11,7 @@ from gsr_core.methods.base import LabelNeeds
 from gsr_core.methods.registry import METHODS, make_method
 from gsr_core.runs.job import RunJob
 from gsr_core.views.fields import field
+from gsr_core.views.import_source import in_rows
 
 __all__ = ["method_form", "setting_field"]
 
@@ -27,6 +28,11 @@ _NEEDS = {
 
 def method_form(bundle: str, devices: list[str]) -> list[RunJob]:
     """Draw the form and return the runs on a bundle that it describes, one for each seed."""
+    # Of the run whose settings were asked for; each time the widgets are new ones.
+    given = st.session_state.get(
+        "run form", {"turn": 0, "method": "", "settings": {}, "device": ""}
+    )
+    form = f"form {given['turn']}" if given["turn"] else "form"
     needs = st.segmented_control(
         "Methods that train with",
         ["all", *LabelNeeds],
@@ -35,37 +41,60 @@ def method_form(bundle: str, devices: list[str]) -> list[RunJob]:
         required=True,
         help="Which group labels a method reads to train. Methods that read none may still need "
         "those of val to choose the step that is kept: see the setting 'selection'.",
-        key="form needs",
+        key=f"{form} needs",
+        persist_state="session",
     )
     names = [name for name, each in METHODS.items() if needs in ("all", each.needs)]
     name = st.selectbox(
         "Method",
         names,
+        index=names.index(given["method"]) if given["method"] in names else 0,
         format_func=lambda key: METHODS[key].title,
-        key=f"form method {needs}",
+        key=f"{form} method {needs}",
+        persist_state="session",
     )
     method = METHODS[name]
     st.caption(f"{method.summary} Trains with {method.needs}. Per-sample values: {method.values}.")
     fields = TypeAdapter(method).json_schema()["properties"]
     defaults = make_method(name).settings()
+    start = {**defaults, **(given["settings"] if name == given["method"] else {})}
     hidden = [key for key in fields if key not in (*_UP_FRONT, "seed")]
     values: dict[str, Any] = {}
     shown = [key for key in _UP_FRONT if key in fields]
-    for column, key in zip(st.columns(max(len(shown), 2)), shown, strict=False):
+    # Two in a row: the form is narrow beside the runs.
+    for column, key in zip(in_rows(len(shown), 2), shown, strict=True):
         with column:
-            values[key] = field(name, key, fields[key], defaults[key])
+            values[key] = field(name, key, fields[key], start[key], form=form)
     with st.expander("More settings"):
         for key in hidden:
-            values[key] = field(name, key, fields[key], defaults[key])
+            values[key] = field(name, key, fields[key], start[key], form=form)
     left, right = st.columns(2)
     with left:
         first = st.number_input(
-            "Seed", 0, 10_000, 0, help=fields["seed"]["description"], key="form seed"
+            "Seed",
+            0,
+            10_000,
+            min(int(start["seed"]), 10_000),
+            help=fields["seed"]["description"],
+            key=f"{form} seed",
+            persist_state="session",
         )
-        device = st.selectbox("Device", devices, key="form device")
+        device = st.selectbox(
+            "Device",
+            devices,
+            index=devices.index(given["device"]) if given["device"] in devices else 0,
+            key=f"{form} device",
+            persist_state="session",
+        )
     with right:
         count = st.number_input(
-            "Runs", 1, 10, 1, help="One run for each of so many seeds.", key="form runs"
+            "Runs",
+            1,
+            10,
+            1,
+            help="One run for each of so many seeds.",
+            key=f"{form} runs",
+            persist_state="session",
         )
     changed = {key: value for key, value in values.items() if value != defaults[key]}
     return [

@@ -14,7 +14,19 @@ from typing import Any, NoReturn
 
 import streamlit as st
 
-__all__ = ["DEFAULTS", "PAGES", "begin", "get", "go", "params", "put", "refresh", "select"]
+__all__ = [
+    "DEFAULTS",
+    "FOUND_BY",
+    "PAGES",
+    "begin",
+    "get",
+    "go",
+    "params",
+    "put",
+    "refresh",
+    "select",
+    "write",
+]
 
 PAGES = {
     "Setup": "pages/setup.py",
@@ -26,6 +38,7 @@ PAGES = {
     "Compare": "pages/compare.py",
     "Study": "pages/study.py",
     "Sweep": "pages/sweep.py",
+    "Guide": "pages/guide.py",
 }
 """Title and script of every page, in the order of the work."""
 
@@ -33,10 +46,17 @@ DEFAULTS = {
     "bundle": "",
     "run": "",
     "runs": "",
+    "shown": "",
     "split": "",
     "group": "",
     "y": "",
     "prediction": "",
+    "search": "",
+    "attribute": "",
+    "value": "",
+    "measure": "",
+    "low": "",
+    "high": "",
     "sort": "",
     "sample": "",
     "step": "",
@@ -57,8 +77,12 @@ DEFAULTS = {
     "right": "",
     "sweep": "",
     "study": "",
+    "doc": "",
 }
 """Every choice and its value while nothing is chosen; values are text."""
+
+FOUND_BY = ("search", "attribute", "value", "measure", "low", "high")
+"""Choices that narrow Samples by hand; a link that names samples of its own clears them."""
 
 _STATE = "choices"
 _TURNS = "turns of choices"
@@ -169,6 +193,24 @@ def select(
 
     (draw or st.selectbox)(label, options, key=key, on_change=changed, **arguments)
     return current
+
+
+def write(name: str, label: str, **arguments: Any) -> str:
+    """Draw a text field for one choice and return the choice.
+
+    Args:
+        name: The choice.
+        label: The field's label.
+        **arguments: Passed to `st.text_input`.
+    """
+    key = _key(name)
+    st.session_state[key] = get(name)
+
+    def changed() -> None:
+        put(**{name: str(st.session_state[key]).strip()})
+
+    st.text_input(label, key=key, on_change=changed, **arguments)
+    return get(name)
 
 
 def _text(changes: dict[str, object]) -> dict[str, str]:

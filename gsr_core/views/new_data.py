@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import streamlit as st
 
+from gsr_core.data.bundle import Bundle
+from gsr_core.errors import GsrError
 from gsr_core.example_job import ExampleJob
 from gsr_core.jobs.queue import start_job
 from gsr_core.progress import Status
+from gsr_core.runs.removal import delete_bundle, runs_on
 from gsr_core.views import navigation as nav
-from gsr_core.views.charts import show_error
+from gsr_core.views.charts import plain, show_error
 from gsr_core.views.import_form import import_form
 from gsr_core.views.job_watch import state_of, watch_job
 from gsr_core.views.session import bundle_names, workspace
 
-__all__ = ["add_data", "bring_data"]
+__all__ = ["add_data", "bring_data", "remove_data"]
 
 _EXAMPLE = ExampleJob()
 
@@ -41,6 +44,25 @@ def add_data() -> None:
         if _EXAMPLE.name not in bundle_names():
             _example(aside=True)
         import_form()
+
+
+def remove_data(bundle: Bundle) -> None:
+    """Draw the button that deletes a bundle, which asks once more."""
+    runs = len(runs_on(workspace(), bundle.name))
+    with st.popover("Delete this bundle", icon=":material/delete:", key="delete bundle"):
+        st.write(
+            f"This deletes bundle **{plain(bundle.name)}** and the "
+            f"**{runs:,} run{'s' * (runs != 1)}** on it, for good. Files that it was imported from "
+            "stay, and so do slices and flags."
+        )
+        if st.button("Delete it", type="primary", key="really delete bundle"):
+            try:
+                delete_bundle(workspace(), bundle.name)
+            except GsrError as error:
+                show_error(error)
+            else:
+                nav.put(bundle=None, run=None, runs=None, sample=None)
+                st.rerun()
 
 
 def _example(*, aside: bool = False) -> None:

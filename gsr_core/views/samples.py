@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import reduce
+
 import numpy as np
 import pandas as pd
 import streamlit as st
@@ -9,62 +11,107 @@ import streamlit as st
 from gsr_core.comparing.changes import changed_samples
 from gsr_core.data.bundle import SPLITS, Bundle
 from gsr_core.errors import GsrError
+from gsr_core.methods.registry import METHODS
 from gsr_core.runs.store import Run, open_run
 from gsr_core.runs.summary import run_label
 from gsr_core.views import navigation as nav
-from gsr_core.views.charts import plain
-from gsr_core.views.session import load_samples, workspace
+from gsr_core.views.charts import plain, show_error
+from gsr_core.views.frame import Frame
+from gsr_core.views.session import load_samples, load_search, load_values, workspace
 from gsr_core.views.slices import choose_slice, downloads
 
 __all__ = ["choose_samples", "download", "passing"]
 
-_WEIGHT_SORTS = {"heaviest": ("rank", True), "lightest": ("rank", False)}
-_OTHER_SORTS = {
+_SORTS = {
+    "heaviest": ("rank", True),
+    "lightest": ("rank", False),
+    "helps the goal most": ("goal", True),
+    "harms the goal most": ("goal", False),
+    "heavier than in B": ("difference", False),
+    "lighter than in B": ("difference", True),
     "highest loss": ("loss", False),
     "lowest loss": ("loss", True),
     "least confident": ("confidence", True),
     "row": ("row", True),
 }
-_SORTS = {**_WEIGHT_SORTS, **_OTHER_SORTS}
-"""Column of each order, and whether it ascends."""
+"""Column of each order, and whether it ascends. An order is offered where its column is there."""
+
+_MEASURES = ("weight", "goal", "difference", "loss", "confidence")
+"""Columns that a range can be asked of."""
+
+_FILTERS = ("group", "y", "prediction", "slice", "changed", "other", *nav.FOUND_BY)
+"""Choices that a reset clears."""
+
+_MOST_VALUES = 200
+"""Values of an attribute that can be chosen from."""
 
 
-def choose_samples(bundle: Bundle, run: Run) -> tuple[pd.DataFrame, np.ndarray, str]:
+def choose_samples(page: Frame) -> tuple[pd.DataFrame, np.ndarray, str]:
     """Draw the filters.
 
     Returns:
-        The split's `sample_table`, the positions that pass, in order, and the filters in words.
+        The split's `sample_table`, with a column `difference` where a run B is chosen; the
+        positions that pass, in order; and the filters in words.
     """
+    bundle, run = page.bundle, page.run
+    assert run is not None
     manifest = bundle.manifest
     present = [split for split in SPLITS if split in manifest.split_sizes]
     with st.container(horizontal=True, vertical_alignment="bottom", key="filters"):
-        split = nav.select("split", "Split", present, default=run.values_split, width=130)
+        split = nav.select("split", "Split", present, default=run.values_split, width=120)
         table = load_samples(run, split)
-        sorts = _SORTS if "weight" in table.columns else _OTHER_SORTS
-        order = nav.select("sort", "Order", list(sorts), width=170)
-        group = nav.select("group", "Group", ["", *bundle.group_names], format_func=_all, width=200)
-        y = nav.select("y", "Class", ["", *manifest.classes], format_func=_all, width=170)
+        others = _others(page, split) if "weight" in table.columns else {}
+        if (other := others.get(nav.get("other"))) is not None:
+            table = table.assign(difference=_difference(table, load_samples(other, split)))
+        sorts = [name for name, (column, _) in _SORTS.items() if column in table.columns]
+        order = nav.select("sort", "Order", sorts, width=180)
+        group = nav.select("group", "Group", ["", *bundle.group_names], format_func=_all, width=190)
+        y = nav.select("y", "Class", ["", *manifest.classes], format_func=_all, width=140)
         prediction = nav.select(
             "prediction",
             "Prediction",
             ["", "right", "wrong", *manifest.classes],
             format_func=_all,
-            width=170,
+            width=140,
         )
         slice_ = choose_slice(bundle)
+        words = nav.write("search", "Search", placeholder="id, text or value", width=170)
+        attribute, measure = _more_filters(bundle, table, others)
         changed = _changed(bundle, run, split, table)
-    chosen = _both(None if slice_ is None else slice_.rows, changed)
+        if any(nav.get(name) for name in _FILTERS):
+            st.button(
+                "Reset",
+                icon=":material/filter_alt_off:",
+                key="reset filters",
+                on_click=lambda: nav.put(**dict.fromkeys(_FILTERS)),
+            )
+    chosen = _all_of(
+        None if slice_ is None else slice_.rows,
+        changed,
+        load_search(bundle, words) if words else None,
+    )
     if "weight" not in table.columns:
         st.caption(
             f"The samples of {split} carry no weight in this run; those of {run.values_split} do."
         )
     places = passing(
-        bundle, table, group=group, y=y, prediction=prediction, rows=chosen, order=order
+        bundle,
+        table,
+        group=group,
+        y=y,
+        prediction=prediction,
+        rows=chosen,
+        attribute=attribute,
+        measure=measure,
+        order=order,
     )
     filters = [f"split {split}"]
     filters += [f"group {group}"] * bool(group) + [f"class {y}"] * bool(y)
     filters += [f"prediction {prediction}"] * bool(prediction)
     filters += [] if slice_ is None else [f"only {slice_.label}"]
+    filters += [f"with “{words}”"] * bool(words)
+    filters += [f"{attribute[0]} {attribute[1]}"] if attribute else []
+    filters += [_range_in_words(*measure)] if measure else []
     filters += [f"{nav.get('changed')} against another run"] * (changed is not None)
     return table, places, ", ".join(filters)
 
@@ -77,6 +124,8 @@ def passing(
     y: str = "",
     prediction: str = "",
     rows: np.ndarray | None = None,
+    attribute: tuple[str, str] | None = None,
+    measure: tuple[str, float, float] | None = None,
     order: str = "row",
 ) -> np.ndarray:
     """Return the rows of a table that pass some filters, in order; an empty filter passes all.
@@ -88,7 +137,9 @@ def passing(
         y: Name of a class.
         prediction: `right`, `wrong` or the name of a class.
         rows: (q,) positions in the bundle.
-        order: `heaviest`, `lightest`, `highest loss`, `lowest loss`, `least confident` or `row`;
+        attribute: Column of the table and the value, as text, that it must have.
+        measure: Column of the table, and its least and its greatest value.
+        order: A key of the orders that are offered, such as `heaviest`, `highest loss` or `row`;
             equal rows keep their order in the table.
 
     Returns:
@@ -106,11 +157,98 @@ def passing(
         keep &= table["prediction"].to_numpy() == classes.index(prediction)
     if rows is not None:
         keep &= np.isin(table["row"].to_numpy(), rows)
+    if attribute is not None:
+        keep &= (table[attribute[0]].astype(str) == attribute[1]).to_numpy()
+    if measure is not None:
+        keep &= table[measure[0]].between(*measure[1:]).to_numpy()
     column, ascending = _SORTS[order]
     # Sort only this column: to reorder all would take longer than everything else.
     positions = np.flatnonzero(keep)
     values = table[column].to_numpy()[positions]
     return positions[np.argsort(values if ascending else -values, kind="stable")]
+
+
+def _others(page: Frame, split: str) -> dict[str, Run]:
+    """Return the runs by name that give the samples of a split weights too."""
+    run = page.run
+    assert run is not None
+    if split != run.values_split:
+        return {}
+    mine = METHODS[run.config.method].values_on
+    return {
+        each.run_id: each
+        for each in page.ended
+        if each.run_id != run.run_id
+        and METHODS[each.config.method].values_on == mine
+        and (each.path / "weights.parquet").exists()
+    }
+
+
+def _difference(table: pd.DataFrame, other: pd.DataFrame) -> np.ndarray:
+    """Return (n,) how much heavier each sample is than in another run, in equal shares.
+
+    NaN for those that the other run gives no weight.
+    """
+    weight = other.set_index("row")["weight"].reindex(table["row"])
+    return table["weight"].to_numpy() - weight.to_numpy()
+
+
+def _more_filters(
+    bundle: Bundle, table: pd.DataFrame, others: dict[str, Run]
+) -> tuple[tuple[str, str] | None, tuple[str, float, float] | None]:
+    """Draw the filters that are needed less often; return those on an attribute and on a range."""
+    values = load_values(bundle, _MOST_VALUES)
+    measures = [name for name in _MEASURES if name in table.columns]
+    name = value = ""
+    in_use = sum(bool(nav.get(name)) for name in ("value", "measure", "other"))
+    with st.popover(f"More ({in_use})" if in_use else "More", icon=":material/tune:"):
+        if values:
+            left, right = st.columns(2)
+            with left:
+                name = nav.select(
+                    "attribute", "Attribute", ["", *values], format_func=_all, clears=("value",)
+                )
+            with right:
+                value = nav.select(
+                    "value",
+                    "Value",
+                    ["", *values.get(name, [])],
+                    format_func=_all,
+                    disabled=not name,
+                )
+        first, low_place, high_place = st.columns([2, 1, 1])
+        with first:
+            measure = nav.select("measure", "Range of", ["", *measures], format_func=_none)
+        with low_place:
+            low = nav.write("low", "From", placeholder="any", disabled=not measure)
+        with high_place:
+            high = nav.write("high", "To", placeholder="any", disabled=not measure)
+        if others:
+            nav.select(
+                "other",
+                "Run B, to order by the difference of the weights",
+                ["", *others],
+                format_func=lambda run_id: run_label(others[run_id]) if run_id else "none",
+            )
+    attribute = (name, value) if name and value else None
+    try:
+        ends = float(low or "-inf"), float(high or "inf")
+    except ValueError:
+        show_error(
+            f"the range of {measure} is from '{low}' to '{high}'; give two numbers, or leave a "
+            "field empty"
+        )
+        return attribute, None
+    return attribute, (measure, *ends) if measure and (low or high) else None
+
+
+def _range_in_words(measure: str, low: float, high: float) -> str:
+    ends = [f"from {low:g}"] * (low > -np.inf) + [f"to {high:g}"] * (high < np.inf)
+    return f"{measure} {' '.join(ends)}"
+
+
+def _none(option: str) -> str:
+    return option or "nothing"
 
 
 def _all(option: str) -> str:
@@ -132,8 +270,9 @@ def _changed(bundle: Bundle, run: Run, split: str, table: pd.DataFrame) -> np.nd
         st.caption(f"Cannot tell what was {what}: {plain(error)}")
         return None
     rows = sets[0 if what == "fixed" else 1]
+    # Without their number: other filters leave some of them out, and the gallery counts those left.
     st.button(
-        f"{len(rows):,} {what} against {plain(run_label(reference.config))}",
+        f"Only {what} against {plain(run_label(reference))}",
         icon=":material/close:",
         help="Fixed: wrong under the other run, right under this one. Broken: the other way "
         "round. Press to show all samples again.",
@@ -143,11 +282,10 @@ def _changed(bundle: Bundle, run: Run, split: str, table: pd.DataFrame) -> np.nd
     return rows
 
 
-def _both(one: np.ndarray | None, two: np.ndarray | None) -> np.ndarray | None:
-    """Return the rows that pass both of two filters; None is no filter."""
-    if one is None or two is None:
-        return two if one is None else one
-    return np.intersect1d(one, two)
+def _all_of(*sets: np.ndarray | None) -> np.ndarray | None:
+    """Return the rows that pass every filter; None is no filter."""
+    given = [each for each in sets if each is not None]
+    return reduce(np.intersect1d, given) if given else None
 
 
 def download(bundle: Bundle, run: Run, table: pd.DataFrame, places: np.ndarray) -> None:

@@ -32,12 +32,15 @@ from gsr_core.workspace import Workspace
 __all__ = [
     "bundle_names",
     "devices",
+    "is_active",
     "load_accuracies",
     "load_bundle",
     "load_history",
     "load_neighbours",
     "load_outcome",
     "load_samples",
+    "load_search",
+    "load_values",
     "load_weight_paths",
     "load_weights_at",
     "runs_of",
@@ -75,10 +78,24 @@ def _bundle(root: str, name: str, digest: str) -> Bundle:
     return open_bundle(Workspace(Path(root)), name)
 
 
-def runs_of(bundle: Bundle) -> list[Run]:
-    """Return the runs on exactly this content, newest first."""
+def runs_of(bundle: Bundle, runs: list[Run] | None = None) -> list[Run]:
+    """Return the runs on exactly this content, newest first.
+
+    Args:
+        bundle: The data.
+        runs: Of the workspace, newest first, if they have been listed already.
+    """
     digest = bundle.manifest.digest
-    return [run for run in list_runs(workspace()) if run.config.bundle_digest == digest]
+    every = list_runs(workspace()) if runs is None else runs
+    return [run for run in every if run.config.bundle_digest == digest]
+
+
+def is_active(run: Run) -> bool:
+    """Return whether a run waits or computes; one that was deleted meanwhile does not."""
+    try:
+        return run.state.active
+    except FileNotFoundError:
+        return False
 
 
 def load_history(run: Run) -> pd.DataFrame:
@@ -130,6 +147,36 @@ def _accuracies(
     _bundle: Bundle,
 ) -> pd.DataFrame:
     return accuracies_on(_run(path), split, _slices, _bundle)
+
+
+def load_values(bundle: Bundle, most: int) -> dict[str, list[str]]:
+    """Return the values of each attribute that has few, as text. Not to be changed.
+
+    Args:
+        bundle: The data.
+        most: Attributes with more values are left out.
+    """
+    return _values(str(bundle.path), bundle.manifest.digest, most, bundle)
+
+
+@st.cache_resource(max_entries=8, show_spinner=False)
+def _values(path: str, digest: str, most: int, _bundle: Bundle) -> dict[str, list[str]]:
+    every = {name: _bundle.column(name).unique() for name in _bundle.manifest.attributes}
+    return {
+        name: sorted(str(value) for value in values.to_pylist() if value is not None)
+        for name, values in every.items()
+        if len(values) <= most
+    }
+
+
+def load_search(bundle: Bundle, words: str) -> np.ndarray:
+    """Return `Bundle.search`. Not to be changed."""
+    return _search(str(bundle.path), bundle.manifest.digest, words, bundle)
+
+
+@st.cache_resource(max_entries=32, show_spinner="Searching")
+def _search(path: str, digest: str, words: str, _bundle: Bundle) -> np.ndarray:
+    return _bundle.search(words)
 
 
 def load_weights_at(run: Run, step: int) -> np.ndarray:

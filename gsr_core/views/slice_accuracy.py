@@ -10,7 +10,7 @@ from gsr_core.data.bundle import Bundle
 from gsr_core.figures.groups import group_accuracy
 from gsr_core.figures.theme import UNKNOWN
 from gsr_core.runs.store import Run
-from gsr_core.views.charts import colours_of, percent, plain, show
+from gsr_core.views.charts import colours_of, percent, plain, show, show_rows
 from gsr_core.views.frame import link
 from gsr_core.views.slices import NO_SLICE, slices_of
 
@@ -59,9 +59,8 @@ def accuracy_of_slices(bundle: Bundle, run: Run, split: str, samples: pd.DataFra
     with right:
         _worst(there)
         share = st.column_config.NumberColumn(format="percent")
-        st.dataframe(
+        show_rows(
             there[["slice", "accuracy", "group", "purity", "n"]],
-            hide_index=True,
             column_config={
                 "slice": st.column_config.Column(pinned=True),
                 "accuracy": share,

@@ -10,7 +10,7 @@ import streamlit as st
 from gsr_core.curation.slices import NAME_LENGTH, Slice, delete_slice, rename_slice
 from gsr_core.curation.tables import describe_flags, describe_rows
 from gsr_core.data.bundle import Bundle
-from gsr_core.views.charts import plain
+from gsr_core.views.charts import plain, show_rows
 from gsr_core.views.session import workspace
 from gsr_core.views.slices import NO_SLICE, downloads, flags_of, report_change, slices_of
 
@@ -40,14 +40,13 @@ def manage_slices(bundle: Bundle) -> None:
 
 
 def _table(bundle: Bundle, slices: Sequence[Slice]) -> None:
-    st.dataframe(
+    show_rows(
         {
             "slice": [each.name for each in slices],
             "samples": [len(each.rows) for each in slices],
             "from": [each.about for each in slices],
             "saved": pd.to_datetime([each.created for each in slices]),
         },
-        hide_index=True,
         column_config={
             "slice": st.column_config.Column(width="medium", pinned=True),
             "from": st.column_config.Column(width="large"),

@@ -20,10 +20,13 @@ from gsr_core.figures.study import accuracy_over_levels, flipped_and_clean, val_
 from gsr_core.jobs.queue import start_job
 from gsr_core.methods.registry import METHODS
 from gsr_core.progress import Status
+from gsr_core.runs.store import Run
 from gsr_core.views import navigation as nav
-from gsr_core.views.charts import colours_of, sentence, show, show_error
+from gsr_core.views.charts import colours_of, plain, sentence, show, show_error, show_rows
+from gsr_core.views.estimate import estimate, show_time_left
 from gsr_core.views.frame import link
 from gsr_core.views.job_watch import go_on_button, say_why, state_of, watch_job
+from gsr_core.views.missing import is_missing, say_missing
 from gsr_core.views.session import devices, workspace
 
 __all__ = ["choose_study", "study_form", "study_progress", "study_results"]
@@ -57,7 +60,7 @@ _LEVELS = {
 }
 
 
-def study_form(bundle: Bundle) -> None:
+def study_form(bundle: Bundle, runs: list[Run]) -> None:
     """Draw the choice of study, its number of runs, and the button that starts them."""
     kind: Kind = st.segmented_control(
         "Study",
@@ -66,6 +69,7 @@ def study_form(bundle: Bundle) -> None:
         default=KINDS[0],
         required=True,
         key="study kind",
+        persist_state="session",
     )
     st.caption(_ABOUT[kind])
     left, middle, right = st.columns([3, 1, 1])
@@ -76,17 +80,23 @@ def study_form(bundle: Bundle) -> None:
             default=[name for name in _USUAL if name in METHODS],
             format_func=lambda key: METHODS[key].title,
             key="study methods",
+            persist_state="session",
         )
     with middle:
-        seeds = st.number_input("Seeds", 1, 20, 3, key="study seeds")
+        seeds = st.number_input("Seeds", 1, 20, 3, key="study seeds", persist_state="session")
     with right:
-        device = st.selectbox("Device", devices(), key="study device")
+        device = st.selectbox("Device", devices(), key="study device", persist_state="session")
     left, right = st.columns([3, 2])
     try:
         with left:
             levels = _levels(kind)
         with right:
-            name = st.text_input("Name", f"{kind}-{bundle.name}", key=f"study name {kind}")
+            name = st.text_input(
+                "Name",
+                f"{kind}-{bundle.name}",
+                key=f"study name {kind} {bundle.name}",
+                persist_state="session",
+            )
         if kind == "strength":
             names_of_levels(bundle, levels)
     except SettingError as error:
@@ -101,7 +111,8 @@ def study_form(bundle: Bundle) -> None:
             seeds=int(seeds),
             device=device,
             name=name.strip(),
-        )
+        ),
+        runs,
     )
 
 
@@ -120,6 +131,7 @@ def _levels(kind: Kind) -> list[float]:
         default=[f"{100 * level:g}" for level in LEVELS[kind]],
         accept_new_options=True,
         key=f"study levels {kind}",
+        persist_state="session",
         help="Type a number to add it.",
     )
     try:
@@ -128,7 +140,7 @@ def _levels(kind: Kind) -> list[float]:
         raise SettingError(f"{', '.join(chosen)}: give percentages as numbers") from None
 
 
-def _start(job: StudyJob) -> None:
+def _start(job: StudyJob, runs: list[Run]) -> None:
     state = state_of(job) if job.name else None
     with st.container(horizontal=True, vertical_alignment="center"):
         pressed = st.button(
@@ -140,6 +152,10 @@ def _start(job: StudyJob) -> None:
         )
         grid = f"{len(job.levels)} levels × {len(job.methods)} methods × {job.seeds} seeds"
         st.markdown(f"**{job.runs} runs**: {grid}", width="content")
+    count = len(job.levels) * job.seeds
+    wanted = [(name, job.settings.get(name, {}), count) for name in job.methods]
+    also = " Making the bundles comes on top." * (job.study == "strength")
+    st.caption(estimate(runs, wanted) + also)
     with st.expander("The same from a terminal"):
         st.code(job.command(workspace()), language="bash", wrap_lines=True)
     if pressed:
@@ -171,6 +187,12 @@ def choose_study(bundle: Bundle) -> Study | None:
         format_func=lambda key: f"{key} ({_TITLES[studies[key].record.kind].lower()})",
         width=420,
     )
+    if is_missing("study", studies):
+        say_missing(
+            "study",
+            f"There is no study **{plain(nav.get('study'))}** of bundle {plain(bundle.name)} as it "
+            "is now. Another is shown.",
+        )
     return studies[name]
 
 
@@ -188,6 +210,8 @@ def study_progress(study: Study) -> None:
                 return True
 
         watch_job(state, part="step", changed=grown)
+        ended = [run.state.seconds for _, run in study.finished()]
+        show_time_left(ended, len(study.record.cells()) - len(ended))
         return
     missing = len(study.record.cells()) - len(study.finished())
     if not missing:
@@ -275,9 +299,8 @@ def _table(kind: Kind, summary: pd.DataFrame) -> None:
     columns = {"method": summary["method"], "level": level, "seeds": summary["seeds"]}
     columns["target rows"] = summary["target"].round().astype(int)
     columns |= {heading: summary[name] for name, heading in names.items()}
-    st.dataframe(
+    show_rows(
         pd.DataFrame(columns),
-        hide_index=True,
         column_config={
             **dict.fromkeys(names.values(), share),
             "level": st.column_config.Column() if kind == "leak" else share,

@@ -18,10 +18,12 @@ from gsr_core.methods.registry import METHODS
 from gsr_core.progress import Status
 from gsr_core.runs.summary import headline
 from gsr_core.views import navigation as nav
-from gsr_core.views.charts import percent, plain, show
+from gsr_core.views.charts import percent, plain, show, show_rows
+from gsr_core.views.estimate import estimate, show_time_left
 from gsr_core.views.frame import Frame, link
 from gsr_core.views.job_watch import go_on_button, say_why, state_of, watch_job
 from gsr_core.views.method_form import setting_field
+from gsr_core.views.missing import is_missing, say_missing
 from gsr_core.views.session import load_history, workspace
 
 __all__ = ["sweep_form", "sweep_panel"]
@@ -35,11 +37,15 @@ _SAMPLERS: dict[Sampler, str] = {"tpe": "near good trials (TPE)", "random": "at 
 # The form ------------------------------------------------------------------------------
 
 
-def sweep_form(bundle: str, devices: list[str]) -> SweepJob:
+def sweep_form(page: Frame, devices: list[str]) -> SweepJob:
     """Draw the form and return the sweep of a bundle that it describes."""
     names = [name for name, each in METHODS.items() if each.search]
     name = st.selectbox(
-        "Method", names, format_func=lambda key: METHODS[key].title, key="sweep method"
+        "Method",
+        names,
+        format_func=lambda key: METHODS[key].title,
+        key="sweep method",
+        persist_state="session",
     )
     method = METHODS[name]
     st.caption(method.summary)
@@ -48,6 +54,7 @@ def sweep_form(bundle: str, devices: list[str]) -> SweepJob:
         "Hold fixed",
         [key for key in defaults if key != "seed"],
         key=f"sweep hold {name}",
+        persist_state="session",
         format_func=lambda key: key.replace("_", " "),
         placeholder="nothing",
         help="Settings with one value in all trials. Other settings have their defaults, except "
@@ -55,7 +62,7 @@ def sweep_form(bundle: str, devices: list[str]) -> SweepJob:
     )
     fixed = {key: setting_field(name, key, form="sweep") for key in held}
     searched = {key: where for key, where in method.search.items() if key not in fixed}
-    st.dataframe(
+    show_rows(
         [
             {
                 "searched": key.replace("_", " "),
@@ -64,23 +71,31 @@ def sweep_form(bundle: str, devices: list[str]) -> SweepJob:
             }
             for key, where in searched.items()
         ],
-        hide_index=True,
     )
     left, right = st.columns(2)
     with left:
-        trials = st.number_input("Trials", 1, 10_000, 30, key="sweep trials")
+        trials = st.number_input(
+            "Trials", 1, 10_000, 30, key="sweep trials", persist_state="session"
+        )
         seeds = st.number_input(
             "Seeds of the winner",
             1,
             20,
             5,
             key="sweep seeds",
+            persist_state="session",
             help="One ordinary run for each seed.",
         )
-        device = st.selectbox("Device", devices, key="sweep device")
+        device = st.selectbox("Device", devices, key="sweep device", persist_state="session")
     with right:
         jobs = st.number_input(
-            "At a time", 1, 64, 1, key="sweep jobs", help="Trials at a time, each in a process."
+            "At a time",
+            1,
+            64,
+            1,
+            key="sweep jobs",
+            persist_state="session",
+            help="Trials at a time, each in a process.",
         )
         seed = st.number_input(
             "Seed of the draws",
@@ -88,12 +103,14 @@ def sweep_form(bundle: str, devices: list[str]) -> SweepJob:
             10_000,
             0,
             key="sweep seed",
+            persist_state="session",
             help="Decides which settings are tried.",
         )
         sampler = st.selectbox(
             "Look",
             list(_SAMPLERS),
             key="sweep sampler",
+            persist_state="session",
             format_func=lambda key: _SAMPLERS[key],
             help="Near good trials: Optuna's tree-structured Parzen estimator, after ten random "
             "trials.",
@@ -102,8 +119,15 @@ def sweep_form(bundle: str, devices: list[str]) -> SweepJob:
         f"**{trials:,} trials**, scored on val, **+ {seeds:,} runs** of the winner, the first to "
         "look at test."
     )
+    # A trial is a fit in memory and takes what a run takes.
+    st.caption(
+        estimate(
+            page.runs,
+            [(name, fixed, -(-int(trials) // int(jobs)) + int(seeds))],
+        )
+    )
     return SweepJob(
-        bundle=bundle,
+        bundle=page.bundle.name,
         method=name,
         fixed=fixed,
         trials=int(trials),
@@ -150,13 +174,20 @@ def sweep_panel(page: Frame, jobs: int) -> None:
         st.info("No sweep on this bundle yet. Choose a method and start one.")
         return
     chosen = nav.select("sweep", "Sweep", here, format_func=lambda name: _label(records[name]))
-    nav.put(sweep=chosen)
+    if is_missing("sweep", here):
+        say_missing(
+            "sweep",
+            f"There is no sweep **{plain(nav.get('sweep'))}** on bundle {plain(page.bundle.name)} "
+            "as it is now. Another is shown.",
+        )
+    else:
+        nav.put(sweep=chosen)
     sweep, record = sweeps[chosen], records[chosen]
     job = SweepJob.of(sweep, jobs)
     state = state_of(job)
     if state is not None and state.active:
         about = "Finished trials are kept, and the sweep can go on."
-        watch_job(state, part="step", about=about, below=lambda: _live(sweep, record))
+        watch_job(state, part="step", about=about, below=lambda: _live(sweep, record, jobs))
         return
     if sweep.active:
         st.fragment(_watch_terminal, run_every=_POLL)(sweep, record)
@@ -186,9 +217,12 @@ def _watch_terminal(sweep: Sweep, record: SweepRecord) -> None:
     _live(sweep, record)
 
 
-def _live(sweep: Sweep, record: SweepRecord) -> None:
+def _live(sweep: Sweep, record: SweepRecord, jobs: int = 1) -> None:
     """Draw the scores so far."""
     table = _table(sweep, record)
+    ended = [trial.outcome.seconds for trial in sweep.trials() if trial.outcome is not None]
+    missing = record.trials - len(ended) + record.seeds
+    show_time_left(ended, missing, jobs)
     figure = best_so_far(
         table[table["status"] != "computing"], record.trials, score_name=record.score_name
     )
@@ -260,9 +294,8 @@ def _results(page: Frame, sweep: Sweep, record: SweepRecord) -> None:
     )
     with st.expander(f"All {len(table):,} trials"):
         columns = ["trial", *record.space, "score", "loss", "step", "seconds", "status", "message"]
-        st.dataframe(
+        show_rows(
             table[columns].sort_values("score", ascending=False),
-            hide_index=True,
             column_config={
                 "score": st.column_config.NumberColumn(record.score_name, format="percent"),
                 "loss": st.column_config.NumberColumn(format="%.3f", help="Breaks ties, nats."),
@@ -305,12 +338,11 @@ def _winner(page: Frame, sweep: Sweep, record: SweepRecord, table: pd.DataFrame)
     )
     if not runs:
         return
-    st.dataframe(
+    show_rows(
         [
             {"seed": run.config.seed, **headline(run, history=load_history(run)), "run": run.run_id}
             for run in runs
         ],
-        hide_index=True,
         column_config={
             "worst_group_accuracy": st.column_config.NumberColumn(
                 "worst group, test", format="percent"

@@ -6,14 +6,16 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
+from gsr_core.comparing.entries import entries, same_but_for_seed
+from gsr_core.comparing.scores import mean_history
 from gsr_core.data.bundle import Bundle
 from gsr_core.data.groups import UNKNOWN
 from gsr_core.runs.store import Run
 from gsr_core.views import navigation as nav
-from gsr_core.views.charts import plain
-from gsr_core.views.frame import link
-from gsr_core.views.gallery import picture
-from gsr_core.views.session import load_samples, load_weights_at
+from gsr_core.views.charts import plain, show_rows
+from gsr_core.views.face import face
+from gsr_core.views.frame import Frame, link
+from gsr_core.views.session import load_history, load_samples, load_weights_at
 
 __all__ = [
     "choose_step",
@@ -22,6 +24,7 @@ __all__ = [
     "group_weights",
     "inferred_table",
     "note_on_groups",
+    "over_seeds",
     "summary_table",
     "weights_by_group",
 ]
@@ -56,6 +59,25 @@ def choose_step(run: Run) -> int:
             format_func=lambda step: text[int(step)],
         )
     )
+
+
+def over_seeds(page: Frame, history: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """Draw the choice between this run and the mean over its seeds, if there are several.
+
+    Returns:
+        The history to draw, with a column sd if it is a mean, and what it is of, as a sentence.
+    """
+    run = page.run
+    assert run is not None
+    seeds = same_but_for_seed([run], page.ended)
+    (entry,) = entries(seeds)
+    if len(entry.seeds) < 2 or not st.toggle(
+        f"Mean ± sd over the {len(entry.seeds)} seeds", key="over seeds", persist_state="session"
+    ):
+        return history, ""
+    numbers = ", ".join(map(str, entry.seeds))
+    mean = mean_history([load_history(each) for each in entry.runs])
+    return mean, f" Mean and standard deviation over seeds {numbers}."
 
 
 def group_weights(bundle: Bundle, run: Run, step: int) -> pd.DataFrame:
@@ -118,14 +140,14 @@ def inferred_table(bundle: Bundle, run: Run) -> None:
             }
         )
     share = st.column_config.NumberColumn(format="percent")
-    st.dataframe(rows, hide_index=True, column_config={"share of weight": share})
+    show_rows(rows, column_config={"share of weight": share})
 
 
 def summary_table(history: pd.DataFrame, counts: dict[str, int], total: int, step: int) -> None:
     """Draw each group's weight in numbers."""
     table = weights_by_group(history, step).loc[list(counts)]
     share = st.column_config.NumberColumn(format="percent")
-    st.dataframe(
+    show_rows(
         {
             "group": list(counts),
             "samples": list(counts.values()),
@@ -134,7 +156,6 @@ def summary_table(history: pd.DataFrame, counts: dict[str, int], total: int, ste
             "mean weight ×": (table["weight_mean"] * total).tolist(),
             "effective samples": table["effective_sample_size"].tolist(),
         },
-        hide_index=True,
         column_config={
             "share of data": share,
             "share of weight": share,
@@ -146,27 +167,28 @@ def summary_table(history: pd.DataFrame, counts: dict[str, int], total: int, ste
     )
 
 
-def extremes(bundle: Bundle, run: Run) -> None:
-    """Draw the heaviest and the lightest samples at the kept step as two strips."""
+def extremes(bundle: Bundle, run: Run, step: int) -> None:
+    """Draw the heaviest and the lightest samples at a step as two strips."""
     table = load_samples(run, run.values_split)
-    for title, order, ascending in (
-        ("Heaviest samples", "heaviest", True),
-        ("Lightest samples", "lightest", False),
+    weight = load_weights_at(run, step) * len(table)
+    order = np.argsort(-weight, kind="stable")
+    kept = step == run.state.best_step
+    for title, sort, places in (
+        ("Heaviest samples", "heaviest", order[:_STRIP]),
+        ("Lightest samples", "lightest", order[::-1][:_STRIP]),
     ):
-        st.subheader(f"{title} at the kept step", anchor=False)
-        shown = table.sort_values("rank", ascending=ascending).head(_STRIP)
-        with st.container(horizontal=True, gap="small", key=f"strip {order}"):
+        st.subheader(f"{title} at {'the kept step' if kept else f'step {step}'}", anchor=False)
+        shown = table.iloc[places].assign(weight=weight[places])
+        with st.container(horizontal=True, gap="small", key=f"strip {sort}"):
             for sample in shown.to_dict("records"):
-                image = picture(bundle, sample["row"])
-                with st.container(width=104, gap="xxsmall"):
-                    if image is not None:
-                        st.image(image, width=104, alt=f"{title}: {sample['sample_id']}")
+                with st.container(width=104 if bundle.has_images else 200, gap="xxsmall"):
+                    face(bundle, sample["row"], alt=f"{title}: {sample['sample_id']}", width=104)
                     st.caption(f"**{sample['weight']:.2g}×**  \n{plain(sample['group'])}")
         link(
             "Samples",
-            f"All, {order} first",
+            f"All, {sort} at the kept step first",
             split=run.values_split,
-            sort=order,
+            sort=sort,
             slice=None,
             changed=None,
             group=None,

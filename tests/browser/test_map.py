@@ -100,7 +100,15 @@ def test_a_lasso_on_one_map_fills_the_gallery_marks_the_other_and_goes_to_sample
     expect(pca.page.get_by_text(re.compile("Nothing is selected."))).to_be_visible()
     few = lasso(pca, "gradients", width=0.2)
     cards = pca.page.locator("[class*='st-key-selected-card']")
-    expect(cards).to_have_count(min(few, 12))
+    expect(cards).to_have_count(min(few, 6))
+    # The answer is beside the map, and so on the screen together with it.
+    pca.page.evaluate("window.scrollTo(0, 0)")
+    answer, chart = (each.bounding_box() for each in (heading(pca), plot(pca, "gradients")))
+    assert answer["x"] > chart["x"] + chart["width"]
+    assert abs(answer["y"] - chart["y"]) < 200
+    expect(plot(pca, "gradients")).to_have_attribute(
+        "aria-label", re.compile(r"Gradients, PCA: map of 644 samples, coloured by group\. Arrows")
+    )
     many = lasso(pca, "features", width=0.48)
     assert 0 < few < many
     for space in ("gradients", "features"):

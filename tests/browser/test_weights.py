@@ -33,7 +33,7 @@ def test_every_chart_is_drawn_the_table_adds_up_and_the_slider_moves_both(screen
     screen.arrive("Weights")
     expect(page.get_by_role("heading", name=f"{heading} 1", exact=True)).to_be_visible()
 
-    screen.click(page.get_by_role("link", name="All, lightest first"))
+    screen.click(page.get_by_role("link", name="All, lightest at the kept step first"))
     screen.arrive("Samples")
     expect(screen.box("Order")).to_have_value("lightest")
     screen.wait_query(sort="lightest")

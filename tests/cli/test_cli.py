@@ -38,6 +38,8 @@ COMMANDS = (
     "show",
     "export",
     "clean",
+    "rename",
+    "delete",
     "app",
 )
 RUN_KEYS = {
@@ -290,7 +292,27 @@ def test_the_dashboard_starts_on_this_machine_only_unless_told_otherwise(
     assert {"--server.port=8501", "--server.address=127.0.0.1", "--server.headless=true"} <= set(
         command
     )
-    assert "anybody who reaches it" in gsr("app", "--address", "0.0.0.0").err
+    assert "anybody who reaches it" in gsr("app", "--headless", "--address", "0.0.0.0").err
+
+
+def test_runs_are_named_and_deleted(gsr, only_run, workspace):
+    assert gsr("rename", only_run, "the first").code == 0
+    assert "the first" in gsr("runs").out
+    assert json.loads(gsr("show", only_run, "--json").out)["title"] == "the first"
+    # Nobody is there to be asked.
+    outcome = gsr("delete", only_run)
+    assert outcome.code == 2
+    assert f"this deletes {only_run} for good; add --yes" in outcome.err
+    assert gsr("delete", only_run, "--bundle", "tiny").code == 2
+    assert gsr("delete", only_run, "--yes").code == 0
+    assert list_runs(workspace) == []
+
+
+def test_a_bundle_is_deleted_with_its_runs(gsr, only_run, workspace):
+    outcome = gsr("delete", "--bundle", "tiny", "--yes")
+    assert "deleted bundle tiny and 1 run on it" in outcome.out
+    assert list_runs(workspace) == []
+    assert "no bundles yet" in gsr("bundles").err
 
 
 def test_the_dashboard_goes_by_the_names_it_was_given_and_no_others(gsr, monkeypatch):

@@ -270,6 +270,31 @@ def test_the_table_of_methods_names_all_of_them(gsr):
         assert any(line.split()[0] == name for line in outcome.out.splitlines())
 
 
+def test_one_method_is_shown_with_its_settings(gsr):
+    outcome = gsr("methods", "gsr")
+    assert outcome.code == 0
+    settings = make_method("gsr").settings()
+    rows = {line.split()[0]: line for line in outcome.out.splitlines() if line.split()}
+    for name, default in settings.items():
+        assert str(default) in rows[name]
+    assert "worst_group, worst_group_earliest, average" in rows["selection"]
+    assert [
+        each["name"] for each in json.loads(gsr("methods", "gsr", "--json").out)["methods"]
+    ] == ["gsr"]
+    refused(gsr("methods", "gs"), "there is no method 'gs' (did you mean 'gsr'?)")
+
+
+def test_a_run_that_ended_early_is_named_apart(fresh):
+    workspace, gsr = fresh
+    names = [run(workspace, "llr", seed=seed) for seed in range(3)]
+    stopped = open_run(workspace, names[1])
+    stopped.write_state(stopped.state.model_copy(update={"status": Status.CANCELLED}))
+    outcome = gsr("compare", "--bundle", "tiny", "--json")
+    entries = json.loads(outcome.out)["entries"]
+    assert [(each["seeds"], each["stopped"]) for each in entries] == [([0, 2], False), ([1], True)]
+    assert f"gsr continue {names[1]} goes on with it" in gsr("compare", "--bundle", "tiny").err
+
+
 def test_the_documented_table_is_the_one_the_command_prints(gsr):
     printed = gsr("methods", "--markdown").out
     assert printed == methods_table()

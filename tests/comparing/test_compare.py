@@ -16,10 +16,11 @@ from gsr_core.comparing.entries import (
 )
 from gsr_core.comparing.paired import _holm, paired, paired_values, rank_correlation
 from gsr_core.comparing.report import comparison
-from gsr_core.comparing.scores import group_scores, scores, spread
+from gsr_core.comparing.scores import group_scores, mean_history, scores, spread
 from gsr_core.data.groups import Group
 from gsr_core.errors import ComparisonError
 from gsr_core.metrics import wilson_interval
+from gsr_core.progress import Status
 from gsr_core.runs.execute import execute
 from gsr_core.runs.protocol import protocol_of
 from gsr_core.runs.samples import sample_table
@@ -33,7 +34,7 @@ METRIC = "worst_group_accuracy"
 def table(**values: list[float]) -> pd.DataFrame:
     """Scores of some entries, one value a seed; NaN is for a seed that was not run."""
     rows = [
-        {"entry": entry, "seed": seed, METRIC: value}
+        {"entry": entry, "seed": seed, "every_seed": False, METRIC: value}
         for entry, each in values.items()
         for seed, value in enumerate(each)
         if not math.isnan(value)
@@ -120,6 +121,33 @@ def test_other_seeds_are_brought_along_but_not_into_a_study(workspace, make):
     assert [run.run_id for run in found] == [chosen.run_id, other.run_id]
 
 
+def stop(run, step: int, status: Status = Status.CANCELLED) -> None:
+    run.write_state(run.state.model_copy(update={"status": status, "step": step}))
+
+
+def test_a_run_that_ended_early_is_no_seed_of_its_setting(done):
+    runs = [done("gsr", seed=seed) for seed in range(4)]
+    stop(runs[1], 3)
+    stop(runs[3], 2, Status.FAILED)
+    found = entries(runs)
+    assert {entry.label: (entry.seeds, entry.stopped) for entry in found} == {
+        "GSR · steps 5": ((0, 2), False),
+        "GSR · steps 5 · cancelled at step 3 of 5": ((1,), True),
+        "GSR · steps 5 · failed at step 2 of 5": ((3,), True),
+    }
+    assert scores(found).groupby("entry", sort=False).size().tolist() == [2, 1, 1]
+    # Nor does it bring others along, or come along with them.
+    assert same_but_for_seed(runs[:1], runs) == [runs[0], runs[2]]
+    assert same_but_for_seed([runs[1]], runs) == [runs[1]]
+
+
+def test_two_runs_that_ended_at_the_same_step_stay_apart(make):
+    runs = [make("gsr"), make("gsr")]
+    for run in runs:
+        stop(run, 3)
+    assert len({entry.label for entry in entries(runs)}) == 2
+
+
 # What may be compared ------------------------------------------------------------------------
 
 
@@ -195,6 +223,22 @@ def test_seeds_give_a_standard_deviation_and_one_seed_wilsons_interval():
     assert math.isnan(spread([0.8], None)["low"])
 
 
+def test_the_mean_of_histories_is_over_the_steps_that_all_have(studied):
+    histories = [studied[("gsr", seed)].metrics() for seed in range(3)]
+    histories[1] = histories[1][histories[1]["step"] <= 3]
+    mean = mean_history(histories)
+    assert mean["step"].max() == 3
+    row = mean[(mean["metric"] == "weight_sum") & (mean["step"] == 2)].iloc[0]
+    values = [
+        each[
+            (each["metric"] == "weight_sum") & (each["step"] == 2) & (each["group"] == row["group"])
+        ]["value"].item()
+        for each in histories
+    ]
+    assert row["value"] == pytest.approx(np.mean(values))
+    assert row["sd"] == pytest.approx(np.std(values, ddof=1))
+
+
 # Pairs ---------------------------------------------------------------------------------------
 
 
@@ -217,6 +261,26 @@ def test_pairing_cancels_what_a_seed_does_to_both():
     assert verdicts(found) == {"gsr": "better"}
     # Unpaired, the same numbers overlap widely.
     assert stats.ttest_ind(luck, luck + step).pvalue > 0.5
+
+
+def test_the_unchanged_classifier_stands_for_every_seed(studied):
+    once = [run for (method, seed), run in studied.items() if method == "gsr" or seed == 0]
+    erm, gsr, _ = compared = entries(once)
+    assert (erm.seeds, erm.every_seed, gsr.every_seed) == ((0,), True, False)
+    everything = entries([*studied.values()])
+    for reference in (erm.label, gsr.label):
+        one, all_ = (
+            paired(scores(each), reference).set_index("entry") for each in (compared, everything)
+        )
+        other = gsr.label if reference == erm.label else erm.label
+        assert one.loc[other, "seeds"] == 3
+        assert one.loc[other, "difference"] == pytest.approx(all_.loc[other, "difference"])
+
+
+def test_changed_labels_make_even_the_classifier_depend_on_the_seed(workspace):
+    noisy = create_run(workspace, "tiny", "erm", device="cpu", variation={"label_noise": 0.2})
+    (entry,) = entries([noisy])
+    assert not entry.every_seed
 
 
 def test_verdicts_say_what_the_seeds_allow():

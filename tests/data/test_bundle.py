@@ -409,6 +409,50 @@ def test_group_labels_are_those_of_each_row_alone(large):
     assert bundle.labels_at(rows).to_pylist() == [naive[row] for row in rows]
 
 
+def test_the_two_texts_of_a_pair_come_apart_and_can_be_searched(write, parts):
+    n = len(parts["samples"])
+    bundle = write(
+        samples=parts["samples"].assign(
+            text=[f"Premise {row}" for row in range(n)], text_pair=["So be it"] * n
+        )
+    )
+    assert "text" not in bundle.manifest.attributes
+    assert bundle.texts(2) == ("Premise 2", "So be it")
+    assert bundle.text(2) == "Premise 2\n\nSo be it"
+    assert bundle.in_words(np.array([3, 1])) == ["Premise 3 · So be it", "Premise 1 · So be it"]
+    assert bundle.in_words(np.array([3]), letters=9) == ["Premise …"]
+    assert bundle.search("so BE").tolist() == list(range(n))
+    assert bundle.search("premise 2")[0] == 2
+
+
+def test_the_columns_of_a_table_are_kept_as_they_came(write, parts):
+    n = len(parts["samples"])
+    table = pd.DataFrame(
+        {
+            "age": np.arange(n),
+            "city": [None if row == 1 else f"Town {row}" for row in range(n)],
+            "mixed": [row if row % 2 else "odd" for row in range(n)],
+        }
+    )
+    bundle = write(columns=table)
+    assert bundle.values(0) == {"age": 0, "city": "Town 0", "mixed": "odd"}
+    assert bundle.values(1)["city"] == ""
+    assert bundle.columns(1).columns.tolist() == ["age"]
+    assert bundle.in_words(np.array([2])) == ["age 2 · city Town 2 · mixed odd"]
+    # A number is the whole value, a text any part of one; ids are searched too.
+    assert bundle.search("7").tolist() == [
+        row
+        for row in range(n)
+        if row == 7 or "7" in f"Town {row}" or "7" in parts["samples"]["sample_id"][row]
+    ]
+    assert bundle.search("TOWN 3")[0] == 3
+    assert bundle.search(parts["samples"]["sample_id"][4])[0] == 4
+    with pytest.raises(IndexError):
+        bundle.values(n)
+    assert write(name="plain").values(0) == {}
+    assert write(name="bare").in_words(np.array([0])) is None
+
+
 def test_without_texts_no_row_has_one(write):
     assert write().text(3) is None
 

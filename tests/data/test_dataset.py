@@ -110,9 +110,10 @@ def test_a_reserved_name_is_changed_and_said(source):
     assert any("'weight' is kept as attribute 'weight_column'" in note for note in data.notes)
 
 
-def test_pairs_of_texts_are_shown_on_two_lines(source):
+def test_the_texts_of_a_pair_are_kept_apart(source):
     texts = Texts(["a"] * N, ["b"] * N)
-    assert set(define(replace(source, inputs=texts)).samples["text"]) == {"a\nb"}
+    samples = define(replace(source, inputs=texts)).samples
+    assert (set(samples["text"]), set(samples["text_pair"])) == ({"a"}, {"b"})
 
 
 def test_overlapping_groups_may_leave_a_test_row_out(source):

@@ -298,7 +298,7 @@ def test_an_empty_text_is_refused_and_shown_as_nothing(text):
     with pytest.raises(InputError, match="empty"):
         Texts(["fine", "fine"], texts).load(1)
     assert Texts(texts).load(0) == "fine"
-    assert Texts(texts).display(1).strip() == ""
+    assert Texts(texts).columns()["text"][1].strip() == ""
     assert Texts(texts).digest()
 
 

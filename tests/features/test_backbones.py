@@ -193,9 +193,19 @@ def test_network_without_linear_end_is_refused(tmp_path):
         load_backbone("torchvision:squeezenet1_1", tmp_path / "squeeze.safetensors")
 
 
-@pytest.mark.parametrize("name", ["simconv2", "resnet18", "simconv1:x"])
-def test_unknown_kinds_are_refused_with_those_allowed(name):
-    with pytest.raises(SettingError, match=f"'{name}' is unknown; allowed are simconv1, torchvisi"):
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("simconv2", "simconv1"),
+        ("resnet50", "torchvision:resnet50"),
+        ("torchvison:vgg11", "torchvision:vgg11"),
+        ("simconv1:x", "simconv1"),
+        ("nothing like it", ""),
+    ],
+)
+def test_unknown_kinds_are_refused_with_those_allowed(name, meant):
+    said = rf" \(did you mean '{meant}'\?\)" if meant else ""
+    with pytest.raises(SettingError, match=f"'{name}' is unknown{said}; allowed are simconv1"):
         load_backbone(name)
 
 
@@ -204,6 +214,11 @@ def test_unknown_models_are_refused(name):
     for make in (load_backbone, lambda name: build(name, 2), default_preprocessing):
         with pytest.raises(SettingError, match=r"torchvision|lacks a name"):
             make(name)
+
+
+def test_a_model_that_is_nearly_right_is_suggested():
+    with pytest.raises(SettingError, match="did you mean 'resnet50'"):
+        build("torchvision:resnet5", 2)
 
 
 def test_options_that_do_not_go_together_are_refused(tmp_path):

@@ -82,7 +82,10 @@ def test_overrides_may_come_as_text_and_keep_the_margin():
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"size": 3}, "has no setting 'size'; allowed are image_size, mean, std, resize, fit"),
+        (
+            {"size": 3},
+            r"no setting 'size' \(did you mean 'resize'\?\); allowed are image_size, mean",
+        ),
         ({"image_size": "big"}, "image_size is 'big': input should be a valid integer"),
         ({"image_size": 0}, "image_size is 0: input should be greater than or equal to 1"),
         ({"std": 0}, "std.0 is 0: input should be greater than 0"),
@@ -128,3 +131,30 @@ def test_a_missing_tokenizer_is_told_and_workers_are_the_parallelism(tmp_path, m
     with pytest.raises(SettingError, match=r"there is no tokenizer in .*tokenizer.json"):
         TextPreprocessing(tokenizer=str(tmp_path), max_length=5).collate(["a"])
     assert os.environ["TOKENIZERS_PARALLELISM"] == "false"
+
+
+@pytest.mark.parametrize("fit", ["shortest", "longest", "both"])
+@pytest.mark.parametrize("shape", [(40, 60), (64, 128), (8, 8)])
+def test_the_share_that_is_seen_is_that_of_the_marked_pixels(fit, shape):
+    """Each pixel of a grid is either inside the crop or not; the share counts those inside."""
+    preprocessing = override(PLAIN, {"image_size": 160, "resize": 200, "fit": fit})
+    height, width = shape
+    whole = np.zeros((*shape, 3), dtype=np.uint8)
+    seen = 0
+    for row in range(4):
+        for column in range(4):
+            marked = whole.copy()
+            rows = slice(row * height // 4, (row + 1) * height // 4)
+            columns = slice(column * width // 4, (column + 1) * width // 4)
+            marked[rows, columns] = 255
+            share = np.asarray(preprocessing.seen(marked), dtype=float).sum() / (255 * 3)
+            scale = {"shortest": 200 / min(shape), "longest": 200 / max(shape)}.get(fit)
+            area = height * width / 16 * scale**2 if scale else 200 * 200 / 16
+            seen += share / area / 16
+    assert preprocessing.kept(width, height) == pytest.approx(seen, abs=0.02)
+
+
+def test_what_a_network_sees_is_what_it_is_given():
+    image = photo(30, 50)
+    seen = np.asarray(PLAIN.seen(image), dtype=np.float32).transpose(2, 0, 1) / 255
+    torch.testing.assert_close(PLAIN.prepare(image), torch.from_numpy(seen))

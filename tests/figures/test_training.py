@@ -44,6 +44,25 @@ def test_weight_share_shows_the_share_of_the_data_and_the_worst_group(history):
     assert {t.name for t in figure.data} >= {"target", "val", "test", "share of data"}
 
 
+def test_another_step_than_the_kept_one_is_marked_apart(history):
+    for at, texts in (
+        (2, {"kept step 3", "step 2"}),
+        (3, {"kept step 3"}),
+        (None, {"kept step 3"}),
+    ):
+        figure = training.weight_share_over_steps(history(2, 5), {}, 3, at=at)
+        assert {each.text for each in figure.layout.annotations} == texts
+        assert {shape.x0 for shape in figure.layout.shapes} == {3, at or 3}
+
+
+def test_a_mean_over_seeds_has_a_band_of_one_standard_deviation(history):
+    table = history(2, 5).assign(sd=0.05)
+    figure = training.weight_share_over_steps(table, {}, 3)
+    (line,), (band,) = named(figure, "g0"), named(figure, "g0 ± sd")
+    assert list(band.y[:5]) == pytest.approx([value + 0.05 for value in line.y])
+    assert list(band.y[5:][::-1]) == pytest.approx([value - 0.05 for value in line.y])
+
+
 def test_colours_follow_the_bundle_not_the_table(history):
     colours = theme.group_colours(["g2", "g1", "g0"])
     figure = training.weight_share_over_steps(history(3, 4), {}, None, colours=colours)

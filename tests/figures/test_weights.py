@@ -75,7 +75,13 @@ def test_path_is_relative_to_uniform(steps):
 
 
 def test_influence_is_blue_below_zero_and_orange_above():
-    table = pd.DataFrame({"group": ["a", "b", "c"], "influence": [-0.5, 0.25, np.nan]})
+    table = pd.DataFrame(
+        {
+            "group": ["a", "b", "c"],
+            "influence": [-0.5, 0.25, np.nan],
+            "stronger_than": [0.9, 0.2, 0.5],
+        }
+    )
     before = table.copy(deep=True)
     figure = weights.sample_influence(table)
     pd.testing.assert_frame_equal(table, before)
@@ -83,9 +89,18 @@ def test_influence_is_blue_below_zero_and_orange_above():
     assert list(bar.marker.color)[:2] == [theme.HELPS, theme.HARMS]
     assert list(bar.text) == ["-0.5", "+0.25", "not known"]
     assert "more weight lowers the loss" in figure.layout.xaxis.title.text
-    low, high = figure.layout.xaxis.range
-    assert low == -high
     weights.sample_influence(table.iloc[:0]).to_json()
+
+
+def test_influences_of_any_size_are_drawn_on_one_scale():
+    table = pd.DataFrame(
+        {"group": ["a", "b"], "influence": [-2e-3, 9e-4], "stronger_than": [0.9, 0.2]}
+    )
+    small = weights.sample_influence(table)
+    large = weights.sample_influence(table.assign(influence=1e5 * table["influence"]))
+    for figure in (small, large):
+        assert list(figure.data[0].x) == [-0.9, 0.2]
+        assert list(figure.layout.xaxis.range) == [-1.25, 1.25]
 
 
 def test_the_same_table_gives_the_same_bytes():

@@ -1,12 +1,16 @@
 """From a folder of images to a bundle, through a network that is really loaded and run."""
 
+import csv
 import runpy
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import gsr_core
 from gsr_core.data.inputs import ImageFiles
@@ -14,8 +18,11 @@ from gsr_core.errors import DeviceError, GsrError, RunStateError, SettingError
 from gsr_core.features.backbones import build, load_backbone, save_checkpoint
 from gsr_core.features.extract import extract
 from gsr_core.ingest.importing import import_data
-from gsr_core.ingest.plan import make_plan, plan_of
+from gsr_core.ingest.plan import BackboneChoice, make_plan, plan_of
+from gsr_core.ingest.sight import crop_warning, image_preprocessing, sights
 from gsr_core.runs.execute import run
+from gsr_core.runs.export import export_run
+from gsr_core.runs.samples import sample_table
 from gsr_core.workspace import Workspace
 
 N = 120
@@ -65,6 +72,57 @@ def spoil(birds: Path, number: int) -> str:
     (birds / name).unlink()
     (birds / name).write_bytes(content[: len(content) // 2])
     return name
+
+
+def make_images(folder: Path, height: int, width: int, count: int = 3) -> ImageFiles:
+    folder.mkdir()
+    names = [f"{place}.png" for place in range(count)]
+    for name in names:
+        Image.new("RGB", (width, height), "white").save(folder / name)
+    return ImageFiles(folder, names)
+
+
+@pytest.mark.parametrize(
+    ("shape", "overrides", "lost"),
+    [
+        ((64, 64), {}, ""),
+        ((64, 72), {}, ""),
+        ((64, 128), {}, "62%"),
+        ((64, 128), {"fit": "longest"}, ""),
+        ((64, 128), {"fit": "both"}, ""),
+        ((64, 64), {"image_size": 100, "resize": 200}, "75%"),
+    ],
+)
+def test_a_crop_is_warned_of_where_it_loses_more_than_a_margin(tmp_path, shape, overrides, lost):
+    inputs = make_images(tmp_path / "images", *shape)
+    choice = BackboneChoice(name="torchvision:resnet18", overrides=overrides)
+    preprocessing = image_preprocessing(choice)
+    warning = crop_warning(preprocessing, inputs)
+    assert bool(warning) == bool(lost)
+    if lost:
+        assert f"loses up to {lost} of an image: of 3 images looked at, 3 lose more" in warning
+    seen = sights(preprocessing, inputs)
+    assert [each.name for each in seen] == ["0.png", "1.png", "2.png"]
+    assert seen[0].kept == pytest.approx(preprocessing.kept(*reversed(shape)))
+
+
+def test_a_network_is_loaded_for_its_preprocessing_only_when_asked(tmp_path, checkpoint):
+    known = BackboneChoice(name="simconv1", overrides={"image_size": 64})
+    assert image_preprocessing(known).image_size == 64
+    with pytest.raises(SettingError, match="image_size"):
+        image_preprocessing(known.model_copy(update={"overrides": {"image_size": 0}}))
+    own = BackboneChoice(name="torchscript:none.pt", trust=True)
+    assert image_preprocessing(own) is None
+    with pytest.raises(GsrError, match=r"none\.pt"):
+        image_preprocessing(own, load=True)
+
+
+def test_a_crop_that_loses_much_is_among_the_notes(workspace, plan, tmp_path):
+    assert not [note for note in import_data(workspace, plan).manifest.notes if "crop" in note]
+    choice = plan.backbone.model_copy(update={"overrides": {"resize": 80, "image_size": 32}})
+    bundle = import_data(workspace, plan.model_copy(update={"backbone": choice, "name": "cut"}))
+    (note,) = [note for note in bundle.manifest.notes if "crop" in note]
+    assert "Set fit=longest" in note
 
 
 def test_a_folder_of_images_becomes_a_bundle_and_a_run(workspace, plan, birds, checkpoint):
@@ -186,3 +244,28 @@ def test_what_does_not_fit_is_said_before_hours_are_spent(workspace, plan, chang
     with pytest.raises(error, match=message):
         import_data(workspace, make_plan(**{**plan.model_dump(), **change}))
     assert not list(workspace.bundles.glob("*"))
+
+
+def test_an_export_classifies_images_through_the_network_that_gave_the_features(
+    workspace, plan, birds, tmp_path
+):
+    bundle = import_data(workspace, plan)
+    done = run(workspace, "birds", "erm", device="cpu")
+    export_run(done, tmp_path / "mine")
+    rows = bundle.rows_of["test"][:3]
+    files = [str(birds / bundle.column("path")[int(row)].as_py()) for row in rows]
+    command = [sys.executable, str(tmp_path / "mine" / "use.py"), *files]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stderr
+    _, *lines = csv.reader(answer.stdout.splitlines())
+    table = sample_table(done, "test").set_index("row").loc[rows]
+    assert [line[0] for line in lines] == [
+        bundle.manifest.classes[prediction] for prediction in table["prediction"]
+    ]
+    # Another network's weights are refused.
+    torch.manual_seed(1)
+    save_checkpoint(build("simconv1", 2), tmp_path / "other.safetensors")
+    command += ["--checkpoint", str(tmp_path / "other.safetensors")]
+    refused = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert refused.returncode == 1
+    assert "are not those that the features came from" in refused.stderr

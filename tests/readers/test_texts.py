@@ -56,7 +56,8 @@ def test_class_names_come_from_labels_that_are_words(tmp_path):
 
     assert dataset.classes == ["contradiction", "entailment", "neutral"]
     assert len(dataset.groups) == 6
-    chosen = dataset.samples["text"].str.startswith("A man number 7 walks a dog.\nNobody")
+    first, second = (dataset.samples[name].str for name in ("text", "text_pair"))
+    chosen = first.startswith("A man number 7 walks a dog.") & second.startswith("Nobody")
     assert dataset.classes[dataset.samples["y"][chosen].item()] == "neutral"
 
 

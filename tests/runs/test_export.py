@@ -1,12 +1,19 @@
+import csv
+import io
 import json
 import shutil
+import subprocess
+import sys
+import zipfile
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from gsr_core.data.bundle import load_head
 from gsr_core.errors import RunStateError, SettingError
-from gsr_core.runs.export import export_run
+from gsr_core.runs.export import export_archive, export_run
+from gsr_core.runs.samples import sample_table
 from gsr_core.runs.summary import summarise
 
 
@@ -15,11 +22,13 @@ def test_everything_that_a_run_left_behind_is_exported(done, tmp_path):
     files = export_run(run, to)
     assert files == sorted(file.name for file in to.iterdir())
     assert files == [
+        "about.json",
         "config.json",
         "head.safetensors",
         "influence.npy",
         "metrics.parquet",
         "summary.json",
+        "use.py",
         "weights.csv",
         "weights.parquet",
     ]
@@ -30,7 +39,49 @@ def test_everything_that_a_run_left_behind_is_exported(done, tmp_path):
 
 def test_a_run_without_weights_is_exported_without_them(done, tmp_path):
     files = export_run(done("erm"), tmp_path / "mine")
-    assert files == ["config.json", "head.safetensors", "metrics.parquet", "summary.json"]
+    assert not [name for name in files if name.startswith(("weights", "influence"))]
+
+
+def use(folder, *words: str) -> list[list[str]]:
+    """Run `use.py` as who takes the export home does."""
+    command = [sys.executable, str(folder / "use.py"), *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return list(csv.reader(done.stdout.splitlines()))
+
+
+def test_the_export_classifies_features_as_the_run_does(done, tmp_path):
+    run = done()
+    export_run(run, tmp_path / "mine")
+    table = sample_table(run, "test")
+    np.save(tmp_path / "rows.npy", run.bundle.features[table["row"]])
+    head, *rows = use(tmp_path / "mine", str(tmp_path / "rows.npy"))
+    assert head == ["prediction", "cat", "dog"]
+    assert [row[0] for row in rows] == [["cat", "dog"][y] for y in table["prediction"]]
+    assert [max(float(each) for each in row[1:]) for row in rows] == pytest.approx(
+        table["confidence"].tolist(), abs=1e-5
+    )
+
+
+def test_features_of_another_size_are_refused_in_one_sentence(done, tmp_path):
+    export_run(done(), tmp_path / "mine")
+    np.save(tmp_path / "rows.npy", np.zeros((2, 3)))
+    for file, said in (("rows.npy", "the head takes (n, 5)"), ("none.npy", "there is no file")):
+        command = [sys.executable, str(tmp_path / "mine" / "use.py"), str(tmp_path / file)]
+        refused = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert refused.returncode == 1
+        assert said in refused.stderr
+        assert refused.stderr.count("\n") == 1
+
+
+def test_an_archive_holds_the_same_files(done, tmp_path):
+    run = done()
+    names = export_run(run, tmp_path / "mine")
+    with zipfile.ZipFile(io.BytesIO(export_archive(run))) as archive:
+        assert sorted(archive.namelist()) == [f"{run.run_id}/{name}" for name in names]
+        about = json.loads(archive.read(f"{run.run_id}/about.json"))
+    assert about["classes"] == ["cat", "dog"]
+    assert [group["name"] for group in about["groups"]] == run.bundle.group_names
 
 
 def test_a_run_without_a_step_is_not_exported(make, tmp_path):

@@ -67,7 +67,7 @@ def test_weighted_rows_have_weights_ranks_and_influences(done):
     run = done(steps=8)
     table = sample_table(run, "heldout")
     groups = [INFLUENCE + name for name in run.bundle.group_names]
-    assert list(table.columns) == [*ALWAYS, "weight", "rank", *groups]
+    assert list(table.columns) == [*ALWAYS, "weight", "rank", *groups, "goal"]
     assert table["weight"].mean() == pytest.approx(1)
     np.testing.assert_allclose(table["weight"], run.weights()["weight"] * 40)
     assert sorted(table["rank"]) == list(range(1, 41))
@@ -115,3 +115,21 @@ def test_long_splits_are_read_in_chunks_with_the_same_outcome(done, monkeypatch)
 def test_a_run_without_a_head_is_an_error_that_says_to_wait(make):
     with pytest.raises(RunStateError, match="has no head yet; wait until it has ended"):
         sample_table(make(), "test")
+
+
+def test_the_goal_is_the_mean_of_the_influences_by_the_weights_of_the_groups(done):
+    run = done("gsr")
+    table = sample_table(run, run.values_split)
+    history = run.metrics()
+    at = (history["metric"] == "group_weight") & (history["step"] == run.state.best_step)
+    gamma = history[at].set_index("group")["value"]
+    expected = sum(gamma[name] * table[INFLUENCE + name] for name in run.bundle.group_names)
+    np.testing.assert_allclose(table["goal"], expected, rtol=1e-9)
+
+
+def test_without_weights_of_the_groups_all_count_alike(done):
+    run = done("gsr")
+    run.write_metrics(run.metrics().query("metric != 'group_weight'"))
+    table = sample_table(run, run.values_split)
+    columns = [INFLUENCE + name for name in run.bundle.group_names]
+    np.testing.assert_allclose(table["goal"], table[columns].mean(axis=1), rtol=1e-9)

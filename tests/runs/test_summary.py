@@ -80,10 +80,14 @@ def local_time(monkeypatch):
 def test_a_label_names_what_differs_from_the_defaults_and_the_local_time(
     make, monkeypatch, local_time, changed, text
 ):
-    config = make(**changed).config
+    run = make(**changed)
+    run.write_config(run.config.model_copy(update={"created": "2025-11-22T03:16:59Z"}))
     made = {"UTC0": "22 Nov 03:16", "JST-9": "22 Nov 12:16", "CST6": "21 Nov 21:16"}
     for zone, time_there in made.items():
         monkeypatch.setenv("TZ", zone)
         time.tzset()
-        config = config.model_copy(update={"created": "2025-11-22T03:16:59Z"})
-        assert run_label(config) == f"GSR · steps 5{text} · {time_there}"
+        assert run_label(run) == f"GSR · steps 5{text} · {time_there}"
+    run.rename(" the best ")
+    assert run_label(run) == "the best · 21 Nov 21:16"
+    run.rename("")
+    assert run_label(run).startswith("GSR")

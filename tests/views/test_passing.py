@@ -71,3 +71,20 @@ def test_what_passes_is_what_pandas_finds_in_that_order(bundle, table, group, y,
 
 def test_without_filters_all_pass_in_the_order_of_the_table(bundle, table):
     assert passing(bundle, table).tolist() == list(range(len(table)))
+
+
+def test_an_attribute_and_a_range_leave_the_rows_that_have_them(bundle, table):
+    table = table.assign(colour=np.where(table["row"] % 3 == 0, "red", "green"))
+    places = passing(bundle, table, attribute=("colour", "red"), measure=("loss", 0.25, 0.75))
+    expected = (table["row"] % 3 == 0) & (table["loss"] >= 0.25) & (table["loss"] <= 0.75)
+    assert table["row"].to_numpy()[places].tolist() == table.loc[expected, "row"].tolist()
+    assert len(passing(bundle, table, measure=("loss", -np.inf, np.inf))) == len(table)
+
+
+def test_what_has_no_difference_from_another_run_comes_last(bundle, table):
+    difference = table["loss"].where(table["row"] % 2 == 0) - 0.5
+    table = table.assign(difference=difference)
+    for order, ascending in (("heavier than in B", False), ("lighter than in B", True)):
+        places = passing(bundle, table, order=order)
+        expected = table.sort_values("difference", ascending=ascending, kind="stable")
+        pd.testing.assert_frame_equal(table.iloc[places], expected)

@@ -1,0 +1,108 @@
+"""What can be done with a run: its settings again, a name, an export, an end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import streamlit as st
+
+from gsr_core.errors import GsrError
+from gsr_core.methods.registry import make_method
+from gsr_core.runs.export import export_archive
+from gsr_core.runs.job import RunJob
+from gsr_core.runs.protocol import protocol_of
+from gsr_core.runs.removal import delete_run
+from gsr_core.runs.store import TITLE_LENGTH, Run
+from gsr_core.runs.summary import run_label
+from gsr_core.views.charts import plain, show_error, show_rows
+
+__all__ = ["run_actions", "run_settings"]
+
+
+def run_actions(run: Run) -> None:
+    """Draw the actions on a run.
+
+    Args:
+        run: Any run of the bundle.
+    """
+    state = run.state
+    with st.container(horizontal=True, vertical_alignment="center", key="run actions"):
+        st.button(
+            "Use these settings",
+            icon=":material/content_copy:",
+            key=f"clone {run.run_id}",
+            help="Fills the form with the method and the settings of this run.",
+            on_click=_fill_form,
+            args=(run,),
+        )
+        if state.step and not state.active:
+            st.download_button(
+                "Export",
+                data=lambda: export_archive(run),
+                file_name=f"{run.run_id}.zip",
+                mime="application/zip",
+                on_click="ignore",
+                icon=":material/download:",
+                key=f"export {run.run_id}",
+                help="Head, weights, metrics, class names, preprocessing, and a script that "
+                "classifies with the head.",
+            )
+        with (
+            st.popover("Rename", icon=":material/edit:", key=f"rename {run.run_id}"),
+            st.form(f"rename form {run.run_id}", border=False),
+        ):
+            title = st.text_input(
+                "Name of the run",
+                value=run.title,
+                max_chars=TITLE_LENGTH,
+                placeholder=run_label(run),
+            )
+            if st.form_submit_button("Save", type="primary"):
+                _do(lambda: run.rename(title))
+        with st.popover("Delete", icon=":material/delete:", key=f"delete {run.run_id}"):
+            st.write("This deletes the run with its head, weights and history, for good.")
+            if st.button("Delete this run", type="primary", key=f"really delete {run.run_id}"):
+                _do(lambda: delete_run(run))
+
+
+def run_settings(run: Run) -> None:
+    """Draw all that a run was made with, folded."""
+    config = run.config
+    defaults = make_method(config.method).settings()
+    with st.expander("Settings of this run"):
+        show_rows(
+            {
+                "setting": list(config.settings),
+                "value": [str(value) for value in config.settings.values()],
+                "default": [str(defaults.get(key, "")) for key in config.settings],
+            },
+            key=f"settings of {run.run_id}",
+        )
+        facts = [f"{key.replace('_', ' ')} {value}" for key, value in config.variation.items()]
+        facts += [f"settings from the sweep {config.sweep}"] * bool(config.sweep)
+        facts += [f"device {run.state.device or config.device}", f"id {run.run_id}"]
+        facts += [f"made {config.created} with gsr-core {config.versions.get('gsr-core', '?')}"]
+        st.caption(plain(" · ".join([protocol_of(run).text, *facts])))
+        st.code(RunJob.of(config).command(run.workspace), language="bash", wrap_lines=True)
+
+
+def _fill_form(run: Run) -> None:
+    """Let the form begin with a run's settings."""
+    config = run.config
+    before: dict[str, Any] = st.session_state.get("run form", {"turn": 0})
+    st.session_state["run form"] = {
+        # New widgets, which begin with these values.
+        "turn": before["turn"] + 1,
+        "method": config.method,
+        "settings": config.settings,
+        "device": config.device,
+    }
+
+
+def _do(change: Any) -> None:
+    try:
+        change()
+    except GsrError as error:
+        show_error(error)
+    else:
+        st.rerun()
