@@ -168,4 +168,5 @@ def group_thumbnails(bundle: Bundle, split: str) -> None:
             st.caption("No sample in this split.")
             continue
         chosen = np.sort(draw.choice(inside, size=min(most, len(inside)), replace=False))
-        strip(bundle, chosen, f"samples of {name}", width=76)
+        with st.container(key=f"strip {g}"):
+            strip(bundle, chosen, f"samples of {name}", width=76)

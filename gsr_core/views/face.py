@@ -103,7 +103,9 @@ def strip(bundle: Bundle, rows: np.ndarray, label: str, *, width: int) -> None:
     """
     images = [image for row in rows if (image := picture(bundle, int(row))) is not None]
     if images:
-        st.image(images, width=width, alt=[f"{label}, {k + 1}" for k in range(len(images))])
+        with st.container(horizontal=True, gap="xsmall"):
+            for place, image in enumerate(images, 1):
+                st.image(image, width=width, alt=f"{label}, {place}")
         return
     if len(rows) and (words := bundle.in_words(rows, letters=200)):
         show_rows(

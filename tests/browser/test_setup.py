@@ -92,7 +92,7 @@ def test_a_good_file_opens(empty_screen, empty_dashboard, tmp_path: Path):
     expect(empty_screen.box("Bundle")).to_have_value("birds")
     empty_screen.idle()
     assert empty_screen.metric("Samples") == "120"
-    expect(empty_screen.page.get_by_text("This bundle holds no images.")).to_be_visible()
+    expect(empty_screen.page.get_by_text("This bundle holds no images, texts")).to_be_visible()
     assert len(empty_dashboard.bundle("birds")) == 120
 
 

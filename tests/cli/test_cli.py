@@ -238,7 +238,7 @@ def test_a_waiting_run_is_cancelled_and_an_ended_one_is_not(gsr, only_run, works
 
 def test_a_run_is_exported(gsr, only_run, tmp_path):
     outcome = gsr("export", only_run, "--to", "out")
-    assert outcome.out.startswith("out: config.json, head.safetensors")
+    assert outcome.out.startswith("out: about.json, config.json, head.safetensors")
     found = json.loads(gsr("export", only_run, "--to", "again", "--json").out)
     assert found["directory"] == str(tmp_path / "again")
     assert (
