@@ -41,7 +41,7 @@ NONSENSE = {
 @pytest.fixture
 def workspace(tmp_path, monkeypatch) -> Workspace:
     """An empty workspace that the pages take, and for which they start no workers."""
-    for module in ("views.frame", "jobs.queue"):
+    for module in ("views.frame", "jobs.queue", "runs.job"):
         monkeypatch.setattr(f"gsr_core.{module}.ensure_worker", lambda *_: None)
     place = Workspace.at(tmp_path / "workspace")
     monkeypatch.setenv("GSR_WORKSPACE", str(place.root))
