@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -209,6 +210,8 @@ def test_it_says_where_it_is_and_opens_a_browser_unless_headless(
         async with guard.open_browser(guard.st.App):
             pass
 
-    asyncio.run(serve())
+    # In a thread of its own, since the browser tests keep a loop in this one.
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(asyncio.run, serve()).result()
     assert opened == [expected] * (not headless)
     assert expected in capsys.readouterr().out

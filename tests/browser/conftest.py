@@ -133,6 +133,9 @@ busy machine, frames say better than a clock how far it has got. A page that is 
 images are there makes the browser complain about them.
 """
 
+BROKEN = "[...document.images].some(image => image.complete && !image.naturalWidth)"
+"""Whether an image on the page could not be loaded."""
+
 ASKED = "asked => window.scriptsAsked > asked"
 """Whether Streamlit has asked for its script again."""
 
@@ -567,6 +570,10 @@ class Screen:
         # Streamlit asks below the page's own path first, then at the root.
         if "404" in message.text and "/_stcore/" in place:
             return
+        # It drops the images of an earlier draw, which the browser may only then ask for; that
+        # those which stay have come, `sound` looks.
+        if "404" in message.text and "/media/" in place:
+            return
         self.problems.append(f"console: {message.text} ({place})")
 
     def open(self, name: str, **query: object) -> None:
@@ -613,9 +620,12 @@ class Screen:
                 self.page.wait_for_function(ASKED, arg=asked, timeout=ONCE, polling=OFTEN)
 
     def sound(self) -> None:
-        """Fail if the page shows a traceback."""
+        """Fail if the page shows a traceback, or an image that has not come."""
         for trace in self.page.locator("[data-testid=stException], .stException").all():
             pytest.fail(f"the page shows an exception: {trace.inner_text()}")
+        wait_for_page(
+            self.page, lambda: not self.page.evaluate(BROKEN), "every image on the page to come"
+        )
 
     @property
     def query(self) -> dict[str, str]:
