@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -69,6 +70,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
     rank = {folder: number for number, folder in enumerate(FIRST)}
     items.sort(key=lambda item: rank.get(item.path.relative_to(here).parts[0], len(FIRST)))
+
+
+@pytest.fixture
+def exact_solves_stall(monkeypatch: pytest.MonkeyPatch) -> str:
+    """Let every solve as exact as an influence that is shown fall short; return what is said."""
+    from gsr_core.linear.iterative import SolveEnding
+    from gsr_core.linear.solver import Solver
+
+    real = Solver.solve
+
+    def solve(self, *args, tolerance, **kwargs):
+        solution = real(self, *args, tolerance=tolerance, **kwargs)
+        return solution if tolerance > 1e-9 else replace(solution, ending=SolveEnding.STALLED)
+
+    monkeypatch.setattr(Solver, "solve", solve)
+    return f"The influence is not solved: {SolveEnding.STALLED}."
 
 
 @pytest.fixture(scope="session")

@@ -201,7 +201,10 @@ class Solver:
             if bool((norm > torch.maximum(allowed, before / 2)).any()):
                 return self._solve(objective, state, right, tolerance, columns, _MAX_PRODUCTS)
         residual = torch.where(allowed > 0, tolerance * norm / allowed, norm)
-        return Solution(columns, left, residual, products, SolveEnding.REACHED)
+        # What is not a number is above nothing, and not reached either.
+        reached = bool((norm <= allowed).all())
+        ending = SolveEnding.REACHED if reached else SolveEnding.STALLED
+        return Solution(columns, left, residual, products, ending)
 
     def _solve(
         self,

@@ -198,8 +198,13 @@ class GroupRobust(FittedHead, ABC):
             sample_weight: (n,) of the step.
             u: (p, c) of the step.
         """
-        inner = self.inner(problem)
-        return self._influence(inner, inner.scored(problem.target), sample_weight, u)
+
+        def compute() -> Influence:
+            # The rows are mapped only if somebody asks; the run has its own.
+            inner = self.inner(problem)
+            return self._influence(inner, inner.scored(problem.target), sample_weight, u)()
+
+        return compute
 
     def _influence(
         self, inner: InnerProblem, target: Scored, sample_weight: Tensor, u: Tensor

@@ -318,6 +318,11 @@ class TestRough:
         assert solution.reached
         assert (true <= 1e-7).all()
 
+    def test_what_is_not_a_number_is_not_solved(self, make_objective, random_columns, n_classes):
+        _, objective, state, right = self.case(make_objective, random_columns, n_classes)
+        right[0, 0, 1] = torch.nan
+        assert Solver().solve(objective, state, right, tolerance=1e-8).ending is SolveEnding.STALLED
+
     def test_the_fit_is_that_of_exact_products(self, make_objective, random_columns, n_classes):
         exact, objective, *_ = self.case(make_objective, random_columns, n_classes)
         one, two = fit(exact), fit(objective)
