@@ -28,16 +28,14 @@ import torch
 from torch import Tensor
 
 from gsr_core.linear.iterative import SolveEnding
-from gsr_core.linear.objective import Objective, State, times, transposed_times
+from gsr_core.linear.objective import Objective, State, directions_at_once
 
 __all__ = [
     "EXACT",
     "Influence",
     "Inverted",
-    "gradient_products",
     "influence",
     "influence_along",
-    "loss_gradients",
     "mean_shares",
     "shortfall",
 ]
@@ -45,9 +43,6 @@ __all__ = [
 EXACT = 1e-10
 """Relative residual of the linear solves behind an influence that is shown: far below what can be
 told apart, and far above what rounding leaves in float64."""
-
-_BLOCK = 2**27
-"""Numbers that one array over rows, coordinates and groups may have; more groups go in blocks."""
 
 
 @dataclass(frozen=True)
@@ -89,31 +84,6 @@ def mean_shares(groups: Tensor, like: Tensor) -> Tensor:
     return share / share.sum(dim=0).clamp(min=1)
 
 
-def loss_gradients(
-    design: Tensor, probabilities: Tensor, labels: Tensor, share: Tensor, basis: Tensor
-) -> Tensor:
-    """Return the gradients of r sums of losses, without the penalty.
-
-    Args:
-        design: (N, p) rows, those of the target set for instance.
-        probabilities: (N, K).
-        labels: (N,).
-        share: (N, r) factor of each row's loss in each sum, `mean_shares` for instance.
-        basis: (K, c) from `centred_basis`.
-
-    Returns:
-        (p, c, r).
-    """
-    residuals = probabilities @ basis - basis[labels]
-    p, c = design.shape[1], basis.shape[1]
-    parts = []
-    for part in share.split(_groups_at_once(len(labels), c), dim=1):
-        spread = residuals[:, :, None] * part[:, None, :]
-        total = transposed_times(design, spread.reshape(len(labels), -1))
-        parts.append(total.reshape(p, c, part.shape[1]))
-    return torch.cat(parts, dim=2)
-
-
 def influence(
     invert: Callable[[Tensor], Inverted], objective: Objective, state: State, gradients: Tensor
 ) -> Influence:
@@ -126,7 +96,7 @@ def influence(
         gradients: (p, c, m) of the groups' losses.
     """
     n, c = len(objective.labels), objective.basis.shape[1]
-    solved = [invert(right) for right in gradients.split(_groups_at_once(n, c), dim=2)]
+    solved = [invert(right) for right in gradients.split(directions_at_once(n, c), dim=2)]
     parts = [influence_along(objective, state, each.columns) for each in solved]
     short = [each.ending for each in solved if each.ending is not SolveEnding.REACHED]
     return Influence(torch.cat(parts, dim=1), short[0] if short else SolveEnding.REACHED)
@@ -151,24 +121,4 @@ def influence_along(objective: Objective, state: State, directions: Tensor) -> T
         directions: (p, c, r).
     """
     penalty = 2 * objective.l2 * torch.einsum("pc,pcr->r", state.u, directions)
-    return -(gradient_products(objective, state, directions) + penalty)
-
-
-def gradient_products(objective: Objective, state: State, directions: Tensor) -> Tensor:
-    """Return the inner product of each sample's loss gradient with each direction, (n, r) nats.
-
-    Args:
-        objective: Has the samples.
-        state: Where the gradients are taken.
-        directions: (p, c, r).
-    """
-    p, c, _ = directions.shape
-    residuals, parts = objective.residuals(state), []
-    for part in directions.split(_groups_at_once(len(objective.labels), c), dim=2):
-        along = times(objective.design, part.reshape(p, -1)).reshape(-1, c, part.shape[2])
-        parts.append((residuals[:, :, None] * along).sum(dim=1))
-    return torch.cat(parts, dim=1)
-
-
-def _groups_at_once(n: int, c: int) -> int:
-    return max(_BLOCK // (n * c), 1)
+    return -(objective.gradient_products(state, directions) + penalty)

@@ -15,9 +15,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 __all__ = ["Objective", "State", "centred_basis", "gram", "times", "transposed_times"]
 
@@ -27,6 +29,8 @@ _CHUNK = 8192
 """Rows at a time where float32 rows meet float64 vectors, to bound the memory of the cast."""
 _CACHED = 2**21
 """Bytes of rows that are multiplied by twice while a core's cache has them."""
+_AT_ONCE = 2**27
+"""Numbers that one array over rows, coordinates and directions may have; more go in blocks."""
 
 
 def centred_basis(n_classes: int, like: Tensor) -> Tensor:
@@ -99,17 +103,25 @@ class State:
 
     Attributes:
         u: (p, c) free coordinates of the head.
-        logits: (n, K).
-        probabilities: (n, K).
         losses: (n,) cross-entropy, nats.
         value: The objective, nats.
+        evaluate: Returns the (n, K) logits.
     """
 
     u: Tensor
-    logits: Tensor
-    probabilities: Tensor
     losses: Tensor
     value: Tensor
+    evaluate: Callable[[], Tensor]
+
+    @cached_property
+    def logits(self) -> Tensor:
+        """(n, K)."""
+        return self.evaluate()
+
+    @cached_property
+    def probabilities(self) -> Tensor:
+        """(n, K)."""
+        return torch.softmax(self.logits, dim=1)
 
 
 @dataclass(frozen=True)
@@ -137,14 +149,33 @@ class Objective:
         """Return the zero head, (p, c)."""
         return self.basis.new_zeros(self.design.shape[1], self.basis.shape[1])
 
-    def at(self, u: Tensor, logits: Tensor | None = None) -> State:
-        """Evaluate the objective at u; known `logits` save the product with the design."""
-        if logits is None:
-            logits = times(self.design, u) @ self.basis.T
-        log_probabilities = torch.log_softmax(logits, dim=1)
-        losses = -log_probabilities.gather(1, self.labels[:, None]).squeeze(1)
+    def at(self, u: Tensor) -> State:
+        """Evaluate the objective at u, (p, c)."""
+        return self._at(u, times(self.design, u) @ self.basis.T)
+
+    def at_zero(self) -> State:
+        """Evaluate the objective at the zero head."""
+        return self._at(self.zero(), self.basis.new_zeros(len(self.labels), len(self.basis)))
+
+    def along(self, state: State, step: Tensor) -> Callable[[float], State]:
+        """Return what evaluates the objective at `u + size * step` for a size.
+
+        Args:
+            state: At u.
+            step: (p, c).
+        """
+        # One product with the design serves all sizes.
+        moved = times(self.design, step) @ self.basis.T
+        return lambda size: self._at(state.u + size * step, state.logits + size * moved)
+
+    def _at(self, u: Tensor, logits: Tensor) -> State:
+        losses = cross_entropy(logits, self.labels, reduction="none")
         value = self.sample_weight @ losses + self.l2 * u.square().sum()
-        return State(u, logits, log_probabilities.exp(), losses, value)
+        return State(u, losses, value, lambda: logits)
+
+    def wrong(self, state: State) -> Tensor:
+        """Return (n,) bool: whose likeliest class is not their own."""
+        return state.logits.argmax(dim=1) != self.labels
 
     def residuals(self, state: State) -> Tensor:
         """Return (n, c): `(p_i - e_{y_i}) Q`, the gradient of each loss by its logits."""
@@ -159,6 +190,38 @@ class Objective:
         weighted = [self.sample_weight[:, None] * self.residuals(state) for state in states]
         parts = transposed_times(self.design, torch.cat(weighted, dim=1)).chunk(len(states), dim=1)
         return [part + 2 * self.l2 * state.u for part, state in zip(parts, states, strict=True)]
+
+    def loss_gradients(self, state: State, share: Tensor) -> Tensor:
+        """Return the gradients of r sums of losses, without the penalty.
+
+        Args:
+            state: Where they are taken.
+            share: (n, r) factor of each row's loss in each sum.
+
+        Returns:
+            (p, c, r).
+        """
+        residuals, (p, c) = self.residuals(state), state.u.shape
+        parts = []
+        for part in share.split(directions_at_once(len(share), c), dim=1):
+            spread = residuals[:, :, None] * part[:, None, :]
+            total = transposed_times(self.design, spread.reshape(len(share), -1))
+            parts.append(total.reshape(p, c, part.shape[1]))
+        return torch.cat(parts, dim=2)
+
+    def gradient_products(self, state: State, directions: Tensor) -> Tensor:
+        """Return the inner product of each sample's loss gradient with each direction, (n, r) nats.
+
+        Args:
+            state: Where the gradients are taken.
+            directions: (p, c, r).
+        """
+        (p, c, _), n = directions.shape, len(self.labels)
+        residuals, parts = self.residuals(state), []
+        for part in directions.split(directions_at_once(n, c), dim=2):
+            along = times(self.design, part.reshape(p, -1)).reshape(n, c, part.shape[2])
+            parts.append((residuals[:, :, None] * along).sum(dim=1))
+        return torch.cat(parts, dim=1)
 
     def hessian_product(self, state: State, columns: Tensor, *, rough: bool = False) -> Tensor:
         """Return the Hessian applied to r directions.
@@ -242,6 +305,11 @@ class Objective:
         matrix = gram(design, self.sample_weight * spread / c)
         matrix.diagonal().add_(2 * self.l2)
         return matrix
+
+
+def directions_at_once(n: int, c: int) -> int:
+    """Return how many directions may go at once through arrays over n rows and c coordinates."""
+    return max(_AT_ONCE // (n * c), 1)
 
 
 def _blocks(design: Tensor, dtype: torch.dtype) -> Iterator[slice]:

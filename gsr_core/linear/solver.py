@@ -256,10 +256,8 @@ class Solver:
             tolerance: Gradient norm to reach, relative to the norm at the zero head.
             max_iterations: Newton iterations after which to stop.
         """
-        logits = start.new_zeros(len(objective.labels), objective.basis.shape[0])
-        zero = objective.at(objective.zero(), logits)
         state = objective.at(start)
-        at_zero, gradient = objective.gradients(zero, state)
+        at_zero, gradient = objective.gradients(objective.at_zero(), state)
         reference = max(float(at_zero.norm()), torch.finfo(start.dtype).tiny)
         norm = float(gradient.norm())
         iterations, ending = 0, FitEnding.ITERATIONS
@@ -296,12 +294,12 @@ def _line_search(
 ) -> State | None:
     """Return the first point along the step that lowers the objective, or None."""
     slope = float((gradient * step).sum())
-    moved_logits = objective.at(step).logits
+    along = objective.along(state, step)
     # Near the optimum the decrease drowns in rounding; there the full step is right.
     slack = _SLACK * torch.finfo(step.dtype).eps * abs(float(state.value))
     size = 1.0
     for _ in range(_HALVINGS):
-        candidate = objective.at(state.u + size * step, state.logits + size * moved_logits)
+        candidate = along(size)
         if float(candidate.value) <= float(state.value) + ARMIJO * size * slope + slack:
             return candidate
         size /= 2

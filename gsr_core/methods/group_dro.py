@@ -39,7 +39,7 @@ from scipy.optimize import nnls
 from torch import Tensor
 
 from gsr_core.data.problem import Problem, Rows
-from gsr_core.linear.influence import loss_gradients, mean_shares
+from gsr_core.linear.influence import mean_shares
 from gsr_core.linear.objective import State
 from gsr_core.linear.solver import ARMIJO, Fit, FitEnding
 from gsr_core.methods.base import SETTINGS_CONFIG, LabelNeeds, Range, SearchSpace, Step, settings
@@ -204,9 +204,7 @@ class _Game:
         state = objective.at(u)
         losses = self.losses(state)
         share = mean_shares(self._members, losses)
-        gradients = loss_gradients(
-            inner.design, state.probabilities, inner.labels, share, inner.basis
-        )
+        gradients = objective.loss_gradients(state, share)
         moved = inner.solver.solve(objective, state, gradients, tolerance=TOLERANCE).columns
         curvature = torch.einsum("pcg,pch->gh", gradients, moved)
         best = q.new_tensor(best_on_simplex(*(x.cpu().numpy() for x in (curvature, losses, q))))

@@ -32,6 +32,7 @@ from torch import Tensor
 from gsr_core.data.problem import Problem
 from gsr_core.linear.influence import EXACT, Influence, Inverted, influence_along, shortfall
 from gsr_core.linear.iterative import SolveEnding
+from gsr_core.linear.objective import State
 from gsr_core.methods.base import SETTINGS_CONFIG, LabelNeeds, Range, SearchSpace, Step, settings
 from gsr_core.methods.inner import Fitted, FittedHead, InnerProblem, Scored, invert_exactly
 
@@ -141,8 +142,8 @@ class GroupRobust(FittedHead, ABC):
         while True:
             fit = inner.fit(weight, u)
             u = fit.state.u
-            on_target = inner.log_probabilities(target, u)
-            on_watched = on_target if watched is target else inner.log_probabilities(watched, u)
+            on_target = target.at(u)
+            on_watched = on_target if watched is target else watched.at(u)
 
             temperature = self.temperature if self.gamma_update == "paper" else 1.0
             log_gamma = log_gamma + self._signal(watched, on_watched) / temperature
@@ -212,12 +213,11 @@ class GroupRobust(FittedHead, ABC):
         invert = partial(self.invert, tolerance=EXACT)
         return inner.influence(sample_weight, u, target, invert)
 
-    def _signal(self, watched: Scored, log_probabilities: Tensor) -> Tensor:
+    def _signal(self, watched: Scored, state: State) -> Tensor:
         """Return each group's mean loss in nats, or error rate, (m,)."""
-        if self.group_signal.endswith("loss"):
-            each = watched.losses(log_probabilities)
-        else:
-            each = (log_probabilities.argmax(dim=1) != watched.labels).to(log_probabilities)
+        each = state.losses
+        if self.group_signal.endswith("error"):
+            each = watched.losses.wrong(state).to(each)
         # A group may be absent from val; it then gives no signal.
         return watched.group_means(each)
 

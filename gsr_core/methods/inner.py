@@ -25,10 +25,9 @@ from gsr_core.linear.influence import (
     Influence,
     Inverted,
     influence,
-    loss_gradients,
     mean_shares,
 )
-from gsr_core.linear.objective import Objective, State, centred_basis, times
+from gsr_core.linear.objective import Objective, State, centred_basis
 from gsr_core.linear.solver import Fit, Solver
 from gsr_core.methods.base import SETTINGS_CONFIG, Method, Range, SearchSpace, Step, settings
 
@@ -45,15 +44,23 @@ TOLERANCE = 1e-8
 
 @dataclass(frozen=True)
 class Scored:
-    """Group-labelled rows in design coordinates, ready for losses and gradients."""
+    """Group-labelled rows in design coordinates, ready for losses and gradients.
 
-    design: Tensor
-    labels: Tensor
+    Attributes:
+        losses: Their mean loss, without a penalty.
+        groups: (N, m) bool.
+    """
+
+    losses: Objective
     groups: Tensor
 
-    def losses(self, log_probabilities: Tensor) -> Tensor:
-        """Return the (N,) losses of a head with these log-probabilities (N, K), nats."""
-        return -log_probabilities.gather(1, self.labels[:, None]).squeeze(1)
+    def __len__(self) -> int:
+        """Return the number of rows N."""
+        return len(self.groups)
+
+    def at(self, u: Tensor) -> State:
+        """Evaluate the rows under the head with coordinates u, (p, c)."""
+        return self.losses.at(u)
 
     def group_means(self, each: Tensor) -> Tensor:
         """Return the (m,) means over each group's rows of (N,) numbers; 0 for a group without."""
@@ -63,15 +70,9 @@ class Scored:
         """Return (N, 1): each row's share in the sum of the groups' means under weights (m,)."""
         return (mean_shares(self.groups, group_weight) @ group_weight)[:, None]
 
-    def gradients(self, log_probabilities: Tensor, share: Tensor, basis: Tensor) -> Tensor:
-        """Return (p, c, r): the gradients of sums of losses.
-
-        Args:
-            log_probabilities: (N, K).
-            share: (N, r) factor of each row's loss in each sum.
-            basis: (K, c) from `centred_basis`.
-        """
-        return loss_gradients(self.design, log_probabilities.exp(), self.labels, share, basis)
+    def gradients(self, state: State, share: Tensor) -> Tensor:
+        """Return (p, c, r): the gradients at a state of sums of losses with factors (N, r)."""
+        return self.losses.loss_gradients(state, share)
 
 
 @dataclass(frozen=True)
@@ -83,18 +84,18 @@ class Fitted:
         objective: The inner problem under the head's weights.
         state: Its minimiser.
         target: The rows whose groups count.
-        log_probabilities: (N, K) of these rows.
+        on_target: These rows at the same head.
     """
 
     solver: Solver
     objective: Objective
     state: State
     target: Scored
-    log_probabilities: Tensor
+    on_target: State
 
     def gradients(self, share: Tensor) -> Tensor:
         """Return (p, c, r): gradients of sums of the target's losses with factors (N, r)."""
-        return self.target.gradients(self.log_probabilities, share, self.objective.basis)
+        return self.target.gradients(self.on_target, share)
 
 
 def invert_exactly(
@@ -179,11 +180,9 @@ class InnerProblem:
 
     def scored(self, rows: Rows) -> Scored:
         """Map group-labelled rows to design coordinates."""
-        return Scored(self._map.design(rows.features, self._precision), rows.labels, rows.groups)
-
-    def log_probabilities(self, scored: Scored, u: Tensor) -> Tensor:
-        """Return (N, K) of a head with coordinates u."""
-        return torch.log_softmax(times(scored.design, u) @ self.basis.T, dim=1)
+        design = self._map.design(rows.features, self._precision)
+        uniform = self.basis.new_full((len(rows),), 1 / len(rows))
+        return Scored(Objective(design, rows.labels, uniform, 0.0, self.basis), rows.groups)
 
     def influence(
         self,
@@ -206,10 +205,9 @@ class InnerProblem:
         objective = self.objective(sample_weight)
 
         def compute() -> Influence:
-            state, log_probabilities = objective.at(u), self.log_probabilities(target, u)
-            at = Fitted(Solver(), objective, state, target, log_probabilities)
-            gradients = at.gradients(mean_shares(target.groups, log_probabilities))
-            return influence(partial(invert, at), objective, state, gradients)
+            at = Fitted(Solver(), objective, objective.at(u), target, target.at(u))
+            gradients = at.gradients(mean_shares(target.groups, self.basis))
+            return influence(partial(invert, at), objective, at.state, gradients)
 
         return compute
 

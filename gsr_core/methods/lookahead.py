@@ -15,17 +15,15 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from gsr_core.linear.influence import gradient_products
 from gsr_core.linear.objective import Objective
 from gsr_core.methods.inner import InnerProblem, Scored
 
 __all__ = ["Descent", "agreement", "target_gradient"]
 
 
-def target_gradient(inner: InnerProblem, target: Scored, u: Tensor) -> Tensor:
+def target_gradient(target: Scored, u: Tensor) -> Tensor:
     """Return the (p, c, 1) gradient of the mean target loss at u, without the penalty."""
-    share = u.new_full((len(target.labels), 1), 1 / len(target.labels))
-    return target.gradients(inner.log_probabilities(target, u), share, inner.basis)
+    return target.losses.gradient(target.at(u))[:, :, None]
 
 
 def agreement(inner: InnerProblem, target: Scored, u: Tensor, ahead: Tensor) -> Tensor:
@@ -38,8 +36,8 @@ def agreement(inner: InnerProblem, target: Scored, u: Tensor, ahead: Tensor) -> 
         ahead: (p, c) where the target's is.
     """
     objective = inner.objective(inner.uniform())
-    slope = target_gradient(inner, target, ahead)
-    return gradient_products(objective, objective.at(u), slope)[:, 0]
+    slope = target_gradient(target, ahead)
+    return objective.gradient_products(objective.at(u), slope)[:, 0]
 
 
 class Descent:

@@ -36,7 +36,6 @@ from pydantic import Field
 from torch import Tensor
 
 from gsr_core.data.problem import Problem, Rows
-from gsr_core.linear.influence import gradient_products
 from gsr_core.methods.base import SETTINGS_CONFIG, LabelNeeds, Range, SearchSpace, Step, settings
 from gsr_core.methods.draws import per_row
 from gsr_core.methods.gsr import project
@@ -131,16 +130,16 @@ class MAPLE(FittedHead):
             u = inner.fit(coreset, u).state.u
 
             if self.risk == "mean":
-                slope = target_gradient(inner, target, u)
+                slope = target_gradient(target, u)
             else:
-                log_probabilities = inner.log_probabilities(target, u)
-                signal = target.group_means(target.losses(log_probabilities))
+                on_target = target.at(u)
+                signal = target.group_means(on_target.losses)
                 log_gamma = (log_gamma + signal / self.temperature).log_softmax(dim=0)
                 share = target.shares(log_gamma.exp())
-                slope = target.gradients(log_probabilities, share, inner.basis)
+                slope = target.gradients(on_target, share)
 
             objective = inner.objective(weight)
-            agreement = gradient_products(objective, objective.at(u), slope)[:, 0]
+            agreement = objective.gradient_products(objective.at(u), slope)[:, 0]
             xi = rescale(weight @ agreement - agreement, self.step_norm)
             moved, taken = project(weight, xi, self.decay ** (done // self.decay_every))
             done += 1

@@ -3,9 +3,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from gsr_core.linear import influence as influences
+from gsr_core.linear import objective as objectives
 from gsr_core.linear.feature_map import FeatureMap
-from gsr_core.linear.influence import Inverted, influence, loss_gradients, mean_shares
+from gsr_core.linear.influence import Inverted, influence, mean_shares
 from gsr_core.linear.iterative import SolveEnding
 from gsr_core.linear.objective import Objective, centred_basis
 from gsr_core.linear.solver import Solver
@@ -43,9 +43,9 @@ def group_losses(objective, u, target):
 
 def gradients_of(objective, state, target):
     design, labels, groups = target
-    probabilities = torch.softmax(design @ state.u @ objective.basis.T, dim=1)
-    share = mean_shares(groups, probabilities)
-    return loss_gradients(design, probabilities, labels, share, objective.basis)
+    share = mean_shares(groups, state.u)
+    rows = replace(objective, design=design, labels=labels, sample_weight=share[:, 0])
+    return rows.loss_gradients(rows.at(state.u), share)
 
 
 def invert(objective, state, tolerance):
@@ -197,7 +197,7 @@ def test_many_groups_go_in_blocks_with_the_same_outcome(make_objective, target, 
     rows = (design, labels, groups)
     whole = gradients_of(objective, state, rows)
     expected = influence_of(objective, state, rows)
-    monkeypatch.setattr(influences, "_BLOCK", block)
+    monkeypatch.setattr(objectives, "_AT_ONCE", block)
     torch.testing.assert_close(gradients_of(objective, state, rows), whole, rtol=1e-12, atol=1e-14)
     torch.testing.assert_close(
         influence_of(objective, state, rows), expected, rtol=1e-8, atol=1e-11
@@ -207,7 +207,7 @@ def test_many_groups_go_in_blocks_with_the_same_outcome(make_objective, target, 
 def test_one_block_that_falls_short_is_remembered(make_objective, target, monkeypatch):
     objective, rows = make_objective(n_classes=3), target(3)
     state = minimum(objective)
-    monkeypatch.setattr(influences, "_BLOCK", 1)
+    monkeypatch.setattr(objectives, "_AT_ONCE", 1)
     reached, short = SolveEnding.REACHED, SolveEnding.PRODUCTS
     endings = iter([reached, short] + [reached] * 20)
     real = invert(objective, state, 1e-12)

@@ -36,7 +36,7 @@ def test_weights_are_the_positive_part_of_the_slope_at_no_weights_by_autograd(
     (slope,) = torch.autograd.grad(
         none @ losses(head, inner.design, inner.labels), head, create_graph=True
     )
-    ahead = losses(u - 0.7 * slope, target.design, target.labels).mean()
+    ahead = losses(u - 0.7 * slope, target.losses.design, target.losses.labels).mean()
     (by_weight,) = torch.autograd.grad(ahead, none)
     expected = (-by_weight).clamp(min=0)
     assert 0 < int((expected > 0).sum()) < len(expected)
@@ -50,7 +50,7 @@ def test_weights_are_the_positive_part_of_the_score_without_the_hessian(make_pro
     target, u = inner.scored(problem.target), somewhere(inner)
     # From no weights at all there is no normalisation, hence no penalty in the derivative.
     plain = replace(inner.objective(inner.uniform()), l2=0.0)
-    score = influence_along(plain, plain.at(u), target_gradient(inner, target, u))[:, 0]
+    score = influence_along(plain, plain.at(u), target_gradient(target, u))[:, 0]
     expected = (-score).clamp(min=0)
     found = agreeing_weight(inner, target, u)
     torch.testing.assert_close(found, expected / expected.sum())

@@ -39,7 +39,7 @@ def test_the_gradient_of_the_map_is_autograd_through_one_step_of_the_head(make_p
     (slope,) = torch.autograd.grad(
         weight @ own + 0.05 * head.square().sum(), head, create_graph=True
     )
-    ahead = losses(head.detach() - size * slope, target.design, target.labels).mean()
+    ahead = losses(head.detach() - size * slope, target.losses.design, target.losses.labels).mean()
     (expected,) = torch.autograd.grad(ahead, free)
     found = map_gradient(network, phi, inner, target, u, descent)
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-12)
