@@ -217,7 +217,7 @@ def network_gradients(problem: Problem, seed: int) -> Tensor:
 
 def with_features(problem: Problem, features: Tensor) -> Problem:
     """Return a problem to cluster the weighted rows of, with other columns."""
-    rows = replace(problem.weighted, features=features)
+    rows = replace(problem.weighted, source=features)
     few = Rows(rows.features[:1], rows.labels[:1], rows.groups[:1], rows.position[:1])
     return replace(problem, weighted=rows, target=few, val=few)
 

@@ -104,7 +104,7 @@ def make_problem(shape: Shape) -> Problem:
         features += 0.5 * rng.standard_normal(size=(count, d), dtype=np.float32)
         features += 4 * class_direction[labels] + 8 * attribute_direction[attribute]
         return Rows(
-            features=torch.from_numpy(features),
+            source=torch.from_numpy(features),
             labels=torch.from_numpy(labels),
             groups=torch.from_numpy(group[:, None] == np.arange(shape.n_groups)),
             position=np.arange(count),

@@ -11,8 +11,12 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from gsr_core.linear.head import Head
+from gsr_core.linear.stored import StoredFeatures
 
 __all__ = ["GroupScores", "group_scores", "wilson_interval", "worst_group"]
+
+_BLOCK = 2**24
+"""Numbers that an array over rows may have while they are scored."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,9 @@ class GroupScores:
         return float(training_shares[present] @ self.accuracy[present])
 
 
-def group_scores(head: Head, features: Tensor, labels: Tensor, groups: Tensor) -> GroupScores:
+def group_scores(
+    head: Head, features: Tensor | StoredFeatures, labels: Tensor, groups: Tensor
+) -> GroupScores:
     """Score a head.
 
     Args:
@@ -70,16 +76,20 @@ def group_scores(head: Head, features: Tensor, labels: Tensor, groups: Tensor) -
         labels: (n,) int64.
         groups: (n, m) bool; may overlap.
     """
-    logits = head.logits(features)
-    losses = cross_entropy(logits, labels, reduction="none")
-    correct = (logits.argmax(dim=1) == labels).to(losses)
-    # Summed in float64 on the CPU, so that a fraction is exact on every device.
-    each = torch.stack([losses, correct]).cpu().double().numpy()
-    members = groups.cpu().double().numpy()
-    count = members.sum(axis=0)
+    count = groups.sum(dim=0).cpu().numpy()
+    # In float64 on the CPU, so that a fraction is exact on every device.
+    per_group, overall = np.zeros((2, len(count))), np.zeros(2)
+    size = max(_BLOCK // max(len(head.bias), features.shape[1], len(count)), 1)
+    parts = features.split(size), labels.split(size), groups.split(size)
+    for rows, label, members in zip(*parts, strict=True):
+        logits = head.logits(rows)
+        losses = cross_entropy(logits, label, reduction="none")
+        correct = (logits.argmax(dim=1) == label).to(losses)
+        each = torch.stack([losses, correct]).cpu().double().numpy()
+        per_group += each @ members.cpu().double().numpy()
+        overall += each.sum(axis=1)
     with np.errstate(invalid="ignore"):
-        loss, accuracy = (each @ members) / count
-    mean_loss, mean_accuracy = each.mean(axis=1)
+        (loss, accuracy), (mean_loss, mean_accuracy) = per_group / count, overall / len(labels)
     return GroupScores(
         count=count.astype(np.int64),
         accuracy=accuracy,

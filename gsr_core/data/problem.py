@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -12,8 +13,22 @@ from torch import Tensor
 from gsr_core.compute import Compute
 from gsr_core.data.bundle import Bundle
 from gsr_core.data.variation import Variation, flip_labels, keep_share
+from gsr_core.linear.stored import StoredFeatures
 
-__all__ = ["Problem", "Rows", "load_problem", "positions_of", "redraw", "seen_labels"]
+__all__ = [
+    "IN_MEMORY",
+    "Problem",
+    "Rows",
+    "fit_bytes",
+    "load_problem",
+    "positions_of",
+    "redraw",
+    "seen_labels",
+]
+
+IN_MEMORY = 2**32
+"""Bytes that a fit on the rows of one split may take. It is the same on every machine, because a
+fit in blocks rounds differently and a continued run has to give the same bits."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +36,7 @@ class Rows:
     """Some rows of a bundle, on the device of the computation.
 
     Attributes:
-        features: (n, d) float32.
+        source: (n, d) float32 features, in memory or, if they are many, where they are stored.
         labels: (n,) int64, classes in [0, K).
         groups: (n, m) bool, overlap allowed.
         position: (n,) int64, positions in the bundle.
@@ -32,10 +47,15 @@ class Rows:
         (40, torch.Size([40, 5]))
     """
 
-    features: Tensor
+    source: Tensor | StoredFeatures
     labels: Tensor
     groups: Tensor
     position: np.ndarray
+
+    @cached_property
+    def features(self) -> Tensor:
+        """(n, d) float32; stored ones are read and kept."""
+        return self.source if isinstance(self.source, Tensor) else self.source.read()
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -80,7 +100,12 @@ class Problem:
 
 
 def load_problem(
-    bundle: Bundle, compute: Compute, *, seed: int = 0, variation: Variation | None = None
+    bundle: Bundle,
+    compute: Compute,
+    *,
+    seed: int = 0,
+    variation: Variation | None = None,
+    in_memory: int = IN_MEMORY,
 ) -> tuple[Problem, Rows]:
     """Load what a method sees of a bundle, and the test rows that it does not see.
 
@@ -90,6 +115,8 @@ def load_problem(
         seed: 0 takes `target` and `val` as they are in the bundle; any other seed redraws them
             from their union (`redraw`).
         variation: What is changed about the rows; nothing if None.
+        in_memory: Bytes that an exact fit on one split may take (`fit_bytes`); features of a split
+            that would take more stay in their file.
 
     Example:
         >>> problem, test = gsr.load_problem(gsr.open_bundle(place, "birds"), gsr.pick("cpu"))
@@ -101,8 +128,11 @@ def load_problem(
 
     def rows(split: str) -> Rows:
         index = positions[split]
+        source = StoredFeatures(bundle.features, index, compute.device)
+        (n, d), n_classes = source.shape, len(bundle.manifest.classes)
+        stays = n > d and fit_bytes(n, d, n_classes) > in_memory
         return Rows(
-            features=torch.from_numpy(np.asarray(bundle.features)[index]).to(compute.device),
+            source=source if stays else source.read(),
             labels=torch.from_numpy(y[index]).to(compute.device),
             groups=torch.from_numpy(bundle.membership[index]).to(compute.device),
             position=index,
@@ -126,6 +156,15 @@ def load_problem(
         weighted_split=bundle.manifest.weighted_split,
     )
     return problem, rows("test")
+
+
+def fit_bytes(n: int, d: int, n_classes: int) -> int:
+    """Return about how many bytes a fit takes on n rows of d features in memory.
+
+    They are float32 features, float64 rows and a float32 copy of these, and five float64 arrays
+    over rows and classes.
+    """
+    return n * (16 * d + 40 * n_classes)
 
 
 def positions_of(

@@ -22,9 +22,12 @@ import torch
 from torch import Tensor
 
 from gsr_core.linear.head import Head
+from gsr_core.linear.stored import StoredFeatures
 
 __all__ = ["FeatureMap"]
 
+_CHUNK = 4096
+"""Rows at a time of features that stay in their file."""
 _CONSTANT = 1e-6
 """A feature whose deviation is below this fraction of its magnitude is constant in float32."""
 
@@ -60,7 +63,7 @@ class FeatureMap:
     @classmethod
     def fit(
         cls,
-        features: Tensor,
+        features: Tensor | StoredFeatures,
         *,
         standardise: bool,
         dtype: torch.dtype,
@@ -69,22 +72,24 @@ class FeatureMap:
         """Fit the map on the rows that carry the weights.
 
         Args:
-            features: (n, d).
+            features: (n, d); the row space of those that stay in their file is not used.
             standardise: Whether to centre and scale each feature.
             dtype: Precision of the map.
             row_space: Whether to use the row space where it is smaller; false for tests.
         """
         d = features.shape[1]
         if standardise:
-            variance, mean = torch.var_mean(features.to(dtype), dim=0, correction=0)
+            variance, mean = _moments(features, dtype)
             scale = variance.sqrt()
             constant = scale <= _CONSTANT * mean.abs().clamp(min=torch.finfo(dtype).tiny)
             scale = torch.where(constant, torch.ones_like(scale), scale)
         else:
-            mean = features.new_zeros(d, dtype=dtype)
-            scale = features.new_ones(d, dtype=dtype)
+            mean = torch.zeros(d, dtype=dtype, device=features.device)
+            scale = torch.ones_like(mean)
         plain = cls(mean, scale, None)
-        return plain.in_row_space(features) if row_space else plain
+        if isinstance(features, StoredFeatures) or not row_space:
+            return plain
+        return plain.in_row_space(features)
 
     def in_row_space(self, features: Tensor) -> FeatureMap:
         """Return this map onto the span of the rows (n, d), or as it is if that is no smaller."""
@@ -110,3 +115,14 @@ class FeatureMap:
             theta = self.basis @ theta.to(self.basis)
         weight = theta[:-1].T / self.scale
         return Head(weight, theta[-1] - weight @ self.mean)
+
+
+def _moments(features: Tensor | StoredFeatures, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Return the variance and the mean (d,) of each feature."""
+    if isinstance(features, Tensor):
+        return torch.var_mean(features.to(dtype), dim=0, correction=0)
+    parts = [part.to(dtype).sum(dim=0) for part in features.split(_CHUNK)]
+    mean = torch.stack(parts).sum(dim=0) / len(features)
+    # In a second pass: of squares and their mean, little would be left of a small variance.
+    parts = [(part.to(dtype) - mean).square().sum(dim=0) for part in features.split(_CHUNK)]
+    return torch.stack(parts).sum(dim=0) / len(features), mean

@@ -21,14 +21,14 @@ row and a residual, so its inner products with the m solutions need one product 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from gsr_core.linear.iterative import SolveEnding
-from gsr_core.linear.objective import Objective, State, directions_at_once
+from gsr_core.linear.objective import HeadObjective, State
 
 __all__ = [
     "EXACT",
@@ -85,7 +85,10 @@ def mean_shares(groups: Tensor, like: Tensor) -> Tensor:
 
 
 def influence(
-    invert: Callable[[Tensor], Inverted], objective: Objective, state: State, gradients: Tensor
+    invert: Callable[[Tensor], Inverted],
+    objective: HeadObjective,
+    state: State,
+    gradients: Iterable[Tensor],
 ) -> Influence:
     """Return the derivative of each group's loss by each normalised weight.
 
@@ -93,13 +96,15 @@ def influence(
         invert: Applies the inverse Hessian to (p, c, r) columns, or what stands for it.
         objective: The inner problem.
         state: Its minimiser; away from it the result means nothing.
-        gradients: (p, c, m) of the groups' losses.
+        gradients: Of the groups' losses, (p, c, r), some groups at a time.
     """
-    n, c = len(objective.labels), objective.basis.shape[1]
-    solved = [invert(right) for right in gradients.split(directions_at_once(n, c), dim=2)]
-    parts = [influence_along(objective, state, each.columns) for each in solved]
-    short = [each.ending for each in solved if each.ending is not SolveEnding.REACHED]
-    return Influence(torch.cat(parts, dim=1), short[0] if short else SolveEnding.REACHED)
+    values, ending = [], SolveEnding.REACHED
+    for right in gradients:
+        inverted = invert(right)
+        values.append(influence_along(objective, state, inverted.columns))
+        if ending is SolveEnding.REACHED:
+            ending = inverted.ending
+    return Influence(torch.cat(values, dim=1), ending)
 
 
 def shortfall(ending: SolveEnding) -> str:
@@ -109,7 +114,7 @@ def shortfall(ending: SolveEnding) -> str:
     return f" The influence is not solved: {ending}."
 
 
-def influence_along(objective: Objective, state: State, directions: Tensor) -> Tensor:
+def influence_along(objective: HeadObjective, state: State, directions: Tensor) -> Tensor:
     """Return `-(grad l_i + grad R)^T v_r` for each sample and direction, (n, r) nats.
 
     Along the exact solutions of `H v = grad R_g` it is the influence, along others an

@@ -27,7 +27,7 @@ from enum import StrEnum
 import torch
 from torch import Tensor
 
-from gsr_core.linear.objective import Objective, State
+from gsr_core.linear.objective import HeadObjective, State
 
 __all__ = [
     "Operator",
@@ -195,7 +195,7 @@ def neumann_series(product: Operator, right: Tensor, *, scale: float, depth: int
     return total / scale
 
 
-def hessian_product(objective: Objective, state: State, *, times: int) -> Operator:
+def hessian_product(objective: HeadObjective, state: State, *, times: int) -> Operator:
     """Return the product with the Hessian of an objective.
 
     For many products a Hessian that is small enough is written down, which changes nothing but the
@@ -206,10 +206,10 @@ def hessian_product(objective: Objective, state: State, *, times: int) -> Operat
         state: Where it is taken.
         times: About how many products there will be.
     """
-    (n, p), c = objective.design.shape, objective.basis.shape[1]
+    n, p, c = len(objective.labels), objective.width, objective.basis.shape[1]
     # Writing it down costs about n p c operations for each of its rows, a product n p c.
     worth = c * p < min(times, 2 * n)
-    if not worth or objective.design.dtype != objective.basis.dtype:
+    if not worth or objective.dtype != objective.basis.dtype:
         return lambda columns: objective.hessian_product(state, columns)
     matrix = objective.hessian(state)
 

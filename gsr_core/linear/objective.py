@@ -13,15 +13,28 @@ instead of K p, and two classes need one coordinate a column. It is exact, not a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Self
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-__all__ = ["Objective", "State", "centred_basis", "gram", "times", "transposed_times"]
+__all__ = [
+    "HeadObjective",
+    "Objective",
+    "State",
+    "centred_basis",
+    "curvature_of",
+    "directions_at_once",
+    "gram",
+    "gram_of_parts",
+    "times",
+    "transposed_times",
+]
 
 _PANELS, _WIDE = 4, 512
 """Panels of columns in which a Gram matrix is computed, and the width from which they save time."""
@@ -84,13 +97,21 @@ def gram(design: Tensor, coefficients: Tensor) -> Tensor:
         design: (n, p).
         coefficients: (n,), of either sign.
     """
-    n, p = design.shape
-    total = design.new_zeros(p, p)
-    coefficients = coefficients.to(design.dtype)
+    parts = zip(design.split(_CHUNK), coefficients.split(_CHUNK), strict=True)
+    return gram_of_parts(parts, design.new_zeros(design.shape[1], design.shape[1]))
+
+
+def gram_of_parts(parts: Iterable[tuple[Tensor, Tensor]], total: Tensor) -> Tensor:
+    """Return `gram` of rows that come in parts.
+
+    Args:
+        parts: Rows (b, p) and their coefficients (b,).
+        total: (p, p) zeros, in the rows' precision; they are overwritten.
+    """
+    p = len(total)
     panels = torch.arange(p, device="cpu").tensor_split(_PANELS if p >= _WIDE else 1)
-    for start in range(0, n, _CHUNK):
-        rows = design[start : start + _CHUNK]
-        scaled = rows * coefficients[start : start + _CHUNK, None]
+    for rows, coefficients in parts:
+        scaled = rows * coefficients.to(rows.dtype)[:, None]
         for panel in panels:
             low, high = int(panel[0]), int(panel[-1]) + 1
             total[low:high, low:].addmm_(rows[:, low:high].T, scaled[:, low:])
@@ -124,9 +145,133 @@ class State:
         return torch.softmax(self.logits, dim=1)
 
 
+class HeadObjective(ABC):
+    """The inner problem for one set of weights, wherever its rows are.
+
+    Attributes:
+        labels: (n,) int64 classes.
+        sample_weight: (n,) non-negative, sums to one.
+        l2: Penalty on the squared norm of all parameters, bias included.
+        basis: (K, c) from `centred_basis`; its precision is that of all vectors here.
+    """
+
+    labels: Tensor
+    sample_weight: Tensor
+    l2: float
+    basis: Tensor
+
+    @property
+    @abstractmethod
+    def width(self) -> int:
+        """Number of columns p of the rows."""
+
+    @property
+    @abstractmethod
+    def dtype(self) -> torch.dtype:
+        """Precision in which the rows are kept."""
+
+    @property
+    @abstractmethod
+    def has_rough(self) -> bool:
+        """Whether `rough` products, in float32, are faster than exact ones and not too rough."""
+
+    @abstractmethod
+    def weighted(self, sample_weight: Tensor) -> Self:
+        """Return the objective under other weights (n,)."""
+
+    @abstractmethod
+    def at(self, u: Tensor) -> State:
+        """Evaluate the objective at u, (p, c)."""
+
+    @abstractmethod
+    def at_zero(self) -> State:
+        """Evaluate the objective at the zero head."""
+
+    @abstractmethod
+    def along(self, state: State, step: Tensor) -> Callable[[float], State]:
+        """Return what evaluates the objective at `u + size * step` for a size.
+
+        Args:
+            state: At u.
+            step: (p, c).
+        """
+
+    @abstractmethod
+    def wrong(self, state: State) -> Tensor:
+        """Return (n,) bool: whose likeliest class is not their own."""
+
+    @abstractmethod
+    def gradients(self, *states: State) -> list[Tensor]:
+        """Return the (p, c) gradient of the objective at each state, by one pass over the rows."""
+
+    @abstractmethod
+    def loss_gradients(self, state: State, share: Tensor) -> Tensor:
+        """Return the gradients of r sums of losses, without the penalty.
+
+        Args:
+            state: Where they are taken.
+            share: (n, r) factor of each row's loss in each sum.
+
+        Returns:
+            (p, c, r).
+        """
+
+    @abstractmethod
+    def gradient_products(self, state: State, directions: Tensor) -> Tensor:
+        """Return the inner product of each sample's loss gradient with each direction, (n, r) nats.
+
+        Args:
+            state: Where the gradients are taken.
+            directions: (p, c, r).
+        """
+
+    @abstractmethod
+    def hessian_product(self, state: State, columns: Tensor, *, rough: bool = False) -> Tensor:
+        """Return the Hessian applied to r directions.
+
+        Args:
+            state: Where the Hessian is taken.
+            columns: (p, c, r).
+            rough: Whether float32 will do, to a relative error of about 1e-7.
+
+        Returns:
+            (p, c, r).
+        """
+
+    @abstractmethod
+    def hessian(self, state: State, *, rough: bool = False) -> Tensor:
+        """Return the Hessian as (c p, c p), coordinate by coordinate, in the rows' precision.
+
+        Args:
+            state: Where it is taken.
+            rough: Whether float32 will do.
+        """
+
+    @abstractmethod
+    def mean_curvature(self, state: State, *, rough: bool = False) -> Tensor:
+        """Return (p, p): the Hessian's diagonal blocks averaged over the c coordinates.
+
+        Args:
+            state: Where it is taken.
+            rough: Whether float32 will do.
+        """
+
+    def zero(self) -> Tensor:
+        """Return the zero head, (p, c)."""
+        return self.basis.new_zeros(self.width, self.basis.shape[1])
+
+    def residuals(self, state: State) -> Tensor:
+        """Return (n, c): `(p_i - e_{y_i}) Q`, the gradient of each loss by its logits."""
+        return state.probabilities @ self.basis - self.basis[self.labels]
+
+    def gradient(self, state: State) -> Tensor:
+        """Return the (p, c) gradient of the objective."""
+        return self.gradients(state)[0]
+
+
 @dataclass(frozen=True)
-class Objective:
-    """The inner problem for one set of weights.
+class Objective(HeadObjective):
+    """The inner problem for one set of weights, its rows in memory.
 
     Attributes:
         design: (n, p) rows.
@@ -145,9 +290,24 @@ class Objective:
     basis: Tensor
     rough: Tensor | None = None
 
-    def zero(self) -> Tensor:
-        """Return the zero head, (p, c)."""
-        return self.basis.new_zeros(self.design.shape[1], self.basis.shape[1])
+    @property
+    def width(self) -> int:
+        """Number of columns p of the rows."""
+        return self.design.shape[1]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision in which the rows are kept."""
+        return self.design.dtype
+
+    @property
+    def has_rough(self) -> bool:
+        """Whether there is a copy of the rows in float32."""
+        return self.rough is not None
+
+    def weighted(self, sample_weight: Tensor) -> Self:
+        """Return the objective under other weights (n,)."""
+        return replace(self, sample_weight=sample_weight)
 
     def at(self, u: Tensor) -> State:
         """Evaluate the objective at u, (p, c)."""
@@ -158,12 +318,7 @@ class Objective:
         return self._at(self.zero(), self.basis.new_zeros(len(self.labels), len(self.basis)))
 
     def along(self, state: State, step: Tensor) -> Callable[[float], State]:
-        """Return what evaluates the objective at `u + size * step` for a size.
-
-        Args:
-            state: At u.
-            step: (p, c).
-        """
+        """Return what evaluates the objective at `u + size * step`, (p, c), for a size."""
         # One product with the design serves all sizes.
         moved = times(self.design, step) @ self.basis.T
         return lambda size: self._at(state.u + size * step, state.logits + size * moved)
@@ -177,14 +332,6 @@ class Objective:
         """Return (n,) bool: whose likeliest class is not their own."""
         return state.logits.argmax(dim=1) != self.labels
 
-    def residuals(self, state: State) -> Tensor:
-        """Return (n, c): `(p_i - e_{y_i}) Q`, the gradient of each loss by its logits."""
-        return state.probabilities @ self.basis - self.basis[self.labels]
-
-    def gradient(self, state: State) -> Tensor:
-        """Return the (p, c) gradient of the objective."""
-        return self.gradients(state)[0]
-
     def gradients(self, *states: State) -> list[Tensor]:
         """Return the (p, c) gradient of the objective at each state, by one pass over the rows."""
         weighted = [self.sample_weight[:, None] * self.residuals(state) for state in states]
@@ -192,15 +339,7 @@ class Objective:
         return [part + 2 * self.l2 * state.u for part, state in zip(parts, states, strict=True)]
 
     def loss_gradients(self, state: State, share: Tensor) -> Tensor:
-        """Return the gradients of r sums of losses, without the penalty.
-
-        Args:
-            state: Where they are taken.
-            share: (n, r) factor of each row's loss in each sum.
-
-        Returns:
-            (p, c, r).
-        """
+        """Return (p, c, r): the gradients of r sums of losses, with factors (n, r)."""
         residuals, (p, c) = self.residuals(state), state.u.shape
         parts = []
         for part in share.split(directions_at_once(len(share), c), dim=1):
@@ -210,12 +349,7 @@ class Objective:
         return torch.cat(parts, dim=2)
 
     def gradient_products(self, state: State, directions: Tensor) -> Tensor:
-        """Return the inner product of each sample's loss gradient with each direction, (n, r) nats.
-
-        Args:
-            state: Where the gradients are taken.
-            directions: (p, c, r).
-        """
+        """Return (n, r): inner products of each loss gradient with directions (p, c, r)."""
         (p, c, _), n = directions.shape, len(self.labels)
         residuals, parts = self.residuals(state), []
         for part in directions.split(directions_at_once(n, c), dim=2):
@@ -224,22 +358,13 @@ class Objective:
         return torch.cat(parts, dim=1)
 
     def hessian_product(self, state: State, columns: Tensor, *, rough: bool = False) -> Tensor:
-        """Return the Hessian applied to r directions.
-
-        Args:
-            state: Where the Hessian is taken.
-            columns: (p, c, r).
-            rough: Whether float32 will do, to a relative error of about 1e-7.
-
-        Returns:
-            (p, c, r).
-        """
+        """Return the Hessian applied to directions (p, c, r), in float32 if that will do."""
         design = self._rows(rough)
         dtype = columns.dtype if design is self.design else design.dtype
         p, c, r = columns.shape
         across = columns.reshape(p, c * r).T.to(dtype).contiguous()
         total = torch.zeros_like(across)
-        curve = self._curvature(state, dtype)
+        curve = curvature_of(state.probabilities, self.sample_weight, self.basis, dtype)
         # Each block of rows is read from memory once, and multiplied by on both sides.
         for rows in _blocks(design, dtype):
             block = design[rows].to(dtype)
@@ -251,32 +376,8 @@ class Objective:
         """Return the (n, p) rows, in float32 if that will do and is there."""
         return self.rough if rough and self.rough is not None else self.design
 
-    def _curvature(self, state: State, dtype: torch.dtype) -> Callable[[Tensor, slice], Tensor]:
-        """Return what multiplies (c, r, b) changes of b rows' logits by these rows' curvature."""
-        basis, weight = self.basis.to(dtype), self.sample_weight.to(dtype)
-        if basis.shape[1] == 1:
-            along = state.probabilities @ self.basis
-            scale = state.probabilities @ self.basis.square() - along.square()
-            scale = (self.sample_weight * scale[:, 0]).to(dtype)
-            return lambda moved, rows: moved * scale[rows]
-        probabilities = state.probabilities.T.to(dtype).contiguous()
-
-        def curve(moved: Tensor, rows: slice) -> Tensor:
-            c, r, b = moved.shape
-            share = probabilities[:, None, rows]
-            moved = (basis @ moved.reshape(c, r * b)).reshape(-1, r, b)
-            moved = share * (moved - (share * moved).sum(dim=0)) * weight[rows]
-            return (basis.T @ moved.reshape(-1, r * b)).reshape(c, r, b)
-
-        return curve
-
     def hessian(self, state: State, *, rough: bool = False) -> Tensor:
-        """Return the Hessian as (c p, c p), coordinate by coordinate, in the rows' precision.
-
-        Args:
-            state: Where it is taken.
-            rough: Whether float32 will do.
-        """
+        """Return the Hessian as (c p, c p), coordinate by coordinate."""
         design = self._rows(rough)
         p, c = design.shape[1], self.basis.shape[1]
         matrix = design.new_empty(c * p, c * p)
@@ -294,17 +395,42 @@ class Objective:
         return matrix
 
     def mean_curvature(self, state: State, *, rough: bool = False) -> Tensor:
-        """Return (p, p): the Hessian's diagonal blocks averaged over the c coordinates.
-
-        Args:
-            state: Where it is taken.
-            rough: Whether float32 will do.
-        """
+        """Return (p, p): the Hessian's diagonal blocks averaged over the c coordinates."""
         design, c = self._rows(rough), self.basis.shape[1]
         spread = 1 - state.probabilities.square().sum(dim=1)
         matrix = gram(design, self.sample_weight * spread / c)
         matrix.diagonal().add_(2 * self.l2)
         return matrix
+
+
+def curvature_of(
+    probabilities: Tensor, weight: Tensor, basis: Tensor, dtype: torch.dtype
+) -> Callable[[Tensor, slice], Tensor]:
+    """Return what multiplies (c, r, b) changes of b rows' logits by these rows' curvature.
+
+    Args:
+        probabilities: (n, K).
+        weight: (n,) of each row.
+        basis: (K, c) from `centred_basis`.
+        dtype: Precision of the changes.
+    """
+    if basis.shape[1] == 1:
+        basis = basis.to(probabilities)
+        along = probabilities @ basis
+        scale = probabilities @ basis.square() - along.square()
+        scale = (weight * scale[:, 0]).to(dtype)
+        return lambda moved, rows: moved * scale[rows]
+    basis, weight = basis.to(dtype), weight.to(dtype)
+    probabilities = probabilities.T.to(dtype).contiguous()
+
+    def curve(moved: Tensor, rows: slice) -> Tensor:
+        c, r, b = moved.shape
+        share = probabilities[:, None, rows]
+        moved = (basis @ moved.reshape(c, r * b)).reshape(-1, r, b)
+        moved = share * (moved - (share * moved).sum(dim=0)) * weight[rows]
+        return (basis.T @ moved.reshape(-1, r * b)).reshape(c, r, b)
+
+    return curve
 
 
 def directions_at_once(n: int, c: int) -> int:

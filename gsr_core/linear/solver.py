@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
 
@@ -25,7 +25,7 @@ from gsr_core.linear.iterative import (
     column_norms,
     conjugate_gradients,
 )
-from gsr_core.linear.objective import Objective, State
+from gsr_core.linear.objective import HeadObjective, State
 
 __all__ = ["ARMIJO", "MAX_FACTOR_WIDTH", "Fit", "FitEnding", "Solver"]
 
@@ -113,7 +113,7 @@ class Solver:
         weight, u = self._anchor
         return {"anchor_weight": weight, "anchor_u": u}
 
-    def restore(self, objective: Objective, state: Mapping[str, Tensor]) -> None:
+    def restore(self, objective: HeadObjective, state: Mapping[str, Tensor]) -> None:
         """Go on as the solver whose `state` this is.
 
         Args:
@@ -121,14 +121,14 @@ class Solver:
             state: Other keys may be among it; nothing is done if the solver's are not.
         """
         if "anchor_u" in state:
-            anchored = replace(objective, sample_weight=state["anchor_weight"])
+            anchored = objective.weighted(state["anchor_weight"])
             self.factorise(anchored, state["anchor_u"])
 
-    def factorise(self, objective: Objective, u: Tensor) -> None:
+    def factorise(self, objective: HeadObjective, u: Tensor) -> None:
         """Factorise the Hessian of `objective` at u (p, c) and remember it."""
         # A line search adds up logits; `restore` has to give the same bits from u alone.
         state = objective.at(u)
-        whole = objective.design.shape[1] * objective.basis.shape[1] <= MAX_FACTOR_WIDTH
+        whole = objective.width * objective.basis.shape[1] <= MAX_FACTOR_WIDTH
         assemble = objective.hessian if whole else objective.mean_curvature
         matrix = assemble(state, rough=True)
         factor, fault = torch.linalg.cholesky_ex(matrix)
@@ -153,7 +153,7 @@ class Solver:
 
     def solve(
         self,
-        objective: Objective,
+        objective: HeadObjective,
         state: State,
         right: Tensor,
         *,
@@ -178,7 +178,7 @@ class Solver:
         else:
             fewest, most = _PATIENCE
             patience = min(max(right.shape[0] * right.shape[1] // _WIDTH_PER_PRODUCT, fewest), most)
-        if rough or objective.rough is None:
+        if rough or not objective.has_rough:
             return self._solve(objective, state, right, tolerance, start, patience, rough=rough)
 
         # Iterative refinement: rough solves for what exact products leave.
@@ -208,7 +208,7 @@ class Solver:
 
     def _solve(
         self,
-        objective: Objective,
+        objective: HeadObjective,
         state: State,
         right: Tensor,
         tolerance: float,
@@ -242,7 +242,7 @@ class Solver:
 
     def minimise(
         self,
-        objective: Objective,
+        objective: HeadObjective,
         start: Tensor,
         *,
         tolerance: float,
@@ -290,7 +290,7 @@ class Solver:
 
 
 def _line_search(
-    objective: Objective, state: State, gradient: Tensor, step: Tensor
+    objective: HeadObjective, state: State, gradient: Tensor, step: Tensor
 ) -> State | None:
     """Return the first point along the step that lowers the objective, or None."""
     slope = float((gradient * step).sum())

@@ -87,7 +87,7 @@ def fit(
     >>> print(result.status, result.last_index)
     finished 3
     """
-    with threads_for(problem.weighted.features.numel()):
+    with threads_for(problem.weighted.source.numel()):
         scorer = StepScorer(method, problem, group_names, test)
         return _drive(method, problem, scorer, monitor, resume)
 
@@ -162,7 +162,7 @@ def _alike(step: Step, problem: Problem) -> Step:
         return step
 
     def in_threads() -> Influence:
-        with threads_for(problem.weighted.features.numel()):
+        with threads_for(problem.weighted.source.numel()):
             return measure()
 
     return replace(step, measure=in_threads)

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
+import torch
 
 from gsr_core.data.problem import Problem, Rows
 from gsr_core.methods.base import Method, Step
@@ -14,6 +15,9 @@ from gsr_core.metrics import GroupScores, group_scores
 __all__ = ["HISTORY_COLUMNS", "Record", "StepScorer", "records_at", "split_metrics", "step_records"]
 
 HISTORY_COLUMNS = ["step", "split", "group", "metric", "value"]
+
+_BLOCK = 2**24
+"""Numbers that an array over rows and groups may have."""
 
 Record = tuple[int, str, str, str, float]
 """Step, split ("" for none), group ("" for all together), metric and value."""
@@ -39,13 +43,13 @@ class StepScorer:
         on_target = method.values_on == "target"
         self.valued_split = "target" if on_target else problem.weighted_split
         valued = problem.target if on_target else problem.weighted
-        self.members = valued.groups.to(problem.compute.accumulate_dtype)
+        self.members = valued.groups
 
     def __call__(self, index: int, step: Step) -> list[Record]:
         """Return the records of a step: scores of each split, and weights of each group."""
         records: list[Record] = []
         for split, rows in self.splits.items():
-            score = group_scores(step.head, rows.features, rows.labels, rows.groups)
+            score = group_scores(step.head, rows.source, rows.labels, rows.groups)
             records += self._of_split(index, split, score)
         return records + self._of_inferred_groups(index, step) + self._of_weights(index, step)
 
@@ -69,7 +73,7 @@ class StepScorer:
     def _of_inferred_groups(self, index: int, step: Step) -> list[Record]:
         if step.inferred_val is None:
             return []
-        score = group_scores(step.head, self.val.features, self.val.labels, step.inferred_val)
+        score = group_scores(step.head, self.val.source, self.val.labels, step.inferred_val)
         return [
             (index, "val", "", "worst_inferred_group_accuracy", score.worst_group_accuracy),
             (index, "val", "", "worst_inferred_group_loss", score.worst_group_loss),
@@ -79,9 +83,13 @@ class StepScorer:
         records: list[Record] = []
         split = self.valued_split
         if step.sample_weight is not None:
-            weight = step.sample_weight.to(self.members)
-            total = (weight @ self.members).cpu().numpy()
-            squares = (weight.square() @ self.members).cpu().numpy()
+            weight = step.sample_weight
+            size = max(_BLOCK // self.members.shape[1], 1)
+            parts = zip(weight.split(size), self.members.split(size), strict=True)
+            sums = torch.stack(
+                [torch.stack([w, w.square()]) @ members.to(w) for w, members in parts]
+            )
+            total, squares = sums.sum(dim=0).cpu().numpy()
             count = self.members.sum(dim=0).cpu().numpy()
             with np.errstate(divide="ignore", invalid="ignore"):
                 mean, effective = total / count, total**2 / squares

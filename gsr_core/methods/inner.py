@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -27,8 +27,10 @@ from gsr_core.linear.influence import (
     influence,
     mean_shares,
 )
-from gsr_core.linear.objective import Objective, State, centred_basis
+from gsr_core.linear.objective import HeadObjective, Objective, State, centred_basis
 from gsr_core.linear.solver import Fit, Solver
+from gsr_core.linear.stored import StoredFeatures
+from gsr_core.linear.streaming import StreamedObjective
 from gsr_core.methods.base import SETTINGS_CONFIG, Method, Range, SearchSpace, Step, settings
 
 __all__ = ["TOLERANCE", "Fitted", "FittedHead", "InnerProblem", "Refit", "Scored", "invert_exactly"]
@@ -38,6 +40,8 @@ _WORTH_ROUGH = 2**22
 does not hold."""
 _CLEAR = 32
 """How far the smallest curvature must be above what float32 rounds away of the largest."""
+_AT_ONCE = 2**25
+"""Numbers that one array over a head and several groups may have."""
 TOLERANCE = 1e-8
 """Gradient norm to which every fit is taken, relative to the norm at the zero head."""
 
@@ -51,7 +55,7 @@ class Scored:
         groups: (N, m) bool.
     """
 
-    losses: Objective
+    losses: HeadObjective
     groups: Tensor
 
     def __len__(self) -> int:
@@ -88,7 +92,7 @@ class Fitted:
     """
 
     solver: Solver
-    objective: Objective
+    objective: HeadObjective
     state: State
     target: Scored
     on_target: State
@@ -128,28 +132,34 @@ class InnerProblem:
         compute = problem.compute
         self.l2 = l2
         self.labels = rows.labels
+        self._rows = rows
         self._precision = compute.design_dtype
         self._map = FeatureMap.fit(
-            rows.features, standardise=standardise, dtype=compute.accumulate_dtype
+            rows.source, standardise=standardise, dtype=compute.accumulate_dtype
         )
-        self.design = self._map.design(rows.features, self._precision)
-        self._rough = _rough(self.design, l2)
-        accumulated = rows.features.new_zeros((), dtype=compute.accumulate_dtype)
+        accumulated = torch.zeros((), dtype=compute.accumulate_dtype, device=compute.device)
         self.basis = centred_basis(problem.n_classes, accumulated)
+        self._uniform = self._objective(rows.source, rows.labels, l2)
         self.solver = Solver()
+
+    @cached_property
+    def design(self) -> Tensor:
+        """(n, p) rows; of features that stay in their file, all are read."""
+        if isinstance(self._uniform, Objective):
+            return self._uniform.design
+        return self._map.design(self._rows.features, self._precision)
 
     def uniform(self) -> Tensor:
         """Return the weights 1/n."""
-        n = len(self.labels)
-        return self.basis.new_full((n,), 1 / n)
+        return self._uniform.sample_weight
 
     def zero(self) -> Tensor:
         """Return the coordinates (p, c) of the zero head."""
-        return self.basis.new_zeros(self.design.shape[1], self.basis.shape[1])
+        return self._uniform.zero()
 
-    def objective(self, sample_weight: Tensor) -> Objective:
+    def objective(self, sample_weight: Tensor) -> HeadObjective:
         """Return the objective under weights (n,) that sum to one."""
-        return Objective(self.design, self.labels, sample_weight, self.l2, self.basis, self._rough)
+        return self._uniform.weighted(sample_weight)
 
     def resume(self, checkpoint: Mapping[str, Tensor] | None, **start: Tensor) -> dict[str, Tensor]:
         """Return where to go on, and give the solver back what it remembered there.
@@ -180,9 +190,7 @@ class InnerProblem:
 
     def scored(self, rows: Rows) -> Scored:
         """Map group-labelled rows to design coordinates."""
-        design = self._map.design(rows.features, self._precision)
-        uniform = self.basis.new_full((len(rows),), 1 / len(rows))
-        return Scored(Objective(design, rows.labels, uniform, 0.0, self.basis), rows.groups)
+        return Scored(self._objective(rows.source, rows.labels, 0.0), rows.groups)
 
     def influence(
         self,
@@ -206,10 +214,29 @@ class InnerProblem:
 
         def compute() -> Influence:
             at = Fitted(Solver(), objective, objective.at(u), target, target.at(u))
-            gradients = at.gradients(mean_shares(target.groups, self.basis))
-            return influence(partial(invert, at), objective, at.state, gradients)
+            # What is as large as a head and a group is bounded; rows are by the objective.
+            at_once = max(_AT_ONCE // u.numel(), 1)
+            shares = mean_shares(target.groups, self.basis).split(at_once, dim=1)
+            return influence(
+                partial(invert, at), objective, at.state, (at.gradients(part) for part in shares)
+            )
 
         return compute
+
+    def _objective(
+        self, source: Tensor | StoredFeatures, labels: Tensor, l2: float
+    ) -> HeadObjective:
+        """Return the objective of rows at uniform weights."""
+        weight = self.basis.new_full((len(labels),), 1 / len(labels))
+        if isinstance(source, StoredFeatures):
+            # As they are in the file, features may be far from zero for their spread.
+            size = float((1 + (self._map.mean / self._map.scale).square()).sum() + 1)
+            return StreamedObjective(
+                *(source, self._map, labels, weight, l2, self.basis, self._precision),
+                rough=_is_clear(l2, size),
+            )
+        design = self._map.design(source, self._precision)
+        return Objective(design, labels, weight, l2, self.basis, _rough(design, l2))
 
     def step(
         self,
@@ -266,11 +293,18 @@ def _rough(design: Tensor, l2: float) -> Tensor | None:
     """Return the rows in float32 if products with them are faster and not too rough, else None."""
     if design.dtype == torch.float64 and design.numel() < _WORTH_ROUGH:
         return None
-    # No curvature exceeds half the mean squared norm of the rows under uniform weights.
-    largest = sum(float(part.square().sum()) for part in design.split(8192)) / (2 * len(design))
-    if 2 * l2 < _CLEAR * torch.finfo(torch.float32).eps * largest:
-        return None
-    return design.float()
+    size = sum(float(part.square().sum()) for part in design.split(8192)) / len(design)
+    return design.float() if _is_clear(l2, size) else None
+
+
+def _is_clear(l2: float, size: float) -> bool:
+    """Return whether the penalty's curvature stands out of what float32 rounds away.
+
+    Args:
+        l2: The penalty.
+        size: Mean squared norm of the rows; no curvature exceeds half of it under uniform weights.
+    """
+    return 2 * l2 >= _CLEAR * torch.finfo(torch.float32).eps * size / 2
 
 
 @settings(frozen=True, kw_only=True, config=SETTINGS_CONFIG)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from gsr_core.linear.objective import Objective
+from gsr_core.linear.objective import HeadObjective
 from gsr_core.methods.inner import InnerProblem, Scored
 
 __all__ = ["Descent", "agreement", "target_gradient"]
@@ -47,16 +47,16 @@ class Descent:
         """Take a bound on the curvature of the rows' mean loss, `biased.curvature_bound`."""
         self._bound = bound
 
-    def curvature(self, objective: Objective) -> float:
+    def curvature(self, objective: HeadObjective) -> float:
         """Return a bound on the curvature of an objective."""
         weight = objective.sample_weight
         # No weighted second moment exceeds the plain one by more than the largest weight.
         return len(weight) * float(weight.max()) * self._bound + 2 * objective.l2
 
-    def size(self, objective: Objective) -> float:
+    def size(self, objective: HeadObjective) -> float:
         """Return the step size under an objective."""
         return 1 / self.curvature(objective)
 
-    def step(self, objective: Objective, u: Tensor) -> Tensor:
+    def step(self, objective: HeadObjective, u: Tensor) -> Tensor:
         """Return the head (p, c) one step further down."""
         return u - self.size(objective) * objective.gradient(objective.at(u))

@@ -44,7 +44,7 @@ from gsr_core.runs.execute import run as compute_run
 from gsr_core.runs.store import Run, list_runs
 from gsr_core.workspace import Workspace
 
-PATIENCE = float(os.environ.get("GSR_TEST_PATIENCE", "120"))
+PATIENCE = float(os.environ.get("GSR_TEST_PATIENCE", "300"))
 """Seconds after which something that was to appear is given up; slow machines need them."""
 
 LISTEN = """

@@ -16,7 +16,7 @@ from gsr_core.ingest.plan import plan_of
 PATH = "Path on the machine that runs this dashboard"
 OWN = "Your own network: a function that makes it, and a state dict"
 DETAILS = "Layer, preprocessing and other details"
-LONG = 240_000
+LONG = 600_000
 """Milliseconds in which a busy machine makes features of a few hundred small images."""
 
 

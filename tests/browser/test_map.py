@@ -17,7 +17,7 @@ from gsr_core.data.bundle_writing import write_bundle
 from gsr_core.data.groups import Group
 from gsr_core.runs.execute import run as compute_run
 
-UMAP = 180_000
+UMAP = 600_000
 """Milliseconds that UMAP may take with its compilation, on a slow machine."""
 MANY = 50_000
 

@@ -27,7 +27,7 @@ def test_the_example_takes_one_click(empty_screen, empty_dashboard):
     empty_screen.press("Prepare the example")
     progress = page.get_by_text(re.compile(r"Training SimConv-1: epoch \d of \d"))
     expect(progress).to_be_visible()
-    expect(page.get_by_text("Samples of each group in each split")).to_be_visible(timeout=240_000)
+    expect(page.get_by_text("Samples of each group in each split")).to_be_visible(timeout=600_000)
     empty_screen.idle()
     assert empty_screen.metric("Samples") == "4,221"
     assert empty_screen.metric("Groups") == "4"

@@ -31,7 +31,7 @@ def make_rows(compute: Compute) -> Callable[..., Rows]:
         if groups.ndim == 1:
             groups = groups[:, None] == np.arange(groups.max(initial=0) + 1)
         return Rows(
-            features=torch.from_numpy(np.asarray(features, dtype=np.float32)).to(compute.device),
+            source=torch.from_numpy(np.asarray(features, dtype=np.float32)).to(compute.device),
             labels=torch.from_numpy(np.asarray(labels)).to(compute.device),
             groups=torch.from_numpy(groups).to(compute.device),
             position=np.arange(len(groups)) if position is None else position,

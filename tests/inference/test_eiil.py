@@ -89,9 +89,7 @@ def test_a_head_that_is_never_wrong_leaves_the_classes_whole(blobs):
     labels = blobs.weighted.labels
     features = torch.stack([-10.0 * labels, 10.0 * labels, labels * 0.0], dim=1)
     head = (torch.tensor([[1.0, 0, 0], [0, 1, 0]]), torch.tensor([5.0, -5.0]))
-    problem = replace(
-        blobs, weighted=replace(blobs.weighted, features=features), backbone_head=head
-    )
+    problem = replace(blobs, weighted=replace(blobs.weighted, source=features), backbone_head=head)
     found = EIILInference(reference="backbone").infer(problem)
     assert found.names == ("class 0, environment 0", "class 1, environment 0")
     np.testing.assert_array_equal(found.val, blobs.val.labels.cpu().numpy())

@@ -45,9 +45,7 @@ def test_the_unit_of_the_features_does_not_matter(planted):
     found = GeorgeInference().infer(problem)
     for unit in (1e-4, 1e4):
         scaled = {
-            split: replace(
-                getattr(problem, split), features=unit * getattr(problem, split).features
-            )
+            split: replace(getattr(problem, split), source=unit * getattr(problem, split).features)
             for split in ("weighted", "target", "val")
         }
         again = GeorgeInference().infer(replace(problem, **scaled))
@@ -86,7 +84,7 @@ def test_umap_finds_the_blobs_too(planted):
         # umap and numba warn of their own use of other libraries.
         warnings.simplefilter("ignore")
         found = GeorgeInference(reduce="umap").infer(problem)
-        moved = replace(problem.val, features=problem.val.features + 3)
+        moved = replace(problem.val, source=problem.val.features + 3)
         other = GeorgeInference(reduce="umap").infer(replace(problem, val=moved))
     for split in ("weighted", "target", "val"):
         true = getattr(problem, split).groups.cpu().numpy()

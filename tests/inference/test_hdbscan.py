@@ -71,7 +71,7 @@ def test_rows_of_the_other_splits_join_within_the_reach_of_a_clustered_row(uneve
     found = HdbscanInference(space="features").infer(replace(problem, val=copies))
     kept = found.weighted != OUTLIER
     np.testing.assert_array_equal(found.val[kept], found.weighted[kept])
-    far = replace(copies, features=copies.features * 0 + 1000 * copies.features[:1])
+    far = replace(copies, source=copies.features * 0 + 1000 * copies.features[:1])
     lost = HdbscanInference(space="features", metric="euclidean").infer(replace(problem, val=far))
     own = far.labels.cpu().numpy() == 0
     assert (lost.val[own] == OUTLIER).all()

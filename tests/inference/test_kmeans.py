@@ -82,6 +82,6 @@ def test_a_cluster_that_no_scored_row_is_in_has_no_silhouette_but_is_no_error(mo
 
 
 def test_a_class_of_equal_rows_stays_whole(blobs):
-    weighted = replace(blobs.weighted, features=blobs.weighted.features * 0 + 1)
+    weighted = replace(blobs.weighted, source=blobs.weighted.features * 0 + 1)
     found = KmeansInference(space="features").infer(replace(blobs, weighted=weighted))
     assert found.names == ("class 0, cluster 0", "class 1, cluster 0")

@@ -57,7 +57,7 @@ def test_a_fitted_head_is_the_one_of_least_penalised_loss(blobs, n):
 
 def test_the_unit_of_the_features_does_not_matter(blobs):
     def logits(unit):
-        rows = replace(blobs.weighted, features=unit * blobs.weighted.features)
+        rows = replace(blobs.weighted, source=unit * blobs.weighted.features)
         problem = replace(blobs, weighted=rows)
         heads = [fitted_head(problem, rows, l2=0.1), *early_heads(problem, [1, 4])]
         return torch.stack([head.logits(rows.features.double()) for head in heads])
@@ -70,9 +70,9 @@ def test_an_early_head_follows_the_shortcut_and_a_converged_one_the_class(blobs)
     rows = blobs.weighted
     shortcut = (rows.features[:, 1:2] > 3).float()
     features = torch.cat([rows.labels[:, None].float(), shortcut.expand(-1, 3)], dim=1)
-    problem = replace(blobs, weighted=replace(rows, features=features))
+    problem = replace(blobs, weighted=replace(rows, source=features))
     splits = {"target": blobs.target, "val": blobs.val}
-    none = {split: replace(each, features=features[:0]) for split, each in splits.items()}
+    none = {split: replace(each, source=features[:0]) for split, each in splits.items()}
     problem = replace(problem, **none)
     for reference, followed in (("early", shortcut[:, 0]), ("converged", rows.labels)):
         head = reference_head(problem, reference, l2=1e-4)

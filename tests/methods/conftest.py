@@ -20,7 +20,7 @@ def shortcut_rows(rng, n, d, minority, n_classes=2, compute=None) -> Rows:
     features[:, 0] += 2 * labels - (n_classes - 1)
     features[:, 1] += 3 * (2 * attribute - 1)
     return Rows(
-        features=torch.from_numpy(features.astype(np.float32)).to(compute.device),
+        source=torch.from_numpy(features.astype(np.float32)).to(compute.device),
         labels=torch.from_numpy(labels).to(compute.device),
         groups=torch.from_numpy(group[:, None] == np.arange(2 * n_classes)).to(compute.device),
         position=np.arange(n),

@@ -124,7 +124,7 @@ def test_flipped_labels_of_the_largest_loss_are_left_out(make_problem):
     features, labels = rows.features.clone(), rows.labels.clone()
     features[flipped, :2] = (2 * labels[flipped, None] - 1).to(features) * 6
     labels[flipped] = 1 - labels[flipped]
-    problem = replace(problem, weighted=replace(rows, features=features, labels=labels))
+    problem = replace(problem, weighted=replace(rows, source=features, labels=labels))
     kept = one(CVaRDORO(eps=0), problem)
     assert (kept.sample_weight[flipped] > 0).all()
     step = one(CVaRDORO(eps=3 / 200), problem)

@@ -110,7 +110,7 @@ def test_an_absent_group_is_nan_and_passed_over(make_problem):
     problem, test = make_problem()
     keep = ~test.groups[:, 1]
     fewer = replace(
-        test, features=test.features[keep], labels=test.labels[keep], groups=test.groups[keep]
+        test, source=test.features[keep], labels=test.labels[keep], groups=test.groups[keep]
     )
     result = fit(LLR(), problem, GROUPS, test=fewer)
     assert np.isnan(values(result, "test", "a1")["accuracy"])

@@ -113,7 +113,7 @@ def test_a_group_absent_from_val_gives_no_signal(make_problem):
     keep = ~problem.val.groups[:, 0]
     val = replace(
         problem.val,
-        features=problem.val.features[keep],
+        source=problem.val.features[keep],
         labels=problem.val.labels[keep],
         groups=problem.val.groups[keep],
     )

@@ -107,7 +107,9 @@ def test_without_the_hessian_the_score_is_minus_the_gradients_inner_product(make
     for i in (0, 17, 60):
         (of_sample,) = torch.autograd.grad(own[i] + 0.03 * u.square().sum(), u, retain_graph=True)
         for g in range(problem.n_groups):
-            of_group = losses(target.losses.design, target.losses.labels)[target.groups[:, g]].mean()
+            of_group = losses(target.losses.design, target.losses.labels)[
+                target.groups[:, g]
+            ].mean()
             (slope,) = torch.autograd.grad(of_group, u)
             expected = -(of_sample * slope).sum()
             torch.testing.assert_close(step.influence[i, g], expected, rtol=1e-6, atol=1e-10)

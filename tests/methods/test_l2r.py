@@ -81,7 +81,7 @@ def test_where_no_sample_agrees_nothing_moves_and_it_ends(make_problem):
     rows = problem.weighted
     twice = replace(
         rows,
-        features=rows.features[:1].expand(2, -1).clone(),
+        source=rows.features[:1].expand(2, -1).clone(),
         labels=rows.labels[:1].expand(2).clone(),
         groups=rows.groups[:1].expand(2, -1),
         position=rows.position[:2],

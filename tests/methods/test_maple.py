@@ -67,7 +67,7 @@ def test_a_copy_of_a_target_sample_gains_weight(make_problem, risk):
     problem, _ = make_problem()
     single = replace(
         problem.target,
-        features=problem.target.features[:1],
+        source=problem.target.features[:1],
         labels=problem.target.labels[:1],
         groups=problem.target.groups[:1],
         position=problem.target.position[:1],
@@ -76,7 +76,7 @@ def test_a_copy_of_a_target_sample_gains_weight(make_problem, risk):
     labels = problem.weighted.labels.clone()
     features[7], labels[7] = single.features[0], single.labels[0]
     features[8], labels[8] = single.features[0], 1 - single.labels[0]
-    weighted = replace(problem.weighted, features=features, labels=labels)
+    weighted = replace(problem.weighted, source=features, labels=labels)
     problem = replace(problem, weighted=weighted, target=single)
     one, two = take(MAPLE(risk=risk, step_norm=0.1), problem, 2)
     assert two.sample_weight[7] > one.sample_weight[7]

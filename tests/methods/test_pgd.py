@@ -89,7 +89,7 @@ def test_two_sets_that_pull_apart_get_half_of_the_mass_each(make_problem):
     problem, _ = make_problem(n=100)
     labels = (torch.arange(100) >= 90).long().to(problem.weighted.labels)
     features = torch.zeros_like(problem.weighted.features)
-    problem = replace(problem, weighted=replace(problem.weighted, labels=labels, features=features))
+    problem = replace(problem, weighted=replace(problem.weighted, labels=labels, source=features))
     step = one(PGD(alpha=1e-9, updates=300), problem)
     assert float(step.sample_weight[labels == 1].sum()) == pytest.approx(0.5, abs=1e-6)
     assert step.sample_weight[:90].max() == pytest.approx(step.sample_weight[:90].min())
