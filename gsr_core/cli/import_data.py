@@ -243,6 +243,8 @@ def import_(
         terminal.fail(
             "--checkpoint, --weights, --layer and --train belong to a --backbone; name it"
         )
+    if plan.training is not None:
+        _warn_of_crop(plan)
     with terminal.progress(f"Importing {name}") as report:
         bundle = import_data(
             terminal.open_workspace(workspace), plan, overwrite=overwrite, progress=report
@@ -272,6 +274,19 @@ def _columns(names: list[str] | None) -> list[str] | None:
     return [name for name in names if name] if names else None
 
 
+def _warn_of_crop(plan: Plan) -> None:
+    """Say before a long training that the network would see only a part of the images."""
+    from gsr_core.ingest.read import read
+    from gsr_core.ingest.sight import crop_warning, image_preprocessing
+
+    assert plan.backbone is not None
+    inputs, preprocessing = read(plan)[0].inputs, None
+    if inputs.modality == "image":
+        preprocessing = image_preprocessing(plan.backbone)
+    if preprocessing and (warning := crop_warning(preprocessing, inputs)):
+        print(f"note: {terminal.visible(warning)}", file=sys.stderr)
+
+
 def _report_preview(plan: Plan, as_json: bool) -> None:
     """Print what a plan would import: roles, sizes of groups, notes."""
     from gsr_core.ingest.read import preview, read
@@ -297,8 +312,7 @@ def _report_preview(plan: Plan, as_json: bool) -> None:
     terminal.console().print(table)
     for note in content["notes"]:
         print(f"note: {terminal.visible(note)}", file=sys.stderr)
-    for small, other in content["proposed_merges"]:
-        print(
-            f"proposal: --merge '{terminal.visible(small)}|{terminal.visible(other)}'",
-            file=sys.stderr,
-        )
+    for merge in content["proposed_merges"]:
+        print(f"proposal: --merge '{terminal.visible('|'.join(merge))}'", file=sys.stderr)
+    if content["refusal"]:
+        terminal.fail(f"the import would stop: {content['refusal']}")

@@ -59,6 +59,7 @@ for name, command in {
     "bundles": bundles.bundles,
     "show": runs.show,
     "export": runs.export,
+    "influence": runs.influence,
     "clean": clean.clean,
     "rename": runs.rename,
     "delete": runs.delete,

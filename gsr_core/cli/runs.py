@@ -1,4 +1,4 @@
-"""`gsr run`, `gsr continue`, `gsr cancel`, `gsr runs`, `gsr show` and `gsr export`."""
+"""What concerns runs: `gsr run`, `gsr continue`, `gsr show`, `gsr influence` and others."""
 
 from __future__ import annotations
 
@@ -18,8 +18,19 @@ from gsr_core.progress import Report
 if TYPE_CHECKING:
     from gsr_core.methods.monitor import Monitor
     from gsr_core.runs.store import Run
+    from gsr_core.workspace import Workspace
 
-__all__ = ["cancel", "continue_", "delete", "export", "rename", "run", "runs", "show"]
+__all__ = [
+    "cancel",
+    "continue_",
+    "delete",
+    "export",
+    "influence",
+    "rename",
+    "run",
+    "runs",
+    "show",
+]
 
 
 def run(
@@ -39,6 +50,10 @@ def run(
         typer.Option(min=1, help="Run once for each of so many seeds, from --seed on."),
     ] = None,
     device: DeviceOption = "auto",
+    predict: Annotated[
+        bool,
+        typer.Option("--predict", help="Only say how long it would take, and how much memory."),
+    ] = False,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -48,6 +63,9 @@ def run(
 
     place = terminal.open_workspace(workspace)
     values = terminal.pairs("--set", settings)
+    if predict:
+        _report_cost(place, bundle, method, values, device, as_json)
+        return
     if seeds is not None:
         if "seed" in values:
             terminal.fail("--seeds counts from --seed; give that instead of --set seed")
@@ -64,6 +82,67 @@ def run(
         place, bundle, method, {**({"seed": seed} if seed else {}), **values}, device=device
     )
     _execute(new, as_json)
+
+
+def _report_cost(
+    place: Workspace, bundle: str, method: str, values: dict[str, str], device: str, as_json: bool
+) -> None:
+    """Print what a run would take."""
+    from gsr_core.compute import pick
+    from gsr_core.data.bundle import open_bundle
+    from gsr_core.methods.registry import make_method
+    from gsr_core.progress import duration
+    from gsr_core.runs.expected import predict
+
+    chosen = make_method(method, values)
+    cost = predict(open_bundle(place, bundle), chosen, pick(device))
+    if as_json:
+        terminal.print_json(
+            {
+                "step_seconds": cost and cost.step_seconds,
+                "steps": chosen.max_steps,
+                "bytes": cost and cost.bytes,
+                "streamed": cost and cost.streamed,
+            }
+        )
+    elif cost is None:
+        print(f"{method} fits no weighted head, so what it takes is not predicted")
+    else:
+        where = ", with features read from their file" if cost.streamed else ""
+        each = (
+            f"{cost.step_seconds:.2g} s" if cost.step_seconds < 60 else duration(cost.step_seconds)
+        )
+        print(
+            f"about {each} a step, {duration(cost.seconds)} for {cost.steps} (good to a factor of "
+            f"two or three), and {cost.bytes / 2**30:.1f} GiB of memory{where}"
+        )
+
+
+def influence(
+    run_id: Annotated[str, typer.Argument(help="A run, or the beginning of its name.")],
+    step: Annotated[
+        int | None,
+        typer.Option(min=1, help="One whose weights are stored; the kept one by default."),
+    ] = None,
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compute the influence of each weight on each group at a step of a run, and keep it."""
+    from gsr_core.runs.influence import influence_at
+    from gsr_core.runs.store import open_run
+
+    opened = open_run(terminal.open_workspace(workspace), run_id)
+    with opened.lock():
+        values = influence_at(opened, step)
+        at = opened.state.best_step if step is None else step
+    file = opened.influence_file(at)
+    if as_json:
+        terminal.print_json(
+            {"run_id": opened.run_id, "step": at, "shape": values.shape, "file": str(file)}
+        )
+    else:
+        n, m = values.shape
+        print(f"step {at}: {n:,} rows by {m:,} groups, in {terminal.visible(str(file))}")
 
 
 def continue_(

@@ -12,6 +12,7 @@ import pandas as pd
 
 from gsr_core.data.bundle import (
     INFLUENCE,
+    MIN_GROUP_SIZE,
     OWN_COLUMNS,
     OWN_FILES,
     REQUIRED_SPLITS,
@@ -130,6 +131,32 @@ def check_rows(
                 f"{column}; every feature must be a finite number within float32's range: drop "
                 "the row or extract it again"
             )
+
+
+def notes_on_groups(
+    samples: pd.DataFrame, membership: np.ndarray, groups: Sequence[Group]
+) -> list[str]:
+    """Return a sentence on each group that has too few samples, split by split.
+
+    Args:
+        samples: With the column `split`.
+        membership: (n, m) bool.
+        groups: m groups.
+    """
+    split, notes = split_codes(samples), []
+    weighted = "heldout" if (split == SPLITS.index("heldout")).any() else "train"
+    for name in (weighted, *REQUIRED_SPLITS):
+        counts = membership[split == SPLITS.index(name)].sum(axis=0)
+        for group, count in zip(groups, counts, strict=True):
+            if name == weighted:
+                outcome = "there is little to give weight to"
+            elif count:
+                outcome = "its accuracy there is very uncertain"
+            else:
+                outcome = "its accuracy there cannot be measured"
+            if count < MIN_GROUP_SIZE:
+                notes.append(f"Group '{group.name}' has {count} samples in {name}: {outcome}.")
+    return notes
 
 
 def split_codes(samples: pd.DataFrame) -> np.ndarray:

@@ -17,15 +17,19 @@ import pyarrow.parquet as pq
 from safetensors.numpy import save_file
 
 from gsr_core.data.bundle import (
-    MIN_GROUP_SIZE,
     OWN_COLUMNS,
-    REQUIRED_SPLITS,
     SPLITS,
     THUMBNAILS,
     Bundle,
     Manifest,
 )
-from gsr_core.data.bundle_checks import check_extra, check_head, check_rows, chunks, split_codes
+from gsr_core.data.bundle_checks import (
+    check_extra,
+    check_head,
+    check_rows,
+    chunks,
+    notes_on_groups,
+)
 from gsr_core.data.groups import Group
 from gsr_core.errors import BundleError
 from gsr_core.files import disk_full, new_directory, restore_directory, sha256
@@ -112,7 +116,7 @@ def write_bundle(
     attributes = [column for column in samples.columns if column not in OWN_COLUMNS]
     counts = samples["split"].value_counts()
     split_sizes = {split: int(counts[split]) for split in SPLITS if split in counts}
-    notes = [*notes, *_notes_on_groups(split_codes(samples), membership, groups)]
+    notes = [*notes, *notes_on_groups(samples, membership, groups)]
     if "heldout" not in split_sizes:
         notes.insert(
             0,
@@ -266,21 +270,6 @@ def _write_features(file: Path, features: np.ndarray) -> None:
         np.lib.format.write_array_header_1_0(sink, header)
         for _, chunk in chunks(features):
             sink.write(chunk.astype("<f4", copy=False).data)
-
-
-def _notes_on_groups(
-    split: np.ndarray, membership: np.ndarray, groups: Sequence[Group]
-) -> list[str]:
-    notes = []
-    for name in REQUIRED_SPLITS:
-        counts = membership[split == SPLITS.index(name)].sum(axis=0)
-        for group, count in zip(groups, counts, strict=True):
-            if count < MIN_GROUP_SIZE:
-                notes.append(
-                    f"Group '{group.name}' has {count} samples in {name}: its accuracy there "
-                    f"{'cannot be measured' if count == 0 else 'is very uncertain'}."
-                )
-    return notes
 
 
 def _write_thumbnails(file: Path, thumbnails: Iterable[bytes | None]) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from gsr_core.data.bundle import INFLUENCE, RESERVED_COLUMNS, SPLITS
+from gsr_core.data.bundle_checks import check_rows
 from gsr_core.data.group_rules import make_groups
 from gsr_core.data.groups import Group
 from gsr_core.data.inputs import Inputs, Texts
@@ -18,7 +19,7 @@ from gsr_core.data.source import Roles, Source
 from gsr_core.data.splits import LEFT_OUT, make_splits
 from gsr_core.errors import SourceError
 
-__all__ = ["Dataset", "amend", "define"]
+__all__ = ["Dataset", "amend", "check_definition", "define"]
 
 MAX_CLASSES = 10_000
 
@@ -173,6 +174,21 @@ def define(source: Source, roles: Roles | None = None) -> Dataset:
         notes=notes,
     )
     return whole if len(rows) == len(table) else whole.take(rows)
+
+
+def check_definition(dataset: Dataset) -> None:
+    """Check all of a bundle but its features, which take the time.
+
+    Raises:
+        BundleError: If the parts do not fit together, or a split or group lacks what it needs.
+    """
+    check_rows(
+        dataset.samples,
+        dataset.membership,
+        dataset.groups,
+        dataset.classes,
+        np.broadcast_to(np.float32(0), (len(dataset), 1)),
+    )
 
 
 def _role_columns(roles: Roles) -> list[str]:

@@ -283,44 +283,37 @@ def _merge(
 
 
 def propose_merges(
-    groups: Sequence[Group], counts: np.ndarray, *, least: int
-) -> list[tuple[str, str]]:
-    """Propose what to do about groups that are too small to measure.
+    groups: Sequence[Group], counts: np.ndarray, *, least: int, with_class: bool
+) -> list[tuple[str, ...]]:
+    """Propose merges of groups that are too small to measure with each other.
 
-    Each is joined with a group of the same class that shares the most of its definition, and of
-    those with the smallest that makes it large enough, so that as little as possible is lost.
+    A small group never joins a large one, in which it would disappear: what a classifier does to
+    it could then not be seen any more. Nor do groups of different classes become one.
 
     Args:
         groups: m groups.
         counts: (splits, m) number of samples; the smallest of a column decides.
         least: A group below this is too small.
+        with_class: Whether a definition begins with the class.
 
     Returns:
-        Pairs of group names, the small one first.
+        Names of groups that could become one, two or more, the smallest first.
     """
     smallest = counts.min(axis=0)
-    parts = [set(group.definition.split(" and ")) for group in groups]
-    pairs, used = [], set()
-    for g in np.argsort(smallest, kind="stable"):
-        if smallest[g] >= least or g in used or len(groups) < 2:
-            continue
-        others = [h for h in range(len(groups)) if h != g and h not in used]
-        if not others:
-            continue
-        # A merge that stays too small helps nobody; the class, which a definition names first,
-        # matters more than an attribute.
-        best = max(
-            others,
-            key=lambda h: (
-                smallest[g] + smallest[h] >= least,
-                groups[g].definition.split(" and ")[0] in parts[h],
-                len(parts[g] & parts[h]),
-                -int(smallest[h]),
-            ),
-        )
-        used |= {int(g), best}
-        pairs.append((groups[g].name, groups[best].name))
-    return pairs
+    parts = [group.definition.split(" and ") for group in groups]
+    # The smallest first, each with those that share the most of its definition.
+    left = [int(g) for g in np.argsort(smallest, kind="stable") if smallest[g] < least]
+    proposals = []
+    while left:
+        merged = [left.pop(0)]
+        alike = [g for g in left if not with_class or parts[g][0] == parts[merged[0]][0]]
+        alike.sort(key=lambda g: (-len(set(parts[g]) & set(parts[merged[0]])), smallest[g]))
+        while alike and smallest[merged].sum() < least:
+            merged.append(alike.pop(0))
+            left.remove(merged[-1])
+        if len(merged) > 1:
+            proposals.append(tuple(groups[g].name for g in merged))
+    return proposals
 
 
 def _terse(text: str) -> bool:

@@ -39,9 +39,10 @@ def propose_roles(table: pd.DataFrame, *, inputs: Sequence[str] = ()) -> Roles:
     """Propose roles; a user corrects them.
 
     Names decide, and values can object: a label has 2 classes or more and no fractions, a split
-    column has words of splits, ids are unique. Attributes are the columns of few
-    different values that say something other than the label. A column with a usual name for groups
-    makes them alone; otherwise the first attribute does, with the class.
+    column has words of splits, ids are unique. A column of such words is the split by any name.
+    Attributes are the columns of few different values that say something other than the label. A
+    column with a usual name for groups makes them alone; otherwise the first attribute does, with
+    the class.
 
     Args:
         table: As read from the file.
@@ -55,6 +56,10 @@ def propose_roles(table: pd.DataFrame, *, inputs: Sequence[str] = ()) -> Roles:
 
     identity = next((each for each in matches(ID_NAMES) if _is_identity(table[each])), None)
     split = next((each for each in matches(SPLIT_NAMES) if _is_split(table[each])), None)
+    if split is None:
+        # By any other name, words of splits alone say so, if one column has them.
+        spoken = [column for column in free if _speaks_of_splits(table[column])]
+        split = spoken[0] if len(spoken) == 1 else None
     label = next((each for each in matches(LABEL_NAMES) if _is_label(table[each])), None)
     attributes = tuple(
         column
@@ -103,6 +108,18 @@ def _is_split(column: pd.Series) -> bool:
         return True
     words = {str(value).strip().lower().removesuffix(".0") for value in values}
     return words <= set(WORDS) and ("0" in words or not any(word.isdigit() for word in words))
+
+
+def _speaks_of_splits(column: pd.Series) -> bool:
+    """Return whether the values are words for train and test, or for train and validation."""
+    values = _values(column)
+    if values is None or not 2 <= len(values) <= MAX_VALUES:
+        return False
+    words = {str(value).strip().lower() for value in values}
+    if not words <= set(WORDS) or any(word.isdigit() for word in words):
+        return False
+    meanings = {WORDS[word] for word in words}
+    return "train" in meanings and len(meanings) > 1
 
 
 def _is_label(column: pd.Series) -> bool:

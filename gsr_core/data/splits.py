@@ -117,8 +117,9 @@ def make_splits(
         chosen = stratified_share(strata[pool], rule.heldout, generator)
         split[pool[chosen]] = "heldout"
         notes.append(
-            f"{int(chosen.sum()):,} of {len(pool):,} train rows are held out and carry the "
-            "weights; a backbone that was trained on them should not have been."
+            f"{int(chosen.sum()):,} of {len(pool):,} train rows are held out to carry the weights. "
+            "The network must not have been trained on these: let the import train it on the rest, "
+            "or, if it has seen none of train, hold all of it out (heldout=1)."
             if rule.heldout < 1
             else f"All {len(pool):,} train rows are held out and carry the weights, as if the "
             "backbone had seen none of them."

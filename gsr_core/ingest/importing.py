@@ -11,12 +11,9 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from typing import Any
 
-import numpy as np
-
 from gsr_core.data.bundle import Bundle
-from gsr_core.data.bundle_checks import check_rows
 from gsr_core.data.bundle_writing import bundle_directory, write_bundle
-from gsr_core.data.dataset import define
+from gsr_core.data.dataset import check_definition, define
 from gsr_core.data.encoding import Columns
 from gsr_core.data.inputs import Inputs, Numbers
 from gsr_core.data.pixels import thumbnail
@@ -76,14 +73,7 @@ def import_data(
     tell(0.0, "Reading the table")
     source, roles = read(plan)
     dataset = define(source, roles)
-    # Everything but the features, which take the time.
-    check_rows(
-        dataset.samples,
-        dataset.membership,
-        dataset.groups,
-        dataset.classes,
-        np.broadcast_to(np.float32(0), (len(dataset), 1)),
-    )
+    check_definition(dataset)
     dataset, files = encode_columns(dataset, roles)
     recipe: dict[str, Any] = {
         "plan": plan.model_dump(mode="json"),

@@ -7,10 +7,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from gsr_core.data.bundle import MIN_GROUP_SIZE
-from gsr_core.data.dataset import amend, define
+from gsr_core.data.bundle_checks import notes_on_groups
+from gsr_core.data.dataset import Dataset, amend, check_definition, define
 from gsr_core.data.group_rules import propose_merges
 from gsr_core.data.source import Roles, Source
-from gsr_core.errors import SettingError
+from gsr_core.errors import GsrError, SettingError
+from gsr_core.ingest.compute import encode_columns
 from gsr_core.ingest.plan import Plan
 from gsr_core.readers.registry import make_reader
 from gsr_core.settings import what_is_wrong
@@ -45,7 +47,8 @@ def preview(plan: Plan, source: Source | None = None) -> dict[str, Any]:
 
     Returns:
         `rows` (n), `modality`, `roles`, `classes`, `splits` (names), `groups` (each with `name`,
-        `definition` and `counts` by split), `notes`, and `proposed_merges` (pairs of names).
+        `definition` and `counts` by split), `notes`, `refusal` (why the import would stop; "" if
+        it would not), and `proposed_merges` (names of groups that could become one).
 
     Raises:
         GsrError: As `import_data` before it extracts.
@@ -71,6 +74,25 @@ def preview(plan: Plan, source: Source | None = None) -> dict[str, Any]:
             }
             for g, group in enumerate(dataset.groups)
         ],
-        "notes": dataset.notes,
-        "proposed_merges": propose_merges(dataset.groups, measured, least=MIN_GROUP_SIZE),
+        "notes": [
+            *dataset.notes,
+            *notes_on_groups(dataset.samples, dataset.membership, dataset.groups),
+        ],
+        "refusal": _refusal(dataset, roles),
+        "proposed_merges": propose_merges(
+            dataset.groups,
+            measured,
+            least=MIN_GROUP_SIZE,
+            with_class=source.membership is None and roles.groups.with_class,
+        ),
     }
+
+
+def _refusal(dataset: Dataset, roles: Roles) -> str:
+    """Return why the import would stop before it computes features; "" if it would not."""
+    try:
+        check_definition(dataset)
+        encode_columns(dataset, roles)
+    except GsrError as error:
+        return str(error)
+    return ""

@@ -112,6 +112,7 @@ def crop_warning(preprocessing: ImagePreprocessing, inputs: Inputs) -> str:
         return ""
     return (
         f"The centre crop loses up to {max(much):.0%} of an image: of {len(lost)} images looked "
-        f"at, {len(much)} lose more than {limit:.0%}. Set fit=longest to see whole images with "
-        "black beside them, or fit=both to see them without their shape."
+        f"at, {len(much)} lose more than {limit:.0%}. Prepare them with fit=longest to see whole "
+        "images with black beside them, or with fit=both to see them without their shape "
+        "(--preprocess fit=both)."
     )

@@ -200,14 +200,14 @@ class Method(ABC):
         """
 
     def influence(
-        self, problem: Problem, sample_weight: Tensor, u: Tensor
+        self, problem: Problem, sample_weight: Tensor, u: Tensor | None = None
     ) -> Callable[[], Influence] | None:
         """Return `Step.measure` of a step of an earlier run, None if such steps have none.
 
         Args:
             problem: The data.
             sample_weight: (n,) of the step.
-            u: (p, c) of the step.
+            u: (p, c) of the step; fitted under these weights if None.
         """
         del problem, sample_weight, u
         return None

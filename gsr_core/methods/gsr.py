@@ -190,20 +190,21 @@ class GroupRobust(FittedHead, ABC):
             weight = moved
 
     def influence(
-        self, problem: Problem, sample_weight: Tensor, u: Tensor
+        self, problem: Problem, sample_weight: Tensor, u: Tensor | None = None
     ) -> Callable[[], Influence]:
         """Return `Step.measure` of a step of an earlier run.
 
         Args:
             problem: The data.
             sample_weight: (n,) of the step.
-            u: (p, c) of the step.
+            u: (p, c) of the step; fitted under these weights if None.
         """
 
         def compute() -> Influence:
             # The rows are mapped only if somebody asks; the run has its own.
             inner = self.inner(problem)
-            return self._influence(inner, inner.scored(problem.target), sample_weight, u)()
+            at = inner.fit(sample_weight, inner.zero()).state.u if u is None else u
+            return self._influence(inner, inner.scored(problem.target), sample_weight, at)()
 
         return compute
 

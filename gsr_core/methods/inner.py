@@ -40,7 +40,7 @@ _WORTH_ROUGH = 2**22
 does not hold."""
 _CLEAR = 32
 """How far the smallest curvature must be above what float32 rounds away of the largest."""
-_AT_ONCE = 2**25
+_AT_ONCE = 2**23
 """Numbers that one array over a head and several groups may have."""
 TOLERANCE = 1e-8
 """Gradient norm to which every fit is taken, relative to the norm at the zero head."""

@@ -1,18 +1,62 @@
-"""How long runs will take, judged by what runs took before on the same data."""
+"""What a run will take, before it starts: by earlier runs, or by trying a product on some rows."""
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
+import numpy as np
+import torch
+
+from gsr_core.compute import Compute, threads_for
+from gsr_core.data.bundle import Bundle
+from gsr_core.data.problem import IN_MEMORY, Problem, Rows, fit_bytes
+from gsr_core.linear.stored import StoredFeatures
+from gsr_core.methods.base import Method
+from gsr_core.methods.inner import FittedHead
 from gsr_core.methods.registry import make_method
 from gsr_core.runs.store import Run
 
-__all__ = ["expected_seconds"]
+__all__ = ["Cost", "expected_seconds", "predict"]
 
 _RECENT = 10
 """Runs that are judged by, the newest ones."""
+_SAMPLE = 4096
+"""Rows on which a product is tried."""
+_TRIES = 3
+_PROCESS = 0.6e9
+"""Bytes of a process that has loaded all that a run needs, and no data yet."""
+_VECTORS = 16
+"""Arrays of the size of a head that a step has at a time: of Newton, conjugate gradients and the
+refinement around them."""
+_BLOCKS = 5e8
+"""Bytes of the blocks in which rows pass that stay in their file."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a run is expected to take.
+
+    Attributes:
+        step_seconds: A step, good to a factor of two or three.
+        steps: How many there will be.
+        bytes: Of memory, the whole process at its peak.
+        streamed: Whether the rows stay in their file, so that memory does not grow with them.
+    """
+
+    step_seconds: float
+    steps: int
+    bytes: float
+    streamed: bool
+
+    @property
+    def seconds(self) -> float:
+        """All steps together."""
+        return self.step_seconds * self.steps
 
 
 def expected_seconds(runs: Iterable[Run], method: str, settings: Mapping[str, Any]) -> float | None:
@@ -33,3 +77,62 @@ def expected_seconds(runs: Iterable[Run], method: str, settings: Mapping[str, An
         if len(known) == _RECENT:
             break
     return median(known) * make_method(method, settings).max_steps if known else None
+
+
+def predict(bundle: Bundle, method: Method, compute: Compute) -> Cost | None:
+    """Predict what a run takes by timing a product with the Hessian on some of its rows.
+
+    Args:
+        bundle: The data; of its features, only some thousand rows are read.
+        method: With its settings. Those that fit no weighted head are not predicted.
+        compute: Where it is to run.
+
+    Returns:
+        None if the method is not predicted.
+    """
+    if not isinstance(method, FittedHead):
+        return None
+    sizes, n_classes = bundle.manifest.split_sizes, len(bundle.manifest.classes)
+    d, weighted = bundle.manifest.n_features, bundle.rows_of[bundle.manifest.weighted_split]
+    n = len(weighted)
+    streamed = n > d and fit_bytes(n, d, n_classes) > IN_MEMORY
+    some = weighted[np.unique(np.linspace(0, n - 1, min(n, _SAMPLE)).astype(np.int64))]
+    stored = StoredFeatures(bundle.features, some, compute.device)
+    rows = Rows(
+        stored if streamed else stored.read(),
+        torch.from_numpy(bundle.y[some]).to(compute.device),
+        torch.from_numpy(bundle.membership[some]).to(compute.device),
+        some,
+    )
+    problem = Problem(rows, rows, rows, n_classes, compute)
+    with threads_for(n * d):
+        inner = method.inner(problem)
+        objective = inner.objective(inner.uniform())
+        state, column = objective.at_zero(), torch.ones_like(inner.zero())[:, :, None]
+        product = min(
+            _timed(lambda: objective.hessian_product(state, column, rough=True))
+            for _ in range(_TRIES)
+        )
+    measured = sum(sizes.get(split, 0) for split in ("target", "val", "test"))
+    # Growth laws measured: products over classes, and all of it in rows; scores are half a product.
+    products = 10 + 6 * math.log2(n_classes)
+    seconds = product * (n / len(some) * products + measured / len(some) / 2)
+
+    width = min(d, n) + 1
+    c = n_classes - 1
+    factor = min(width * c, max(width, 1024)) ** 2
+    in_memory = 0 if streamed else fit_bytes(n, d, n_classes)
+    for split in ("target", "val", "test"):
+        rows_there = sizes.get(split, 0)
+        whole = fit_bytes(rows_there, d, n_classes)
+        if rows_there <= d or whole <= IN_MEMORY:
+            in_memory += whole if split == "target" else 4 * rows_there * d
+    groups = len(bundle.manifest.groups)
+    size = _PROCESS + in_memory + 8 * (_VECTORS * width * c + 3 * factor + 2 * n * groups)
+    return Cost(seconds, method.max_steps, size + (_BLOCKS if streamed else 0), streamed)
+
+
+def _timed(work: Any) -> float:
+    begun = time.perf_counter()
+    work()
+    return time.perf_counter() - begun

@@ -18,6 +18,7 @@ from gsr_core.methods.fit import FitResult
 from gsr_core.methods.history import HISTORY_COLUMNS, Record
 from gsr_core.methods.monitor import Monitor, Progress
 from gsr_core.progress import Status
+from gsr_core.runs.influence import LONGEST, influence_seconds, left_out
 from gsr_core.runs.record import RunState
 from gsr_core.runs.samples import keep_scores
 from gsr_core.runs.store import Run
@@ -126,25 +127,35 @@ class Recorder:
         """Write everything and the files of the kept step."""
         assert self.kept is not None
         try:
-            self.run.write_kept(_step_arrays(self.kept[1], self.rows, measure=True))
+            measure = self._influence_seconds() <= LONGEST
+            self.run.write_kept(_step_arrays(self.kept[1], self.rows, measure=measure))
             # Pages that need the scores make them if they are not there.
             with suppress(GsrError, OSError):
                 keep_scores(self.run, self.run.unchanged_bundle())
         except GsrError as error:
             # The bundle changed or went away meanwhile.
             status, message = Status.FAILED, f"the kept step cannot be written out: {error}"
-        return self.write(status=status, message=message)
+        changes: dict[str, Any] = {}
+        if self.kept[1].measure is not None and self._influence_seconds() > LONGEST:
+            note = left_out(self._influence_seconds(), self.run.run_id)
+            changes["note"] = f"{self.kept[1].note} {note}".strip()
+        return self.write(status=status, message=message, **changes)
 
     def _may_measure(self) -> bool:
         """Return whether the kept step's influence is there, or quickly would be."""
         assert self.progress is not None
         assert self.kept is not None
+        return self._influence_seconds() <= _WORTH_INFLUENCE
+
+    def _influence_seconds(self) -> float:
+        """Return about how long the kept step's influence takes; 0 if it is there."""
+        assert self.progress is not None
+        assert self.kept is not None
         if "measured" in vars(self.kept[1]):
-            return True
-        # The influence on a group takes about what a step does.
-        groups = len({group for _, split, group, *_ in self.progress.records if split == "target"})
-        each = self.progress.seconds / self.progress.step_index
-        return each * groups <= _WORTH_INFLUENCE
+            return 0.0
+        records = self.progress.records
+        groups = {name for _, split, name, *_ in records if split == "target" and name}
+        return influence_seconds(self.progress.seconds, self.progress.step_index, len(groups))
 
     def _in_stride(self, step: int) -> bool:
         return (step - 1) % self.stride == 0

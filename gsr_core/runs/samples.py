@@ -14,7 +14,7 @@ from gsr_core.errors import RunStateError
 from gsr_core.files import replace_file
 from gsr_core.runs.store import Run
 
-__all__ = ["INFLUENCE", "keep_scores", "sample_table"]
+__all__ = ["INFLUENCE", "goal_weights", "keep_scores", "sample_table"]
 
 _CHUNK = 1 << 26
 """Bytes of features and logits that are held at a time."""
@@ -67,9 +67,8 @@ def sample_table(run: Run, split: str, bundle: Bundle | None = None) -> pd.DataF
 
     if weights is not None:
         weight = weights["weight"].to_numpy() * len(weights)
-        order = np.argsort(-weight, kind="stable")
-        rank = np.empty(len(order), dtype=np.int64)
-        rank[order] = np.arange(1, len(order) + 1)
+        # Those of the same weight share the best rank among them.
+        rank = pd.Series(-weight).rank(method="min").to_numpy(np.int64)
         columns |= {"weight": weight, "rank": rank}
         if "inferred_group" in weights:
             columns["inferred_group"] = weights["inferred_group"].to_numpy()
@@ -79,14 +78,15 @@ def sample_table(run: Run, split: str, bundle: Bundle | None = None) -> pd.DataF
         if influence is not None:
             for g, name in enumerate(bundle.group_names):
                 columns[INFLUENCE + name] = np.asarray(influence[:, g], dtype=np.float64)
-            columns["goal"] = np.asarray(influence, dtype=np.float64) @ _gamma(run, bundle)
+            gamma = goal_weights(run, bundle, run.state.best_step)
+            columns["goal"] = np.asarray(influence, dtype=np.float64) @ gamma
     return pd.DataFrame(columns)
 
 
-def _gamma(run: Run, bundle: Bundle) -> np.ndarray:
-    """Return (m,) the groups' weights in what is minimised at the kept step; they sum to one."""
+def goal_weights(run: Run, bundle: Bundle, step: int) -> np.ndarray:
+    """Return (m,) the groups' weights in what is minimised at a step; they sum to one."""
     history = run.metrics()
-    rows = history[(history["metric"] == "group_weight") & (history["step"] == run.state.best_step)]
+    rows = history[(history["metric"] == "group_weight") & (history["step"] == step)]
     known = rows.set_index("group")["value"].reindex(bundle.group_names).to_numpy(float)
     if np.isnan(known).any() or not known.sum():
         return np.full(len(known), 1 / len(known))

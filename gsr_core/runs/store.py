@@ -12,6 +12,7 @@
                                      inferred_group where the method infers groups; flipped
                                      where labels are noisy, y being what the method saw
          influence.npy               (n, m) influence at the kept step, rows as in weights.parquet
+         influence/STEP.npy          the same at another step, where somebody asked for it
          scores-*.npy                what the kept head says of every row (`runs.samples`)
          log.txt                     what happened when
          title.txt                   the user's name for it, if it has one
@@ -204,8 +205,18 @@ class Run:
 
     def influence(self) -> np.ndarray | None:
         """Return (n, m) influence at the kept step in nats, rows as in `weights`, or None."""
-        file = self.path / "influence.npy"
+        return self.influence_of(self.state.best_step)
+
+    def influence_of(self, step: int) -> np.ndarray | None:
+        """Return (n, m) influence at a step, or None until `influence_at` is asked for it."""
+        file = self.influence_file(step)
         return np.load(file, mmap_mode="r", allow_pickle=False) if file.exists() else None
+
+    def influence_file(self, step: int) -> Path:
+        """Return where the influence at a step is kept."""
+        if step == self.state.best_step:
+            return self.path / "influence.npy"
+        return self.path / "influence" / f"{step}.npy"
 
     def head(self) -> tuple[np.ndarray, np.ndarray] | None:
         """Return weight (K, d) and bias (K,) of the kept head, or None before the end."""

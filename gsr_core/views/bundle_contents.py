@@ -23,10 +23,9 @@ __all__ = [
     "notes",
     "size_table",
     "small_groups",
+    "without_groups",
 ]
 
-MEASURED = ("target", "val", "test")
-"""Splits on which the accuracy of a group is measured."""
 _NAMED = 6
 """Most small groups that the warning names."""
 _NOTES = 8
@@ -93,14 +92,14 @@ def group_table(groups: Sequence[Mapping[str, Any]], splits: Sequence[str], *, k
         ],
         columns=["group", *splits, "who belongs"],
     )
-    measured: list[Hashable] = [split for split in splits if split in MEASURED]
+    counted: list[Hashable] = [split for split in splits if split in _counted(splits)]
 
     def mark(count: Any) -> str:
         # Readable on a light and on a dark page.
         return "background-color: rgba(230, 159, 0, 0.35)" if count < MIN_GROUP_SIZE else ""
 
     show_rows(
-        table.style.map(mark, subset=measured).format("{:,}", subset=list[Hashable](splits)),
+        table.style.map(mark, subset=counted).format("{:,}", subset=list[Hashable](splits)),
         key=key,
         column_config={
             "group": st.column_config.TextColumn(width="medium", pinned=True),
@@ -110,13 +109,14 @@ def group_table(groups: Sequence[Mapping[str, Any]], splits: Sequence[str], *, k
 
 
 def small_groups(groups: Sequence[Mapping[str, Any]], splits: Sequence[str]) -> str:
-    """Return one sentence on the groups that are too small to measure; "" if there are none."""
+    """Return one sentence on the groups that have too few samples; "" if there are none."""
+    weighted, *_ = _counted(splits)
     parts = []
     for each in groups:
         few = [
             f"{each['counts'][split] or 'none'} in {split}"
             for split in splits
-            if split in MEASURED and each["counts"][split] < MIN_GROUP_SIZE
+            if split in _counted(splits) and each["counts"][split] < MIN_GROUP_SIZE
         ]
         if few:
             parts.append(f"**{plain(each['name'])}** has {', '.join(few)}")
@@ -124,14 +124,24 @@ def small_groups(groups: Sequence[Mapping[str, Any]], splits: Sequence[str]) -> 
         return ""
     more = f"; and {len(parts) - _NAMED} more groups" if len(parts) > _NAMED else ""
     return (
-        f"Under {MIN_GROUP_SIZE} samples a group's accuracy says little: "
-        f"{'; '.join(parts[:_NAMED])}{more}."
+        f"Under {MIN_GROUP_SIZE} samples a group's accuracy says little, and in {weighted} there "
+        f"is little to give weight to: {'; '.join(parts[:_NAMED])}{more}."
     )
+
+
+def _counted(splits: Sequence[str]) -> tuple[str, ...]:
+    """Return the splits that need some samples of each group, that of the weights first."""
+    return ("heldout" if "heldout" in splits else "train", "target", "val", "test")
+
+
+def without_groups(notes: Sequence[str]) -> list[str]:
+    """Return the notes but those on small groups, which `small_groups` covers."""
+    return [note for note in notes if not re.match(r"Group '.*' has ", note)]
 
 
 def notes(bundle: Bundle) -> None:
     """Draw the notes of the bundle, but those on small groups, which `small_groups` covers."""
-    lines = [note for note in bundle.manifest.notes if not re.match(r"Group '.*' has ", note)]
+    lines = without_groups(bundle.manifest.notes)
     if lines:
         st.caption("\n".join(f"- {plain(note)}" for note in lines[:_NOTES]))
 

@@ -72,7 +72,7 @@ def differences(table: pd.DataFrame, reference: Entry, average: str, average_nam
         figure = paired_differences(worst, points, reference=reference.label)
         show(figure, key="paired", alt="Difference of worst-group accuracy with its interval.")
     with right:
-        points_of = st.column_config.NumberColumn(format="%+.1f %%")
+        points_of = st.column_config.NumberColumn(format="%+.1f pp", help="Percentage points.")
         show_rows(
             {
                 "method": worst["entry"],

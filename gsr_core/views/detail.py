@@ -14,7 +14,9 @@ from gsr_core.data.bundle import SPLITS, Bundle
 from gsr_core.errors import GsrError
 from gsr_core.figures.weights import sample_influence, weight_path
 from gsr_core.maps.heads import map_head
-from gsr_core.runs.samples import INFLUENCE
+from gsr_core.progress import duration
+from gsr_core.runs.influence import influence_at, influence_seconds
+from gsr_core.runs.samples import INFLUENCE, goal_weights
 from gsr_core.runs.store import Run
 from gsr_core.views import navigation as nav
 from gsr_core.views.charts import badge, colours_of, percent, plain, show, show_error, single_group
@@ -27,6 +29,8 @@ __all__ = ["sample_detail"]
 
 _NEIGHBOURS = 6
 _GOAL = "the goal"
+_SOON = 10.0
+"""Seconds that a page may compute an influence."""
 
 
 def sample_detail(bundle: Bundle, run: Run, *, to_map: bool = True) -> None:
@@ -75,9 +79,10 @@ def _dialog(bundle: Bundle, run: Run, row: int, to_map: bool) -> None:
             f"{percent(float(sample['confidence']))}, {verdict}. Loss {sample['loss']:.3g} nats."
         )
         if "weight" in table.columns:
+            alike = int((table["rank"] == sample["rank"]).sum()) - 1
             st.write(
                 f"Weight **{sample['weight']:.3g}×** an equal share, rank {sample['rank']:,} of "
-                f"{len(table):,}."
+                f"{len(table):,}{f', as are {alike:,} others' if alike else ''}."
             )
         if "inferred_group" in table.columns:
             number = int(sample["inferred_group"])
@@ -93,7 +98,7 @@ def _dialog(bundle: Bundle, run: Run, row: int, to_map: bool) -> None:
     _flag(bundle, row)
     if "weight" in table.columns:
         _weight_path(bundle, run, index, sample)
-    _influence(bundle, run, table, sample)
+    _influence(bundle, run, table, index, sample)
     _neighbours(bundle, run, split, table, index)
 
 
@@ -180,19 +185,38 @@ def _weight_path(bundle: Bundle, run: Run, index: int, sample: pd.Series) -> Non
     show(figure, key="detail path", alt="The sample's weight at each stored step.")
 
 
-def _influence(bundle: Bundle, run: Run, table: pd.DataFrame, sample: pd.Series) -> None:
+def _influence(
+    bundle: Bundle, run: Run, table: pd.DataFrame, index: int, sample: pd.Series
+) -> None:
     """Draw whom more weight on the sample would help and harm, beside all other samples."""
     st.markdown("**Influence on each group**")
     columns = [INFLUENCE + name for name in bundle.group_names]
     if columns[0] not in sample.index:
+        if f"gsr influence {run.run_id}" in run.state.note:
+            st.caption(plain(run.state.note))
+            return
         st.caption(
             "Influence is defined for samples that carry a weight, under a head fitted to these "
             f"weights; {run.config.method.upper()} has none for this sample."
         )
         return
-    columns = ["goal", *columns]
-    values = sample[columns].to_numpy(dtype=float)
-    sizes = np.abs(table[columns].to_numpy(dtype=float))
+    kept = run.state.best_step
+    step, every = _influence_step(run), table[["goal", *columns]].to_numpy(dtype=float)
+    if step != kept:
+        if run.influence_of(step) is None:
+            seconds = influence_seconds(run.state.seconds, run.state.step, len(columns))
+            if seconds > _SOON:
+                st.caption(f"This would take about {duration(seconds)}; from a terminal:")
+                st.code(f"gsr influence {run.run_id} --step {step}", language="bash")
+                return
+        try:
+            with st.spinner(f"Computing the influence at step {step}"):
+                of_groups = influence_at(run, step).astype(float)
+        except (GsrError, OSError) as error:
+            show_error(error)
+            return
+        every = np.column_stack([of_groups @ goal_weights(run, bundle, step), of_groups])
+    values, sizes = every[index], np.abs(every)
     shown = pd.DataFrame(
         {
             "group": [_GOAL, *bundle.group_names],
@@ -201,18 +225,33 @@ def _influence(bundle: Bundle, run: Run, table: pd.DataFrame, sample: pd.Series)
         }
     )
     what = "lowers" if values[0] < 0 else "raises" if values[0] > 0 else "does not change"
-    better = float((table["goal"].to_numpy() < values[0]).mean())
+    better = float((every[:, 0] < values[0]).mean())
+    which = ", the kept one," if step == kept else ""
     st.caption(
-        f"At the kept step, step {run.state.best_step}: raising this sample's weight {what} what "
-        f"the method minimises, by {abs(values[0]):.3g} nats per unit of weight; the strongest of "
-        f"all samples do so by {sizes[:, 0].max():.3g}. More weight on {percent(better)} of the "
-        f"{len(table):,} samples would serve the goal better. Influence is stored of this step "
-        "alone: it says what more weight would do there, not why the weight grew before."
+        f"At step {step}{which} more weight on this sample {what} the goal (the groups' losses as "
+        f"the method weighs them there), by {abs(values[0]):.3g} nats per unit of weight; the "
+        f"strongest of all samples do so by {sizes[:, 0].max():.3g}. More weight on "
+        f"{percent(better)} of the {len(table):,} samples would serve the goal better. It says "
+        "what more weight would do at this step, not why the weight grew before."
     )
     show(
         sample_influence(shown),
         key="detail influence",
         alt="Influence on the goal and on each group, compared with all other samples.",
+    )
+
+
+def _influence_step(run: Run) -> int:
+    """Draw the choice of a step whose weights are stored, if there are several; return it."""
+    steps, kept = run.weight_steps().tolist(), run.state.best_step
+    if len(steps) < 2 or kept not in steps:
+        return kept
+    return st.select_slider(
+        "At step",
+        steps,
+        value=kept,
+        key=f"detail influence step {run.run_id} {kept}",
+        help="The influence is computed and kept when a step is first chosen.",
     )
 
 

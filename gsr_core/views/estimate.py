@@ -32,8 +32,10 @@ def estimate(
         else:
             known += each * count
     if not known:
-        return "How long it takes is not known: none of these methods has run on this bundle yet."
-    more = f", and what {', '.join(unknown)} takes, which has not run here yet" if unknown else ""
+        return "How long it takes is not known: no run of these methods on this bundle has ended."
+    more = (
+        f", and what {', '.join(unknown)} takes, of which no run has ended here" if unknown else ""
+    )
     return f"About {duration(known / at_a_time)} by earlier runs on this bundle{more}."
 
 

@@ -50,16 +50,6 @@ def choose_columns(reading: Reading) -> Roles:
             key=f"{key} label",
             persist_state="session",
         )
-    with second:
-        free = [column for column in columns if column != label]
-        attributes = st.multiselect(
-            "Attributes",
-            free,
-            default=[column for column in proposal.attributes if column in free],
-            help="Columns that are stored with each sample and can make groups.",
-            key=f"{key} attributes",
-            persist_state="session",
-        )
     with third:
         options = [_DRAWN, *columns]
         column = st.selectbox(
@@ -71,6 +61,17 @@ def choose_columns(reading: Reading) -> Roles:
             persist_state="session",
         )
     column = None if column == _DRAWN else column
+    with second:
+        # Class and split are no attributes; once they are chosen, the proposal is another.
+        free = [each for each in columns if each not in (label, column)]
+        attributes = st.multiselect(
+            "Attributes",
+            free,
+            default=[each for each in proposal.attributes if each in free],
+            help="Columns that are stored with each sample and can make groups.",
+            key=f"{key} attributes {label} {column}",
+            persist_state="session",
+        )
     rule = proposal.split
     left, right = st.columns(2)
     with left:
@@ -129,9 +130,9 @@ def choose_groups(reading: Reading, roles: Roles) -> GroupRule:
         columns = st.multiselect(
             "Attributes that make groups",
             options,
-            default=[column for column in proposal.columns if column in options],
+            default=[each for each in proposal.columns if each in options] or options[:1],
             placeholder="Choose attributes" if options else "There are no attributes",
-            key=f"{key} columns",
+            key=f"{key} columns {roles.label} {roles.split.column}",
             persist_state="session",
         )
     with_class, bins = kind == "class", {}
@@ -160,7 +161,7 @@ def choose_groups(reading: Reading, roles: Roles) -> GroupRule:
     return rule.model_copy(update={"merge": tuple(tuple(each) for each in merges)})
 
 
-def propose_merges(reading: Reading, rule: GroupRule, proposed: Sequence[tuple[str, str]]) -> None:
+def propose_merges(reading: Reading, rule: GroupRule, proposed: Sequence[Sequence[str]]) -> None:
     """Draw the merges made, with a button to undo the last, and the merges proposed."""
     if rule.merge:
         last = rule.merge[-1]
@@ -175,8 +176,11 @@ def propose_merges(reading: Reading, rule: GroupRule, proposed: Sequence[tuple[s
                 args=(reading, rule, rule.merge[:-1]),
             )
     if proposed:
-        st.caption("A small group can be merged with a similar one:")
-    for place, (small, other) in enumerate(proposed[:6]):
+        st.caption(
+            "More samples of a small group serve best. Small groups that are alike can also be "
+            "merged, and are then measured as one:"
+        )
+    for place, merge in enumerate(proposed[:6]):
         with st.container(
             horizontal=True, vertical_alignment="center", key=f"import merge {place}"
         ):
@@ -184,11 +188,11 @@ def propose_merges(reading: Reading, rule: GroupRule, proposed: Sequence[tuple[s
                 "Merge",
                 icon=":material/merge:",
                 key=f"import merge button {place}",
-                help="Make the two groups one.",
+                help="Make them one group.",
                 on_click=_merge,
-                args=(reading, rule, (*rule.merge, (small, other))),
+                args=(reading, rule, (*rule.merge, tuple(merge))),
             )
-            st.markdown(f"**{plain(small)}** with **{plain(other)}**")
+            st.markdown(" with ".join(f"**{plain(name)}**" for name in merge))
 
 
 def split_words(values: Sequence[object], rule: SplitRule) -> dict[str, str]:

@@ -11,7 +11,7 @@ from gsr_core.data.source import Roles
 from gsr_core.errors import GsrError
 from gsr_core.ingest.job import ImportJob
 from gsr_core.ingest.plan import corrections, make_plan
-from gsr_core.views.bundle_contents import group_table, small_groups
+from gsr_core.views.bundle_contents import group_table, small_groups, without_groups
 from gsr_core.views.charts import plain, show_error
 from gsr_core.views.import_columns import choose_columns, choose_groups, propose_merges
 from gsr_core.views.import_job import import_job, own_import, start_import
@@ -54,6 +54,8 @@ def _steps(reading: Reading) -> None:
         show_error(error)
         return
     _sizes(reading, roles, preview)
+    if preview["refusal"]:
+        return
     values: dict[str, Any] = {}
     if preview["modality"] != "numbers":
         st.subheader("The network", anchor=False, divider="gray")
@@ -92,13 +94,15 @@ def _columns(reading: Reading) -> Roles:
 def _sizes(reading: Reading, roles: Roles, preview: dict[str, Any]) -> None:
     """Draw the groups with their sizes, warnings and notes, and merges of small groups."""
     group_table(preview["groups"], preview["splits"], key="import sizes")
-    if warning := small_groups(preview["groups"], preview["splits"]):
+    if preview["refusal"]:
+        show_error(preview["refusal"])
+    elif warning := small_groups(preview["groups"], preview["splits"]):
         st.warning(warning, icon=":material/warning:")
     if reading.source.membership is None:
         propose_merges(reading, roles.groups, preview["proposed_merges"])
-    if preview["notes"]:
-        with st.expander(f"Notes on these data ({len(preview['notes'])})"):
-            for note in preview["notes"]:
+    if lines := without_groups(preview["notes"]):
+        with st.expander(f"Notes on these data ({len(lines)})"):
+            for note in lines:
                 st.caption(f"• {plain(note)}")
 
 

@@ -27,7 +27,7 @@ def selection(view: MapView, rows: np.ndarray) -> None:
     samples, bundle = view.samples, view.bundle
     table = samples[samples["row"].isin(rows)]
     order = "rank" if "rank" in table.columns else "loss"
-    table = table.sort_values(order, ascending=order == "rank")
+    table = table.sort_values(order, ascending=order == "rank", kind="stable")
     st.subheader(f"{len(table):,} selected", anchor=False)
     _numbers(view, table)
     how = st.segmented_control(

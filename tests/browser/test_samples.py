@@ -101,7 +101,7 @@ def test_a_sample_in_full_and_the_way_through_the_order(samples, dashboard):
     expect(dialog.get_by_role("heading", name=names[0])).to_be_visible()
     expect(dialog.get_by_role("img", name=f"sample {names[0]}").first).to_be_visible()
     expect(dialog).to_contain_text(re.compile(r"Weight [\d.]+× an equal share, rank 1 of 644"))
-    expect(dialog).to_contain_text("Influence is stored of this step alone")
+    expect(dialog).to_contain_text("not why the weight grew before")
     for key in ("detail path", "detail influence"):
         expect(samples.chart(key)).to_be_visible()
     expect(dialog.get_by_text(re.compile("cosine distance"))).to_have_count(6)

@@ -66,8 +66,9 @@ def test_without_heldout_the_weights_live_on_train_and_a_note_says_so(write, par
 
 def test_small_groups_are_noted(write, parts):
     notes = write().manifest.notes
-    assert len(notes) == 9
-    assert "'a' has 2 samples in target" in notes[0]
+    assert len(notes) == 12
+    assert "'a' has 2 samples in heldout" in notes[0]
+    assert "'a' has 2 samples in target" in notes[3]
 
 
 def test_an_index_in_the_samples_is_not_kept(write, parts):

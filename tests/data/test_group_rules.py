@@ -167,11 +167,36 @@ def test_a_missing_column_is_named_with_the_nearest():
         make_groups(table(), Y, CLASSES, GroupRule(columns=("plaec",)))
 
 
-def test_small_groups_join_the_nearest_definition():
-    groups = [
-        Group(name=f"{y}, {a}, {b}", definition=f"class = {y} and a = {a} and b = {b}")
-        for y, a, b in itertools.product("uv", "01", "01")
+def groups_of(classes, *attributes):
+    return [
+        Group(
+            name=", ".join(values),
+            definition=f"class = {values[0]}"
+            + "".join(f" and a{i} = {each}" for i, each in enumerate(values[1:])),
+        )
+        for values in itertools.product(classes, *attributes)
     ]
-    counts = np.array([[50, 60, 70, 80, 5, 30, 40, 90]] * 3)
-    assert propose_merges(groups, counts, least=20) == [("v, 0, 0", "v, 0, 1")]
-    assert not propose_merges(groups, counts, least=5)
+
+
+def test_small_groups_of_a_class_join_those_that_are_most_alike():
+    groups = groups_of("uv", "012", "01")
+    # Of class u: 0 0 and 0 1 are small and alike, and 2 1 is small as well.
+    counts = np.array([[9, 15, 50, 60, 70, 11, 50, 60, 70, 80, 90, 3]] * 3)
+    assert propose_merges(groups, counts, least=20, with_class=True) == [("u, 0, 0", "u, 0, 1")]
+    assert not propose_merges(groups, counts, least=3, with_class=True)
+
+
+def test_as_many_join_as_it_takes():
+    groups = groups_of("u", "abcd")
+    counts = np.array([[2, 3, 4, 500]] * 3)
+    expected = [("u, a", "u, b", "u, c")]
+    assert propose_merges(groups, counts, least=20, with_class=True) == expected
+
+
+def test_a_small_group_never_joins_a_large_one_nor_another_class():
+    groups = groups_of("uv", "ab")
+    assert not propose_merges(groups, np.array([[5, 500, 500, 6]] * 3), least=20, with_class=True)
+    # Without the class in their definition, any two that are small may.
+    assert propose_merges(groups, np.array([[5, 500, 500, 6]] * 3), least=20, with_class=False) == [
+        ("u, a", "v, b")
+    ]

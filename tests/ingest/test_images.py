@@ -122,7 +122,7 @@ def test_a_crop_that_loses_much_is_among_the_notes(workspace, plan, tmp_path):
     choice = plan.backbone.model_copy(update={"overrides": {"resize": 80, "image_size": 32}})
     bundle = import_data(workspace, plan.model_copy(update={"backbone": choice, "name": "cut"}))
     (note,) = [note for note in bundle.manifest.notes if "crop" in note]
-    assert "Set fit=longest" in note
+    assert "--preprocess fit=both" in note
 
 
 def test_a_folder_of_images_becomes_a_bundle_and_a_run(workspace, plan, birds, checkpoint):

@@ -102,19 +102,34 @@ def test_the_preview_is_what_the_bundle_becomes(workspace, plan):
 
 
 def test_small_groups_are_named_with_a_merge_that_helps(plan, tmp_path, table):
-    table.loc[:7, "race"] = "other"
+    table.loc[:7, "race"] = "asian"
+    table.loc[8:15, "race"] = "native"
     table.to_csv(tmp_path / "people.csv", index=False)
     found = preview(plan)
-    merges = found["proposed_merges"]
-    assert {small for small, _ in merges} >= {"class 0, other", "class 1, other"}
-    merged = plan.model_copy(
-        update={"roles": {**plan.roles, "groups": {"merge": [list(pair) for pair in merges]}}}
-    )
-    sizes = [
-        min(group["counts"].get(split, 0) for split in ("target", "val", "test"))
-        for group in preview(merged)["groups"]
+    assert [sorted(merge) for merge in found["proposed_merges"]] == [
+        [f"class {y}, asian", f"class {y}, native"] for y in (0, 1)
     ]
-    assert min(sizes) >= 20
+    named = [note for note in found["notes"] if note.startswith("Group 'class 0, asian' has ")]
+    assert any("in test: its accuracy there is" in note for note in named)
+    assert any("in heldout: there is little to give weight to" in note for note in named)
+    merged = plan.model_copy(
+        update={"roles": {**plan.roles, "groups": {"merge": found["proposed_merges"]}}}
+    )
+    assert len(preview(merged)["groups"]) == len(found["groups"]) - 2
+
+
+def test_a_preview_says_why_the_import_would_stop(workspace, plan, tmp_path, table):
+    assert preview(plan)["refusal"] == ""
+    table["part"] = np.resize(["train", "valid", "test"], N)
+    table.loc[(table["part"] == "valid") & (table["race"] == "white"), "part"] = "train"
+    table.to_csv(tmp_path / "people.csv", index=False)
+    # The column is taken for the split by its words.
+    found = preview(plan)
+    assert found["roles"]["split"]["column"] == "part"
+    assert "no sample in the target split" in found["refusal"]
+    with pytest.raises(BundleError) as stopped:
+        import_data(workspace, plan)
+    assert str(stopped.value) == found["refusal"]
 
 
 def test_arrays_come_in_by_the_same_road(workspace, tmp_path):

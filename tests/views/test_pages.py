@@ -241,8 +241,28 @@ def test_the_influence_of_a_sample_is_compared_with_all_others(table_run, worksp
     table = sample_table(open_run(workspace, table_run), "heldout")
     best = table.sort_values("goal").iloc[0]
     said = words_of(show("samples", run=table_run, bundle="table", sample=str(best["row"])))
-    assert "lowers what the method minimises" in said
+    assert "more weight on this sample lowers the goal" in said
     assert "More weight on 0.0% of the 50 samples would serve the goal better." in said
+
+
+def test_the_influence_at_another_step_is_computed_when_it_is_chosen(
+    table_run, workspace, monkeypatch
+):
+    run = open_run(workspace, table_run)
+    row = str(sample_table(run, "heldout")["row"][0])
+    page = show("samples", run=table_run, bundle="table", sample=row)
+    assert f"At step {run.state.best_step}, the kept one," in words_of(page)
+    other = next(step for step in run.weight_steps().tolist() if step != run.state.best_step)
+    (choice,) = (each for each in page.select_slider if each.label == "At step")
+    page = choice.set_value(other).run()
+    assert not page.exception
+    assert f"At step {other} more weight" in words_of(page)
+    assert run.influence_of(other) is not None
+    run.influence_file(other).unlink()
+    monkeypatch.setattr("gsr_core.views.detail._SOON", 0.0)
+    page = page.run()
+    assert f"gsr influence {run.run_id} --step {other}" in " ".join(x.value for x in page.code)
+    assert run.influence_of(other) is None
 
 
 def test_no_address_opens_a_run_outside_of_the_workspace(gsr_run, workspace, tmp_path):
@@ -372,7 +392,7 @@ def test_how_long_a_sweep_and_a_study_take_is_said_before(workspace, table_run):
     # 30 trials and 5 seeds of 100 steps of 1.5 s.
     assert "About 88 min by earlier runs on this bundle." in said
     said = words_of(show("study", bundle="table"))
-    assert "and what LLR, DFR takes, which has not run here yet" in said
+    assert "and what LLR, DFR takes, of which no run has ended here" in said
     assert "About" in said
 
 
