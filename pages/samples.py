@@ -13,7 +13,7 @@ from gsr_core.views.slices import save_and_flag
 page = frame("Samples", "Which samples got the most and the least weight, and why?", needs_run=True)
 bundle, run = page.bundle, page.run
 assert run is not None
-table, places, filters = choose_samples(page)
+table, places, filters, order = choose_samples(page)
 if not len(places):
     st.info(f"No sample is left. The filters are {plain(filters)}; clear one.")
     manage_slices(bundle)
@@ -28,7 +28,10 @@ def cards() -> None:
 
 with st.container(horizontal=True, key="with these"):
     save_and_flag(
-        bundle, table["row"].to_numpy()[places], f"Samples of {filters}, run {run.run_id}"
+        bundle,
+        table["row"].to_numpy()[places],
+        f"Samples of {filters}, run {run.run_id}",
+        order=order,
     )
 cards()
 with st.container(horizontal=True, key="take home"):

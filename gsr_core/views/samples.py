@@ -46,12 +46,12 @@ _MOST_VALUES = 200
 """Values of an attribute that can be chosen from."""
 
 
-def choose_samples(page: Frame) -> tuple[pd.DataFrame, np.ndarray, str]:
+def choose_samples(page: Frame) -> tuple[pd.DataFrame, np.ndarray, str, str]:
     """Draw the filters.
 
     Returns:
         The split's `sample_table`, with a column `difference` where a run B is chosen; the
-        positions that pass, in order; and the filters in words.
+        positions that pass, in order; the filters in words; and what the order is by.
     """
     bundle, run = page.bundle, page.run
     assert run is not None
@@ -113,7 +113,7 @@ def choose_samples(page: Frame) -> tuple[pd.DataFrame, np.ndarray, str]:
     filters += [f"{attribute[0]} {attribute[1]}"] if attribute else []
     filters += [_range_in_words(*measure)] if measure else []
     filters += [f"{nav.get('changed')} against another run"] * (changed is not None)
-    return table, places, ", ".join(filters)
+    return table, places, ", ".join(filters), order
 
 
 def passing(

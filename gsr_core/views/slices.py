@@ -132,7 +132,13 @@ def within(table: pd.DataFrame, chosen: SliceChoice | None) -> pd.DataFrame:
 
 
 def save_and_flag(
-    bundle: Bundle, rows: np.ndarray, about: str, name: str = "", *, key: str = "these"
+    bundle: Bundle,
+    rows: np.ndarray,
+    about: str,
+    name: str = "",
+    *,
+    order: str = "",
+    key: str = "these",
 ) -> None:
     """Draw the actions on samples: save them as a slice, flag them, remove their flags.
 
@@ -141,6 +147,7 @@ def save_and_flag(
         rows: (q,) positions in the bundle; at least one.
         about: A description of the samples.
         name: The name of the slice that is proposed.
+        order: What the rows are ordered by, if the first of them may be saved alone.
         key: Identity on the page.
     """
     if news := st.session_state.pop("slice news", ""):
@@ -158,10 +165,16 @@ def save_and_flag(
             chosen = st.text_input(
                 "Name of the slice", value=name[:NAME_LENGTH], max_chars=NAME_LENGTH
             )
+            first = n
+            if order:
+                first = st.number_input(
+                    "How many of them", 1, n, n, help=f"The first ones by the order: {order}."
+                )
+                about += f", the first {first:,} by {order}" * (first < n)
             if st.form_submit_button("Save", type="primary"):
                 report_change(
-                    lambda: name_slice(workspace(), bundle, chosen, rows, about),
-                    f"Saved {n:,} samples as {plain(chosen.strip())}",
+                    lambda: name_slice(workspace(), bundle, chosen, rows[:first], about),
+                    f"Saved {first:,} samples as {plain(chosen.strip())}",
                 )
     n_flagged = int(np.isin(flags_of(bundle)["row"], rows).sum())
     with st.popover(f"Flag these {n:,}", icon=":material/flag:", key=f"flag {key} {changes}"):

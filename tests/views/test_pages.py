@@ -12,6 +12,7 @@ from PIL import Image
 from streamlit.testing.v1 import AppTest
 
 import gsr_core
+from gsr_core.curation.slices import find_slice
 from gsr_core.data.bundle import list_bundles
 from gsr_core.data.bundle_writing import write_bundle
 from gsr_core.data.groups import Group
@@ -235,6 +236,22 @@ def test_samples_are_ordered_by_influence_and_by_the_difference_from_another_run
     order = (-difference).argsort(kind="stable")
     assert shown_rows(page) == table["row"].to_numpy()[order].tolist()
     assert "× against B" in words_of(page)
+
+
+def test_the_first_of_an_order_are_saved_alone(table_run, workspace):
+    table = sample_table(open_run(workspace, table_run), "heldout")
+    page = show("samples", bundle="table", run=table_run, sort="lightest")
+    (number,) = (each for each in page.number_input if each.label == "How many of them")
+    assert number.value == len(table)
+    number.set_value(3)
+    (name,) = (each for each in page.text_input if each.label == "Name of the slice")
+    name.set_value("the lightest")
+    (save,) = (each for each in page.button if each.label == "Save")
+    assert not save.click().run().exception
+    kept = find_slice(workspace, open_run(workspace, table_run).bundle, "the lightest")
+    lightest = table["row"].to_numpy()[np.argsort(table["weight"], kind="stable")[:3]]
+    assert kept.rows.tolist() == sorted(lightest.tolist())
+    assert "the first 3 by lightest" in kept.about
 
 
 def test_the_influence_of_a_sample_is_compared_with_all_others(table_run, workspace):
