@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from gsr_core.data.stored import StoredFeatures
 from gsr_core.linear.head import Head
-from gsr_core.linear.stored import StoredFeatures
 
 __all__ = ["GroupScores", "group_scores", "wilson_interval", "worst_group"]
 

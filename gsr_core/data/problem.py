@@ -12,8 +12,8 @@ from torch import Tensor
 
 from gsr_core.compute import Compute
 from gsr_core.data.bundle import Bundle
+from gsr_core.data.stored import StoredFeatures
 from gsr_core.data.variation import Variation, flip_labels, keep_share
-from gsr_core.linear.stored import StoredFeatures
 
 __all__ = [
     "IN_MEMORY",

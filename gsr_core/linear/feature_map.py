@@ -21,8 +21,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from gsr_core.data.stored import StoredFeatures
 from gsr_core.linear.head import Head
-from gsr_core.linear.stored import StoredFeatures
 
 __all__ = ["FeatureMap"]
 

@@ -24,9 +24,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from gsr_core.data.stored import StoredFeatures
 from gsr_core.linear.feature_map import FeatureMap
 from gsr_core.linear.objective import HeadObjective, State, curvature_of, gram_of_parts
-from gsr_core.linear.stored import StoredFeatures
 
 __all__ = ["StreamedObjective"]
 

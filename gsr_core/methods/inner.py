@@ -18,6 +18,7 @@ from pydantic import Field
 from torch import Tensor
 
 from gsr_core.data.problem import Problem, Rows
+from gsr_core.data.stored import StoredFeatures
 from gsr_core.linear.feature_map import FeatureMap
 from gsr_core.linear.head import Head
 from gsr_core.linear.influence import (
@@ -29,7 +30,6 @@ from gsr_core.linear.influence import (
 )
 from gsr_core.linear.objective import HeadObjective, Objective, State, centred_basis
 from gsr_core.linear.solver import Fit, Solver
-from gsr_core.linear.stored import StoredFeatures
 from gsr_core.linear.streaming import StreamedObjective
 from gsr_core.methods.base import SETTINGS_CONFIG, Method, Range, SearchSpace, Step, settings
 

@@ -15,7 +15,7 @@ import torch
 from gsr_core.compute import Compute, threads_for
 from gsr_core.data.bundle import Bundle
 from gsr_core.data.problem import IN_MEMORY, Problem, Rows, fit_bytes
-from gsr_core.linear.stored import StoredFeatures
+from gsr_core.data.stored import StoredFeatures
 from gsr_core.methods.base import Method
 from gsr_core.methods.inner import FittedHead
 from gsr_core.methods.registry import make_method

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from gsr_core.data.bundle import open_bundle
 from gsr_core.errors import BundleError
+from gsr_core.jobs.state import list_jobs
 from gsr_core.runs.store import Run, list_runs
 from gsr_core.workspace import Workspace
 
@@ -40,7 +41,8 @@ def delete_bundle(workspace: Workspace, name: str) -> int:
 
     Raises:
         BundleNotFoundError: If there is none.
-        BundleError: If its directory is not in the workspace.
+        BundleError: If its directory is not in the workspace, or a job may be reading or replacing
+            it; then nothing is deleted.
         RunStateError: If a run on it is being computed; then nothing is deleted.
     """
     bundle = open_bundle(workspace, name)
@@ -48,6 +50,14 @@ def delete_bundle(workspace: Workspace, name: str) -> int:
         raise BundleError(
             f"{bundle.path} is not in the workspace {workspace.root}; remove the directory yourself"
         )
+    for kind, title in (("import", "import"), ("map", "map"), ("cluster", "clustering")):
+        for job in list_jobs(workspace, kind):
+            # Which bundle a map or a clustering reads is not in its state.
+            if job.active and (kind != "import" or job.key == name):
+                raise BundleError(
+                    f"bundle '{name}' cannot be deleted while a job that may need it is under way "
+                    f"({title}: {job.text or job.status}); wait for it, or stop it first"
+                )
     runs = runs_on(workspace, name)
     with ExitStack() as stack:
         for run in runs:

@@ -5,11 +5,11 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from gsr_core.data.stored import StoredFeatures
 from gsr_core.linear import feature_map, streaming
 from gsr_core.linear.feature_map import FeatureMap
 from gsr_core.linear.objective import Objective, centred_basis
 from gsr_core.linear.solver import Solver
-from gsr_core.linear.stored import StoredFeatures
 from gsr_core.linear.streaming import StreamedObjective
 
 N, D = 90, 6

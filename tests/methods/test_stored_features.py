@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from gsr_core.data.stored import StoredFeatures
 from gsr_core.linear import streaming
-from gsr_core.linear.stored import StoredFeatures
 from gsr_core.methods.fit import fit
 from gsr_core.methods.registry import make_method
 

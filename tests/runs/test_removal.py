@@ -2,7 +2,9 @@ import pytest
 
 from gsr_core.data.bundle import list_bundles
 from gsr_core.errors import BundleError, BundleNotFoundError, RunStateError, SettingError
+from gsr_core.jobs.state import JobState, write_job
 from gsr_core.jobs.tasks import perform
+from gsr_core.progress import Status
 from gsr_core.runs.removal import delete_bundle, delete_run, runs_on
 from gsr_core.runs.store import list_runs
 
@@ -58,3 +60,15 @@ def test_a_name_that_does_not_fit_a_line_is_refused(make, title):
     with pytest.raises(SettingError, match="has one line of at most 80"):
         run.rename(title)
     assert run.title == ""
+
+
+@pytest.mark.parametrize(("kind", "key"), [("import", "tiny"), ("map", "m"), ("cluster", "c")])
+def test_a_bundle_that_a_job_may_need_is_not_deleted(workspace, kind, key):
+    write_job(workspace, JobState(kind=kind, key=key, text="half way"))
+    with pytest.raises(BundleError, match=r"while a job .* \(.*: half way\); wait for it"):
+        delete_bundle(workspace, "tiny")
+    assert [bundle.name for bundle in list_bundles(workspace)] == ["tiny"]
+    write_job(workspace, JobState(kind=kind, key=key, status=Status.FINISHED))
+    write_job(workspace, JobState(kind="import", key="another"))
+    delete_bundle(workspace, "tiny")
+    assert list_bundles(workspace) == []
