@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from gsr_core.data.bundle import MIN_GROUP_SIZE
-from gsr_core.data.dataset import amend, define
+from gsr_core.data.dataset import Dataset, amend, define
 from gsr_core.data.group_rules import propose_merges
 from gsr_core.data.source import Roles, Source
 from gsr_core.errors import SettingError
@@ -15,7 +15,7 @@ from gsr_core.ingest.plan import Plan
 from gsr_core.readers.registry import make_reader
 from gsr_core.settings import what_is_wrong
 
-__all__ = ["preview", "read"]
+__all__ = ["preview", "read", "warnings_of"]
 
 
 def read(plan: Plan) -> tuple[Source, Roles]:
@@ -45,7 +45,8 @@ def preview(plan: Plan, source: Source | None = None) -> dict[str, Any]:
 
     Returns:
         `rows` (n), `modality`, `roles`, `classes`, `splits` (names), `groups` (each with `name`,
-        `definition` and `counts` by split), `notes`, and `proposed_merges` (pairs of names).
+        `definition` and `counts` by split), `notes`, `warnings`, and `proposed_merges` (pairs of
+        names).
 
     Raises:
         GsrError: As `import_data` before it extracts.
@@ -72,5 +73,11 @@ def preview(plan: Plan, source: Source | None = None) -> dict[str, Any]:
             for g, group in enumerate(dataset.groups)
         ],
         "notes": dataset.notes,
+        "warnings": warnings_of(dataset),
         "proposed_merges": propose_merges(dataset.groups, measured, least=MIN_GROUP_SIZE),
     }
+
+
+def warnings_of(dataset: Dataset) -> list[str]:
+    """Return what a user should see before a data set is imported, one sentence each."""
+    return list(dataset.source.warnings)
