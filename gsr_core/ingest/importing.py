@@ -84,7 +84,7 @@ def import_data(
         dataset.classes,
         np.broadcast_to(np.float32(0), (len(dataset), 1)),
     )
-    warnings = warnings_of(dataset)
+    warnings = warnings_of(dataset, roles)
     dataset, files = encode_columns(dataset, roles)
     recipe: dict[str, Any] = {
         "plan": plan.model_dump(mode="json"),

@@ -8,7 +8,9 @@ from pydantic import ValidationError
 
 from gsr_core.data.bundle import MIN_GROUP_SIZE
 from gsr_core.data.dataset import Dataset, amend, define
+from gsr_core.data.encoding import Columns
 from gsr_core.data.group_rules import propose_merges
+from gsr_core.data.leaks import leak_warning
 from gsr_core.data.source import Roles, Source
 from gsr_core.errors import SettingError
 from gsr_core.ingest.plan import Plan
@@ -73,11 +75,19 @@ def preview(plan: Plan, source: Source | None = None) -> dict[str, Any]:
             for g, group in enumerate(dataset.groups)
         ],
         "notes": dataset.notes,
-        "warnings": warnings_of(dataset),
+        "warnings": warnings_of(dataset, roles),
         "proposed_merges": propose_merges(dataset.groups, measured, least=MIN_GROUP_SIZE),
     }
 
 
-def warnings_of(dataset: Dataset) -> list[str]:
-    """Return what a user should see before a data set is imported, one sentence each."""
-    return list(dataset.source.warnings)
+def warnings_of(dataset: Dataset, roles: Roles) -> list[str]:
+    """Return what a user should see before a data set is imported, one sentence each.
+
+    Raises:
+        SourceError: If a column of a table is named as a feature and cannot be one.
+    """
+    warnings = list(dataset.source.warnings)
+    if isinstance(dataset.inputs, Columns):
+        leak = leak_warning(dataset.inputs.under(roles), dataset.samples["y"].to_numpy())
+        warnings += [leak] * bool(leak)
+    return warnings

@@ -41,6 +41,12 @@ def test_a_second_text_that_is_left_out_is_said_before_the_import(look):
     assert [each.value for each in app.warning if "like a text too" in each.value]
 
 
+def test_a_column_that_gives_the_class_away_is_warned_of_before_the_import(look):
+    table = pd.DataFrame({"again": [0, 1] * 60, "age": range(120), "label": ["no", "yes"] * 60})
+    (warning,) = [each.value for each in look("table", table).warning if "'again'" in each.value]
+    assert "of 100.0%" in warning
+
+
 def test_every_kind_of_network_is_offered():
     assert set(KINDS) == set(kinds.KINDS)
     for name, kind in KINDS.items():
