@@ -9,6 +9,7 @@ import pytest
 from gsr_core.data.bundle import open_bundle
 from gsr_core.data.encoding import Encoder
 from gsr_core.errors import BundleError, SettingError, SourceError
+from gsr_core.features import backbones
 from gsr_core.ingest.importing import import_data
 from gsr_core.ingest.plan import make_plan, plan_of
 from gsr_core.ingest.read import preview, read
@@ -115,6 +116,38 @@ def test_small_groups_are_named_with_a_merge_that_helps(plan, tmp_path, table):
         for group in preview(merged)["groups"]
     ]
     assert min(sizes) >= 20
+
+
+@pytest.mark.parametrize(
+    ("name", "columns", "overrides", "expected"),
+    [
+        ("sentence:all-MiniLM-L6-v2", 2, {}, {"pairs": "siamese"}),
+        ("sentence:all-MiniLM-L6-v2", 2, {"pairs": "joint"}, {"pairs": "joint"}),
+        ("sentence:all-MiniLM-L6-v2", 1, {}, {}),
+        ("hf:cross-encoder/nli-deberta-v3-small", 2, {}, {}),
+    ],
+)
+def test_a_sentence_encoder_compares_pairs(
+    workspace, tmp_path, monkeypatch, name, columns, overrides, expected
+):
+    def load(**arguments):
+        assert arguments["overrides"] == expected
+        raise SettingError("seen")
+
+    monkeypatch.setattr(backbones, "load_backbone", load)
+    texts = {each: [f"Row {row}." for row in range(200)] for each in ("text_a", "text_b")[:columns]}
+    table = pd.DataFrame({**texts, "label": ["yes", "no"] * 100})
+    if columns == 1:
+        table = table.rename(columns={"text_a": "text"})
+    table.to_csv(tmp_path / "texts.csv", index=False)
+    plan = make_plan(
+        name="texts",
+        reader="texts",
+        settings={"path": str(tmp_path / "texts.csv")},
+        backbone={"name": name, "overrides": overrides},
+    )
+    with pytest.raises(SettingError, match="seen"):
+        import_data(workspace, plan)
 
 
 def test_arrays_come_in_by_the_same_road(workspace, tmp_path):
