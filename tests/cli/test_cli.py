@@ -160,6 +160,19 @@ def test_a_preview_says_what_was_taken_for_what(gsr, tmp_path):
     assert "warning: Text: 'a'; second text: none; 'b' looks like a text too" in found.err
 
 
+def test_a_reader_is_shown_with_its_settings(gsr):
+    shown = gsr("readers", "images")
+    assert shown.code == 0
+    assert "the folder that the paths start from" in shown.out
+    assert "image_column" in shown.out
+    assert "set one with: gsr import images PATH" in shown.out
+    assert "stop, impute" in gsr("readers", "table").out
+    assert len(json.loads(gsr("readers", "images", "--json").out)["readers"]) == 1
+    unknown = gsr("readers", "imges")
+    assert unknown.code == 2
+    assert "there is no reader 'imges' (did you mean 'images'?)" in unknown.err
+
+
 def test_a_bundle_is_replaced_when_asked(gsr, npz, bundle, workspace):
     features = tiny_arrays()["features"] + 1
     assert gsr("import", "npz", npz(features=features), "--name", "tiny", "--overwrite").code == 0
