@@ -130,7 +130,7 @@ def _likely(
     lengths = _lengths(table, leave_out)
     if not lengths:
         raise SourceError(
-            f"{where} has no column that looks like texts; name it as the setting text. The "
+            f"{where} has no column that looks like texts; name it as the setting text: the "
             f"columns are {', '.join(map(str, table.columns))}"
         )
     return max(lengths, key=lambda name: (_has_words(table[name]), lengths[name]))

@@ -165,8 +165,8 @@ def test_a_file_of_another_encoding_says_how_to_convert_it(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"text": "premis"}, "has no column 'premis'; did you mean 'premise'"),
-        ({"pair": "hypotheses"}, "has no column 'hypotheses'; did you mean 'hypothesis'"),
+        ({"text": "premis"}, "has no column 'premis' .did you mean 'premise'"),
+        ({"pair": "hypotheses"}, "has no column 'hypotheses' .did you mean 'hypothesis'"),
         ({"text": "negation"}, "is 0 in row 0, which is not a text"),
         ({"text": "premise", "pair": "premise"}, "text and pair are both 'premise'"),
     ],
