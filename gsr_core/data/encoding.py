@@ -267,6 +267,16 @@ class Columns(Inputs):
             excluded += [*roles.attributes, *roles.groups.columns, *roles.groups.bins]
         return self.without(excluded)
 
+    def gap_warning(self) -> str:
+        """Return a sentence on the gaps that will stop the import, or ""."""
+        if self.missing != "stop":
+            return ""
+        try:
+            _stop_at_gaps(self.table, (*self.numeric, *self.categorical), self.rows)
+        except SourceError as error:
+            return f"The import will stop: {error}."
+        return ""
+
     def fit(self, rows: np.ndarray) -> tuple[Numbers, Encoder, list[str]]:
         """Fit the encoding on some rows and encode all.
 

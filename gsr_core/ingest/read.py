@@ -88,6 +88,7 @@ def warnings_of(dataset: Dataset, roles: Roles) -> list[str]:
     """
     warnings = list(dataset.source.warnings)
     if isinstance(dataset.inputs, Columns):
-        leak = leak_warning(dataset.inputs.under(roles), dataset.samples["y"].to_numpy())
-        warnings += [leak] * bool(leak)
+        columns = dataset.inputs.under(roles)
+        more = (columns.gap_warning(), leak_warning(columns, dataset.samples["y"].to_numpy()))
+        warnings += [each for each in more if each]
     return warnings

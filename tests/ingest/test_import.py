@@ -150,6 +150,17 @@ def test_a_sentence_encoder_compares_pairs(
         import_data(workspace, plan)
 
 
+def test_a_preview_says_which_gaps_will_stop_the_import(workspace, plan, tmp_path, table):
+    table.loc[[3, 8], "age"] = None
+    table.to_csv(tmp_path / "people.csv", index=False)
+    (warning,) = preview(plan)["warnings"]
+    assert warning.startswith("The import will stop: column 'age' has no value in row 3 (2 rows")
+    with pytest.raises(SourceError, match="column 'age' has no value in row 3"):
+        import_data(workspace, plan)
+    filled = plan.model_copy(update={"settings": {**plan.settings, "missing": "impute"}})
+    assert preview(filled)["warnings"] == []
+
+
 def test_arrays_come_in_by_the_same_road(workspace, tmp_path):
     rng = np.random.default_rng(0)
     split = np.repeat(["train", "heldout", "target", "val", "test"], 20)

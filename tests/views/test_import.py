@@ -47,6 +47,13 @@ def test_a_column_that_gives_the_class_away_is_warned_of_before_the_import(look)
     assert "of 100.0%" in warning
 
 
+def test_gaps_that_stop_the_import_are_said_before_it(look):
+    table = pd.DataFrame({"gaps": [None, 1.5, 2.5] * 40, "label": ["no", "yes"] * 60})
+    (warning,) = [each.value for each in look("table", table).warning if "gaps" in each.value]
+    assert "(40 rows in all)" in warning
+    assert "missing=impute" in warning
+
+
 def test_every_kind_of_network_is_offered():
     assert set(KINDS) == set(kinds.KINDS)
     for name, kind in KINDS.items():
