@@ -38,9 +38,11 @@ def write(tmp_path):
 
     def with_texts(*columns: str, **parts) -> Bundle:
         workspace = Workspace(tmp_path)
-        samples = write_tiny(workspace).samples
+        samples = write_tiny(workspace, overwrite=True).samples
         texts = {name: [f"{name} of {row}" for row in range(len(samples))] for name in columns}
-        return write_tiny(workspace, "words", samples=samples.assign(**texts), **parts)
+        return write_tiny(
+            workspace, "words", overwrite=True, samples=samples.assign(**texts), **parts
+        )
 
     return with_texts
 
@@ -56,7 +58,7 @@ def test_every_column_of_a_strip_has_a_heading(write):
         (["text"], "text"),
         (["text", "text_pair"], "First text · Second text"),
     ):
-        (table,) = shown(strip_page, write(*columns, overwrite=True)).dataframe
+        (table,) = shown(strip_page, write(*columns)).dataframe
         assert table.value.columns.tolist() == ["sample", heading]
 
 
@@ -72,7 +74,7 @@ def test_a_card_tells_the_texts_of_a_pair_apart_and_says_the_class(write):
 def test_the_head_is_said_with_its_size(write):
     said = partial(shown, facts_page)
     head = np.zeros((2, 5), np.float32), np.zeros(2, np.float32)
-    own = said(write(head=head, backbone={"head": "its own"}, overwrite=True))
+    own = said(write(head=head, backbone={"head": "its own"}))
     assert "the network's own, 2 classes × 5 features" in [each.value for each in own.markdown]
-    none = said(write(overwrite=True))
+    none = said(write())
     assert "none" in [each.value for each in none.markdown]
