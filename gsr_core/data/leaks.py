@@ -57,7 +57,7 @@ def _values(columns: Columns, name: str) -> np.ndarray:
 
 
 def leak_warning(columns: Columns, y: np.ndarray) -> str:
-    """Return a sentence on the columns that tell the class of nearly all rows, or "".
+    """Return a sentence on the columns that alone tell the class of most rows, or "".
 
     Args:
         columns: The feature columns of n rows.
@@ -65,16 +65,15 @@ def leak_warning(columns: Columns, y: np.ndarray) -> str:
     """
     usual = float(np.bincount(y).max() / len(y))
     shares = class_told(columns, y)
-    found = sorted(
-        ((share, name) for name, share in shares.items() if 1 - share <= MOST_LEFT * (1 - usual)),
-        reverse=True,
-    )
+    found = [name for name, share in shares.items() if 1 - share <= MOST_LEFT * (1 - usual)]
     if not found:
         return ""
-    listing = [f"'{name}' of {share:.1%}" for share, name in found[:MAX_LISTED]]
-    more = f", and {len(found) - MAX_LISTED} more columns" if len(found) > MAX_LISTED else ""
+    first, *others = found = sorted(found, key=lambda name: -shares[name])
+    listing = [f"'{name}' of {shares[name]:.1%}" for name in others[:MAX_LISTED]]
+    more = [f"{len(others) - MAX_LISTED} more columns of nearly as many"]
     return (
-        f"A column alone tells the class of most rows, {', '.join(listing)}{more} (the most "
-        f"common class is {usual:.1%}): exclude what is not known when the classifier decides "
-        f"(exclude={','.join(name for _, name in found)})."
+        f"'{first}' alone tells the class of {shares[first]:.1%} of the rows"
+        + "".join(f", {each}" for each in listing + more * (len(others) > MAX_LISTED))
+        + f" (the most common class is {usual:.1%}): exclude what is not known when the classifier "
+        f"decides (exclude={','.join(found)})."
     )

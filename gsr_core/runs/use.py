@@ -127,7 +127,10 @@ def _check(files: list[Path]) -> None:
         takes = (".csv",)
     for file in files:
         if file.suffix.lower() not in (".npy", *takes):
-            sys.exit(f"{file} is none of what this head takes: {', '.join([*takes, '.npy'])}")
+            sys.exit(
+                f"{file} ends in '{file.suffix}'; this head takes {', '.join([*takes, '.npy'])}: "
+                "convert it, as --help says"
+            )
     if len({file.suffix.lower() == ".npy" for file in files}) > 1:
         sys.exit("some files are features (.npy) and some are not; give them one after the other")
 

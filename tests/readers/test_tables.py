@@ -109,7 +109,7 @@ def test_a_preview_and_the_bundle_warn_of_what_gives_the_class_away(compas, tmp_
         roles={"label": "two_year_recid", "attributes": ["race"]},
     )
     (warning,) = preview(plan)["warnings"]
-    assert "'is_recid' of 100.0%" in warning
+    assert "alone tells the class of 100.0% of the rows, " in warning
     assert warning in import_data(Workspace.at(tmp_path), plan).manifest.notes
     named = warning.rpartition("exclude=")[2].removesuffix(").").split(",")
     assert {"is_recid", "r_charge_degree"} <= set(named)
