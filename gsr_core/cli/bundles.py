@@ -118,13 +118,24 @@ def train(
     report_bundle(new, as_json)
 
 
-def readers(as_json: JsonOption = False) -> None:
-    """List what 'gsr import' can read, with each reader's settings."""
-    from gsr_core.readers.registry import describe_readers
+def readers(
+    name: Annotated[
+        str, typer.Argument(help="One reader, with its settings.", show_default=False)
+    ] = "",
+    as_json: JsonOption = False,
+) -> None:
+    """List what 'gsr import' can read, or show one reader with its settings."""
+    from gsr_core.readers.registry import describe_readers, reader_class
 
     described = describe_readers()
+    if name:
+        reader_class(name)  # The sentence for a name that does not exist.
+        described = [each for each in described if each["name"] == name]
     if as_json:
         terminal.print_json({"readers": described})
+        return
+    if name:
+        _show_reader(described[0])
         return
     table = terminal.table("reader", "needs", "reads")
     # Otherwise the sentences push the names out of the terminal.
@@ -132,7 +143,24 @@ def readers(as_json: JsonOption = False) -> None:
     for each in described:
         table.add_row(each["name"], each["extra"] or "", each["summary"])
     terminal.console().print(table)
-    print("settings of a reader: gsr readers --json, or docs/data.md", file=sys.stderr)
+    print("settings of a reader: gsr readers NAME", file=sys.stderr)
+
+
+def _show_reader(reader: dict[str, Any]) -> None:
+    """Print what a reader reads and what can be set."""
+    print(f"{reader['title']}\n{reader['summary']}\nPATH is {reader['path']}")
+    if reader["extra"]:
+        print(f"needs: pip install 'gsr-core[{reader['extra']}]'")
+    table = terminal.table("setting", "default", "allowed", "what it is")
+    table.columns[-1].no_wrap = False
+    for each in reader["settings"]:
+        allowed = ["true", "false"] if each["type"] == "boolean" else each["allowed"]
+        words = {"array": "names, separated by commas"}.get(each["type"], each["type"])
+        default = "" if each["default"] in ("", [], None) else str(each["default"])
+        table.add_row(each["name"], default, ", ".join(allowed or [words]), each["help"])
+    if reader["settings"]:
+        terminal.console().print(table)
+        print(f"set one with: gsr import {reader['name']} PATH --name NAME --set KEY=VALUE")
 
 
 def bundles(workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:

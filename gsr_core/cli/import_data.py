@@ -297,19 +297,23 @@ def _report_preview(plan: Plan, as_json: bool) -> None:
     if plan.backbone is not None and content["modality"] == "image":
         preprocessing = image_preprocessing(plan.backbone, load=True)
         if preprocessing and (warning := crop_warning(preprocessing, source.inputs)):
-            content["notes"] = [*content["notes"], warning]
+            content["warnings"] = [*content["warnings"], warning]
     if as_json:
         terminal.print_json(content)
         return
     roles = content["roles"]
     split = roles["split"]["column"] or "drawn"
     label = terminal.visible(roles["label"])
-    print(f"{content['rows']:,} rows; label {label}, split {terminal.visible(split)}")
+    names = roles["sample_id"] or "row numbers"
+    print(f"{content['rows']:,} rows: {terminal.visible(source.origin)}")
+    print(f"label {label}, split {terminal.visible(split)}, ids {terminal.visible(names)}")
     table = terminal.table("group", *content["splits"], "who belongs")
     for group in content["groups"]:
         counts = [f"{group['counts'][split]:,}" for split in content["splits"]]
         table.add_row(group["name"], *counts, group["definition"])
     terminal.console().print(table)
+    for warning in content["warnings"]:
+        print(f"warning: {terminal.visible(warning)}", file=sys.stderr)
     for note in content["notes"]:
         print(f"note: {terminal.visible(note)}", file=sys.stderr)
     for merge in content["proposed_merges"]:

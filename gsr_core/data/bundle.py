@@ -24,7 +24,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import math
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -274,6 +276,8 @@ class Bundle:
     def values(self, row: int) -> dict[str, Any]:
         """Return a row of the table that the data came from, by column; empty for other data.
 
+        The columns that became features come first, then the attributes, then all others.
+
         Raises:
             IndexError: If there is no such row.
         """
@@ -281,19 +285,36 @@ class Bundle:
         if not file.exists():
             return {}
         with pq.ParquetFile(file) as opened:
-            return _read_row(opened, opened.schema_arrow.names, row)
+            return _read_row(opened, self._in_order(opened.schema_arrow.names), row)
 
     def columns(self, most: int | None = None) -> pd.DataFrame | None:
         """Return the table that the data came from, or None for other data.
 
         Args:
-            most: Only so many columns, the first ones.
+            most: Only so many columns, features and attributes first; None takes all, in the
+                file's order.
         """
         file = self.path / "columns.parquet"
         if not file.exists():
             return None
         with pq.ParquetFile(file) as opened:
-            return opened.read(columns=opened.schema_arrow.names[:most]).to_pandas()
+            names = opened.schema_arrow.names
+            return opened.read(
+                columns=names if most is None else self._in_order(names)[:most]
+            ).to_pandas()
+
+    @cached_property
+    def _feature_columns(self) -> list[str]:
+        """Columns of the table that became features, in their order; none for other data."""
+        file = self.path / "encoder.json"
+        encoder = json.loads(file.read_text()) if file.exists() else {}
+        kinds = (encoder.get("numeric", []), encoder.get("categorical", []))
+        return [column["name"] for kind in kinds for column in kind]
+
+    def _in_order(self, names: Sequence[str]) -> list[str]:
+        """Return names of the table's columns: features first, then attributes, then the rest."""
+        first = dict.fromkeys([*self._feature_columns, *self.manifest.attributes])
+        return list(dict.fromkeys([*(name for name in first if name in names), *names]))
 
     def in_words(self, rows: np.ndarray, letters: int = 120) -> list[str] | None:
         """Return a line about each of some rows: its text, or its columns; None for other data.
@@ -318,20 +339,30 @@ class Bundle:
     def search(self, words: str) -> np.ndarray:
         """Return the positions of the rows whose id, text or a value contains some words.
 
-        Upper and lower case are the same. A number has to be the whole value.
+        Upper and lower case are the same. A number has to be the whole value, or to stand by
+        itself in an id or a text: 25 is in s25, but not in 250.
 
         Args:
-            words: What to look for, as it stands.
+            words: What to look for, as it stands; in one column alone with its name before a
+                colon, as in `age: 25`.
         """
         own = [name for name in ("sample_id", *_TEXTS) if name in self._metadata.schema.names]
-        columns = [self.column(name) for name in (*own, *self.manifest.attributes)]
+        columns = [(name, self.column(name)) for name in (*own, *self.manifest.attributes)]
         file = self.path / "columns.parquet"
         if file.exists():
             with pq.ParquetFile(file) as opened:
-                columns += [each.combine_chunks() for each in opened.read().columns]
+                table = opened.read()
+            names = table.column_names
+            columns += zip(names, (each.combine_chunks() for each in table.columns), strict=True)
+        # A name may have a colon itself.
+        starts = [name for name, _ in columns if words.lower().startswith(f"{name.lower()}:")]
+        longest = max(starts, key=len, default="")
+        if longest and (value := words[len(longest) + 1 :].strip()):
+            columns = [each for each in columns if each[0].lower() == longest.lower()]
+            words = value
         found = np.zeros(len(self), dtype=bool)
-        for column in columns:
-            found |= _contains(column, words.strip())
+        for name, column in columns:
+            found |= _contains(column, words.strip(), prose=name in own)
         return np.flatnonzero(found)
 
     @cached_property
@@ -474,15 +505,37 @@ def _read_row(file: pq.ParquetFile, names: list[str], row: int) -> dict[str, Any
     raise IndexError(f"row {row} of {before}")
 
 
-def _contains(column: pa.Array, words: str) -> np.ndarray:
-    """Return which values of a column contain some words; (n,) bool."""
-    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+def _contains(column: pa.Array, words: str, *, prose: bool) -> np.ndarray:
+    """Return which values of a column contain some words; (n,) bool.
+
+    Args:
+        column: The values.
+        words: What to look for.
+        prose: Whether a number may be a part of a value, between others than digits.
+    """
+    kind, number = column.type, _number(words)
+    text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    if text and number is not None and prose:
+        pattern = f"(^|[^0-9]){re.escape(words)}($|[^0-9])"
+        options = pc.MatchSubstringOptions(pattern)
+        hits = pc.call_function("match_substring_regex", [column], options)
+    elif text and number is None:
         options = pc.MatchSubstringOptions(words, ignore_case=True)
         hits = pc.call_function("match_substring", [column], options)
+    elif number is not None and (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
+        hits = pc.call_function("equal", [column.cast(pa.float64(), safe=False), pa.scalar(number)])
     else:
         shown = pc.call_function("utf8_lower", [column.cast(pa.string())])
         hits = pc.call_function("equal", [shown, pa.scalar(words.lower())])
     return hits.fill_null(False).to_numpy(zero_copy_only=False)
+
+
+def _number(words: str) -> float | None:
+    try:
+        number = float(words)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
 
 
 def bundle_reference(workspace: Workspace, bundle: Bundle) -> str:

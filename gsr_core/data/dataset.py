@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,6 +17,7 @@ from gsr_core.data.inputs import Inputs, Texts
 from gsr_core.data.source import Roles, Source
 from gsr_core.data.splits import LEFT_OUT, make_splits
 from gsr_core.errors import SourceError
+from gsr_core.settings import suggestion
 
 __all__ = ["Dataset", "amend", "check_definition", "define"]
 
@@ -108,13 +108,12 @@ def define(source: Source, roles: Roles | None = None) -> Dataset:
         raise SourceError(f"{source.origin} has no rows; there is nothing to import")
     if roles.label is None:
         raise SourceError(
-            f"no column looks like the label; name it with --label. {_columns(table)}"
+            f"no column looks like the label; name it with --label: {_columns(table)}"
         )
     for column in _role_columns(roles):
         if column not in table:
-            near = difflib.get_close_matches(column, [str(each) for each in table.columns], n=1)
-            hint = f"did you mean '{near[0]}'? " if near else ""
-            raise SourceError(f"there is no column '{column}'; {hint}{_columns(table)}")
+            hint = suggestion(column, [str(each) for each in table.columns])
+            raise SourceError(f"there is no column '{column}'{hint}; {_columns(table)}")
 
     notes = list(source.notes)
     y, classes = _labels(table[roles.label], source.names.get(roles.label, {}))
@@ -198,7 +197,7 @@ def _role_columns(roles: Roles) -> list[str]:
 
 def _columns(table: pd.DataFrame) -> str:
     names = [str(each) for each in table.columns]
-    return f"The columns are {', '.join(names[:20])}{', ...' if len(names) > 20 else ''}"
+    return f"the columns are {', '.join(names[:20])}{', ...' if len(names) > 20 else ''}"
 
 
 def _labels(column: pd.Series, names: Mapping[Hashable, str]) -> tuple[np.ndarray, list[str]]:

@@ -75,8 +75,8 @@ def make_groups(
 def _near(column: str, table: pd.DataFrame) -> str:
     columns = [str(each) for each in table.columns]
     near = difflib.get_close_matches(column, columns, n=1)
-    hint = f"did you mean '{near[0]}'? " if near else ""
-    return f"{hint}The columns are {', '.join(columns[:20])}{', ...' if len(columns) > 20 else ''}"
+    hint = f"did you mean '{near[0]}'? The" if near else "the"
+    return f"{hint} columns are {', '.join(columns[:20])}{', ...' if len(columns) > 20 else ''}"
 
 
 def _cross(

@@ -54,7 +54,8 @@ def propose_roles(table: pd.DataFrame, *, inputs: Sequence[str] = ()) -> Roles:
     def matches(names: Iterable[str]) -> list[str]:
         return [plain[name] for name in names if name in plain]
 
-    identity = next((each for each in matches(ID_NAMES) if _is_identity(table[each])), None)
+    ids = [*matches(ID_NAMES), *(column for column in free if _plain(column).endswith("_id"))]
+    identity = next((each for each in ids if _is_identity(table[each])), None)
     split = next((each for each in matches(SPLIT_NAMES) if _is_split(table[each])), None)
     if split is None:
         # By any other name, words of splits alone say so, if one column has them.

@@ -110,6 +110,7 @@ class Source:
             None if `inputs` are the images, or there are none.
         title: Name for people, if the data set has one.
         notes: What a user should know, one sentence each.
+        warnings: Likewise, of what may go wrong: a user sees them before the import.
     """
 
     table: pd.DataFrame
@@ -122,3 +123,4 @@ class Source:
     images: Inputs | None = None
     title: str = ""
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()

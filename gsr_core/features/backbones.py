@@ -62,7 +62,12 @@ from gsr_core.features.kinds import (
     first_line,
     weights_digest,
 )
-from gsr_core.features.preprocessing import ImagePreprocessing, Preprocessing, override
+from gsr_core.features.preprocessing import (
+    ImagePreprocessing,
+    Preprocessing,
+    check_overrides,
+    override,
+)
 from gsr_core.features.simconv import SIMCONV_PREPROCESSING, SimConv1
 from gsr_core.features.torchvision_networks import (
     build_torchvision,
@@ -374,6 +379,7 @@ def _load(
         raise SettingError(f"'{architecture}' lacks a name, as in {name_of_kind}:{kind.example}")
     if file is not None and weights:
         raise SettingError("both a checkpoint and weights were given; leave one of them out")
+    check_overrides(overrides)
     checkpoint: Checkpoint | None = None
     if file is not None and kind.state:
         checkpoint = read_checkpoint(file, trust=trust)

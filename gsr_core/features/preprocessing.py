@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import torch
 from PIL import Image
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
@@ -39,6 +39,7 @@ __all__ = [
     "NumbersPreprocessing",
     "Preprocessing",
     "TextPreprocessing",
+    "check_overrides",
     "load_tokenizer",
     "override",
 ]
@@ -328,9 +329,28 @@ def override(preprocessing: Preprocessing, overrides: Mapping[str, Any]) -> Prep
         raise SettingError(f"preprocessing: {_sentence(error)}") from error
 
 
-def _sentence(error: ValidationError) -> str:
+def check_overrides(overrides: Mapping[str, Any]) -> None:
+    """Refuse what no preprocessing allows, before a network is loaded.
+
+    Args:
+        overrides: Values by field; those of no known field are not looked at.
+
+    Raises:
+        SettingError: If a value is not allowed.
+    """
+    for cls in KINDS.values():
+        for name in overrides.keys() & cls.model_fields.keys() - {"modality"}:
+            try:
+                TypeAdapter(cls.model_fields[name].rebuild_annotation()).validate_python(
+                    overrides[name]
+                )
+            except ValidationError as error:
+                raise SettingError(f"preprocessing: {_sentence(error, name)}") from error
+
+
+def _sentence(error: ValidationError, name: str = "") -> str:
     first = error.errors(include_url=False)[0]
-    where = ".".join(map(str, first["loc"])) or "it"
+    where = ".".join([name] * bool(name) + [str(each) for each in first["loc"]]) or "it"
     return f"{where} is {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from gsr_core.data.dataset import Dataset
 from gsr_core.data.encoding import Columns
+from gsr_core.data.inputs import Inputs, Texts
 from gsr_core.data.source import Roles
 from gsr_core.errors import RunStateError, SettingError
 from gsr_core.ingest.plan import NAMED, BackboneChoice, Plan
@@ -87,6 +88,7 @@ def compute_features(
 
     settings = plan.extraction
     device = pick(settings.device).device
+    choice = _compare_pairs(choice, dataset.inputs)
     begin = 0.02
     if plan.training is not None:
         begin = 0.7
@@ -170,6 +172,20 @@ def compute_features(
         network=choice.model_dump(mode="json"),
         notes=notes,
     )
+
+
+def _compare_pairs(choice: BackboneChoice, inputs: Inputs) -> BackboneChoice:
+    """Return the choice of a network with what becomes of pairs, unless the user said it.
+
+    An encoder of single sentences has never seen two of them in one sequence. It is settled here,
+    where the data are known, and not among the network's own values, by which older bundles and
+    exports are read.
+    """
+    if not choice.name.startswith("sentence:") or not isinstance(inputs, Texts):
+        return choice
+    if inputs.pairs is None or "pairs" in choice.overrides:
+        return choice
+    return choice.model_copy(update={"overrides": {"pairs": "siamese", **choice.overrides}})
 
 
 def _write_selection(features: np.ndarray, rows: np.ndarray, file: Path) -> np.ndarray:

@@ -20,7 +20,7 @@ from gsr_core.data.pixels import thumbnail
 from gsr_core.errors import InputError, SettingError
 from gsr_core.ingest.compute import Features, compute_features, encode_columns
 from gsr_core.ingest.plan import Plan
-from gsr_core.ingest.read import read
+from gsr_core.ingest.read import read, warnings_of
 from gsr_core.progress import Report, ShouldStop, silent
 from gsr_core.workspace import Workspace
 
@@ -74,6 +74,7 @@ def import_data(
     source, roles = read(plan)
     dataset = define(source, roles)
     check_definition(dataset)
+    warnings = warnings_of(dataset, roles)
     dataset, files = encode_columns(dataset, roles)
     recipe: dict[str, Any] = {
         "plan": plan.model_dump(mode="json"),
@@ -92,7 +93,7 @@ def import_data(
     dataset = result.dataset
     tell(0.97, "Writing the bundle")
     with ExitStack() as stack:
-        thumbnails, notes = result.thumbnails, [*dataset.notes, *result.notes]
+        thumbnails, notes = result.thumbnails, [*warnings, *dataset.notes, *result.notes]
         if source.images is not None:
             thumbnails, more = _spool_thumbnails(source.images.take(dataset.rows), stack)
             notes += more

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 from pydantic import ValidationError
@@ -9,15 +10,17 @@ from pydantic import ValidationError
 from gsr_core.data.bundle import MIN_GROUP_SIZE
 from gsr_core.data.bundle_checks import notes_on_groups
 from gsr_core.data.dataset import Dataset, amend, check_definition, define
+from gsr_core.data.encoding import Columns
 from gsr_core.data.group_rules import propose_merges
+from gsr_core.data.leaks import leak_warning
 from gsr_core.data.source import Roles, Source
-from gsr_core.errors import GsrError, SettingError
+from gsr_core.errors import GsrError, SettingError, SourceError
 from gsr_core.ingest.compute import encode_columns
 from gsr_core.ingest.plan import Plan
 from gsr_core.readers.registry import make_reader
 from gsr_core.settings import what_is_wrong
 
-__all__ = ["preview", "read"]
+__all__ = ["preview", "read", "warnings_of"]
 
 
 def read(plan: Plan) -> tuple[Source, Roles]:
@@ -47,8 +50,8 @@ def preview(plan: Plan, source: Source | None = None) -> dict[str, Any]:
 
     Returns:
         `rows` (n), `modality`, `roles`, `classes`, `splits` (names), `groups` (each with `name`,
-        `definition` and `counts` by split), `notes`, `refusal` (why the import would stop; "" if
-        it would not), and `proposed_merges` (names of groups that could become one).
+        `definition` and `counts` by split), `notes`, `warnings`, `refusal` (why the import would
+        stop; "" if it would not), and `proposed_merges` (names of groups that could become one).
 
     Raises:
         GsrError: As `import_data` before it extracts.
@@ -78,6 +81,7 @@ def preview(plan: Plan, source: Source | None = None) -> dict[str, Any]:
             *dataset.notes,
             *notes_on_groups(dataset.samples, dataset.membership, dataset.groups),
         ],
+        "warnings": warnings_of(dataset, roles),
         "refusal": _refusal(dataset, roles),
         "proposed_merges": propose_merges(
             dataset.groups,
@@ -96,3 +100,15 @@ def _refusal(dataset: Dataset, roles: Roles) -> str:
     except GsrError as error:
         return str(error)
     return ""
+
+
+def warnings_of(dataset: Dataset, roles: Roles) -> list[str]:
+    """Return what a user should see before a data set is imported, one sentence each."""
+    warnings = list(dataset.source.warnings)
+    if isinstance(dataset.inputs, Columns):
+        # Columns that cannot be features stop the import, with a sentence of their own.
+        with suppress(SourceError):
+            columns = dataset.inputs.under(roles)
+            if leak := leak_warning(columns, dataset.samples["y"].to_numpy()):
+                warnings.append(leak)
+    return warnings

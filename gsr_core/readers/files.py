@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gsr_core.errors import SourceError
+from gsr_core.settings import suggestion
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -112,7 +113,10 @@ def need_folder(folder: Path) -> Path:
     if folder.is_dir():
         return folder
     if folder.is_file():
-        raise SourceError(f"{folder} is a file; give the folder")
+        raise SourceError(
+            f"{folder} is a file; give the folder, or choose a reader of one file: texts, table, "
+            "embeddings or npz"
+        )
     raise SourceError(f"there is no folder {folder}{_similar(folder)}")
 
 
@@ -125,11 +129,9 @@ def need_columns(table: pd.DataFrame, names: Sequence[str], file: Path) -> None:
     columns = [str(column) for column in table.columns]
     for name in names:
         if name not in columns:
-            near = difflib.get_close_matches(name, columns, n=1)
-            hint = f"did you mean '{near[0]}'? " if near else ""
             more = ", ..." if len(columns) > MAX_LISTED else ""
             raise SourceError(
-                f"{file} has no column '{name}'; {hint}The columns are "
+                f"{file} has no column '{name}'{suggestion(name, columns)}; the columns are "
                 f"{', '.join(columns[:MAX_LISTED])}{more}"
             )
 

@@ -21,7 +21,7 @@ from gsr_core.errors import SourceError
 from gsr_core.extras import require
 from gsr_core.readers.base import READER_CONFIG, Reader, settings
 from gsr_core.readers.files import need_columns
-from gsr_core.readers.texts import choose_texts, empty_texts, text_column
+from gsr_core.readers.texts import choose_texts, empty_texts, second_text, text_column
 
 __all__ = ["HuggingFace"]
 
@@ -114,6 +114,9 @@ class HuggingFace(Reader):
             "Hugging Face",
             names=names,
             notes=(*notes, *more),
+            warnings=second_text(table, input_columns, roles)
+            if isinstance(inputs, Texts) and not self.pair
+            else (),
         )
         return _drop_unlabelled(source, roles.label)
 

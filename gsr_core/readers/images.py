@@ -83,8 +83,17 @@ class Images(Reader):
                 leaves the folder, or not one file exists.
         """
         folder, file = self._places()
-        table = read_table(file)
-        column, suffix = _image_column(table, folder, file, self.image_column)
+        try:
+            table = read_table(file)
+            column, suffix = _image_column(table, folder, file, self.image_column)
+        except SourceError as error:
+            if file != self.location:
+                raise
+            raise SourceError(
+                f"{file} is a file, and not a table of images "
+                f"({str(error).removeprefix(f'{file} ').partition(';')[0]}); give the folder of "
+                "the images, or choose the reader texts, table or embeddings"
+            ) from error
         paths = _relative(table[column], folder, suffix)
         inputs, notes = image_files(folder, paths, where=f"column '{column}' of {file.name}")
         if suffix:

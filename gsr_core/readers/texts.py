@@ -12,12 +12,12 @@ from pydantic import Field
 
 from gsr_core.data.inputs import Texts
 from gsr_core.data.proposal import LABEL_NAMES, SPLIT_NAMES, propose_roles
-from gsr_core.data.source import Source
+from gsr_core.data.source import Roles, Source
 from gsr_core.errors import SourceError
 from gsr_core.readers.base import READER_CONFIG, Reader, settings
 from gsr_core.readers.files import need_columns, read_table
 
-__all__ = ["NO_PAIR", "TextTable", "choose_texts", "empty_texts", "text_column"]
+__all__ = ["NO_PAIR", "TextTable", "choose_texts", "empty_texts", "second_text", "text_column"]
 
 NO_PAIR = "none"
 """Value of `pair` that says there is no second text, though a column looks like one."""
@@ -80,6 +80,7 @@ class TextTable(Reader):
             roles=roles,
             origin=f"texts in {listing} of {self.location.name}",
             notes=empty_texts(columns),
+            warnings=() if self.pair else second_text(table, names, roles),
         )
 
 
@@ -126,6 +127,41 @@ def _likely(
     usual = [lower[name] for name in SINGLES if name in lower and lower[name] != leave_out]
     if usual := [name for name in usual if _is_text(table[name])]:
         return usual[0]
+    lengths = _lengths(table, leave_out)
+    if not lengths:
+        raise SourceError(
+            f"{where} has no column that looks like texts; name it as the setting text: the "
+            f"columns are {', '.join(map(str, table.columns))}"
+        )
+    return max(lengths, key=lambda name: (_has_words(table[name]), lengths[name]))
+
+
+def second_text(table: pd.DataFrame, names: Sequence[str], roles: Roles) -> tuple[str, ...]:
+    """Return a warning if a column beside a single text looks like the second text of pairs.
+
+    Args:
+        table: The table.
+        names: The columns of texts, as `choose_texts` returned them.
+        roles: Proposed for the others.
+    """
+    if len(names) == 2:
+        return ()
+    taken = (roles.label, roles.sample_id, *roles.attributes)
+    likely = [
+        name for name in _lengths(table, names[0]) if name not in taken and _has_words(table[name])
+    ]
+    if not likely:
+        return ()
+    listing = " and ".join(f"'{name}'" for name in likely)
+    verb = "looks" if len(likely) == 1 else "look"
+    return (
+        f"Text: '{names[0]}'; second text: none; {listing} {verb} like a text too: set "
+        f"pair={likely[0]} to read pairs, or pair={NO_PAIR} if single texts are meant.",
+    )
+
+
+def _lengths(table: pd.DataFrame, leave_out: str) -> dict[str, float]:
+    """Return the mean characters of the columns that may be texts, whatever their names."""
     lengths = {
         str(column): table[column].dropna().astype(str).str.len().mean()
         for column in table.columns
@@ -133,13 +169,12 @@ def _likely(
         and str(column) != leave_out
         and str(column).lower() not in (*LABEL_NAMES, *SPLIT_NAMES)
     }
-    lengths = {name: length for name, length in lengths.items() if length >= PROSE}
-    if not lengths:
-        raise SourceError(
-            f"{where} has no column that looks like texts; name it as the setting text. The "
-            f"columns are {', '.join(map(str, table.columns))}"
-        )
-    return max(lengths, key=lambda name: lengths[name])
+    return {name: length for name, length in lengths.items() if length >= PROSE}
+
+
+def _has_words(column: pd.Series) -> bool:
+    """Return whether most values have a space inside, unlike paths and identifiers."""
+    return bool(column.dropna().astype(str).str.strip().str.contains(" ").mean() > 0.5)
 
 
 def _is_text(column: pd.Series) -> bool:

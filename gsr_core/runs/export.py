@@ -31,8 +31,9 @@ def export_run(run: Run, to: Path) -> list[str]:
     Returns:
         Names of the files: `summary.json`, `config.json`, `head.safetensors`,
         `metrics.parquet`, `about.json` (classes, groups, network and preprocessing), `use.py`,
-        which classifies with the head; where the data are a table `encoder.json`; and where the
-        method has them `weights.parquet`, `weights.csv` and `influence.npy`.
+        which classifies with the head; where the data are a table `encoder.json`; where the
+        network was trained in the workspace `network` with the ending of its checkpoint; and where
+        the method has them `weights.parquet`, `weights.csv` and `influence.npy`.
 
     Raises:
         RunStateError: If the run has nothing to export yet.
@@ -57,7 +58,12 @@ def export_run(run: Run, to: Path) -> list[str]:
             weights.to_csv(temporary / "weights.csv", index=False)
         summary = json.dumps(summarise(run), indent=2, allow_nan=False)
         (temporary / "summary.json").write_text(summary + "\n")
-        about = json.dumps(_about(bundle), indent=2, allow_nan=False)
+        content = _about(bundle)
+        if (checkpoint := _own_checkpoint(run, content["network"])) is not None:
+            name = f"network{checkpoint.suffix}"
+            shutil.copyfile(checkpoint, temporary / name)
+            content["network"] = {**content["network"], "checkpoint": name}
+        about = json.dumps(content, indent=2, allow_nan=False)
         (temporary / "about.json").write_text(about + "\n")
         shutil.copyfile(Path(__file__).with_name("use.py"), temporary / "use.py")
         if (bundle.path / "encoder.json").exists():
@@ -81,6 +87,14 @@ def export_archive(run: Run) -> bytes:
             for name in names:
                 archive.write(Path(folder) / run.run_id / name, f"{run.run_id}/{name}")
     return packed.getvalue()
+
+
+def _own_checkpoint(run: Run, network: dict[str, Any] | None) -> Path | None:
+    """Return the network's checkpoint if it is one of the workspace's and still there."""
+    checkpoint = Path((network or {}).get("checkpoint") or "")
+    folder = (run.workspace.root / "backbones").resolve()
+    inside = checkpoint.is_file() and checkpoint.resolve().is_relative_to(folder)
+    return checkpoint if inside else None
 
 
 def _about(bundle: Bundle) -> dict[str, Any]:

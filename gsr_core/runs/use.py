@@ -5,16 +5,19 @@
     python use.py texts.txt                texts, one a line; a pair has a tab in between
     python use.py rows.csv                 rows of a table with the columns of the first one
 
-It prints one line a row: what it is taken for, and the probability of each class. Features need
-numpy and safetensors alone. All else also needs gsr-core, to prepare the input as it was prepared
-then, and for images and texts the network, where `about.json` or --checkpoint says it is.
+It prints one line a row: which input it is (a file; of several rows with the number of the row,
+from 0, or of the line, from 1), what it is taken for, and the probability of each class. Features
+need numpy and safetensors alone. All else also needs gsr-core, to prepare the input as it was
+prepared then, and for images and texts the network, where `about.json` or --checkpoint says it is.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +71,9 @@ def network_features(inputs: list[Any], checkpoint: str = "", batch: int = 64) -
     network = about()["network"]
     if network is None:
         sys.exit("about.json does not say which network gave the features; give features instead")
-    file = checkpoint or network["checkpoint"]
+    # A checkpoint that came along stands beside this file.
+    file = checkpoint or (network["checkpoint"] and str(HERE / network["checkpoint"]))
+    print(f"Loading the network {network['name']} ...", file=sys.stderr, flush=True)
     backbone = load_backbone(
         **{**network, "checkpoint": Path(file) if file else None}, n_classes=None
     )
@@ -96,17 +101,38 @@ def _table_features(file: Path) -> np.ndarray:
     return encoder.transform(pd.read_csv(file))
 
 
-def _inputs(files: list[Path]) -> list[Any]:
+def _inputs(files: list[Path]) -> tuple[list[str], list[Any]]:
+    """Return what to call each input, and the inputs."""
     from gsr_core.data.pixels import decode_image
 
+    names: list[str] = []
     inputs: list[Any] = []
     for file in files:
         if file.suffix.lower() in _IMAGES:
+            names.append(str(file))
             inputs.append(decode_image(file))
-        else:
-            lines = [line.split("\t") for line in file.read_text().splitlines() if line.strip()]
-            inputs += [tuple(line) if len(line) > 1 else line[0] for line in lines]
-    return inputs
+            continue
+        for number, line in enumerate(file.read_text().splitlines(), start=1):
+            if line.strip():
+                names.append(f"{file}:{number}")
+                inputs.append(tuple(line.split("\t")) if "\t" in line else line)
+    return names, inputs
+
+
+def _check(files: list[Path]) -> None:
+    """Leave with a sentence if a file is of a kind that the head does not take."""
+    kind = (about()["preprocessing"] or {}).get("modality")
+    takes = {"image": _IMAGES, "text": (".txt",)}.get(str(kind), ())
+    if (HERE / "encoder.json").is_file():
+        takes = (".csv",)
+    for file in files:
+        if file.suffix.lower() not in (".npy", *takes):
+            sys.exit(
+                f"{file} ends in '{file.suffix}'; this head takes {', '.join([*takes, '.npy'])}: "
+                "convert it, as --help says"
+            )
+    if len({file.suffix.lower() == ".npy" for file in files}) > 1:
+        sys.exit("some files are features (.npy) and some are not; give them one after the other")
 
 
 def main(words: list[str] | None = None) -> None:
@@ -123,17 +149,28 @@ def main(words: list[str] | None = None) -> None:
     given = parser.parse_args(words)
     if missing := [str(file) for file in given.file if not file.is_file()]:
         sys.exit(f"there is no file {', '.join(missing)}; give features, images, texts or a table")
-    first = given.file[0]
-    if first.suffix == ".npy":
-        features = np.concatenate([np.load(file, allow_pickle=False) for file in given.file])
-    elif (HERE / "encoder.json").is_file():
-        features = np.concatenate([_table_features(file) for file in given.file])
+    _check(given.file)
+    features_of = _table_features
+    if given.file[0].suffix.lower() == ".npy":
+        features_of = partial(np.load, allow_pickle=False)
+    elif not (HERE / "encoder.json").is_file():
+        features_of = None
+    if features_of is None:
+        inputs, samples = _inputs(given.file)
+        features = network_features(samples, given.checkpoint)
     else:
-        features = network_features(_inputs(given.file), given.checkpoint)
-    names, probabilities = predict(features)
-    print(",".join(["prediction", *(json.dumps(name) for name in about()["classes"])]))
-    for name, row in zip(names, probabilities, strict=True):
-        print(",".join([json.dumps(name), *(f"{value:.6f}" for value in row)]))
+        parts = [features_of(file) for file in given.file]
+        inputs = [
+            f"{file}:{row}"
+            for file, part in zip(given.file, parts, strict=True)
+            for row in range(len(part))
+        ]
+        features = np.concatenate(parts)
+    classes, probabilities = predict(features)
+    out = csv.writer(sys.stdout, lineterminator="\n")
+    out.writerow(["input", "prediction", *about()["classes"]])
+    for name, taken_for, row in zip(inputs, classes, probabilities, strict=True):
+        out.writerow([name, taken_for, *(f"{value:.6f}" for value in row)])
 
 
 if __name__ == "__main__":

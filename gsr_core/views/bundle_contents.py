@@ -39,7 +39,7 @@ _WORDS = {
     "n_parameters": "Parameters",
     "n_features": "Features",
     "layer": "Cut before layer",
-    "head": "Its own head",
+    "head": "Head",
     "training": "Trained by",
 }
 """Labels of the facts about a backbone."""
@@ -150,8 +150,11 @@ def backbone_facts(bundle: Bundle) -> None:
     """Draw the facts about the network behind the features, and the source of the rows."""
     head = bundle.head
     facts = {name: value for name, value in bundle.manifest.backbone.items() if value is not None}
-    if "head" not in facts:
-        facts["head"] = "none" if head is None else f"{head[0].shape[0]} × {head[0].shape[1]}"
+    if head is not None and facts.get("head", "its own") == "its own":
+        facts["head"] = (
+            f"the network's own, {head[0].shape[0]} classes × {head[0].shape[1]} features"
+        )
+    facts.setdefault("head", "none")
     facts["source"] = bundle.manifest.source
     for column, (name, value) in zip(in_rows(len(facts), 2), facts.items(), strict=True):
         text = f"{value:,}" if isinstance(value, int) else str(value)

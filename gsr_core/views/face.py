@@ -18,6 +18,8 @@ __all__ = ["face", "face_in_full", "picture", "strip"]
 _SHARP = 96
 """Images whose shorter side is below this are enlarged by whole pixels, to stay sharp."""
 
+_PAIR = ("First text", "Second text")
+
 _LETTERS = 160
 """Letters of a text, or of each of a pair, on a card."""
 
@@ -62,7 +64,9 @@ def face(bundle: Bundle, row: int, *, alt: str, width: int | None = None) -> boo
         st.image(image, width=width or "stretch", alt=alt)
         return True
     if texts := bundle.texts(row):
-        for text in texts:
+        for place, text in enumerate(texts):
+            if len(texts) > 1:
+                st.caption(_PAIR[place])
             st.text(text if len(text) <= _LETTERS else f"{text[: _LETTERS - 1]}…")
         return True
     values = _values(bundle, row)
@@ -80,7 +84,7 @@ def face_in_full(bundle: Bundle, row: int, *, alt: str) -> None:
         st.image(image, width="stretch", alt=alt)
     for place, text in enumerate(texts):
         if len(texts) > 1:
-            st.caption(("First text", "Second text")[place])
+            st.caption(_PAIR[place])
         st.text(text)
     if values:
         show_rows(
@@ -108,8 +112,11 @@ def strip(bundle: Bundle, rows: np.ndarray, label: str, *, width: int) -> None:
                 st.image(image, width=width, alt=f"{label}, {place}")
         return
     if len(rows) and (words := bundle.in_words(rows, letters=200)):
+        texts = bundle.texts(int(rows[0]))
+        heading = " · ".join(_PAIR) if len(texts) > 1 else "text" if texts else "values"
+        names = bundle.column("sample_id").take(rows).to_pandas()
         show_rows(
-            pd.DataFrame({"sample": bundle.column("sample_id").take(rows).to_pandas(), "": words}),
+            pd.DataFrame({"sample": names, heading: words}),
             height="content",
             key=f"strip of {label}",
             alt=label,

@@ -79,7 +79,9 @@ def _card(bundle: Bundle, sample: dict, flag: str, *, key: str) -> None:
     if sample["correct"]:
         badge(f"right, {sure}", colour="green")
     else:
-        badge(f"taken for {classes[sample['prediction']]}, {sure}", colour="orange")
+        badge(f"wrong, {sure}", colour="orange")
+        # Not in the badge, which is cut off where a card is narrow.
+        st.caption(f"taken for {plain(classes[sample['prediction']])}")
     if flag:
         badge("flagged", icon=":material/flag:", colour="red", about=flag)
     if st.button(plain(sample["sample_id"]), key=f"open {key}", type="tertiary"):

@@ -93,6 +93,8 @@ def _columns(reading: Reading) -> Roles:
 
 def _sizes(reading: Reading, roles: Roles, preview: dict[str, Any]) -> None:
     """Draw the groups with their sizes, warnings and notes, and merges of small groups."""
+    for warning in preview["warnings"]:
+        st.warning(plain(warning), icon=":material/warning:")
     group_table(preview["groups"], preview["splits"], key="import sizes")
     if preview["refusal"]:
         show_error(preview["refusal"])

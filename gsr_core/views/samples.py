@@ -75,7 +75,14 @@ def choose_samples(page: Frame) -> tuple[pd.DataFrame, np.ndarray, str, str]:
             width=140,
         )
         slice_ = choose_slice(bundle)
-        words = nav.write("search", "Search", placeholder="id, text or value", width=170)
+        words = nav.write(
+            "search",
+            "Search",
+            placeholder="id, text or value",
+            help="Any part of an id, a text or a value; a number is the whole value. "
+            "“age: 25” looks in the column age alone.",
+            width=170,
+        )
         attribute, measure = _more_filters(bundle, table, others)
         changed = _changed(bundle, run, split, table)
         if any(nav.get(name) for name in _FILTERS):

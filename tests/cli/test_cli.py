@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from gsr_core.data.bundle import open_bundle
@@ -146,6 +147,30 @@ def test_an_import_is_one_json_object(gsr, npz, workspace):
     found = json.loads(outcome.out)
     assert found["bundle_dir"] == str(workspace.bundles / "tiny")
     assert found["split_sizes"] == {"heldout": 40, "target": 40, "val": 40, "test": 40}
+
+
+def test_a_preview_says_what_was_taken_for_what(gsr, tmp_path):
+    texts = {name: [f"It is {name} number {i} of all." for i in range(60)] for name in ("a", "b")}
+    table = pd.DataFrame({"pair_id": range(60), **texts, "label": ["yes", "no"] * 30})
+    table.to_csv(tmp_path / "pairs.csv", index=False)
+    found = gsr("import", "texts", tmp_path / "pairs.csv", "--preview")
+    assert found.code == 0
+    assert "60 rows: texts in 'a' of pairs.csv" in found.out
+    assert "label label, split drawn, ids pair_id" in found.out
+    assert "warning: Text: 'a'; second text: none; 'b' looks like a text too" in found.err
+
+
+def test_a_reader_is_shown_with_its_settings(gsr):
+    shown = gsr("readers", "images")
+    assert shown.code == 0
+    assert "the folder that the paths start from" in shown.out
+    assert "image_column" in shown.out
+    assert "set one with: gsr import images PATH" in shown.out
+    assert "stop, impute" in gsr("readers", "table").out
+    assert len(json.loads(gsr("readers", "images", "--json").out)["readers"]) == 1
+    unknown = gsr("readers", "imges")
+    assert unknown.code == 2
+    assert "there is no reader 'imges' (did you mean 'images'?)" in unknown.err
 
 
 def test_a_bundle_is_replaced_when_asked(gsr, npz, bundle, workspace):

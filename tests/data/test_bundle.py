@@ -441,17 +441,59 @@ def test_the_columns_of_a_table_are_kept_as_they_came(write, parts):
     assert bundle.columns(1).columns.tolist() == ["age"]
     assert bundle.in_words(np.array([2])) == ["age 2 · city Town 2 · mixed odd"]
     # A number is the whole value, a text any part of one; ids are searched too.
-    assert bundle.search("7").tolist() == [
-        row
-        for row in range(n)
-        if row == 7 or "7" in f"Town {row}" or "7" in parts["samples"]["sample_id"][row]
-    ]
+    ids = parts["samples"]["sample_id"]
+    assert ids[7] == "s7"
+    assert bundle.search("7").tolist() == [7]
+    assert bundle.search("7.0").tolist() == [7]
     assert bundle.search("TOWN 3")[0] == 3
     assert bundle.search(parts["samples"]["sample_id"][4])[0] == 4
     with pytest.raises(IndexError):
         bundle.values(n)
     assert write(name="plain").values(0) == {}
     assert write(name="bare").in_words(np.array([0])) is None
+
+
+def test_a_search_can_name_a_column(write, parts):
+    n = len(parts["samples"])
+    table = pd.DataFrame(
+        {
+            "age": np.arange(n) % 90,
+            "priors": np.where(np.arange(n) % 2, np.nan, np.arange(n) % 7),
+            "juv: count": np.arange(n) % 5,
+            "charge": [f"Charge of 2013-08-{row % 30}" for row in range(n)],
+        }
+    )
+    bundle = write(columns=table)
+
+    def found(words):
+        return bundle.search(words).tolist()
+
+    assert found("age:25") == np.flatnonzero(table["age"] == 25).tolist()
+    assert found("Priors: 4") == np.flatnonzero(table["priors"] == 4).tolist()
+    assert found("juv: count: 3") == np.flatnonzero(table["juv: count"] == 3).tolist()
+    assert found("charge: 08-25") == np.flatnonzero(np.arange(n) % 30 == 25).tolist()
+    assert found("charge: 25") == []
+    assert found("age:") == []
+
+
+def test_a_number_in_a_text_stands_by_itself(write, parts):
+    n = len(parts["samples"])
+    bundle = write(
+        samples=parts["samples"].assign(text=[f"About {9000 + row} dogs." for row in range(n)])
+    )
+    assert bundle.search("9003").tolist() == [3]
+    assert bundle.search("900").tolist() == []
+
+
+def test_features_and_attributes_come_first_in_a_row(write, parts):
+    n = len(parts["samples"])
+    table = pd.DataFrame({name: np.arange(n) for name in ("id", "name", "sex", "dob", "age")})
+    kinds = {"numeric": [{"name": "age"}], "categorical": [{"name": "sex"}]}
+    bundle = write(columns=table, files={"encoder.json": json.dumps(kinds).encode()})
+    assert list(bundle.values(0)) == ["age", "sex", "id", "name", "dob"]
+    assert bundle.in_words(np.array([2]))[0].startswith("age 2 · sex 2 · id 2")
+    assert bundle.columns(2).columns.tolist() == ["age", "sex"]
+    assert bundle.columns().columns.tolist() == list(table.columns)
 
 
 def test_without_texts_no_row_has_one(write):

@@ -126,7 +126,7 @@ def test_overlapping_groups_may_leave_a_test_row_out(source):
 @pytest.mark.parametrize(
     ("change", "columns", "message"),
     [
-        ({"label": "kinds"}, {}, r"no column 'kinds'; did you mean 'kind'\?"),
+        ({"label": "kinds"}, {}, r"no column 'kinds' \(did you mean 'kind'\?\); the columns are"),
         ({"label": None}, {}, "no column looks like the label"),
         ({"label": "weight"}, {}, "which is not a class"),
         ({"label": "name"}, {}, "200 different values in 200 rows"),

@@ -78,6 +78,13 @@ def test_an_id_that_is_there_twice_is_none():
     assert propose_roles(table(img_id=ROWS // 2, uid=ROWS)).sample_id == "uid"
 
 
+def test_any_column_of_unique_ids_is_one_after_the_usual_names():
+    rows = table(pair_id=ROWS).drop(columns="img_id")
+    assert propose_roles(rows).sample_id == "pair_id"
+    assert propose_roles(rows.assign(id=ROWS)).sample_id == "id"
+    assert propose_roles(rows.assign(pair_id=ROWS // 2)).sample_id is None
+
+
 def test_attributes_are_few_values_that_say_something_new():
     roles = propose_roles(
         table(

@@ -10,7 +10,7 @@ import torchvision
 from PIL import Image
 
 from gsr_core.errors import InputError, SettingError
-from gsr_core.features.backbones import default_preprocessing
+from gsr_core.features.backbones import default_preprocessing, load_backbone
 from gsr_core.features.preprocessing import (
     ImagePreprocessing,
     NumbersPreprocessing,
@@ -97,6 +97,18 @@ def test_overrides_may_come_as_text_and_keep_the_margin():
 def test_wrong_overrides_are_named(overrides, message):
     with pytest.raises(SettingError, match=message):
         override(PLAIN, overrides)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"pairs": "both"}, "preprocessing: pairs is 'both': input should be 'joint' or 'siamese'"),
+        ({"std": "0.1,0,0.1"}, "preprocessing: std.1 is '0': input should be greater than 0"),
+    ],
+)
+def test_a_wrong_value_is_refused_before_the_network_is_loaded(overrides, message):
+    with pytest.raises(SettingError, match=message):
+        load_backbone("sentence:/nowhere/at/all", overrides=overrides)
 
 
 def test_inputs_of_another_kind_are_refused():

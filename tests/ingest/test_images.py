@@ -259,7 +259,8 @@ def test_an_export_classifies_images_through_the_network_that_gave_the_features(
     assert answer.returncode == 0, answer.stderr
     _, *lines = csv.reader(answer.stdout.splitlines())
     table = sample_table(done, "test").set_index("row").loc[rows]
-    assert [line[0] for line in lines] == [
+    assert [line[0] for line in lines] == files
+    assert [line[1] for line in lines] == [
         bundle.manifest.classes[prediction] for prediction in table["prediction"]
     ]
     # Another network's weights are refused.

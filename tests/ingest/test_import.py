@@ -9,6 +9,7 @@ import pytest
 from gsr_core.data.bundle import open_bundle
 from gsr_core.data.encoding import Encoder
 from gsr_core.errors import BundleError, SettingError, SourceError
+from gsr_core.features import backbones
 from gsr_core.ingest.importing import import_data
 from gsr_core.ingest.plan import make_plan, plan_of
 from gsr_core.ingest.read import preview, read
@@ -130,6 +131,49 @@ def test_a_preview_says_why_the_import_would_stop(workspace, plan, tmp_path, tab
     with pytest.raises(BundleError) as stopped:
         import_data(workspace, plan)
     assert str(stopped.value) == found["refusal"]
+
+
+@pytest.mark.parametrize(
+    ("name", "columns", "overrides", "expected"),
+    [
+        ("sentence:all-MiniLM-L6-v2", 2, {}, {"pairs": "siamese"}),
+        ("sentence:all-MiniLM-L6-v2", 2, {"pairs": "joint"}, {"pairs": "joint"}),
+        ("sentence:all-MiniLM-L6-v2", 1, {}, {}),
+        ("hf:cross-encoder/nli-deberta-v3-small", 2, {}, {}),
+    ],
+)
+def test_a_sentence_encoder_compares_pairs(
+    workspace, tmp_path, monkeypatch, name, columns, overrides, expected
+):
+    def load(**arguments):
+        assert arguments["overrides"] == expected
+        raise SettingError("seen")
+
+    monkeypatch.setattr(backbones, "load_backbone", load)
+    texts = {each: [f"Row {row}." for row in range(200)] for each in ("text_a", "text_b")[:columns]}
+    table = pd.DataFrame({**texts, "label": ["yes", "no"] * 100})
+    if columns == 1:
+        table = table.rename(columns={"text_a": "text"})
+    table.to_csv(tmp_path / "texts.csv", index=False)
+    plan = make_plan(
+        name="texts",
+        reader="texts",
+        settings={"path": str(tmp_path / "texts.csv")},
+        backbone={"name": name, "overrides": overrides},
+    )
+    with pytest.raises(SettingError, match="seen"):
+        import_data(workspace, plan)
+
+
+def test_a_preview_says_which_gaps_will_stop_the_import(workspace, plan, tmp_path, table):
+    table.loc[[3, 8], "age"] = None
+    table.to_csv(tmp_path / "people.csv", index=False)
+    refusal = preview(plan)["refusal"]
+    assert refusal.startswith("column 'age' has no value in row 3 (2 rows")
+    with pytest.raises(SourceError, match="column 'age' has no value in row 3"):
+        import_data(workspace, plan)
+    filled = plan.model_copy(update={"settings": {**plan.settings, "missing": "impute"}})
+    assert preview(filled)["refusal"] == ""
 
 
 def test_arrays_come_in_by_the_same_road(workspace, tmp_path):

@@ -8,6 +8,7 @@ from PIL import Image
 
 from gsr_core.data.dataset import define
 from gsr_core.errors import InputError, SourceError
+from gsr_core.readers.images import Images
 from gsr_core.readers.registry import make_reader
 
 N = 24
@@ -115,7 +116,7 @@ def test_a_column_can_be_named(folder):
     table = rows(second=rows()["filename"].to_numpy()[::-1])
     table.to_csv(folder / "metadata.csv", index=False)
     assert levels(read(folder, image_column="second").inputs) == ROWS[::-1].tolist()
-    with pytest.raises(SourceError, match="no column 'secnd'; did you mean 'second'"):
+    with pytest.raises(SourceError, match=r"no column 'secnd' .did you mean 'second'"):
         read(folder, image_column="secnd")
 
 
@@ -192,3 +193,17 @@ def test_duplicate_ids_are_not_taken_for_ids(folder):
     chosen = source.roles.model_copy(update={"sample_id": "sample_id"})
     with pytest.raises(SourceError, match=r"sample id '0' in row 1 .* is there twice"):
         define(source, chosen)
+
+
+def test_a_file_that_is_no_table_of_images_is_said_to_be_a_file(tmp_path):
+    file = tmp_path / "people.csv"
+    file.write_text("age,decile,decile\n1,2,2\n3,4,4\n")
+    with pytest.raises(SourceError) as error:
+        Images(path=str(file)).read()
+    assert str(error.value) == (
+        f"{file} is a file, and not a table of images (has more than one column called 'decile'); "
+        "give the folder of the images, or choose the reader texts, table or embeddings"
+    )
+    (tmp_path / "metadata.csv").write_text("age,decile\n1,2\n")
+    with pytest.raises(SourceError, match=r"^no column of"):
+        Images(path=str(tmp_path), metadata="metadata.csv").read()

@@ -7,8 +7,12 @@ import pytest
 
 from gsr_core.data.dataset import amend, define
 from gsr_core.errors import SettingError, SourceError
+from gsr_core.ingest.importing import import_data
+from gsr_core.ingest.plan import make_plan
+from gsr_core.ingest.read import preview
 from gsr_core.readers.registry import make_reader
 from gsr_core.readers.tables import Table
+from gsr_core.workspace import Workspace
 
 COMPAS = """
 id name first last compas_screening_date sex dob age age_cat race juv_fel_count decile_score
@@ -95,6 +99,23 @@ def test_the_compas_recipe_gives_features_of_the_named_columns(compas):
     np.testing.assert_array_equal(features.array[:, 5], raw["c_charge_degree"] == "F")
     assert len(dataset.groups) == 12
     assert set(dataset.samples.columns) >= {"race", "sex"}
+
+
+def test_a_preview_and_the_bundle_warn_of_what_gives_the_class_away(compas, tmp_path):
+    plan = make_plan(
+        name="compas",
+        reader="table",
+        settings={"path": str(compas), "missing": "impute"},
+        roles={"label": "two_year_recid", "attributes": ["race"]},
+    )
+    (warning,) = preview(plan)["warnings"]
+    assert "alone tells the class of 100.0% of the rows, " in warning
+    assert warning in import_data(Workspace.at(tmp_path), plan).manifest.notes
+    named = warning.rpartition("exclude=")[2].removesuffix(").").split(",")
+    assert {"is_recid", "r_charge_degree"} <= set(named)
+    assert not {"sex", "priors_count", "c_charge_degree"} & set(named)
+    without = plan.model_copy(update={"settings": {**plan.settings, "exclude": named}})
+    assert preview(without)["warnings"] == []
 
 
 def test_what_the_user_makes_the_label_or_an_attribute_is_no_feature(compas):

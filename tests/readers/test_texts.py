@@ -110,6 +110,32 @@ def test_the_column_of_texts_is_found(tmp_path, columns, expected):
     assert expected not in (source.roles.label, *source.roles.attributes)
 
 
+def claims():
+    return pd.DataFrame(
+        {
+            "pair_id": [f"p{i}" for i in range(24)],
+            "statement": [f"A man number {i} walks a big dog." for i in range(24)],
+            "claim": [f"Somebody walks the dog {i}." for i in range(24)],
+            "verdict": ["yes", "no", "maybe"] * 8,
+            "url": [f"https://example.org/statements/{i}" for i in range(24)],
+        }
+    )
+
+
+def test_a_second_column_that_looks_like_texts_is_not_passed_over_silently(tmp_path):
+    file = str(written(claims(), tmp_path / "a.csv"))
+
+    (warning,) = TextTable(path=file).read().warnings
+
+    assert warning == (
+        "Text: 'statement'; second text: none; 'claim' looks like a text too: set pair=claim to "
+        "read pairs, or pair=none if single texts are meant."
+    )
+    assert TextTable(path=file, pair="claim").read().warnings == ()
+    assert TextTable(path=file, pair="none").read().warnings == ()
+    assert TextTable(path=str(written(pairs(), tmp_path / "b.csv"))).read().warnings == ()
+
+
 def test_empty_texts_are_counted_and_refused_one_by_one(tmp_path):
     table = pairs()
     table.loc[4, "premise"] = ""
@@ -139,8 +165,8 @@ def test_a_file_of_another_encoding_says_how_to_convert_it(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"text": "premis"}, "has no column 'premis'; did you mean 'premise'"),
-        ({"pair": "hypotheses"}, "has no column 'hypotheses'; did you mean 'hypothesis'"),
+        ({"text": "premis"}, "has no column 'premis' .did you mean 'premise'"),
+        ({"pair": "hypotheses"}, "has no column 'hypotheses' .did you mean 'hypothesis'"),
         ({"text": "negation"}, "is 0 in row 0, which is not a text"),
         ({"text": "premise", "pair": "premise"}, "text and pair are both 'premise'"),
     ],

@@ -1,4 +1,5 @@
 import csv
+import importlib.util
 import io
 import json
 import shutil
@@ -12,6 +13,7 @@ import pytest
 
 from gsr_core.data.bundle import load_head
 from gsr_core.errors import RunStateError, SettingError
+from gsr_core.runs import export
 from gsr_core.runs.export import export_archive, export_run
 from gsr_core.runs.samples import sample_table
 from gsr_core.runs.summary import summarise
@@ -56,9 +58,10 @@ def test_the_export_classifies_features_as_the_run_does(done, tmp_path):
     table = sample_table(run, "test")
     np.save(tmp_path / "rows.npy", run.bundle.features[table["row"]])
     head, *rows = use(tmp_path / "mine", str(tmp_path / "rows.npy"))
-    assert head == ["prediction", "cat", "dog"]
-    assert [row[0] for row in rows] == [["cat", "dog"][y] for y in table["prediction"]]
-    assert [max(float(each) for each in row[1:]) for row in rows] == pytest.approx(
+    assert head == ["input", "prediction", "cat", "dog"]
+    assert [row[0] for row in rows] == [f"{tmp_path / 'rows.npy'}:{n}" for n in range(len(table))]
+    assert [row[1] for row in rows] == [["cat", "dog"][y] for y in table["prediction"]]
+    assert [max(float(each) for each in row[2:]) for row in rows] == pytest.approx(
         table["confidence"].tolist(), abs=1e-5
     )
 
@@ -72,6 +75,68 @@ def test_features_of_another_size_are_refused_in_one_sentence(done, tmp_path):
         assert refused.returncode == 1
         assert said in refused.stderr
         assert refused.stderr.count("\n") == 1
+
+
+def exported(run, to, **about):
+    """Export a run, with another account of its network, and return `use.py` as a module."""
+    export_run(run, to)
+    known = json.loads((to / "about.json").read_text())
+    (to / "about.json").write_text(json.dumps({**known, **about}))
+    spec = importlib.util.spec_from_file_location("use", to / "use.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_file_of_another_kind_is_refused_with_what_the_head_takes(done, tmp_path):
+    module = exported(done(), tmp_path / "mine", preprocessing={"modality": "text"})
+    (tmp_path / "pairs.csv").write_text("a,b\n")
+    with pytest.raises(
+        SystemExit, match=r"pairs\.csv ends in '\.csv'; this head takes \.txt, \.npy"
+    ):
+        module.main([str(tmp_path / "pairs.csv")])
+
+
+def test_each_text_is_named_and_the_wait_is_said(done, tmp_path, monkeypatch, capsys):
+    module = exported(
+        done(),
+        tmp_path / "mine",
+        preprocessing={"modality": "text"},
+        network={"name": "sentence:some", "checkpoint": ""},
+        network_sha256=None,
+    )
+
+    def load(name, **_):
+        raise SettingError(name)
+
+    monkeypatch.setattr("gsr_core.features.backbones.load_backbone", load)
+    with pytest.raises(SettingError):
+        module.network_features(["one"])
+    assert capsys.readouterr().err == "Loading the network sentence:some ...\n"
+
+    monkeypatch.setattr(module, "network_features", lambda inputs, _: np.zeros((len(inputs), 5)))
+    (tmp_path / "texts.txt").write_text("one\n\ntwo\tof a pair\n")
+    module.main([str(tmp_path / "texts.txt")])
+    _, *rows = csv.reader(capsys.readouterr().out.splitlines())
+    assert [row[0] for row in rows] == [f"{tmp_path / 'texts.txt'}:{line}" for line in (1, 3)]
+
+
+def test_a_network_trained_in_the_workspace_comes_along(done, tmp_path, monkeypatch):
+    run = done()
+    network = {"name": "simconv1", "weights": ""}
+    inside = run.workspace.root / "backbones" / "mine" / "trained.safetensors"
+    inside.parent.mkdir(parents=True)
+    outside = tmp_path / "elsewhere.safetensors"
+    for file in (inside, outside):
+        file.write_bytes(b"weights")
+    about = export._about(run.bundle)
+    for file, named in ((inside, "network.safetensors"), (outside, str(outside))):
+        changed = {**about, "network": {**network, "checkpoint": str(file)}}
+        monkeypatch.setattr(export, "_about", lambda _, changed=changed: changed)
+        names = export_run(run, tmp_path / file.stem)
+        kept = json.loads((tmp_path / file.stem / "about.json").read_text())
+        assert kept["network"] == {**network, "checkpoint": named}
+        assert ("network.safetensors" in names) == (file == inside)
 
 
 def test_an_archive_holds_the_same_files(done, tmp_path):
