@@ -176,8 +176,8 @@ class HeadObjective(ABC):
         """Whether `rough` products, in float32, are faster than exact ones and not too rough."""
 
     @abstractmethod
-    def weighted(self, sample_weight: Tensor) -> Self:
-        """Return the objective under other weights (n,)."""
+    def weighted(self, sample_weight: Tensor, l2: float | None = None) -> Self:
+        """Return the objective under other weights (n,), and another penalty if one is given."""
 
     @abstractmethod
     def at(self, u: Tensor) -> State:
@@ -305,9 +305,9 @@ class Objective(HeadObjective):
         """Whether there is a copy of the rows in float32."""
         return self.rough is not None
 
-    def weighted(self, sample_weight: Tensor) -> Self:
-        """Return the objective under other weights (n,)."""
-        return replace(self, sample_weight=sample_weight)
+    def weighted(self, sample_weight: Tensor, l2: float | None = None) -> Self:
+        """Return the objective under other weights (n,), and another penalty if one is given."""
+        return replace(self, sample_weight=sample_weight, l2=self.l2 if l2 is None else l2)
 
     def at(self, u: Tensor) -> State:
         """Evaluate the objective at u, (p, c)."""

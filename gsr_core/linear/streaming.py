@@ -79,9 +79,9 @@ class StreamedObjective(HeadObjective):
         """Number of columns p, d + 1."""
         return self.features.shape[1] + 1
 
-    def weighted(self, sample_weight: Tensor) -> Self:
-        """Return the objective under other weights (n,)."""
-        return replace(self, sample_weight=sample_weight)
+    def weighted(self, sample_weight: Tensor, l2: float | None = None) -> Self:
+        """Return the objective under other weights (n,), and another penalty if one is given."""
+        return replace(self, sample_weight=sample_weight, l2=self.l2 if l2 is None else l2)
 
     def at(self, u: Tensor) -> State:
         """Evaluate the objective at u, (p, c)."""

@@ -124,13 +124,13 @@ class DFR(Method):
         subsets = [balanced_subset(rows, generator) for _ in range(self.heads)]
         share = scaling.mean.new_tensor(np.mean([drawn / drawn.sum() for drawn in subsets], axis=0))
         part = _L1Part if self.penalty == "l1" else _L2Part
-        parts = [part(problem, scaling, drawn) for drawn in subsets]
         ends = (
             (self.smallest_c, self.largest_c)
             if self.penalty == "l1"
             else (self.strongest, self.weakest)
         )
         strengths = np.geomspace(*ends, self.steps)
+        parts = [part(problem, scaling, drawn, float(strengths.min())) for drawn in subsets]
         done = 0 if checkpoint is None else int(checkpoint["step"])
         for step, strength in enumerate(strengths[done:], start=done + 1):
             refits = [part.refit(float(strength)) for part in parts]
@@ -175,9 +175,11 @@ class _Refit:
 class _L2Part:
     """One subset, for fits at any strength of the l2 penalty by the exact solver."""
 
-    def __init__(self, problem: Problem, scaling: FeatureMap, drawn: np.ndarray) -> None:
+    def __init__(
+        self, problem: Problem, scaling: FeatureMap, drawn: np.ndarray, weakest: float
+    ) -> None:
         subset, self._weight = _subset(problem.target, scaling, drawn)
-        self._inner = InnerProblem(problem, subset, l2=1.0, standardise=False)
+        self._inner = InnerProblem(problem, subset, l2=weakest, standardise=False)
 
     def refit(self, strength: float) -> _Refit:
         inner = self._inner
@@ -196,7 +198,9 @@ class _L2Part:
 class _L1Part:
     """One subset, for fits at any strength of the l1 penalty by liblinear."""
 
-    def __init__(self, problem: Problem, scaling: FeatureMap, drawn: np.ndarray) -> None:
+    def __init__(
+        self, problem: Problem, scaling: FeatureMap, drawn: np.ndarray, weakest: float
+    ) -> None:
         subset, _ = _subset(problem.target, scaling, drawn)
         n, d = subset.features.shape
         self._like = scaling.mean

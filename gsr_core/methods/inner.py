@@ -126,7 +126,8 @@ class InnerProblem:
         Args:
             problem: Gives the number of classes and the precision.
             rows: The rows to fit on.
-            l2: Penalty on all parameters.
+            l2: Penalty on all parameters. It may be raised later, not lowered: it decides
+                whether products in float32 are precise enough.
             standardise: Whether to standardise the features on `rows`.
         """
         compute = problem.compute
@@ -159,7 +160,7 @@ class InnerProblem:
 
     def objective(self, sample_weight: Tensor) -> HeadObjective:
         """Return the objective under weights (n,) that sum to one."""
-        return self._uniform.weighted(sample_weight)
+        return self._uniform.weighted(sample_weight, self.l2)
 
     def resume(self, checkpoint: Mapping[str, Tensor] | None, **start: Tensor) -> dict[str, Tensor]:
         """Return where to go on, and give the solver back what it remembered there.

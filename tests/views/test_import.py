@@ -80,11 +80,16 @@ def group(name, **counts):
 
 def test_small_and_empty_groups_are_named_where_they_are_measured():
     splits = ["train", "target", "val", "test"]
-    fine = group("fine", train=1, target=20, val=20, test=20)
+    fine = group("fine", train=20, target=20, val=20, test=20)
     assert small_groups([fine], splits) == ""
     few = group("*few*", train=90, target=0, val=19, test=20)
     sentence = small_groups([fine, few], splits)
     assert sentence.endswith(r": **\*few\*** has none in target, 19 in val.")
     assert "fine" not in sentence
+    held = group("held", train=1, heldout=7, target=20, val=20, test=20)
+    sentence = small_groups([held], [*splits, "heldout"])
+    assert sentence.endswith(
+        "and in heldout there is little to give weight to: **held** has 7 in heldout."
+    )
     many = [group(f"g{place}", train=9, target=9, val=20, test=20) for place in range(9)]
     assert small_groups(many, splits).endswith("; and 3 more groups.")
