@@ -5,10 +5,10 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Any
 
+import numpy as np
 from pydantic import ValidationError
 
 from gsr_core.data.bundle import MIN_GROUP_SIZE
-from gsr_core.data.bundle_checks import notes_on_groups
 from gsr_core.data.dataset import Dataset, amend, check_definition, define
 from gsr_core.data.encoding import Columns
 from gsr_core.data.group_rules import propose_merges
@@ -77,10 +77,7 @@ def preview(plan: Plan, source: Source | None = None) -> dict[str, Any]:
             }
             for g, group in enumerate(dataset.groups)
         ],
-        "notes": [
-            *dataset.notes,
-            *notes_on_groups(dataset.samples, dataset.membership, dataset.groups),
-        ],
+        "notes": [*dataset.notes, *_small_groups(splits, counts)],
         "warnings": warnings_of(dataset, roles),
         "refusal": _refusal(dataset, roles),
         "proposed_merges": propose_merges(
@@ -90,6 +87,19 @@ def preview(plan: Plan, source: Source | None = None) -> dict[str, Any]:
             with_class=source.membership is None and roles.groups.with_class,
         ),
     }
+
+
+def _small_groups(splits: list[str], counts: np.ndarray) -> list[str]:
+    """Return a note on the number of groups that have too few samples somewhere, if any."""
+    weighted = "heldout" if "heldout" in splits else "train"
+    needed = [split in (weighted, "target", "val", "test") for split in splits]
+    few = int((counts[needed] < MIN_GROUP_SIZE).any(axis=0).sum())
+    if not few:
+        return []
+    return [
+        f"{few} of {counts.shape[1]} groups have fewer than {MIN_GROUP_SIZE} samples in "
+        f"{weighted}, target, val or test: weights, or accuracies, say little there."
+    ]
 
 
 def _refusal(dataset: Dataset, roles: Roles) -> str:
