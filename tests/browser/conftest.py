@@ -738,6 +738,27 @@ class Screen:
         self.idle()
         insist(attempt, f"the popover {opener} to open")
 
+    def fill_popover(self, opener: re.Pattern[str], label: str, text: str, button: str) -> None:
+        """Open a popover, type into its form, and press its button.
+
+        One that is folded by what its page lays out late is opened, and typed into, again.
+        """
+        field = self.page.get_by_label(label, exact=True)
+        target = self.page.get_by_role("button", name=button, exact=True).first
+
+        def attempt() -> bool:
+            if not self.page.evaluate("window.clickNoted"):
+                self.unfold_popover(opener, field)
+                field.fill(text, timeout=ONCE)
+                element = target.element_handle(timeout=ONCE)
+                element.evaluate(NOTE_CLICK)
+                element.click(timeout=ONCE)
+            return self.page.evaluate("window.clickNoted")
+
+        self.page.evaluate("window.clickNoted = false")
+        with self.asking(when=True):
+            insist(attempt, f"{label} to be filled in and {button} to be pressed")
+
     def enter(self, label: str, value: object, *, nth: int = 0) -> None:
         """Type into a field and confirm it, and look whether it is there when all is at rest.
 

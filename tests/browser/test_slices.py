@@ -16,10 +16,7 @@ NAME = "wrong greens: *第一*"
 
 def fill(screen, opener: str, label: str, text: str, button: str) -> None:
     """Open what is folded, type, and press."""
-    field = screen.page.get_by_label(label, exact=True)
-    screen.unfold_popover(re.compile(opener), field)
-    field.fill(text)
-    screen.press(button)
+    screen.fill_popover(re.compile(opener), label, text, button)
     screen.idle()
     screen.sound()
 
