@@ -38,6 +38,7 @@ COMMANDS = (
     "bundles",
     "show",
     "export",
+    "influence",
     "clean",
     "rename",
     "delete",

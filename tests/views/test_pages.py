@@ -182,9 +182,9 @@ def test_the_values_of_a_row_are_shown_wherever_an_image_would_be(table_run):
     tables = [each.value for each in page.dataframe if "value" in each.value]
     assert tables[0]["value"].tolist() == ["7", "Town 7"]
     (lines, *_) = [
-        each.value for each in show("setup", bundle="table").dataframe if "" in each.value
+        each.value for each in show("setup", bundle="table").dataframe if "values" in each.value
     ]
-    assert lines[""].str.contains("city Town").all()
+    assert lines["values"].str.contains("city Town").all()
 
 
 def test_the_texts_of_a_pair_are_shown_apart(pairs_run):
