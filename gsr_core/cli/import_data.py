@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -10,6 +11,7 @@ import typer
 from gsr_core.cli import terminal
 from gsr_core.cli.bundles import OverwriteOption, TrustOption, report_bundle
 from gsr_core.cli.terminal import DeviceOption, JsonOption, WorkspaceOption
+from gsr_core.errors import GsrError
 
 if TYPE_CHECKING:
     from gsr_core.ingest.plan import Plan
@@ -280,11 +282,12 @@ def _warn_of_crop(plan: Plan) -> None:
     from gsr_core.ingest.sight import crop_warning, image_preprocessing
 
     assert plan.backbone is not None
-    inputs, preprocessing = read(plan)[0].inputs, None
-    if inputs.modality == "image":
-        preprocessing = image_preprocessing(plan.backbone)
-    if preprocessing and (warning := crop_warning(preprocessing, inputs)):
-        print(f"note: {terminal.visible(warning)}", file=sys.stderr)
+    # What is wrong with the plan is said by the import itself.
+    with suppress(GsrError):
+        inputs = read(plan)[0].inputs
+        preprocessing = image_preprocessing(plan.backbone) if inputs.modality == "image" else None
+        if preprocessing and (warning := crop_warning(preprocessing, inputs)):
+            print(f"warning: {terminal.visible(warning)}", file=sys.stderr)
 
 
 def _report_preview(plan: Plan, as_json: bool) -> None:

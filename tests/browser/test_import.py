@@ -117,7 +117,9 @@ def test_small_groups_are_warned_of_merged_and_separated(empty_screen, birds: Pa
     look(empty_screen, birds)
     settle(empty_screen)
     warning = page.get_by_test_id("stAlertContentWarning").filter(has_text="Under 20 samples")
-    expect(warning).to_contain_text("class 0, place 0 has 6 in target, 6 in val, 12 in test")
+    expect(warning).to_contain_text(
+        "class 0, place 0 has 7 in heldout, 6 in target, 6 in val, 12 in test"
+    )
     before = group_sizes(empty_screen)
     empty_screen.press("Merge")
     expect(page.get_by_text(re.compile("^Merged: "))).to_be_visible()

@@ -58,7 +58,7 @@ def test_rows_of_the_other_splits_join_the_nearest_core_or_none(synthetic):
     # The rows of val are those of weighted, so that they have a core sample at no distance.
     copies = replace(
         val,
-        **{name: getattr(weighted, name) for name in ("features", "labels", "groups", "position")},
+        **{name: getattr(weighted, name) for name in ("source", "labels", "groups", "position")},
     )
     found = GraspInference().infer(replace(problem, val=copies))
     kept = found.weighted != OUTLIER
