@@ -1,4 +1,7 @@
-"""What concerns runs: `gsr run`, `gsr continue`, `gsr show`, `gsr influence` and others."""
+"""What concerns runs: `gsr run`, `gsr continue`, `gsr show`, `gsr influence` and others.
+
+The module is long because it has nine commands, which share how a run is computed and reported.
+"""
 
 from __future__ import annotations
 

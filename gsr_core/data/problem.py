@@ -24,6 +24,7 @@ __all__ = [
     "positions_of",
     "redraw",
     "seen_labels",
+    "stays_in_file",
 ]
 
 IN_MEMORY = 2**32
@@ -130,7 +131,7 @@ def load_problem(
         index = positions[split]
         source = StoredFeatures(bundle.features, index, compute.device)
         (n, d), n_classes = source.shape, len(bundle.manifest.classes)
-        stays = n > d and fit_bytes(n, d, n_classes) > in_memory
+        stays = stays_in_file(n, d, n_classes, in_memory)
         return Rows(
             source=source if stays else source.read(),
             labels=torch.from_numpy(y[index]).to(compute.device),
@@ -165,6 +166,12 @@ def fit_bytes(n: int, d: int, n_classes: int) -> int:
     over rows and classes.
     """
     return n * (16 * d + 40 * n_classes)
+
+
+def stays_in_file(n: int, d: int, n_classes: int, in_memory: int) -> bool:
+    """Return whether n rows of d features are too many for a fit in so many bytes of memory."""
+    # With fewer rows than features a fit works in the rows' span, which takes all of them.
+    return n > d and fit_bytes(n, d, n_classes) > in_memory
 
 
 def positions_of(

@@ -8,6 +8,9 @@ Adding one vector to all K class columns of theta changes no probability, so the
 columns of the optimum sum to zero. We therefore optimise in an orthonormal basis Q, (K, c) with
 c = K - 1, of that subspace, :math:`\theta = u Q^\top`: norms are kept, the Hessian is c p wide
 instead of K p, and two classes need one coordinate a column. It is exact, not an approximation.
+
+The module is long because it has both what an objective answers, wherever its rows are, and how one
+with its rows in memory does.
 """
 
 from __future__ import annotations

@@ -14,8 +14,9 @@ import torch
 
 from gsr_core.compute import Compute, threads_for
 from gsr_core.data.bundle import Bundle
-from gsr_core.data.problem import IN_MEMORY, Problem, Rows, fit_bytes
+from gsr_core.data.problem import IN_MEMORY, Problem, Rows, fit_bytes, stays_in_file
 from gsr_core.data.stored import StoredFeatures
+from gsr_core.linear.solver import MAX_FACTOR_WIDTH
 from gsr_core.methods.base import Method
 from gsr_core.methods.inner import FittedHead
 from gsr_core.methods.registry import make_method
@@ -95,7 +96,7 @@ def predict(bundle: Bundle, method: Method, compute: Compute) -> Cost | None:
     sizes, n_classes = bundle.manifest.split_sizes, len(bundle.manifest.classes)
     d, weighted = bundle.manifest.n_features, bundle.rows_of[bundle.manifest.weighted_split]
     n = len(weighted)
-    streamed = n > d and fit_bytes(n, d, n_classes) > IN_MEMORY
+    streamed = stays_in_file(n, d, n_classes, IN_MEMORY)
     some = weighted[np.unique(np.linspace(0, n - 1, min(n, _SAMPLE)).astype(np.int64))]
     stored = StoredFeatures(bundle.features, some, compute.device)
     rows = Rows(
@@ -120,12 +121,12 @@ def predict(bundle: Bundle, method: Method, compute: Compute) -> Cost | None:
 
     width = min(d, n) + 1
     c = n_classes - 1
-    factor = min(width * c, max(width, 1024)) ** 2
+    factor = (width * c if width * c <= MAX_FACTOR_WIDTH else width) ** 2
     in_memory = 0 if streamed else fit_bytes(n, d, n_classes)
     for split in ("target", "val", "test"):
         rows_there = sizes.get(split, 0)
-        whole = fit_bytes(rows_there, d, n_classes)
-        if rows_there <= d or whole <= IN_MEMORY:
+        if not stays_in_file(rows_there, d, n_classes, IN_MEMORY):
+            whole = fit_bytes(rows_there, d, n_classes)
             in_memory += whole if split == "target" else 4 * rows_there * d
     groups = len(bundle.manifest.groups)
     size = _PROCESS + in_memory + 8 * (_VECTORS * width * c + 3 * factor + 2 * n * groups)

@@ -23,7 +23,6 @@ __all__ = [
     "notes",
     "size_table",
     "small_groups",
-    "without_groups",
 ]
 
 _NAMED = 6
@@ -134,14 +133,9 @@ def _counted(splits: Sequence[str]) -> tuple[str, ...]:
     return ("heldout" if "heldout" in splits else "train", "target", "val", "test")
 
 
-def without_groups(notes: Sequence[str]) -> list[str]:
-    """Return the notes but those on small groups, which `small_groups` covers."""
-    return [note for note in notes if not re.match(r"Group '.*' has ", note)]
-
-
 def notes(bundle: Bundle) -> None:
     """Draw the notes of the bundle, but those on small groups, which `small_groups` covers."""
-    lines = without_groups(bundle.manifest.notes)
+    lines = [note for note in bundle.manifest.notes if not re.match(r"Group '.*' has ", note)]
     if lines:
         st.caption("\n".join(f"- {plain(note)}" for note in lines[:_NOTES]))
 

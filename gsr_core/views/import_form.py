@@ -11,7 +11,7 @@ from gsr_core.data.source import Roles
 from gsr_core.errors import GsrError
 from gsr_core.ingest.job import ImportJob
 from gsr_core.ingest.plan import corrections, make_plan
-from gsr_core.views.bundle_contents import group_table, small_groups, without_groups
+from gsr_core.views.bundle_contents import group_table, small_groups
 from gsr_core.views.charts import plain, show_error
 from gsr_core.views.import_columns import choose_columns, choose_groups, propose_merges
 from gsr_core.views.import_job import import_job, own_import, start_import
@@ -102,9 +102,9 @@ def _sizes(reading: Reading, roles: Roles, preview: dict[str, Any]) -> None:
         st.warning(warning, icon=":material/warning:")
     if reading.source.membership is None:
         propose_merges(reading, roles.groups, preview["proposed_merges"])
-    if lines := without_groups(preview["notes"]):
-        with st.expander(f"Notes on these data ({len(lines)})"):
-            for note in lines:
+    if preview["notes"]:
+        with st.expander(f"Notes on these data ({len(preview['notes'])})"):
+            for note in preview["notes"]:
                 st.caption(f"• {plain(note)}")
 
 
