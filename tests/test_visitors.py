@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import gsr_core
-from gsr_core.views import guard
+from gsr_core.views import startup
 from gsr_core.views.guard import why_refused
 
 ROOT = Path(gsr_core.__file__).parents[1]
@@ -203,11 +203,11 @@ def test_it_says_where_it_is_and_opens_a_browser_unless_headless(
         "logger.hideWelcomeMessage": True,
     }
     opened = []
-    monkeypatch.setattr(guard.st, "get_option", options.__getitem__)
-    monkeypatch.setattr(guard.webbrowser, "open", opened.append)
+    monkeypatch.setattr(startup.st, "get_option", options.__getitem__)
+    monkeypatch.setattr(startup.webbrowser, "open", opened.append)
 
     async def serve():
-        async with guard.open_browser(guard.st.App):
+        async with startup.lifespan(startup.st.App):
             pass
 
     # In a thread of its own, since the browser tests keep a loop in this one.

@@ -20,8 +20,6 @@ from typing import Any, Literal, NoReturn
 import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict
-from sklearn.impute import SimpleImputer
-from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from gsr_core.data.column_values import categories_of, codes_among, gaps_of, numbers_of
 from gsr_core.data.inputs import Inputs, Numbers
@@ -365,6 +363,10 @@ def _stop_at_gaps(table: pd.DataFrame, columns: Sequence[str], rows: np.ndarray)
 
 
 def _fit_numeric(name: str, numbers: np.ndarray, left_out: dict[str, str]) -> NumericColumn | None:
+    # Not above: importing scikit-learn would keep the dashboard's first page waiting.
+    from sklearn.impute import SimpleImputer
+    from sklearn.preprocessing import StandardScaler
+
     gaps = np.isnan(numbers)
     if gaps.all():
         left_out[name] = "no value in any training row"
@@ -392,6 +394,8 @@ def _fit_numeric(name: str, numbers: np.ndarray, left_out: dict[str, str]) -> Nu
 def _fit_categorical(
     name: str, values: np.ndarray, left_out: dict[str, str]
 ) -> CategoricalColumn | None:
+    from sklearn.preprocessing import OneHotEncoder
+
     (categories,) = OneHotEncoder().fit(values[:, None]).categories_
     if len(categories) == 1:
         left_out[name] = "one value in all training rows"

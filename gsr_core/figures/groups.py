@@ -37,12 +37,13 @@ def group_accuracy(
     figure = go.Figure()
     if table.empty:
         return theme.note(figure, f"No {what}s to show.").update_layout(height=160)
+    traces, verdicts = [], []
     _, colour = theme.names_of(table["group"], colours)
     for place, row in enumerate(table.to_dict("records")):
         name, enough, worst = str(row["group"]), bool(row["enough"]), bool(row["worst"])
         right = f"{row['accuracy']:.1%}" if np.isfinite(row["accuracy"]) else "–"
         right += f"  n = {int(row['n']):,}"
-        figure.add_trace(
+        traces.append(
             go.Scatter(
                 x=[row["accuracy"]],
                 y=[place],
@@ -75,16 +76,19 @@ def group_accuracy(
         verdict = "" if enough else "<br><i>too few to judge</i>"
         if worst:
             verdict = f"<br><b>worst {what}</b>"
-        figure.add_annotation(
-            text=right + verdict,
-            x=1.015,
-            xref="paper",
-            y=place,
-            xanchor="left",
-            align="left",
-            showarrow=False,
-            opacity=1 if enough else 0.75,
+        verdicts.append(
+            {
+                "text": right + verdict,
+                "x": 1.015,
+                "xref": "paper",
+                "y": place,
+                "xanchor": "left",
+                "align": "left",
+                "showarrow": False,
+                "opacity": 1 if enough else 0.75,
+            }
         )
+    figure.add_traces(traces).update_layout(annotations=verdicts)
     marks = [("mean", mean), ("adjusted", adjusted)]
     for level, (label, value) in enumerate((k, v) for k, v in marks if v is not None):
         _mark_average(figure, f"{label} {value:.1%}", value, level)

@@ -211,12 +211,13 @@ def _add_groups(
     """Add one line a group; return the groups drawn and their colours."""
     names, colour = theme.names_of(rows["group"], colours)
     dashes = theme.group_dashes(colours or names)
+    traces = []
     for name in names:
         of_group = rows[rows["group"] == name].sort_values("step")
         text = theme.short(name)
         title = "" if _hovermode(len(names)) == "x unified" else f"{name}<br>step %{{x}}: "
         if "sd" in of_group.columns:
-            figure.add_trace(_band(of_group, name, colour[name]), row=row, col=row and 1)
+            traces.append(_band(of_group, name, colour[name]))
         trace = go.Scatter(
             x=of_group["step"],
             y=of_group["value"],
@@ -226,7 +227,9 @@ def _add_groups(
             line={"color": colour[name], "width": 2, "dash": dashes.get(name, "solid")},
             hovertemplate=f"{title}%{{y:{hover}}}" + ("<extra></extra>" if title else ""),
         )
-        figure.add_trace(trace, row=row, col=None if row is None else 1)
+        traces.append(trace)
+    where = {} if row is None else {"rows": [row] * len(traces), "cols": [1] * len(traces)}
+    figure.add_traces(traces, **where)
     return names, colour
 
 

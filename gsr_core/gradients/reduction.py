@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from sklearn.utils.extmath import randomized_svd
 from torch import Tensor
 
 __all__ = ["N_COLUMNS", "as_array", "leading", "reduce_columns"]
@@ -57,6 +56,9 @@ def leading(matrix: np.ndarray, count: int, *, centred: bool, seed: int = 0) -> 
         _, vectors = np.linalg.eigh((matrix.T @ matrix).astype(np.float64))
         directions = vectors[:, ::-1][:, :count]
     else:
+        # Not above: importing scikit-learn would keep the dashboard's first page waiting.
+        from sklearn.utils.extmath import randomized_svd
+
         _, _, rows = randomized_svd(matrix, min(count, *matrix.shape), random_state=seed)
         directions = rows.T
     largest = np.abs(directions).argmax(axis=0)

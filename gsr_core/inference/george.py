@@ -16,15 +16,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 from scipy.special import log_softmax
-from sklearn.decomposition import PCA
-from sklearn.metrics import silhouette_samples
-from sklearn.mixture import GaussianMixture
-from sklearn.neighbors import NearestNeighbors
 
 from gsr_core.data.problem import Problem
 from gsr_core.gradients.projections import umap_map
@@ -42,6 +38,9 @@ from gsr_core.inference.base import (
     within_classes,
 )
 from gsr_core.inference.references import Reference, logits_of_splits, reference_head
+
+if TYPE_CHECKING:
+    from sklearn.mixture import GaussianMixture
 
 __all__ = ["GeorgeInference"]
 
@@ -162,6 +161,10 @@ class GeorgeInference(GroupInference):
 
     def _reduced(self, features: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Return (n, r) places of the rows of one class."""
+        # Not above: importing scikit-learn would keep the dashboard's first page waiting.
+        from sklearn.decomposition import PCA
+        from sklearn.neighbors import NearestNeighbors
+
         if self.reduce == "umap":
             fitted = features["weighted"]
             places = umap_map(
@@ -199,7 +202,7 @@ class GeorgeInference(GroupInference):
             labels = tried.predict(places)
             if len(np.unique(labels[scored])) < 2:
                 continue
-            score = float(np.mean(silhouette_samples(places[scored], labels[scored])))
+            score = float(np.mean(_silhouettes(places[scored], labels[scored])))
             if score > max(silhouettes.values(), default=-np.inf):
                 model = tried
             silhouettes[k] = score
@@ -210,9 +213,17 @@ class GeorgeInference(GroupInference):
         return _Mixture(model, silhouettes, finer, kept)
 
     def _mixture(self, components: int) -> GaussianMixture:
+        from sklearn.mixture import GaussianMixture
+
         return GaussianMixture(
             components, n_init=_RESTARTS, random_state=self.seed, max_iter=_EM_STEPS
         )
+
+
+def _silhouettes(places: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    from sklearn.metrics import silhouette_samples
+
+    return silhouette_samples(places, labels)
 
 
 def _scaled(places: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -236,8 +247,8 @@ def _worth_keeping(
     if len(np.unique(fine[scored])) < 2:
         return ()
     of_coarse, of_fine = np.full(len(places), np.nan), np.full(len(places), np.nan)
-    of_coarse[scored] = silhouette_samples(places[scored], coarse[scored])
-    of_fine[scored] = silhouette_samples(places[scored], fine[scored])
+    of_coarse[scored] = _silhouettes(places[scored], coarse[scored])
+    of_fine[scored] = _silhouettes(places[scored], fine[scored])
     smallest = max(_SMALLEST, _SMALLEST_SHARE * len(places))
     kept = []
     for part in np.unique(fine[scored]):

@@ -12,13 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import numpy as np
 import torch
 from pydantic import Field
-from sklearn.cluster import KMeans
-from sklearn.metrics import silhouette_score
 
 from gsr_core.data.problem import Problem
 from gsr_core.gradients.representations import Gradients, gradient_representation
@@ -34,6 +32,9 @@ from gsr_core.inference.base import (
 )
 from gsr_core.inference.spaces import InSpace, vectors_of
 from gsr_core.linear.head import Head
+
+if TYPE_CHECKING:
+    from sklearn.cluster import KMeans
 
 __all__ = ["Centres", "KmeansInference", "best_centres"]
 
@@ -76,6 +77,10 @@ def best_centres(places: np.ndarray, numbers: Iterable[int], seed: int) -> Centr
             tried.
         seed: Of the starts, and of the rows that are scored if there are many.
     """
+    # Not above: importing scikit-learn would keep the dashboard's first page waiting.
+    from sklearn.cluster import KMeans
+    from sklearn.metrics import silhouette_score
+
     different = len(np.unique(places, axis=0))
     scored = np.random.default_rng(seed).permutation(len(places))[:_SILHOUETTE_ROWS]
     best, silhouettes = None, {}

@@ -28,8 +28,6 @@ from typing import Annotated, ClassVar, Literal
 import numpy as np
 import torch
 from pydantic import Field
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from gsr_core.data.problem import Problem, Rows
@@ -215,6 +213,10 @@ class _L1Part:
         self._right = [np.append(labels == label, [True, False]) for label in classes]
 
     def refit(self, strength: float) -> _Refit:
+        # Not above: importing scikit-learn would keep the dashboard's first page waiting.
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.linear_model import LogisticRegression
+
         models = []
         for right in self._right:
             model = LogisticRegression(

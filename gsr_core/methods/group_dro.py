@@ -35,7 +35,6 @@ from typing import Annotated, ClassVar, Literal
 import numpy as np
 import torch
 from pydantic import Field
-from scipy.optimize import nnls
 from torch import Tensor
 
 from gsr_core.data.problem import Problem, Rows
@@ -262,6 +261,9 @@ def best_on_simplex(curvature: np.ndarray, slope: np.ndarray, point: np.ndarray)
         >>> best_on_simplex(np.diag([1.0, 2.0, 4.0]), slope, point).round(4)
         array([0.5889, 0.4111, 0.    ])
     """
+    # Not above: importing it would keep the dashboard's first page waiting.
+    from scipy.optimize import nnls
+
     m = len(slope)
     ridge = _RIDGE * (np.trace(curvature) / m + np.ptp(slope)) + np.finfo(float).tiny
     curvature = (curvature + curvature.T) / 2 + ridge * np.eye(m)

@@ -28,7 +28,8 @@ __all__ = [
 _NAMED = 6
 """Most small groups that the warning names."""
 _NOTES = 8
-_THUMBNAILS = 12
+_THUMBNAILS, _ALL_THUMBNAILS = 12, 96
+"""Most images of a group, and of all groups if that leaves each `_LINES`."""
 _LINES = 4
 _WORDS = {
     "architecture": "Network",
@@ -166,7 +167,9 @@ def group_thumbnails(bundle: Bundle, split: str) -> None:
     if not bundle.has_images and bundle.in_words(rows[:1]) is None:
         st.caption("This bundle holds no images, texts or tables to look at.")
         return
-    most = _THUMBNAILS if bundle.has_images else _LINES
+    most = _LINES
+    if bundle.has_images:
+        most = int(np.clip(_ALL_THUMBNAILS // len(bundle.group_names), _LINES, _THUMBNAILS))
     draw = np.random.default_rng(0)
     for g, name in enumerate(bundle.group_names):
         inside = rows[members[:, g]]

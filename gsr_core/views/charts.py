@@ -133,8 +133,9 @@ def single_group(bundle: Bundle, rows: np.ndarray) -> np.ndarray:
     Returns:
         (q,) names; `unknown` for a row in no group.
     """
-    members = bundle.membership[rows]
-    size = bundle.membership.sum(axis=0)
+    # Of combinations, which are few, not of rows, which may be a million.
+    members, which = bundle.group_patterns
+    size = np.bincount(which, minlength=len(members)) @ members
     rarest = np.where(members, size, size.sum() + 1).argmin(axis=1)
     names = np.array(bundle.group_names, dtype=object)[rarest]
-    return np.where(members.any(axis=1), names, UNKNOWN)
+    return np.where(members.any(axis=1), names, UNKNOWN)[which[rows]]

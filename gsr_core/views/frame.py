@@ -249,7 +249,13 @@ def _ensure_baseline(bundle: Bundle, runs: list[Run]) -> bool:
 
 @st.cache_resource(show_spinner=False, ttl=60)
 def _warm_workers() -> None:
-    """Start the workers with the dashboard, so that the first run starts at once too."""
+    """Start the workers with the dashboard, so that the first run starts at once too.
+
+    Not yet when a session begins: on few cores, its first page would wait for what they import.
+    """
+    if not st.session_state.get("page shown"):
+        st.session_state["page shown"] = True
+        return
     ensure_worker(workspace(), device_queue("auto"))
     ensure_worker(workspace(), BACKGROUND)
 

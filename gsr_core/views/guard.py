@@ -7,10 +7,6 @@ in `Origin` the page that asks.
 
 from __future__ import annotations
 
-import asyncio
-import webbrowser
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from fnmatch import fnmatchcase
 from urllib.parse import urlsplit
 
@@ -21,7 +17,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
-__all__ = ["GUARD", "Guard", "open_browser", "why_refused"]
+__all__ = ["GUARD", "Guard", "why_refused"]
 
 _POLICY = {
     # An own page may still frame another: so Streamlit shows what components draw.
@@ -111,20 +107,3 @@ def why_refused(host: str, origin: str | None, *, names: list[str], origins: lis
         f"this dashboard at {host[:200]!a} serves no page of {origin[:200]!a}; open it in a window "
         "of its own; a proxy must pass the header Host on as it is"
     )
-
-
-@asynccontextmanager
-async def open_browser(app: st.App) -> AsyncIterator[None]:
-    """Say where the dashboard is, and open it in a browser unless headless.
-
-    Streamlit leaves a browser to an `st.App`; where it is, it says only together with advice.
-    """
-    address, port = st.get_option("server.address"), st.get_option("server.port")
-    host = "localhost" if address in (None, "", "0.0.0.0", "::") else address
-    where = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-    if st.get_option("logger.hideWelcomeMessage"):
-        print(f"The dashboard is at {where}", flush=True)
-    if not st.get_option("server.headless"):
-        # The port is open by now: whoever comes early waits. A browser may take its time to start.
-        asyncio.get_running_loop().run_in_executor(None, webbrowser.open, where)
-    yield

@@ -37,7 +37,7 @@ def linked_maps(view: MapView) -> None:
     maps_there = {space: each for space, each in places.items() if each is not None}
     if not maps_there:
         return
-    if view.colour == "group" and (view.bundle.membership.sum(axis=1) > 1).any():
+    if view.colour == "group" and (view.bundle.group_patterns[0].sum(axis=1) > 1).any():
         st.caption("Groups overlap: a point in several has the colour of the rarest.")
     dense = view.dimensions == 2 and len(view.samples) > MAX_DRAWN
     limit = MAX_ON_TOP if dense else MAX_DRAWN if view.dimensions == 2 else MAX_DRAWN_3D

@@ -257,7 +257,9 @@ def drawn_rows(samples: pd.DataFrame, limit: int, keep: np.ndarray) -> np.ndarra
         return np.arange(n)
     _, first = np.unique(keep, return_index=True)
     always = np.asarray(keep, dtype=np.int64)[np.sort(first)][:limit]
-    rest = np.setdiff1d(np.arange(n), always)
+    left_over = np.ones(n, dtype=bool)
+    left_over[always] = False
+    rest = np.flatnonzero(left_over)
     room = limit - len(always)
     codes, _ = pd.factorize(samples["group"].iloc[rest], sort=True)
     members = [rest[codes == code] for code in range(-1, codes.max(initial=-1) + 1)]

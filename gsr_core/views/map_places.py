@@ -8,13 +8,13 @@ import pandas as pd
 import streamlit as st
 
 from gsr_core.data.variation import make_variation
-from gsr_core.maps.compute import compute_map, load_map
+from gsr_core.maps.compute import compute_map
 from gsr_core.maps.config import map_config
 from gsr_core.maps.heads import map_head, map_profile
 from gsr_core.maps.job import MapJob
 from gsr_core.views.job_watch import needed_job
 from gsr_core.views.map_choices import MapView
-from gsr_core.views.session import workspace
+from gsr_core.views.session import load_places, workspace
 
 __all__ = ["places_of"]
 
@@ -48,7 +48,7 @@ def places_of(view: MapView, space: str) -> tuple[pd.DataFrame, str] | None:
     )
     for method in methods:
         config = map_config(bundle, head, method=method, **settings)
-        places = load_map(workspace(), config)
+        places = load_places(config)
         if places is not None:
             return places, method
         if method == "pca" and not many:

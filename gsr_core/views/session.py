@@ -21,7 +21,8 @@ from gsr_core.data.bundle import Bundle, list_bundles, open_bundle
 from gsr_core.gradients.graph import NeighbourGraph
 from gsr_core.gradients.neighbours import nearest
 from gsr_core.gradients.representations import CentredGradients, gradients
-from gsr_core.maps.config import map_config
+from gsr_core.maps.compute import load_map, map_path
+from gsr_core.maps.config import MapConfig, map_config
 from gsr_core.maps.graphs import graph_path, read_graph
 from gsr_core.maps.heads import map_head
 from gsr_core.maps.rows import map_rows
@@ -38,6 +39,7 @@ __all__ = [
     "load_history",
     "load_neighbours",
     "load_outcome",
+    "load_places",
     "load_samples",
     "load_search",
     "load_values",
@@ -177,6 +179,18 @@ def load_search(bundle: Bundle, words: str) -> np.ndarray:
 @st.cache_resource(max_entries=32, show_spinner="Searching")
 def _search(path: str, digest: str, words: str, _bundle: Bundle) -> np.ndarray:
     return _bundle.search(words)
+
+
+def load_places(config: MapConfig) -> pd.DataFrame | None:
+    """Return `maps.compute.load_map`. Not to be changed."""
+    place = workspace()
+    file = map_path(place, config)
+    return _places(str(place.root), str(file), _stamp(file), config)
+
+
+@st.cache_resource(max_entries=8, show_spinner=False)
+def _places(root: str, file: str, stamp: int, _config: MapConfig) -> pd.DataFrame | None:
+    return load_map(Workspace(Path(root)), _config)
 
 
 def load_weights_at(run: Run, step: int) -> np.ndarray:

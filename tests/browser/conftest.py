@@ -315,7 +315,7 @@ class Dashboard:
     """`gsr app` as a process of its own on a workspace of its own."""
 
     def __init__(self, root: Path) -> None:
-        root.mkdir()
+        root.mkdir(exist_ok=True)
         self.workspace = Workspace(root)
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))

@@ -1,0 +1,33 @@
+"""What the dashboard's server does when it starts: open a browser, and get ready for it."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import webbrowser
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import streamlit as st
+
+__all__ = ["lifespan"]
+
+
+@asynccontextmanager
+async def lifespan(app: st.App) -> AsyncIterator[None]:
+    """Say where the dashboard is, and open it in a browser unless headless.
+
+    Streamlit leaves a browser to an `st.App`; where it is, it says only together with advice.
+    What pages import takes seconds and begins at once, while the browser loads Streamlit.
+    """
+    address, port = st.get_option("server.address"), st.get_option("server.port")
+    host = "localhost" if address in (None, "", "0.0.0.0", "::") else address
+    where = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    if st.get_option("logger.hideWelcomeMessage"):
+        print(f"The dashboard is at {where}", flush=True)
+    loop = asyncio.get_running_loop()
+    if not st.get_option("server.headless"):
+        # The port is open by now: whoever comes early waits. A browser may take its time to start.
+        loop.run_in_executor(None, webbrowser.open, where)
+    loop.run_in_executor(None, importlib.import_module, "gsr_core.views.frame")
+    yield
