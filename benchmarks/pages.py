@@ -64,6 +64,7 @@ WATCH = """
 
 SECONDS = "() => window.watched.seconds"
 
+
 def prepare(dashboard: Dashboard, rows: int) -> Run:
     """Make bundle, run and maps, unless the directory holds them already."""
     place = dashboard.workspace

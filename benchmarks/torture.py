@@ -1,8 +1,8 @@
 """Whether a workspace survives what may happen to it, for docs/reliability.md.
 
-    python benchmarks/torture.py [--minutes 10] [--seed 0] [--only kills disk fuzz writers soak]
+    python benchmarks/torture.py [--minutes 10] [--seed 0] [--only ATTACK ...]
 
-Five attacks share the time, each in processes of its own on a workspace of its own:
+Seven attacks share the time, each in processes of its own on a workspace of its own:
 
 - kills: SIGKILL at a random moment of a run, an import or a clustering. Afterwards all that is
   stored must be readable and whole, no run may say that it computes, and the run, continued, the
@@ -11,10 +11,14 @@ Five attacks share the time, each in processes of its own on a workspace of its 
 - disk: the same work on a disk with a random number of bytes free. It must end in one sentence,
   with nothing damaged and nothing waiting. The disk is that of --small-disk, an empty file system
   of some megabytes; without it, a limit of the size of files takes its place.
-- fuzz: damaged files for every reader of a single file, and nonsense for every setting of every
-  method, inference and reader; only a `GsrError` may come out.
+- fuzz: damaged, missing and displaced files for every reader that needs no extra, and nonsense for
+  every setting of every method, inference and reader; only a `GsrError` may come out.
+- commands: whole command lines, good arguments and nonsense mixed, for every command but `app`;
+  each must end with 0, 1 or 2 and without a traceback, and leave what is stored whole.
 - writers: eight processes name slices and flag samples of one bundle at once; none may be lost.
 - soak: one process works on and on; the slope of its memory is a line fitted to the later half.
+- dashboard: `gsr app` serves a browser that goes from page to page, every so often in a new window;
+  the slope of the server's memory, and no page may show an exception.
 
 Prints a table in Markdown, then what broke; exit status 1 if anything did. POSIX only.
 """
@@ -41,10 +45,14 @@ from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"  # Threads do not survive a fork.
 
+import click
 import numpy as np
 import pandas as pd
+import typer
+from layouts import arrays, layouts
 
 import gsr_core as gsr
+from gsr_core.cli.main import app as command_line_app
 from gsr_core.cli.main import main as command_line
 from gsr_core.clusterings.compute import compute_clustering
 from gsr_core.clusterings.request import request_clustering
@@ -95,18 +103,6 @@ def in_child(work: Callable[[], object], *, kill_after: float | None = None) -> 
     child.join()
     assert child.exitcode is not None
     return child.exitcode
-
-
-def arrays(seed: int = 0, rows: int = 400) -> dict[str, Any]:
-    """Return a small data set as `gsr import npz` reads it."""
-    rng = np.random.default_rng(seed)
-    group = np.tile([0, 1, 2, 3], rows // 4)
-    return {
-        "features": rng.normal(size=(rows, 16)) + group[:, None],
-        "y": group // 2,
-        "group": group,
-        "split": np.repeat(["heldout", "target", "val", "test"], rows // 4),
-    }
 
 
 def gsr_(place: gsr.Workspace, *words: object) -> int:
@@ -308,34 +304,6 @@ def filled(place: Path | None, *, leave: int) -> Iterator[None]:
         filler.unlink()
 
 
-def samples(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Write a good file for each reader of a single file; yield the reader's name and the file."""
-    table = pd.DataFrame(
-        {
-            "text": [f"a text of some length, the {row}th" for row in range(40)],
-            "y": np.tile([0, 1], 20),
-            "place": np.tile(["land", "water"], 20),
-            "age": np.arange(40) / 3,
-            "split": np.repeat(["train", "validation", "test", "train"], 10),
-        }
-    )
-    np.savez(folder / "a.npz", **arrays(rows=80))
-    yield "npz", folder / "a.npz"
-    for reader in ("table", "texts"):
-        for suffix in ("csv", "tsv", "parquet", "jsonl"):
-            file = folder / f"{reader}.{suffix}"
-            if suffix == "parquet":
-                table.to_parquet(file)
-            elif suffix == "jsonl":
-                table.to_json(file, orient="records", lines=True)
-            else:
-                table.to_csv(file, sep="\t" if suffix == "tsv" else ",", index=False)
-            yield reader, file
-    features = {f"f{place}": np.arange(40.0) for place in range(3)}
-    table.drop(columns="text").assign(**features).to_parquet(folder / "e.parquet")
-    yield "embeddings", folder / "e.parquet"
-
-
 def damaged(content: bytes, draw: random.Random) -> bytes:
     """Return content with some of it changed, cut out, doubled, or with what is hard to read."""
     result = bytearray(content)
@@ -372,10 +340,33 @@ NONSENSE = (
 )
 
 
+def spoil(path: Path, draw: random.Random) -> Path:
+    """Damage, remove or displace one of the files that a reader is given; return which."""
+    files = [path] if path.is_file() else sorted(each for each in path.rglob("*") if each.is_file())
+    # Tables decide more than one image of many.
+    tables = [each for each in files if each.suffix not in (".jpg", ".png")]
+    file = draw.choice(tables if tables and draw.random() < 0.7 else files)
+    how = draw.randrange(10)
+    if how == 0:
+        file.unlink()
+    elif how == 1:
+        file.unlink()
+        file.mkdir()
+    elif how == 2:
+        file.unlink()
+        file.symlink_to(file)
+    elif how == 3:
+        file.write_bytes(draw.choice(files).read_bytes())
+    else:
+        file.write_bytes(damaged(file.read_bytes(), draw))
+    return file
+
+
 def fuzz(root: Path, until: float, draw: random.Random) -> Attack:
     """Give readers damaged files, and settings nonsense."""
     attack = Attack("fuzz")
-    good = [(name, file, file.read_bytes()) for name, file in samples(root)]
+    (root / "good").mkdir()
+    good = list(layouts(root / "good"))
     settings = [
         *(("method", make_method, name, [*make_method(name).settings()]) for name in METHODS),
         *(("inference", make_inference, name, [*vars(INFERENCES[name]())]) for name in INFERENCES),
@@ -385,26 +376,36 @@ def fuzz(root: Path, until: float, draw: random.Random) -> Attack:
         ),
     ]
     while time.monotonic() < until:
-        name, file, content = draw.choice(good)
-        spoiled = file.with_stem("spoiled")
-        spoiled.write_bytes(damaged(content, draw))
+        name, path = draw.choice(good)
+        spoiled = root / f"spoiled{path.suffix}"
+        if path.is_file():
+            shutil.copy(path, spoiled)
+        else:
+            shutil.copytree(path, spoiled)
+        which = spoil(spoiled, draw)
 
-        def read(name: str = name, file: Path = spoiled) -> int:
+        def read(name: str = name, path: Path = spoiled) -> int:
             resource.setrlimit(resource.RLIMIT_AS, (16 << 30, 16 << 30))
             signal.alarm(120)
             try:
-                define(make_reader(name, {"path": str(file)}).read())
+                dataset = define(make_reader(name, {"path": str(path)}).read())
+                for row in range(min(len(dataset), 5)):
+                    dataset.inputs.load(row)
             except GsrError:
                 return 2
             return 0
 
         status = in_child(quietly(read))
-        attack.count("damaged files" + ("" if status else ", read all the same"))
+        attack.count("damaged data sets" + ("" if status else ", read all the same"))
         if status not in (0, 2):
-            number = len(attack.broken)
-            kept = Path(tempfile.gettempdir()) / f"torture-{os.getpid()}-{number}{file.suffix}"
-            kept.write_bytes(spoiled.read_bytes())
-            attack.check(False, f"reader {name} ended with {status} on {kept}")
+            kept = Path(tempfile.gettempdir()) / f"torture-{os.getpid()}-{len(attack.broken)}"
+            shutil.move(spoiled, kept)
+            part = which.relative_to(spoiled)
+            attack.check(False, f"reader {name} ended with {status} on {kept}, of which {part}")
+        elif spoiled.is_dir() and not spoiled.is_symlink():
+            shutil.rmtree(spoiled)
+        else:
+            spoiled.unlink(missing_ok=True)
         for _ in range(20):
             kind, make, name, known = draw.choice(settings)
             if not known:
@@ -417,6 +418,69 @@ def fuzz(root: Path, until: float, draw: random.Random) -> Attack:
                 attack.check(str(error), f"{kind} {name}: no words about {key}={value!r}")
             except Exception as error:
                 attack.check(False, f"{kind} {name}, {key}={value[:40]!r}: {error!r}"[:300])
+    return attack
+
+
+def words_of(command: click.Command, good: list[str], draw: random.Random) -> list[str]:
+    """Return arguments for a command: its own options, with values good, of nonsense or missing."""
+    words = []
+    for parameter in command.params:
+        if parameter.name in ("workspace", "help"):
+            continue
+        argument = isinstance(parameter, click.Argument)
+        if draw.random() > (0.9 if argument else 0.25):
+            continue
+        if isinstance(parameter, click.Option):
+            words.append(draw.choice([*parameter.opts, *parameter.secondary_opts]))
+            if parameter.is_flag:
+                continue
+        choices = [str(each) for each in getattr(parameter.type, "choices", ())]
+        for _ in range(draw.choice([1, 1, 2]) if parameter.nargs != 1 else 1):
+            pool = NONSENSE if draw.random() < 0.3 else choices or good
+            words.append(draw.choice(pool))
+    if draw.random() < 0.1:
+        draw.shuffle(words)
+    # No program is given a zero byte, and none more than so much.
+    return [word.replace("\x00", "")[:100_000] for word in words]
+
+
+def commands(root: Path, until: float, draw: random.Random) -> Attack:
+    """Call commands with arguments at random."""
+    attack, work = Attack("commands"), Work(root)
+    # What nonsense makes of a path stays inside.
+    inside = root / "a" / "b" / "c"
+    inside.mkdir(parents=True)
+    (root / "data").mkdir()
+    group = typer.main.get_command(command_line_app)
+    assert isinstance(group, click.Group)
+    known = {name: each for name, each in group.commands.items() if name != "app"}
+    run = create_run(work.place, "import-0", "gsr", {"steps": 2}, device="cpu")
+    execute(run)
+    data = list(layouts(root / "data"))
+    good = [
+        *("import-0", run.run_id, run.run_id, "gsr", "erm", "llr", "kmeans", "test", "heldout"),
+        *("0", "1", "2", "steps=2", "steps=2", "lr=0.1", "y", "place", "cpu", "s1", "new"),
+        *(name for name, _ in data),
+        *(str(path) for _, path in data),
+        *(str(inside / name) for name in ("out.csv", "out.npz", "out")),
+    ]
+    while time.monotonic() < until:
+        name = draw.choice(sorted(known))
+        words = words_of(known[name], good, draw)
+
+        def call(name: str = name, words: list[str] = words) -> int:
+            os.chdir(inside)
+            signal.alarm(60)
+            return gsr_(work.place, name, *words)
+
+        status = in_child(quietly(call))
+        late = status == -signal.SIGALRM
+        attack.count("stopped after a minute" if late else f"ended with {status}")
+        line = " ".join(ascii(word[:60]) for word in words)
+        attack.check(late or status in (0, 1, 2), f"gsr {name} {line}: {status}")
+        work.look(attack)
+        if not any(each.name == "import-0" for each in gsr.list_bundles(work.place)):
+            work.do("import")  # It was told to delete it.
     return attack
 
 
@@ -449,6 +513,13 @@ def writers(root: Path, until: float, draw: random.Random) -> Attack:
     return attack
 
 
+def slope_of(seen: list[tuple[float, float]]) -> str:
+    """Say how a memory grew: seconds, and megabytes at these times."""
+    later = np.array(seen[len(seen) // 2 :])
+    slope = np.polyfit(later[:, 0] / 60, later[:, 1], 1)[0] if len(later) > 2 else np.nan
+    return f"{seen[-1][1]:.0f} MB at the end, {slope:+.2f} MB a minute in the later half"
+
+
 def soak(root: Path, until: float, draw: random.Random) -> Attack:
     """Work on and on in one process, and measure its memory."""
     attack, work = Attack("soak"), Work(root)
@@ -468,15 +539,47 @@ def soak(root: Path, until: float, draw: random.Random) -> Attack:
             run.path.rmdir()
             pages = int(Path("/proc/self/statm").read_text().split()[1])
             seen.append((time.monotonic() - begun, pages * resource.getpagesize() / 1e6))
-        later = np.array(seen[len(seen) // 2 :])
-        slope = np.polyfit(later[:, 0] / 60, later[:, 1], 1)[0] if len(later) > 2 else np.nan
-        (root / "figure").write_text(
-            f"{count} runs, {seen[-1][1]:.0f} MB at the end, {slope:+.2f} MB a minute in the later "
-            "half"
-        )
+        (root / "figure").write_text(f"{count} runs, {slope_of(seen)}")
 
     attack.check(in_child(on_and_on) == 0, "the process ended badly")
     attack.figure = (root / "figure").read_text()
+    return attack
+
+
+def dashboard(root: Path, until: float, draw: random.Random) -> Attack:
+    """Go from page to page of a dashboard in a browser, and measure its server's memory."""
+    attack, work = Attack("dashboard"), Work(root)
+    for method in ("erm", "gsr"):
+        execute(create_run(work.place, "import-0", method, device="cpu"))
+    # Only here: the other attacks fork, and need no browser.
+    from playwright.sync_api import sync_playwright
+
+    from pages import PAGES, Dashboard, Screen, find_browser, window
+
+    server, seen, visits = Dashboard(work.place.root), [], 0
+    server.start()
+    assert server.process is not None
+    memory = Path(f"/proc/{server.process.pid}/statm")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=find_browser(), args=["--no-sandbox", "--disable-gpu"]
+        )
+        begun = time.monotonic()
+        while time.monotonic() < until:
+            screen = Screen(window(browser), server.url)
+            screen.open("Guide", layout="pca")
+            for _ in range(30):
+                screen.follow(draw.choice(PAGES))
+                visits += 1
+                traces = screen.page.locator("[data-testid=stException]").count()
+                attack.check(not traces, f"an exception on {screen.page.url}")
+                pages = int(memory.read_text().split()[1])
+                seen.append((time.monotonic() - begun, pages * resource.getpagesize() / 1e6))
+            attack.check(not screen.problems, f"errors in the browser: {screen.problems}")
+            screen.page.context.close()
+        browser.close()
+    server.close()
+    attack.figure = f"{visits} visits, {slope_of(seen)}"
     return attack
 
 
@@ -484,10 +587,20 @@ ATTACKS: dict[str, Callable[..., Attack]] = {
     "kills": kills,
     "disk": disk,
     "fuzz": fuzz,
+    "commands": commands,
     "writers": writers,
     "soak": soak,
+    "dashboard": dashboard,
 }
-SHARES = {"kills": 4, "disk": 2, "fuzz": 2, "writers": 1, "soak": 1}
+SHARES = {
+    "kills": 4,
+    "disk": 2,
+    "fuzz": 2,
+    "commands": 2,
+    "writers": 1,
+    "soak": 1,
+    "dashboard": 2,
+}
 
 
 def main() -> None:

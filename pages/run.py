@@ -7,6 +7,7 @@ from gsr_core.jobs.queue import enqueue
 from gsr_core.runs.job import run_commands
 from gsr_core.views import navigation as nav
 from gsr_core.views.charts import show_error
+from gsr_core.views.estimate import show_cost
 from gsr_core.views.frame import frame
 from gsr_core.views.job_panel import job_panel
 from gsr_core.views.method_form import method_form
@@ -25,6 +26,7 @@ with left:
         else:
             nav.put(run=None)
             st.rerun()
+    show_cost(page.bundle, jobs)
     st.caption("The same from a terminal:")
     st.code(run_commands(jobs, workspace()), language="bash", wrap_lines=True)
 with right:

@@ -192,9 +192,16 @@ def test_every_array_of_every_run_is_read_as_it_was(place):
     assert found == wanted
 
 
+RENAMED = {"GRASP · steps 5": "GRASP · selection worst_group · steps 5"}
+"""Labels name what differs from the defaults, of which one has changed since."""
+
+
 def test_the_command_line_gives_the_answers_of_then(ask):
     for question in EXPECTED["answers"]:
-        found, wanted = ask(*question["asked"]), question["answer"]
+        wanted = json.dumps(question["answer"], ensure_ascii=False)
+        for then, now in RENAMED.items():
+            wanted = wanted.replace(json.dumps(then, ensure_ascii=False), json.dumps(now))
+        found, wanted = ask(*question["asked"]), json.loads(wanted)
         if question["asked"][-1] == EXPECTED["interrupted"]["died"]:
             # The only sentence that is not stored.
             assert "ended" in found.pop("message")

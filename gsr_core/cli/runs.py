@@ -67,7 +67,7 @@ def run(
     place = terminal.open_workspace(workspace)
     values = terminal.pairs("--set", settings)
     if predict:
-        _report_cost(place, bundle, method, values, device, as_json)
+        _report_cost(place, bundle, method, values, seeds or 1, device, as_json)
         return
     if seeds is not None:
         if "seed" in values:
@@ -88,13 +88,18 @@ def run(
 
 
 def _report_cost(
-    place: Workspace, bundle: str, method: str, values: dict[str, str], device: str, as_json: bool
+    place: Workspace,
+    bundle: str,
+    method: str,
+    values: dict[str, str],
+    count: int,
+    device: str,
+    as_json: bool,
 ) -> None:
-    """Print what a run would take."""
+    """Print what some runs would take."""
     from gsr_core.compute import pick
     from gsr_core.data.bundle import open_bundle
     from gsr_core.methods.registry import make_method
-    from gsr_core.progress import duration
     from gsr_core.runs.expected import predict
 
     chosen = make_method(method, values)
@@ -104,6 +109,7 @@ def _report_cost(
             {
                 "step_seconds": cost and cost.step_seconds,
                 "steps": chosen.max_steps,
+                "runs": count,
                 "bytes": cost and cost.bytes,
                 "streamed": cost and cost.streamed,
             }
@@ -111,14 +117,7 @@ def _report_cost(
     elif cost is None:
         print(f"{method} fits no weighted head, so what it takes is not predicted")
     else:
-        where = ", with features read from their file" if cost.streamed else ""
-        each = (
-            f"{cost.step_seconds:.2g} s" if cost.step_seconds < 60 else duration(cost.step_seconds)
-        )
-        print(
-            f"about {each} a step, {duration(cost.seconds)} for {cost.steps} (good to a factor of "
-            f"two or three), and {cost.bytes / 2**30:.1f} GiB of memory{where}"
-        )
+        print(cost.in_words(count))
 
 
 def influence(

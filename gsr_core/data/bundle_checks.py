@@ -159,6 +159,38 @@ def notes_on_groups(
     return notes
 
 
+def notes_on_head(
+    samples: pd.DataFrame, features: np.ndarray, head: tuple[np.ndarray, np.ndarray]
+) -> list[str]:
+    """Return a sentence if a head is no better on val than naming the most frequent class.
+
+    Better is what a one-sided binomial test at 5 %, in its normal approximation, calls so.
+
+    Args:
+        samples: With the columns `split` and `y`.
+        features: (n, d).
+        head: weight (K, d) and bias (K,).
+    """
+    rows = np.flatnonzero(split_codes(samples) == SPLITS.index("val"))
+    if not len(rows):
+        return []
+    weight, bias = head
+    y = samples["y"].to_numpy()[rows]
+    size = max(_CHUNK // (4 * features.shape[1]), 1)
+    right = 0
+    for start in range(0, len(rows), size):
+        part = slice(start, start + size)
+        logits = np.asarray(features[rows[part]]) @ np.asarray(weight).T + np.asarray(bias)
+        right += int((logits.argmax(axis=1) == y[part]).sum())
+    n, most = len(rows), int(np.bincount(y).max())
+    if right > most + 1.645 * np.sqrt(most * (n - most) / n):
+        return []
+    return [
+        f"The network's own head is right on {right:,} of {n:,} rows of val; to name the most "
+        f"frequent class always is right on {most:,}. Train it longer, or choose another network."
+    ]
+
+
 def split_codes(samples: pd.DataFrame) -> np.ndarray:
     """Return each row's split as its place in `SPLITS`, -1 for an unknown word."""
     codes, words = pd.factorize(samples["split"])

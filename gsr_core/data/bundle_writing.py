@@ -29,6 +29,7 @@ from gsr_core.data.bundle_checks import (
     check_rows,
     chunks,
     notes_on_groups,
+    notes_on_head,
 )
 from gsr_core.data.groups import Group
 from gsr_core.errors import BundleError
@@ -117,6 +118,8 @@ def write_bundle(
     counts = samples["split"].value_counts()
     split_sizes = {split: int(counts[split]) for split in SPLITS if split in counts}
     notes = [*notes, *notes_on_groups(samples, membership, groups)]
+    if head is not None:
+        notes += notes_on_head(samples, features, head)
     if "heldout" not in split_sizes:
         notes.insert(
             0,

@@ -104,10 +104,12 @@ def patterns(membership: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         for each row which of them it is, (n,) int64.
     """
     codes = np.zeros(len(membership), dtype=np.int64)
-    # Eight columns at a time: a code that is renumbered is below n, so that 256 n cannot overflow.
-    for start in range(0, membership.shape[1], 8):
-        part = np.packbits(membership[:, start : start + 8], axis=1)[:, 0]
-        codes, uniques = pd.factorize(codes * 256 + part)
+    # A code that is renumbered is below n, so that it cannot overflow.
+    packed = np.packbits(membership, axis=1).astype(np.int64)
+    for start in range(0, packed.shape[1], 2):
+        for byte in packed[:, start : start + 2].T:
+            codes = codes * 256 + byte
+        codes, uniques = pd.factorize(codes)
         # In order of their values, so that the first columns matter most.
         order = np.argsort(uniques)
         rank = np.empty_like(order)

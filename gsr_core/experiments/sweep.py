@@ -32,7 +32,6 @@ from gsr_core.experiments.experiment import Experiment
 from gsr_core.experiments.search import Sampler, Setting, Trial, read_trials, search_space
 from gsr_core.methods.base import Method, Range
 from gsr_core.methods.registry import make_method
-from gsr_core.methods.selection import SELECTION_RULES
 from gsr_core.names import check_new_name, is_name
 from gsr_core.records import newest_first, open_folder
 from gsr_core.runs.record import versions
@@ -117,7 +116,7 @@ class SweepRecord(BaseModel):
     @property
     def score_name(self) -> str:
         """Name of a score, for people."""
-        return f"{SELECTION_RULES[self.base.selection].score} on val"
+        return f"{self.base.rule.score} on val"
 
 
 class Sweep(Experiment[SweepRecord]):

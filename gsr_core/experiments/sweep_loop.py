@@ -15,7 +15,7 @@ from gsr_core.experiments.search import Book, Draw, Outcome, Setting, Trial
 from gsr_core.experiments.sweep import Sweep, SweepRecord, Winner
 from gsr_core.experiments.sweep_workers import trial_workers
 from gsr_core.methods.registry import make_method
-from gsr_core.methods.selection import SELECTION_RULES, Score
+from gsr_core.methods.selection import Score
 from gsr_core.progress import Report, ShouldStop, Status, never, silent
 from gsr_core.runs.execute import execute
 from gsr_core.runs.protocol import settings_of
@@ -153,7 +153,7 @@ def best_trial(record: SweepRecord, trials: Sequence[Trial]) -> Trial | None:
         record: Of the sweep.
         trials: By place; the earliest wins a tie.
     """
-    rule = SELECTION_RULES[record.base.selection]
+    rule = record.base.rule
     best, winner = None, None
     for trial in trials:
         outcome = trial.outcome

@@ -24,7 +24,6 @@ from gsr_core.experiments.sweep import Sweep
 from gsr_core.methods.fit import fit
 from gsr_core.methods.monitor import Progress
 from gsr_core.methods.registry import make_method
-from gsr_core.methods.selection import SELECTION_RULES
 from gsr_core.progress import ShouldStop, Status
 from gsr_core.runs.summary import overall
 from gsr_core.workspace import Workspace
@@ -65,7 +64,7 @@ class _Scorer:
             return None
         if result.status is not Status.FINISHED:
             return Outcome(None, seconds=result.seconds, message=result.message)
-        rule = SELECTION_RULES[method.selection]
+        rule = method.rule
         score = rule.score_of(overall(result.history, "val", result.step_index))
         if score is None or not all(map(math.isfinite, score)):
             message = f"its {rule.accuracy.replace('_', ' ')} on val cannot be measured"

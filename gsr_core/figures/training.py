@@ -228,8 +228,8 @@ def _add_groups(
             hovertemplate=f"{title}%{{y:{hover}}}" + ("<extra></extra>" if title else ""),
         )
         traces.append(trace)
-    where = {} if row is None else {"rows": [row] * len(traces), "cols": [1] * len(traces)}
-    figure.add_traces(traces, **where)
+    inside = None if row is None else [row] * len(traces)
+    figure.add_traces(traces, rows=inside, cols=inside and [1] * len(traces))
     return names, colour
 
 

@@ -3,9 +3,9 @@
 Yang et al., "Identifying Spurious Biases Early in Training through the Lens of Simplicity Bias"
 (AISTATS 2024): what a network puts out after one or two epochs is governed by the simplest
 feature; k-means on the outputs of each class, with k by the silhouette, finds who has it. Here
-the outputs are an early head's logits. How many steps are early enough is chosen without group
-labels: the number with the best mean silhouette, the fewest on ties; the published runs chose it
-by the groups of val.
+they are an early head's outputs after softmax, which is what the published silhouettes fit. How
+many steps are early enough is chosen without group labels: the number with the best mean
+silhouette, the fewest on ties; the published runs chose it by the groups of val.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
+from scipy.special import softmax
 
 from gsr_core.data.problem import Problem
 from gsr_core.inference.base import (
@@ -48,10 +49,14 @@ class SpareInference(GroupInference):
     clustered: Annotated[
         Literal["early", "backbone"],
         Field(
-            description="Whose logits are clustered: those of a head stopped early, or of the "
+            description="Whose outputs are clustered: those of a head stopped early, or of the "
             "backbone's own head (an early one where there is none)."
         ),
     ] = "early"
+    outputs: Annotated[
+        Literal["softmax", "logits"],
+        Field(description="What is clustered of them; softmax is as published."),
+    ] = "softmax"
     early_steps: Annotated[
         int,
         Field(
@@ -73,7 +78,7 @@ class SpareInference(GroupInference):
         """
         steps, heads = self._heads(problem)
         places = _places(problem)
-        outputs = [logits_of_splits(problem, head) for head in heads]
+        outputs = [self._outputs(problem, head) for head in heads]
         tried = self._tried(places, outputs)
         best = _best(tried)
         clusters = {
@@ -113,7 +118,7 @@ class SpareInference(GroupInference):
         _, heads = self._heads(problem)
         if len(heads) == 1:
             return heads[0]
-        outputs = [logits_of_splits(problem, head) for head in heads]
+        outputs = [self._outputs(problem, head) for head in heads]
         return heads[_best(self._tried(_places(problem), outputs))]
 
     def _heads(self, problem: Problem) -> tuple[list[int], list[Head]]:
@@ -122,6 +127,13 @@ class SpareInference(GroupInference):
             return [0], [reference_head(problem, "backbone")]
         steps = [2**power for power in range(self.early_steps.bit_length())]
         return steps, early_heads(problem, steps)
+
+    def _outputs(self, problem: Problem, head: Head) -> dict[str, np.ndarray]:
+        """Return the (n, K) outputs of a head for the rows of each split."""
+        logits = logits_of_splits(problem, head)
+        if self.outputs == "logits":
+            return dict(logits)
+        return {split: softmax(each, axis=1) for split, each in logits.items()}
 
     def _tried(
         self,

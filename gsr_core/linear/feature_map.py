@@ -121,8 +121,14 @@ def _moments(features: Tensor | StoredFeatures, dtype: torch.dtype) -> tuple[Ten
     """Return the variance and the mean (d,) of each feature."""
     if isinstance(features, Tensor):
         return torch.var_mean(features.to(dtype), dim=0, correction=0)
-    parts = [part.to(dtype).sum(dim=0) for part in features.split(_CHUNK)]
-    mean = torch.stack(parts).sum(dim=0) / len(features)
+    # Each part is added at once: what is kept between two of them would keep the allocator from
+    # giving one the place of the other, and memory would grow with the rows.
+    mean = torch.zeros(features.shape[1], dtype=dtype, device=features.device)
+    for part in features.split(_CHUNK):
+        mean += part.to(dtype).sum(dim=0)
+    mean /= len(features)
     # In a second pass: of squares and their mean, little would be left of a small variance.
-    parts = [(part.to(dtype) - mean).square().sum(dim=0) for part in features.split(_CHUNK)]
-    return torch.stack(parts).sum(dim=0) / len(features), mean
+    variance = torch.zeros_like(mean)
+    for part in features.split(_CHUNK):
+        variance += (part.to(dtype) - mean).square_().sum(dim=0)
+    return variance / len(features), mean

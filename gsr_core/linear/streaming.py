@@ -101,7 +101,9 @@ class StreamedObjective(HeadObjective):
 
     def wrong(self, state: State) -> Tensor:
         """Return (n,) bool: whose likeliest class is not their own."""
-        likeliest = torch.cat([logits.argmax(dim=1) for *_, logits in self._passing(state.u)])
+        likeliest = torch.empty_like(self.labels)
+        for rows, _, logits in self._passing(state.u):
+            likeliest[rows] = logits.argmax(dim=1)
         return likeliest != self.labels
 
     def gradients(self, *states: State) -> list[Tensor]:
@@ -124,12 +126,12 @@ class StreamedObjective(HeadObjective):
         """Return (n, r): inner products of each loss gradient with directions (p, c, r)."""
         p, c, r = directions.shape
         across, offset = self._fold(directions.reshape(p, c * r))
-        products = []
+        products = directions.new_empty(len(self.labels), r)
         for rows, block, logits in self._passing(state.u, columns=c * r):
             moved = (across @ block.T + offset).reshape(c, r, -1)
             residuals = self._residuals(logits, rows)
-            products.append((residuals.T[:, None, :] * moved).sum(dim=0).T)
-        return torch.cat(products)
+            products[rows] = (residuals.T[:, None, :] * moved).sum(dim=0).T
+        return products
 
     def hessian_product(self, state: State, columns: Tensor, *, rough: bool = False) -> Tensor:
         """Return the Hessian applied to directions (p, c, r), in float32 if that will do."""

@@ -17,7 +17,7 @@ from torch import Tensor
 from gsr_core.data.problem import Problem
 from gsr_core.linear.head import Head
 from gsr_core.linear.influence import Influence
-from gsr_core.methods.selection import SELECTION_RULES, Selection
+from gsr_core.methods.selection import SELECTION_RULES, Selection, SelectionRule
 
 __all__ = [
     "SETTINGS_CONFIG",
@@ -128,6 +128,16 @@ class Step:
         return None if self.measured is None else self.measured.values
 
 
+SelectionField = Annotated[
+    Selection,
+    Field(
+        description="Which step is kept, by val: "
+        + "; ".join(f"{name}: {rule.help}" for name, rule in SELECTION_RULES.items())
+        + "."
+    ),
+]
+
+
 @settings(frozen=True, kw_only=True, config=SETTINGS_CONFIG)
 class Method(ABC):
     """A method: its fields are its hyperparameters, and every one has a default.
@@ -150,6 +160,8 @@ class Method(ABC):
     """Which rows have these values: those of `Problem.weighted` or of `Problem.target`."""
     search: ClassVar[SearchSpace] = {}
     """Where a sweep looks."""
+    before: ClassVar[Mapping[str, str | float | bool]] = {}
+    """Values of settings that are newer than some stored runs: what these runs did without them."""
     seeded: ClassVar[bool] = True
     """Whether another seed gives another head. A seed redraws target and val, so that this is so
     for all methods but those that look at neither and draw nothing."""
@@ -163,19 +175,23 @@ class Method(ABC):
             "two from their union, group by group.",
         ),
     ] = 0
-    selection: Annotated[
-        Selection,
-        Field(
-            description="Which step is kept, by val: "
-            + "; ".join(f"{name}: {rule.help}" for name, rule in SELECTION_RULES.items())
-            + "."
-        ),
-    ] = "worst_group"
+    selection: SelectionField = "worst_group"
 
     @property
     def max_steps(self) -> int:
         """How many steps to take at most: the setting `steps`, or one without it."""
         return getattr(self, "steps", 1)
+
+    @property
+    def solves(self) -> bool:
+        """Whether the steps only lead to the solution of one problem, which the last one is."""
+        return False
+
+    @property
+    def rule(self) -> SelectionRule:
+        """How the kept step is chosen."""
+        chosen = SELECTION_RULES[self.selection]
+        return SELECTION_RULES["worst_group"] if chosen.last and not self.solves else chosen
 
     def gives_up(self, since: int) -> bool:
         """Return whether to end before `max_steps`, so many steps after the best one."""
@@ -185,7 +201,7 @@ class Method(ABC):
     def labels_used(self) -> tuple[str, ...]:
         """Which rows' group labels are read: of `weighted`, `target` and `val`."""
         training = {LabelNeeds.NONE: (), LabelNeeds.TARGET: ("target",)}
-        choosing = SELECTION_RULES[self.selection].labels if self.max_steps > 1 else ()
+        choosing = self.rule.labels if self.max_steps > 1 else ()
         return training.get(self.needs, ("weighted",)) + choosing
 
     @abstractmethod

@@ -22,7 +22,7 @@ from gsr_core.methods.history import (
     step_records,
 )
 from gsr_core.methods.monitor import Monitor, Progress
-from gsr_core.methods.selection import SELECTION_RULES, Score
+from gsr_core.methods.selection import Score
 from gsr_core.progress import Status
 
 __all__ = ["FitResult", "fit"]
@@ -107,7 +107,7 @@ def _drive(
         kept = _alike(resume.step, problem), resume.step_index
         best = _val_score(method, records_at(resume.history, resume.step_index))
     steps = method.iterate(problem, None if resume is None else resume.last.checkpoint)
-    rule = SELECTION_RULES[method.selection]
+    rule = method.rule
 
     status, message = Status.FINISHED, ""
     while index < method.max_steps:
@@ -126,7 +126,7 @@ def _drive(
         index, last = index + 1, step
         scores = scorer(index, step)
         score = _val_score(method, scores)
-        if kept is None or rule.improves(score, best):
+        if kept is None or rule.last or rule.improves(score, best):
             best, kept = score, (step, index)
         scores += step_records(index, step, time.perf_counter() - begun)
         records += scores
@@ -182,7 +182,7 @@ def _val_score(method: Method, records: list[Record]) -> Score:
     Raises:
         SettingError: If there are no inferred groups to look at.
     """
-    score = SELECTION_RULES[method.selection].score_of(split_metrics(records, "val"))
+    score = method.rule.score_of(split_metrics(records, "val"))
     if score is None:
         raise SettingError(
             f"selection is '{method.selection}', but {method.name} infers no groups; choose "

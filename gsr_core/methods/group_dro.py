@@ -20,7 +20,8 @@ a group without rows takes no part.
   \lVert\theta\rVert^2`, each value of which is an exact fit. By Danskin's theorem its gradient is
   L, by implicit differentiation its Hessian :math:`-J H^{-1} J^\top` with J the gradients of the
   groups' losses. Each step maximises this quadratic model over the simplex. It ends when the groups
-  that carry weight have equal losses and no group a higher one, as at the optimum only.
+  that carry weight have equal losses and no group a higher one, as at the optimum only. That step
+  is kept: the best on val of those before it would be another method, of which the first is RWG.
 
 `exact` is the default: it needs some five to ten fits where `online` needs hundreds of updates.
 The note of a step bounds its distance from the optimum: the primal value less a lower bound of the
@@ -41,7 +42,15 @@ from gsr_core.data.problem import Problem, Rows
 from gsr_core.linear.influence import mean_shares
 from gsr_core.linear.objective import State
 from gsr_core.linear.solver import ARMIJO, Fit, FitEnding
-from gsr_core.methods.base import SETTINGS_CONFIG, LabelNeeds, Range, SearchSpace, Step, settings
+from gsr_core.methods.base import (
+    SETTINGS_CONFIG,
+    LabelNeeds,
+    Range,
+    SearchSpace,
+    SelectionField,
+    Step,
+    settings,
+)
 from gsr_core.methods.inner import TOLERANCE, FittedHead, InnerProblem
 from gsr_core.methods.rwg import group_shares, groups_with_rows
 
@@ -74,6 +83,7 @@ class GroupDRO(FittedHead):
         "adjustment": Range(0.0, 5.0, log=False),
     }
 
+    selection: SelectionField = "solution"
     solver: Annotated[
         Literal["exact", "online"],
         Field(
@@ -92,6 +102,11 @@ class GroupDRO(FittedHead):
         float,
         Field(ge=0, description="C: the loss of a group of n samples counts C / sqrt(n) more."),
     ] = 0.0
+
+    @property
+    def solves(self) -> bool:
+        """Whether the last step is the optimum, and the others the way to it."""
+        return self.solver == "exact"
 
     def iterate(
         self, problem: Problem, checkpoint: Mapping[str, Tensor] | None = None

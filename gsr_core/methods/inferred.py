@@ -44,6 +44,7 @@ from gsr_core.methods.base import (
     LabelNeeds,
     Method,
     SearchSpace,
+    SelectionField,
     Step,
     Values,
     settings,
@@ -88,6 +89,7 @@ _SHARED = [each.name for each in fields(FittedHead)]
 class InferThenTrain(FittedHead, GroupInference):
     """A group inference, followed by a group-aware method on the inferred groups."""
 
+    selection: SelectionField = "solution"
     then: str = "group_dro"
     steps: Annotated[
         int,
@@ -98,6 +100,11 @@ class InferThenTrain(FittedHead, GroupInference):
     def max_steps(self) -> int:
         """How many steps the training takes at most."""
         return self.training().max_steps if self.then in _TRAINING else 1
+
+    @property
+    def solves(self) -> bool:
+        """Whether the last step of the training is the optimum, and the others the way to it."""
+        return self.then in _TRAINING and self.training().solves
 
     def training(self) -> Method:
         """Return the method that follows, with the settings that it shares with this one."""
@@ -234,9 +241,11 @@ class Spare(InferThenTrain, SpareInference):
         "first, and counts small clusters more."
     )
     needs: ClassVar[LabelNeeds] = LabelNeeds.NONE
+    before: ClassVar[Mapping[str, str | float | bool]] = {"outputs": "logits"}
     values: ClassVar[Values] = Values.PROBABILITIES
     search: ClassVar[SearchSpace] = {
         **FittedHead.search,
+        "early_steps": (1, 4, 16, 64),
         "power_clear": (0.0, 1.0, 2.0),
         "power_blurred": (0.0, 1.0, 2.0),
     }
@@ -337,7 +346,11 @@ class George(InferThenTrain, GeorgeInference):
         "components as groups."
     )
     needs: ClassVar[LabelNeeds] = LabelNeeds.NONE
-    search: ClassVar[SearchSpace] = {**FittedHead.search, "overcluster": (1, 2, 5, 10)}
+    search: ClassVar[SearchSpace] = {
+        **FittedHead.search,
+        "reduce": ("umap", "pca"),
+        "overcluster": (1, 2, 5, 10),
+    }
 
     then: _Then = "group_dro"
 

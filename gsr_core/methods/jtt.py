@@ -8,9 +8,10 @@ Liu et al., "Just Train Twice: Improving Group Robustness without Training Group
 
 There the first model is a network stopped early. On frozen features it is one of three:
 
-- the backbone's own head, which has not seen the held-out rows that it gets wrong;
-- a strongly penalised head, which on a convex loss is close to early stopping from zero, without a
-  number of steps to choose;
+- a strongly penalised head, the default: on a convex loss it is close to the published early
+  stopping from zero, without a number of steps to choose;
+- the backbone's own head, which has not seen the held-out rows that it gets wrong, but is trained
+  to the end: it has learned more than the shortcut;
 - cross-fitted heads, so that no row is judged by a head that learned from it.
 
 A weight of `up` is the same as `up` copies, and the second head is fitted exactly. Where classes
@@ -48,7 +49,8 @@ class JTT(Refit):
     search: ClassVar[SearchSpace] = {
         **Refit.search,
         "identify": ("backbone", "early", "crossfit"),
-        "up": Range(2, 200),
+        "early_l2": Range(0.1, 100),
+        "up": Range(1, 200),
     }
 
     identify: Annotated[
@@ -58,7 +60,7 @@ class JTT(Refit):
             "is none; early: a strongly penalised head; crossfit: heads that did not learn from "
             "the sample."
         ),
-    ] = "backbone"
+    ] = "early"
     up: Annotated[
         float, Field(ge=1, description="How many times a misclassified sample counts.")
     ] = 20.0

@@ -12,11 +12,10 @@ where the bars are exponential averages, over the updates, of each sample's cros
 a constant to the gradient.
 
 Where we differ: both heads take full-batch steps from zero, each of one over the curvature's bound;
-W is divided by its sum, to whose scale the authors' Adam is blind. **The head of a step is not the
-debiased head of the dynamics; it is fitted exactly under its W**: the two agree wherever the
-dynamics rest, and in between the exact one is the head of these weights, however far a few hundred
-steps happen to get, as with every other method here. The dynamics have no end: the biased head goes
-on towards what is hard, so that `steps` and the selection stop them.
+W is divided by its sum, to whose scale the authors' Adam is blind. The head of a step is the
+debiased head of the dynamics, as published; with `refit` it is fitted to the end under its W, which
+is another method: a few hundred steps from zero stay far from that fit. The dynamics have no end:
+the biased head goes on towards what is hard, so that `steps` and the selection stop them.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from torch import Tensor
 from gsr_core.data.problem import Problem
 from gsr_core.methods.base import SETTINGS_CONFIG, LabelNeeds, Range, SearchSpace, Step, settings
 from gsr_core.methods.biased import curvature_bound, gce_gradient
-from gsr_core.methods.inner import FittedHead
+from gsr_core.methods.inner import TOLERANCE, FittedHead
 from gsr_core.methods.lookahead import Descent
 
 __all__ = ["LfF", "relative_difficulty"]
@@ -45,21 +44,28 @@ class LfF(FittedHead):
     title: ClassVar[str] = "LfF: learning from failure"
     summary: ClassVar[str] = (
         "Trains a biased and a debiased head together, and weights each held-out sample by how "
-        "much harder it is for the biased one; the head is refitted under these weights."
+        "much harder it is for the biased one."
     )
     needs: ClassVar[LabelNeeds] = LabelNeeds.NONE
+    before: ClassVar[Mapping[str, str | float | bool]] = {"refit": True}
     search: ClassVar[SearchSpace] = {
         **FittedHead.search,
         "q": (0.3, 0.5, 0.7, 0.9),
         "updates": Range(3, 100),
+        "refit": (False, True),
     }
 
     steps: Annotated[
-        int, Field(ge=1, le=100_000, description="Times the head is refitted under the weights.")
+        int, Field(ge=1, le=100_000, description="Heads that are scored, one after another.")
     ] = 20
     updates: Annotated[
-        int, Field(ge=1, le=100_000, description="Full-batch steps of both heads between refits.")
+        int,
+        Field(ge=1, le=100_000, description="Full-batch steps of both heads between two of them."),
     ] = 20
+    refit: Annotated[
+        bool,
+        Field(description="Score heads that are fitted to the end under the weights instead."),
+    ] = False
     q: Annotated[
         float,
         Field(
@@ -77,7 +83,7 @@ class LfF(FittedHead):
     def iterate(
         self, problem: Problem, checkpoint: Mapping[str, Tensor] | None = None
     ) -> Iterator[Step]:
-        """Yield one refitted head after every `updates` updates, without end; the driver counts.
+        """Yield a head after every `updates` updates, without end; the driver counts.
 
         Args:
             problem: The data.
@@ -112,17 +118,20 @@ class LfF(FittedHead):
 
             inner.forget()
             failed = uniform.at(biased).probabilities.argmax(dim=1) != inner.labels
-            yield inner.step(
-                weight,
-                debiased,
-                checkpoint={
-                    "biased": biased,
-                    "debiased": debiased,
-                    "biased_loss": biased_loss,
-                    "debiased_loss": debiased_loss,
-                },
-                note=f"The biased head is wrong on {int(failed.sum())} of {n} samples.",
+            kept = {
+                "biased": biased,
+                "debiased": debiased,
+                "biased_loss": biased_loss,
+                "debiased_loss": debiased_loss,
+            }
+            note = f"The biased head is wrong on {int(failed.sum())} of {n} samples."
+            if self.refit:
+                yield inner.step(weight, debiased, checkpoint=kept, note=note)
+                continue
+            fit = inner.solver.minimise(
+                inner.objective(weight), debiased, tolerance=TOLERANCE, max_iterations=0
             )
+            yield inner.as_step(fit, weight, solved=True, checkpoint=kept, note=note)
 
 
 def relative_difficulty(biased_loss: Tensor, debiased_loss: Tensor, labels: Tensor) -> Tensor:

@@ -228,7 +228,8 @@ class Reweighted(FittedHead, ABC):
     search: ClassVar[SearchSpace] = {
         **FittedHead.search,
         "delta": (0.05, 0.1, 0.2),
-        "lr": Range(1.0, 1000.0),
+        "lr": Range(10.0, 3000.0),
+        "hidden": (0, 8, 32, 128),
         "lookahead": ("one_step", "exact"),
     }
 
@@ -248,11 +249,16 @@ class Reweighted(FittedHead, ABC):
             "of the head, as published; exact: through its refit."
         ),
     ] = "one_step"
-    lr: Annotated[float, Field(gt=0, description="Step size of the weight network.")] = 30.0
+    lr: Annotated[float, Field(gt=0, description="Step size of the weight network.")] = 300.0
     hidden: Annotated[
         int,
-        Field(ge=0, le=1000, description="Hidden units of the weight network; 0 is a linear one."),
-    ] = 0
+        Field(
+            ge=0,
+            le=1000,
+            description="Hidden units of the weight network; 0 is a linear one, which cannot give "
+            "more weight to a combination of class and attribute.",
+        ),
+    ] = 32
     head_updates: Annotated[
         int,
         Field(

@@ -8,7 +8,9 @@ from typing import Literal, NamedTuple
 
 __all__ = ["SELECTION_RULES", "Score", "Selection", "SelectionRule"]
 
-Selection = Literal["worst_group", "worst_group_earliest", "average", "worst_inferred_group"]
+Selection = Literal[
+    "worst_group", "worst_group_earliest", "average", "worst_inferred_group", "solution"
+]
 """Names of the rules."""
 
 
@@ -30,6 +32,7 @@ class SelectionRule:
         of: What the metrics of val are of: `worst_group` for `worst_group_accuracy`, which is to be
             high, and `worst_group_loss`, which is to be low where accuracies are equal.
         ties: Whether the loss breaks ties; the earlier step does otherwise.
+        last: Whether the last step is kept, whatever its score.
         labels: Splits whose group labels the rule reads.
     """
 
@@ -38,6 +41,7 @@ class SelectionRule:
     help: str
     of: str
     ties: bool = True
+    last: bool = False
     labels: tuple[str, ...] = ("val",)
 
     @property
@@ -93,6 +97,15 @@ SELECTION_RULES: dict[Selection, SelectionRule] = {
         score="accuracy of the worst inferred group",
         help="the worst of the groups that the method inferred",
         of="worst_inferred_group",
+        labels=(),
+    ),
+    "solution": SelectionRule(
+        title="none: the last step is the solution",
+        score="worst-group accuracy",
+        help="the last step where steps only lead to a solution, as with group DRO's exact one; "
+        "else as worst_group",
+        of="worst_group",
+        last=True,
         labels=(),
     ),
 }

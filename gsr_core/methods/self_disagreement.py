@@ -10,10 +10,12 @@ the last layer is retrained on it. Group labels are not read.
 
 Where we differ:
 
-- **Final** is the backbone's own head; if the bundle has none, cross-fitted heads. Neither has seen
-  the rows that it judges, or the disagreement would mean nothing.
-- **Early** is not a checkpoint, as frozen features have none, but cross-fitted heads of a strong
-  penalty: on a convex loss, early stopping from zero and a strong penalty trace nearly one path.
+- **Final** and **early** are both cross-fitted on the held-out rows, fold by fold the same, so that
+  neither has seen the rows that it judges and both have learned from data of one kind. The
+  backbone's own head as the final one has learned from other rows: the divergence then ranks by
+  the offset between the two data sets, and can miss the conflicting samples of a whole class.
+- **Early** is not a checkpoint, as frozen features have none, but a strong penalty: on a convex
+  loss, early stopping from zero and a strong penalty trace nearly one path.
 - A strong penalty also shrinks the logits, and the divergence would then rank by confidence of the
   final head, which is highest on the majority. So the early logits are first multiplied by the one
   number at which their cross-entropy is lowest (temperature scaling).
@@ -31,7 +33,6 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from gsr_core.data.problem import Problem
-from gsr_core.linear.head import Head
 from gsr_core.methods.base import SETTINGS_CONFIG, LabelNeeds, Range, SearchSpace, Values, settings
 from gsr_core.methods.crossfit import crossfitted_logits, draw_folds
 from gsr_core.methods.inner import InnerProblem, Refit
@@ -75,18 +76,13 @@ class SelfDisagreement(Refit):
         rows = problem.weighted
         fold = draw_folds(rows, self.folds, np.random.default_rng(self.seed))
         early_inner = InnerProblem(problem, rows, l2=self.early_l2, standardise=self.standardise)
-        early = crossfitted_logits(early_inner, fold)
-        if problem.backbone_head is None:
-            final, judge = crossfitted_logits(inner, fold), "cross-fitted heads"
-        else:
-            head = Head(*problem.backbone_head)
-            final, judge = head.logits(rows.features.to(early)), "the backbone's own head"
+        early, final = (crossfitted_logits(each, fold) for each in (early_inner, inner))
         apart = divergence(final, best_scale(early, rows.labels) * early)
         chosen = top_of_each_class(apart, rows.labels, self.points // problem.n_classes)
         weight = chosen.to(inner.basis)
         note = (
             f"{int(chosen.sum())} of {len(rows)} samples, equally many of each class, are those on "
-            f"which {judge} and the early ones disagree most."
+            "which cross-fitted heads and early ones disagree most."
         )
         return weight / weight.sum(), note
 

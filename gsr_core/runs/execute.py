@@ -21,7 +21,6 @@ from gsr_core.linear.influence import Influence
 from gsr_core.methods.base import Method, Step
 from gsr_core.methods.fit import FitResult, fit
 from gsr_core.methods.monitor import Monitor
-from gsr_core.methods.registry import make_method
 from gsr_core.progress import Status
 from gsr_core.runs.record import RunConfig, RunState
 from gsr_core.runs.recorder import Recorder
@@ -100,7 +99,7 @@ def continue_run(run: Run, steps: int) -> None:
                 f"steps is {steps}, but run '{run.run_id}' has done {state.step}; give a larger "
                 "number"
             )
-        method = make_method(config.method, {**config.settings, "steps": steps})
+        method = config.make_method(steps=steps)
         run.write_config(config.model_copy(update={"settings": method.settings()}))
         (run.path / "cancel").unlink(missing_ok=True)
         run.write_state(
@@ -153,7 +152,7 @@ def _compute(run: Run, config: RunConfig, stored: RunState, monitor: Monitor | N
     run.write_state(state)
     recorder: Recorder | None = None
     try:
-        method = make_method(config.method, config.settings)
+        method = config.make_method()
         compute = pick(config.device)
         bundle = run.unchanged_bundle()
         problem, test = load_problem(

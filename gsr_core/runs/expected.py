@@ -20,6 +20,7 @@ from gsr_core.linear.solver import MAX_FACTOR_WIDTH
 from gsr_core.methods.base import Method
 from gsr_core.methods.inner import FittedHead
 from gsr_core.methods.registry import make_method
+from gsr_core.progress import duration
 from gsr_core.runs.store import Run
 
 __all__ = ["Cost", "expected_seconds", "predict"]
@@ -34,6 +35,8 @@ _PROCESS = 0.6e9
 _VECTORS = 16
 """Arrays of the size of a head that a step has at a time: of Newton, conjugate gradients and the
 refinement around them."""
+_STREAMED_PASSES = 50
+"""Passes over rows in their file that a step makes, each about as dear as a product."""
 _BLOCKS = 5e8
 """Bytes of the blocks in which rows pass that stay in their file."""
 
@@ -58,6 +61,22 @@ class Cost:
     def seconds(self) -> float:
         """All steps together."""
         return self.step_seconds * self.steps
+
+    def in_words(self, runs: int = 1) -> str:
+        """Return the cost of some runs, one after another, as a part of a sentence.
+
+        Example:
+            >>> Cost(step_seconds=0.028, steps=100, bytes=0.7 * 2**30, streamed=False).in_words(5)
+            'about 0.028 s a step, 3 s for 100 steps, 14 s for 5 such runs (good to a factor of ...
+        """
+        step = self.step_seconds
+        each = f"{step:.2g} s" if step < 60 else duration(step)
+        every = f", {duration(self.seconds * runs)} for {runs} such runs" if runs > 1 else ""
+        where = ", with features read from their file" if self.streamed else ""
+        return (
+            f"about {each} a step, {duration(self.seconds)} for {self.steps:,} steps{every} (good "
+            f"to a factor of two or three), and {self.bytes / 2**30:.1f} GiB of memory{where}"
+        )
 
 
 def expected_seconds(runs: Iterable[Run], method: str, settings: Mapping[str, Any]) -> float | None:
@@ -116,7 +135,8 @@ def predict(bundle: Bundle, method: Method, compute: Compute) -> Cost | None:
         )
     measured = sum(sizes.get(split, 0) for split in ("target", "val", "test"))
     # Growth laws measured: products over classes, and all of it in rows; scores are half a product.
-    products = 10 + 6 * math.log2(n_classes)
+    # Where rows stream, values and gradients are passes over the file too.
+    products = _STREAMED_PASSES if streamed else 10 + 6 * math.log2(n_classes)
     seconds = product * (n / len(some) * products + measured / len(some) / 2)
 
     width = min(d, n) + 1

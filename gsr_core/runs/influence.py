@@ -13,7 +13,6 @@ from gsr_core.data.problem import load_problem
 from gsr_core.data.variation import make_variation
 from gsr_core.errors import RunStateError
 from gsr_core.files import replace_file
-from gsr_core.methods.registry import make_method
 from gsr_core.progress import duration
 from gsr_core.runs.store import Run
 
@@ -78,7 +77,7 @@ def influence_at(run: Run, step: int | None = None) -> np.ndarray:
     bundle, compute = run.unchanged_bundle(), pick(config.device)
     variation = make_variation(config.variation)
     problem, _ = load_problem(bundle, compute, seed=config.seed, variation=variation)
-    method = make_method(config.method, config.settings)
+    method = config.make_method()
     with threads_for(problem.weighted.source.numel()):
         given = torch.from_numpy(weight.astype(np.float64))
         given = given.to(compute.device, compute.accumulate_dtype)

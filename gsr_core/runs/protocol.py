@@ -13,7 +13,6 @@ from gsr_core.data.bundle import Bundle
 from gsr_core.errors import SettingError
 from gsr_core.methods.base import Method
 from gsr_core.methods.registry import make_method
-from gsr_core.methods.selection import SELECTION_RULES
 from gsr_core.runs.record import RunConfig
 from gsr_core.runs.store import Run
 
@@ -49,7 +48,7 @@ class Protocol:
 def _method_of(config: RunConfig) -> Method | None:
     """Return a stored run's method with its settings, None if this version refuses them."""
     try:
-        return make_method(config.method, config.settings)
+        return config.make_method()
     except SettingError:
         return None
 
@@ -80,7 +79,7 @@ def protocol_of(run: Run, bundle: Bundle | None = None) -> Protocol:
         labels.pop("val", None)
     chosen_by = "only one step"
     if method.max_steps > 1:
-        chosen_by = SELECTION_RULES[method.selection].title
+        chosen_by = method.rule.title
     if config.sweep:
         # Whatever the sweep maximised, it was measured on val.
         labels.setdefault("val", len(run.rows_of("val", bundle)))

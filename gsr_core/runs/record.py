@@ -8,6 +8,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from gsr_core.methods.base import Method
+from gsr_core.methods.registry import METHODS, make_method
 from gsr_core.progress import Status
 
 __all__ = ["FORMAT", "RunConfig", "RunState", "versions"]
@@ -52,6 +54,23 @@ class RunConfig(BaseModel):
     def seed(self) -> int:
         """The seed of the run."""
         return int(self.settings["seed"])
+
+    @property
+    def whole_settings(self) -> dict[str, Any]:
+        """The settings, with those that are newer than the run as it did without them."""
+        known = METHODS.get(self.method)
+        return self.settings if known is None else {**known.before, **self.settings}
+
+    def make_method(self, **changed: Any) -> Method:
+        """Return the method as the run computes it.
+
+        Args:
+            **changed: Settings that shall differ.
+
+        Raises:
+            SettingError: If this version refuses one.
+        """
+        return make_method(self.method, {**self.whole_settings, **changed})
 
 
 class RunState(BaseModel):

@@ -78,7 +78,9 @@ def changed_settings(config: RunConfig) -> list[str]:
     """Return what differs from the method's defaults, as `name value`."""
     defaults = make_method(config.method).settings()
     return [
-        f"{key} {value}" for key, value in config.settings.items() if value != defaults.get(key)
+        f"{key} {value}"
+        for key, value in config.whole_settings.items()
+        if value != defaults.get(key)
     ]
 
 

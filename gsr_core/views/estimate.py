@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import streamlit as st
 
+from gsr_core.compute import pick
+from gsr_core.data.bundle import Bundle
+from gsr_core.errors import GsrError
+from gsr_core.methods.registry import make_method
 from gsr_core.progress import duration
-from gsr_core.runs.expected import expected_seconds
+from gsr_core.runs.expected import Cost, expected_seconds, predict
+from gsr_core.runs.job import RunJob
 from gsr_core.runs.store import Run
+from gsr_core.views.charts import sentence
 
-__all__ = ["estimate", "show_time_left"]
+__all__ = ["estimate", "show_cost", "show_time_left"]
 
 
 def estimate(
@@ -37,6 +44,31 @@ def estimate(
         f", and what {', '.join(unknown)} takes, of which no run has ended here" if unknown else ""
     )
     return f"About {duration(known / at_a_time)} by earlier runs on this bundle{more}."
+
+
+def show_cost(bundle: Bundle, jobs: Sequence[RunJob]) -> None:
+    """Draw what runs of one method will take on the CPU; nothing where that is not predicted.
+
+    Args:
+        bundle: The data.
+        jobs: At least one; they differ by their seeds.
+    """
+    job = jobs[0]
+    # A GPU is left to its worker.
+    if pick(job.device).device.type != "cpu":
+        return
+    settings = json.dumps({**job.settings, "seed": 0}, sort_keys=True)
+    cost = _cost(str(bundle.path), bundle.manifest.digest, job.method, settings, bundle)
+    if cost is not None:
+        st.caption(f"{sentence(cost.in_words(len(jobs)))}.")
+
+
+@st.cache_data(max_entries=256, show_spinner=False)
+def _cost(path: str, digest: str, method: str, settings: str, _bundle: Bundle) -> Cost | None:
+    try:
+        return predict(_bundle, make_method(method, json.loads(settings)), pick("cpu"))
+    except GsrError:
+        return None  # Whoever starts it will be told why.
 
 
 def show_time_left(seconds: Iterable[float], missing: int, at_a_time: int = 1) -> None:

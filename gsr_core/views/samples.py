@@ -11,6 +11,7 @@ import streamlit as st
 from gsr_core.comparing.changes import changed_samples
 from gsr_core.data.bundle import SPLITS, Bundle
 from gsr_core.errors import GsrError
+from gsr_core.methods.base import Values
 from gsr_core.methods.registry import METHODS
 from gsr_core.runs.store import Run, open_run
 from gsr_core.runs.summary import run_label
@@ -97,7 +98,9 @@ def choose_samples(page: Frame) -> tuple[pd.DataFrame, np.ndarray, str, str]:
         changed,
         load_search(bundle, words) if words else None,
     )
-    if "weight" not in table.columns:
+    if METHODS[run.config.method].values is Values.NONE:
+        st.caption("In this run all samples count alike, so that none has a weight.")
+    elif "weight" not in table.columns:
         st.caption(
             f"The samples of {split} carry no weight in this run; those of {run.values_split} do."
         )

@@ -635,3 +635,16 @@ def test_a_reader_that_leaves_early_is_no_error(workspace, bundle):
         ["bash", "-c", command], capture_output=True, text=True, timeout=120, check=False
     )
     assert "Traceback" not in done.stderr
+
+
+def test_what_runs_would_take_is_said_and_nothing_is_made(gsr, bundle, workspace):
+    one = gsr("run", bundle, "--predict", "--set", "steps=50")
+    assert "a step" in one.out
+    assert "for 50 steps" in one.out
+    assert "such runs" not in one.out
+    assert "for 4 such runs" in gsr("run", bundle, "--predict", "--seeds", "4").out
+    content = json.loads(gsr("run", bundle, "--predict", "--seeds", "4", "--json").out)
+    assert (content["runs"], content["steps"]) == (4, 100)
+    assert 0 < content["step_seconds"] < 10
+    assert "not predicted" in gsr("run", bundle, "--predict", "--method", "dfr").out
+    assert not workspace.runs.exists() or not list(workspace.runs.iterdir())

@@ -274,7 +274,9 @@ def test_one_method_is_shown_with_its_settings(gsr):
     outcome = gsr("methods", "gsr")
     assert outcome.code == 0
     settings = make_method("gsr").settings()
-    rows = {line.split()[0]: line for line in outcome.out.splitlines() if line.split()}
+    # What a setting is may go on over lines that begin with the name of another.
+    lines = [line for line in outcome.out.splitlines() if line[:1].strip()]
+    rows = {line.split()[0]: line for line in lines}
     for name, default in settings.items():
         assert str(default) in rows[name]
     assert "worst_group, worst_group_earliest, average" in rows["selection"]

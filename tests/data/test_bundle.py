@@ -515,3 +515,21 @@ def test_a_missing_split_is_an_unknown_word(write, parts, left_behind):
     with pytest.raises(BundleError, match=r"split has the unknown word '(None|nan)' in row 3"):
         write(samples=samples)
     assert left_behind() == []
+
+
+def test_a_head_that_is_no_better_than_the_most_frequent_class_is_noted(write, parts):
+    y = parts["samples"]["y"].to_numpy()
+    features = np.zeros((len(y), 4), dtype=np.float32)
+    features[:, 0] = 2 * y - 1
+    right = np.array([[-1.0, 0, 0, 0], [1.0, 0, 0, 0]])
+
+    def notes(weight: np.ndarray) -> list[str]:
+        bundle = write(head=(weight, np.zeros(2)), features=features, overwrite=True)
+        return [note for note in bundle.manifest.notes if note.startswith("The network's own")]
+
+    assert notes(right) == []
+    for poor in (np.zeros((2, 4)), -right):
+        (note,) = notes(poor)
+        count = 0 if poor.any() else 3
+        assert f"right on {count} of 6 rows of val" in note
+        assert "most frequent class always is right on 3" in note

@@ -65,7 +65,11 @@ def test_a_cluster_is_cut_finer_only_where_a_part_is_tighter_and_its_loss_higher
 
     def clusters(head, **settings):
         seen = replace(problem, backbone_head=head)
-        return GeorgeInference(max_clusters=2, **settings).infer(seen).weighted[labels == 0]
+        return (
+            GeorgeInference(max_clusters=2, reduce="pca", **settings)
+            .infer(seen)
+            .weighted[labels == 0]
+        )
 
     rising = (torch.tensor([[-2.0, 0.0], [0.0, 0.0]]), torch.zeros(2))
     low_everywhere = (torch.zeros(2, 2), torch.zeros(2))

@@ -36,7 +36,7 @@ def test_what_counts_is_exactly_what_the_backbone_gets_wrong(shortcut_head, up):
     problem, _ = shortcut_head
     rows = problem.weighted
     wrong = (rows.features[:, 1] > 0) != (rows.labels == 1)
-    step = one(JTT(up=up), problem)
+    step = one(JTT(identify="backbone", up=up), problem)
     assert_counts(step, wrong, up)
     assert "the backbone's own head" in step.note
 
@@ -73,7 +73,7 @@ def test_counting_a_sample_many_times_is_having_as_many_copies(shortcut_head):
     copies = Rows(rows.features[index], rows.labels[index], rows.groups[index], np.arange(1))
     inner = InnerProblem(problem, copies, l2=0.01, standardise=False)
     head = inner.step(inner.uniform()).head
-    step = one(JTT(up=4, standardise=False), problem)
+    step = one(JTT(identify="backbone", up=4, standardise=False), problem)
     torch.testing.assert_close(step.head.weight, head.weight, rtol=1e-5, atol=1e-7)
 
 
@@ -86,7 +86,7 @@ def test_a_first_head_without_errors_leaves_all_weights_equal(make_problem):
         weighted=replace(problem.weighted, labels=labels),
         backbone_head=(weight, weight.new_tensor([1.0, 0.0])),
     )
-    step = one(JTT(), problem)
+    step = one(JTT(identify="backbone"), problem)
     assert_counts(step, labels == 1, 1.0)
 
 

@@ -75,18 +75,23 @@ def test_the_weights_are_those_of_the_dynamics_done_by_autograd(make_problem, n_
     torch.testing.assert_close(step.sample_weight, weight, rtol=1e-7, atol=1e-12)
 
 
-def test_the_head_is_the_exact_fit_under_the_weights(make_problem):
+def test_the_head_is_that_of_the_dynamics_or_the_exact_fit_under_the_weights(make_problem):
     problem, _ = make_problem()
-    for step in take(LfF(), problem, 3):
+    own, refitted = (take(LfF(refit=refit), problem, 3) for refit in (False, True))
+    for one, two in zip(own, refitted, strict=True):
         inner = LfF().inner(problem)
-        again = inner.step(step.sample_weight).head
-        torch.testing.assert_close(step.head.weight, again.weight, rtol=1e-6, atol=1e-8)
+        assert torch.equal(one.sample_weight, two.sample_weight)
+        head = inner.head(one.checkpoint["debiased"])
+        torch.testing.assert_close(one.head.weight, head.weight, rtol=0, atol=0)
+        again = inner.step(two.sample_weight).head
+        torch.testing.assert_close(two.head.weight, again.weight, rtol=1e-6, atol=1e-8)
+        assert float((one.head.weight - two.head.weight).norm()) > 1e-3
 
 
 def test_where_the_dynamics_rest_the_debiased_head_is_the_exact_one(make_problem):
     problem, _ = make_problem()
     # One that keeps its weights: the running means hardly move.
-    method = LfF(updates=800, average=0.999999, l2=0.1)
+    method = LfF(updates=800, average=0.999999, l2=0.1, refit=True)
     (step,) = take(method, problem, 1)
     inner = method.inner(problem)
     torch.testing.assert_close(

@@ -99,7 +99,7 @@ def test_the_splitter_finds_the_samples_that_conflict_with_the_shortcut(make_pro
 
 def test_it_ends_once_the_gap_has_shrunk_often_enough_in_a_row(make_problem):
     problem, _ = make_problem(n=60)
-    few = {"updates": 2, "head_updates": 1}
+    few = {"updates": 2, "head_updates": 1, "hidden": 0, "lr": 30.0}
     steps = take(LRWOpt(patience=1000, **few), problem, 30)
     gaps = [float(step.checkpoint["gap"]) for step in steps]
     shrunk = np.diff(gaps) < 0

@@ -413,6 +413,26 @@ def test_how_long_a_sweep_and_a_study_take_is_said_before(workspace, table_run):
     assert "About" in said
 
 
+def test_what_a_run_takes_is_said_before_it_starts(workspace, table_run):
+    page = show("run", bundle="table")
+    (said,) = [each.value for each in page.caption if "GiB of memory" in each.value]
+    assert " a step, " in said
+    assert "for 100 steps" in said
+    assert "such runs" not in said
+    page.number_input("form runs").set_value(3).run()
+    assert "for 3 such runs" in words_of(page)
+
+
+def test_that_no_sample_of_erm_has_a_weight_is_said_of_every_split(workspace, table_run):
+    (erm,) = [run.run_id for run in list_runs(workspace) if run.config.method == "erm"]
+    for split in ("heldout", "test"):
+        said = words_of(show("samples", bundle="table", run=erm, split=split))
+        assert "all samples count alike" in said
+        assert "carry no weight" not in said
+    said = words_of(show("samples", bundle="table", run=table_run, split="test"))
+    assert "The samples of test carry no weight in this run; those of heldout do." in said
+
+
 # Importing ----------------------------------------------------------------------------------
 
 
