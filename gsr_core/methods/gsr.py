@@ -94,6 +94,13 @@ class GroupRobust(FittedHead, ABC):
         ),
     ] = "paper"
 
+    @property
+    def labels_used(self) -> tuple[str, ...]:
+        """Which rows' group labels are read; a signal on val reads those of val in training too."""
+        used = super().labels_used
+        on_val = self.group_signal.startswith("val") and "val" not in used
+        return (*used, "val") if on_val else used
+
     @abstractmethod
     def invert(
         self, at: Fitted, right: Tensor, *, tolerance: float, start: Tensor | None = None

@@ -90,6 +90,13 @@ def mnist(location: Path, *, download: bool) -> Originals:
         parts = [
             _torchvision("MNIST", location, train, download, places) for train in (True, False)
         ]
+        for part, name in zip(parts, ("training", "test"), strict=True):
+            if part.data.shape != (len(part.targets), 28, 28):
+                raise SourceError(
+                    f"the {name} part of MNIST in {location / 'MNIST' / 'raw'} has images of "
+                    f"shape {tuple(part.data.shape)} and {len(part.targets)} labels; there must "
+                    "be as many images of 28 x 28 pixels as labels: fetch it again"
+                )
         images = np.concatenate([part.data.numpy() for part in parts])
         labels = np.concatenate([part.targets.numpy() for part in parts]).astype(np.int64)
         n_train = len(parts[0])

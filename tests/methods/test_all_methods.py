@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.nn.functional import cross_entropy
 
 from gsr_core.errors import SettingError
 from gsr_core.linear.iterative import SolveEnding
@@ -164,3 +165,68 @@ def test_test_rows_do_not_select(name, make_problem):
     for result in results[1:]:
         assert torch.equal(result.step.head.weight, results[0].step.head.weight)
         assert torch.equal(result.last.head.weight, results[0].last.head.weight)
+
+
+READERS = [
+    *((name, {}) for name in METHODS),
+    ("gsr", {"selection": "average"}),
+    ("gsr", {"group_signal": "val_loss"}),
+    ("gsr", {"group_signal": "val_error", "selection": "average"}),
+    ("gsr_hf", {"selection": "worst_group_earliest"}),
+    ("maple", {"risk": "group_dro"}),
+    ("maple", {"risk": "group_dro", "selection": "average"}),
+    ("group_dro", {"solver": "online", "group_lr": 2.0}),
+    ("group_dro", {"selection": "worst_group"}),
+    ("spare", {"then": "gsr"}),
+    ("spare", {"then": "group_dro", "selection": "worst_group"}),
+    ("eiil", {"selection": "worst_inferred_group"}),
+    ("ssa", {"then": "rwg"}),
+    ("dfr", {"selection": "average"}),
+    ("l2r", {"selection": "average"}),
+]
+"""Each method, and each setting that changes which group labels it reads."""
+
+
+@pytest.mark.parametrize(
+    ("name", "changed"), READERS, ids=lambda each: each if isinstance(each, str) else str(each)
+)
+def test_the_group_labels_that_count_are_those_that_it_reads(name, changed, make_problem):
+    """Shuffled group labels of a split change the kept head if, and only if, they are counted."""
+    problem, _ = make_problem(n=60, n_target=40)
+    known = METHODS[name]().settings()
+    faster = {"steps": 12, "reduce": "pca"}
+    method = make_method(name, {**{k: v for k, v in faster.items() if k in known}, **changed})
+
+    def head(seen):
+        return fit(method, seen, GROUPS).step.head.weight
+
+    def shuffled(split, seed):
+        rows = getattr(problem, split)
+        order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))
+        return replace(problem, **{split: replace(rows, groups=rows.groups[order])})
+
+    as_it_is = head(problem)
+    for split in ("weighted", "target"):
+        count = 12 if split in method.labels_used else 2
+        moved = any(not torch.equal(head(shuffled(split, seed)), as_it_is) for seed in range(count))
+        assert moved == (split in method.labels_used), f"{split} is read: {moved}"
+    judged_by_another = _with_a_judge_who_prefers_another_step(method, problem)
+    moved = not torch.equal(head(judged_by_another), as_it_is)
+    assert moved == ("val" in method.labels_used), f"val is read: {moved}"
+
+
+def _with_a_judge_who_prefers_another_step(method, problem):
+    """The problem with one grouped row in val, on which the kept step is not the best."""
+    heads = []
+    kept = fit(method, problem, GROUPS, monitor=lambda now: heads.append(now.step.head)).step_index
+    val = problem.val
+    logits = [each.logits(val.features) for each in heads]
+    losses = torch.stack([cross_entropy(each, val.labels, reduction="none") for each in logits])
+    wrong = torch.stack([each.argmax(dim=1) != val.labels for each in logits])
+    preferred = (losses + 1e6 * wrong).argmin(dim=0)
+    others = torch.where(preferred != kept - 1)[0]
+    # A rule that keeps the earliest of equals needs one that is right where the kept one errs.
+    others = others[wrong[kept - 1][others].argsort(descending=True, stable=True)]
+    groups = torch.zeros_like(val.groups)
+    groups[others[0] if len(others) else 0, 0] = True
+    return replace(problem, val=replace(val, groups=groups))

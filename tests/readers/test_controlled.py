@@ -1,6 +1,7 @@
 """Coloured MNIST: shares, colours, splits and the layouts that MNIST comes in."""
 
 import os
+import shutil
 import struct
 from pathlib import Path
 
@@ -229,6 +230,16 @@ def test_a_limit_keeps_the_shares_of_parts_and_digits(name, npz, arrays):
     assert (table["split"] == "test").sum() == 100
     full = np.bincount(np.concatenate([arrays["y_train"], arrays["y_test"]])) / 10
     assert np.abs(np.bincount(table["digit"]) - full).max() <= 2
+
+
+def test_images_and_labels_of_different_number_are_refused(root, tmp_path):
+    raw = tmp_path / "MNIST" / "raw"
+    shutil.copytree(root / "MNIST" / "raw", raw)
+    labels = raw / "t10k-labels-idx1-ubyte"
+    content = labels.read_bytes()
+    labels.write_bytes(struct.pack(">2i", 0x0801, 999) + content[8:-1])
+    with pytest.raises(SourceError, match=r"test part of MNIST .* \(1000, 28, 28\) and 999 labels"):
+        make_reader("coloured-mnist-10", {"path": str(tmp_path)}).read()
 
 
 def test_what_cannot_be_drawn_is_refused(npz):
