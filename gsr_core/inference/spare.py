@@ -65,7 +65,7 @@ class SpareInference(GroupInference):
             description="Most gradient steps of the early head; 1, 2, 4 and so on are tried, and "
             "the best mean silhouette is taken.",
         ),
-    ] = 4
+    ] = 64
     max_clusters: Annotated[
         int, Field(ge=2, le=20, description="Most clusters of a class that are tried.")
     ] = 5

@@ -69,7 +69,7 @@ class PGD(FittedHead):
     search: ClassVar[SearchSpace] = {
         **FittedHead.search,
         "alpha": (0.3, 0.5, 0.7, 0.9),
-        "updates": Range(10, 1000),
+        "updates": Range(3, 1000),
     }
 
     alpha: Annotated[
@@ -82,7 +82,7 @@ class PGD(FittedHead):
     ] = 0.7
     updates: Annotated[
         int, Field(ge=1, le=100_000, description="Full-batch steps of the biased head.")
-    ] = 50
+    ] = 10
     norm: Annotated[Literal["l1", "l2", "linf"], Field(description="Norm of the gradients.")] = "l2"
     power: Annotated[float, Field(gt=0, description="Power to which the norms are raised.")] = 1.0
     resample: Annotated[

@@ -234,5 +234,8 @@ def test_the_minority_is_found_and_the_worst_group_gains(make_problem):
     assert worst(EIIL()) > plain + 0.2
     assert worst(George()) > plain + 0.2
     assert worst(SSA()) > plain + 0.2
-    # The clusters are pure but their silhouettes below 0.9: the published power, 2, overdoes it.
-    assert worst(Spare(power_blurred=1.0)) > max(plain, worst(Spare())) + 0.2
+    assert worst(Spare()) > plain + 0.2
+    # Of an earlier head the clusters are pure but their silhouettes below 0.9: the published
+    # power, 2, overdoes it.
+    early = {"early_steps": 4}
+    assert worst(Spare(power_blurred=1.0, **early)) > max(plain, worst(Spare(**early))) + 0.2

@@ -69,7 +69,7 @@ def test_probabilities_are_powers_of_norms_on_the_standardised_features(make_pro
     # More features than rows: the norms must not be those of the row space.
     problem, _ = make_problem(n=30, d=50)
     rows = problem.weighted
-    step = one(PGD(norm=norm, power=power), problem)
+    step = one(PGD(norm=norm, power=power, updates=50), problem)
     inner = InnerProblem(problem, rows, l2=0.01, standardise=True)
     state = biased_state(inner, exponent=0.7, updates=50)
     residuals = (state.probabilities - one_hot(rows.labels, 2)).cpu().numpy()
