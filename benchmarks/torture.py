@@ -549,15 +549,16 @@ def dashboard(root: Path, until: float, draw: random.Random) -> Attack:
     for method in ("erm", "gsr"):
         execute(create_run(work.place, "import-0", method, device="cpu"))
     # Only here: the other attacks fork, and need no browser.
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
-    from pages import PAGES, Dashboard, Screen, find_browser, window
+    from pages import PAGES, PATIENCE, Dashboard, Screen, find_browser, window
 
     server, seen, visits = Dashboard(work.place.root), [], 0
     server.start()
     assert server.process is not None
     memory = Path(f"/proc/{server.process.pid}/statm")
     with sync_playwright() as playwright:
+        expect.set_options(timeout=1000 * PATIENCE)
         browser = playwright.chromium.launch(
             executable_path=find_browser(), args=["--no-sandbox", "--disable-gpu"]
         )

@@ -128,10 +128,11 @@ def _report(result: dict[str, Any]) -> None:
         terminal.console().print(table)
     for changed in result["changed"]:
         print(f"\n{changed['run']}: fixed and broken against {changed['reference']}")
-        table = terminal.table("", "samples", "fixed", "broken", "net")
+        table = terminal.table("", "samples", "fixed", "broken", "net", "", "p (Holm)")
         for row in changed["groups"]:
             counts = (row["samples"], row["fixed"], row["broken"])
-            table.add_row(row["group"], *map(str, counts), f"{row['net']:+d}")
+            p = "–" if row["p_holm"] is None else f"{row['p_holm']:.2g}"
+            table.add_row(row["group"], *map(str, counts), f"{row['net']:+d}", row["verdict"], p)
         terminal.console().print(table)
     _notes(result, pairs)
 

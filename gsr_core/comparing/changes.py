@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from gsr_core.comparing.entries import Entry
+from gsr_core.comparing.mcnemar import judge
 from gsr_core.data.bundle import Bundle
 from gsr_core.errors import ComparisonError
 from gsr_core.runs.store import Run
@@ -32,9 +33,10 @@ def changed_samples(
         other: `sample_table` of another, of the same split and rows.
 
     Returns:
-        A table with one row for each group (group, samples, fixed, broken, net), and the positions
-        in the bundle of the samples that are fixed (wrong under the reference, right under the
-        other) and broken (the other way round).
+        A table with one row for each group (group, samples, fixed, broken, net, and p, p_holm,
+        verdict, needed of `mcnemar.judge`), and the positions in the bundle of the samples that
+        are fixed (wrong under the reference, right under the other) and broken (the other way
+        round).
 
     Raises:
         ComparisonError: If the two are not of the same rows.
@@ -54,4 +56,4 @@ def changed_samples(
         }
     )
     table["net"] = table["fixed"] - table["broken"]
-    return table, rows[fixed], rows[broken]
+    return table.join(judge(table)), rows[fixed], rows[broken]

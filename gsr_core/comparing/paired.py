@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import stdtr, stdtrit
 
+from gsr_core.comparing.mcnemar import holm
 from gsr_core.errors import ComparisonError
 from gsr_core.methods.base import Values
 from gsr_core.methods.registry import METHODS
@@ -88,7 +89,7 @@ def paired(table: pd.DataFrame, reference: str, metric: str = AVERAGES[0]) -> pd
         rows.append({"entry": entry, **_t_interval(differences)})
     columns = ["entry", "seeds", "difference", "sd", "low", "high", "p", "verdict"]
     pairs = pd.DataFrame(rows, columns=columns)
-    pairs.insert(columns.index("verdict"), "p_holm", _holm(pairs["p"].to_numpy(float)))
+    pairs.insert(columns.index("verdict"), "p_holm", holm(pairs["p"].to_numpy(float)))
     return pairs
 
 
@@ -109,16 +110,6 @@ def _t_interval(differences: np.ndarray) -> dict[str, Any]:
     verdict = "better" if low > 0 else "worse" if high < 0 else "not distinguishable"
     p = 2 * float(stdtr(k - 1, -abs(mean) / error))
     return {**row, "sd": sd, "low": low, "high": high, "p": p, "verdict": verdict}
-
-
-def _holm(p: np.ndarray) -> np.ndarray:
-    """Return p-values after Holm's step-down correction (Scand. J. Statist. 1979); NaN stays."""
-    adjusted = np.full(len(p), math.nan)
-    known = np.flatnonzero(~np.isnan(p))
-    order = known[np.argsort(p[known], kind="stable")]
-    factors = np.arange(len(order), 0, -1)
-    adjusted[order] = np.minimum(np.maximum.accumulate(p[order] * factors), 1.0)
-    return adjusted
 
 
 def paired_values(a: Run, b: Run) -> pd.DataFrame:

@@ -103,7 +103,10 @@ def _changed(reference: Entry, entry: Entry, bundle: Bundle) -> dict[str, Any]:
     return {
         "reference": one.run_id,
         "run": two.run_id,
-        "groups": changed_samples(bundle, *tables)[0].to_dict("records"),
+        "groups": [
+            _plain({**row, "needed": row["needed"] if np.isfinite(row["needed"]) else math.nan})
+            for row in changed_samples(bundle, *tables)[0].to_dict("records")
+        ],
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -122,11 +123,10 @@ def fixed_and_broken(bundle: Bundle, compared: list[Entry], reference: Entry, be
     except ComparisonError as error:
         st.info(sentence(error))
         return
-    widths = [5, 2, 2, 2, 2]
+    widths = [5, 2, 2, 2, 2, 4]
+    heads = ("group", "samples", "fixed", "broken", "net", "verdict")
     with st.container(key="changed", gap="xsmall"):
-        for place, head in zip(
-            st.columns(widths), ("group", "samples", "fixed", "broken", "net"), strict=True
-        ):
+        for place, head in zip(st.columns(widths), heads, strict=True):
             place.caption(head)
         rows = table.to_dict("records")
         everyone = {
@@ -145,12 +145,29 @@ def fixed_and_broken(bundle: Bundle, compared: list[Entry], reference: Entry, be
                 with cell:
                     _count(row[what], what, row["group"], one, two, chosen)
             cells[4].markdown(f"{row['net']:+,}")
+            cells[5].markdown(_verdict(row))
     st.caption(
         f"Fixed: wrong under {plain(run_label(one))}, right under "
         f"{plain(run_label(two))}, both of seed {two.config.seed}"
         f"{'' if one.config.seed == two.config.seed else f' and {one.config.seed}'}. Broken: the "
-        "other way round. A count opens its samples."
+        "other way round. A count opens its samples. The verdict is McNemar's exact test on these "
+        "rows, p corrected for all groups (Holm); it says nothing of another seed. So many "
+        "samples as it needs would tell such a difference from chance four times in five. "
+        "Too few changed: not even if all of them had changed the same way."
     )
+
+
+def _verdict(row: dict[Any, Any]) -> str:
+    """Return what the test of a group says, and how many samples it lacks."""
+    verdict = row.get("verdict", "")
+    if not verdict:
+        return ""
+    if verdict in ("better", "worse"):
+        return f"**{verdict}**, p {row['p_holm']:.2g}"
+    needed = row["needed"]
+    if np.isfinite(needed) and needed > row["samples"]:
+        return f"{verdict} (needs about {needed:,.0f} samples)"
+    return str(verdict)
 
 
 def _count(

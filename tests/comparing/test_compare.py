@@ -14,7 +14,8 @@ from gsr_core.comparing.entries import (
     entries,
     same_but_for_seed,
 )
-from gsr_core.comparing.paired import _holm, paired, paired_values, rank_correlation
+from gsr_core.comparing.mcnemar import holm
+from gsr_core.comparing.paired import paired, paired_values, rank_correlation
 from gsr_core.comparing.report import comparison
 from gsr_core.comparing.scores import group_scores, mean_history, scores, spread
 from gsr_core.data.groups import Group
@@ -324,10 +325,10 @@ def test_holms_correction_keeps_the_order_and_never_helps():
     # Holm's steps by hand: 0.01 * 4, 0.03 * 3, then 0.03 * 2 and 0.04 * 1 raised to what came
     # before.
     np.testing.assert_allclose(
-        _holm(np.array([0.04, 0.01, math.nan, 0.03, 0.03])),
+        holm(np.array([0.04, 0.01, math.nan, 0.03, 0.03])),
         [0.09, 0.04, math.nan, 0.09, 0.09],
     )
-    np.testing.assert_allclose(_holm(np.array([0.7, 0.9])), [1.0, 1.0])
+    np.testing.assert_allclose(holm(np.array([0.7, 0.9])), [1.0, 1.0])
 
 
 # Sample by sample ----------------------------------------------------------------------------
