@@ -123,10 +123,10 @@ def fixed_and_broken(bundle: Bundle, compared: list[Entry], reference: Entry, be
     except ComparisonError as error:
         st.info(sentence(error))
         return
-    widths = [5, 2, 2, 2, 2, 4]
-    heads = ("group", "samples", "fixed", "broken", "net", "verdict")
+    widths, gap = [5, 3, 3, 3, 2], "xsmall"
+    heads = ("group", "samples", "fixed", "broken", "net")
     with st.container(key="changed", gap="xsmall"):
-        for place, head in zip(st.columns(widths), heads, strict=True):
+        for place, head in zip(st.columns(widths, gap=gap), heads, strict=True):
             place.caption(head)
         rows = table.to_dict("records")
         everyone = {
@@ -137,15 +137,16 @@ def fixed_and_broken(bundle: Bundle, compared: list[Entry], reference: Entry, be
             "net": len(fixed) - len(broken),
         }
         for row in [*rows, everyone]:
-            cells = st.columns(widths, vertical_alignment="center")
+            cells = st.columns(widths, gap=gap, vertical_alignment="center")
             everything = "all samples" if chosen is None else f"all of {plain(chosen.label)}"
-            cells[0].markdown(plain(row["group"]) or f"**{everything}**")
+            name = plain(row["group"]) or f"**{everything}**"
+            verdict = _verdict(row)
+            cells[0].markdown(f"{name}  \n:small[:gray[{verdict}]]" if verdict else name)
             cells[1].markdown(f"{row['samples']:,}")
             for cell, what in zip(cells[2:4], ("fixed", "broken"), strict=True):
                 with cell:
                     _count(row[what], what, row["group"], one, two, chosen)
             cells[4].markdown(f"{row['net']:+,}")
-            cells[5].markdown(_verdict(row))
     st.caption(
         f"Fixed: wrong under {plain(run_label(one))}, right under "
         f"{plain(run_label(two))}, both of seed {two.config.seed}"

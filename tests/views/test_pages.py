@@ -433,6 +433,14 @@ def test_that_no_sample_of_erm_has_a_weight_is_said_of_every_split(workspace, ta
     assert "The samples of test carry no weight in this run; those of heldout do." in said
 
 
+def test_each_group_has_a_verdict_beside_what_is_fixed_and_broken(workspace, gsr_run):
+    page = show("compare")
+    said = [each.value.partition(":small[:gray[")[2].lstrip("*") for each in page.markdown]
+    verdicts = ("better", "worse", "not distinguishable", "too few changed")
+    assert sum(each.startswith(verdicts) for each in said) == 4
+    assert "McNemar's exact test" in words_of(page)
+
+
 # Importing ----------------------------------------------------------------------------------
 
 
