@@ -66,8 +66,8 @@ class Cost:
         """Return the cost of some runs, one after another, as a part of a sentence.
 
         Example:
-            >>> Cost(step_seconds=0.028, steps=100, bytes=0.7 * 2**30, streamed=False).in_words(5)
-            'about 0.028 s a step, 3 s for 100 steps, 14 s for 5 such runs (good to a factor of ...
+            >>> Cost(step_seconds=0.025, steps=100, bytes=0.7 * 2**30, streamed=False).in_words(5)
+            'about 0.025 s a step, 3 s for 100 steps, 13 s for 5 such runs (good to a factor of ...
         """
         step = self.step_seconds
         each = f"{step:.2g} s" if step < 60 else duration(step)
