@@ -64,8 +64,8 @@ def _files(folder: Path) -> Iterator[tuple[str, Path]]:
             else:
                 table.to_csv(file, sep="\t" if suffix == "tsv" else ",", index=False)
             yield reader, file
-    features = {f"f{place}": np.arange(float(_N)) for place in range(3)}
-    table.drop(columns="text").assign(**features).to_parquet(folder / "e.parquet")
+    vectors = [[float(row), row / 3, 1.0] for row in range(_N)]
+    table.drop(columns=["text", "age"]).assign(vector=vectors).to_parquet(folder / "e.parquet")
     yield "embeddings", folder / "e.parquet"
 
 

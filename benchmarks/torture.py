@@ -60,6 +60,7 @@ from gsr_core.curation.slices import list_slices, name_slice
 from gsr_core.data.dataset import define
 from gsr_core.errors import GsrError
 from gsr_core.inference.registry import INFERENCES, make_inference
+from gsr_core.ingest.compute import encode_columns
 from gsr_core.methods.registry import METHODS, make_method
 from gsr_core.readers.registry import describe_readers, make_reader
 from gsr_core.runs import recorder
@@ -361,11 +362,25 @@ def spoil(path: Path, draw: random.Random) -> Path:
     return file
 
 
+def read_whole(name: str, path: Path) -> None:
+    """Read a data set as an import does, and the first of its inputs.
+
+    Raises:
+        GsrError: If it cannot be read.
+    """
+    source = make_reader(name, {"path": str(path)}).read()
+    dataset, _ = encode_columns(define(source), source.roles)
+    for row in range(min(len(dataset), 5)):
+        dataset.inputs.load(row)
+
+
 def fuzz(root: Path, until: float, draw: random.Random) -> Attack:
     """Give readers damaged files, and settings nonsense."""
     attack = Attack("fuzz")
     (root / "good").mkdir()
     good = list(layouts(root / "good"))
+    for each in good:
+        read_whole(*each)  # Of what cannot be read anyway, damage would say nothing.
     settings = [
         *(("method", make_method, name, [*make_method(name).settings()]) for name in METHODS),
         *(("inference", make_inference, name, [*vars(INFERENCES[name]())]) for name in INFERENCES),
@@ -387,9 +402,7 @@ def fuzz(root: Path, until: float, draw: random.Random) -> Attack:
             resource.setrlimit(resource.RLIMIT_AS, (16 << 30, 16 << 30))
             signal.alarm(120)
             try:
-                dataset = define(make_reader(name, {"path": str(path)}).read())
-                for row in range(min(len(dataset), 5)):
-                    dataset.inputs.load(row)
+                read_whole(name, path)
             except GsrError:
                 return 2
             return 0

@@ -103,10 +103,7 @@ def _changed(reference: Entry, entry: Entry, bundle: Bundle) -> dict[str, Any]:
     return {
         "reference": one.run_id,
         "run": two.run_id,
-        "groups": [
-            _plain({**row, "needed": row["needed"] if np.isfinite(row["needed"]) else math.nan})
-            for row in changed_samples(bundle, *tables)[0].to_dict("records")
-        ],
+        "groups": [_plain(row) for row in changed_samples(bundle, *tables)[0].to_dict("records")],
     }
 
 
@@ -122,7 +119,7 @@ def _values(one: Entry, two: Entry) -> dict[str, Any]:
 
 
 def _number(value: float) -> float | None:
-    return None if math.isnan(value) else value
+    return value if math.isfinite(value) else None
 
 
 def _numbers(values: Iterable[float]) -> list[float | None]:
@@ -130,7 +127,7 @@ def _numbers(values: Iterable[float]) -> list[float | None]:
 
 
 def _plain(record: dict[Any, Any]) -> dict[str, Any]:
-    """Return a record without NaN, which JSON does not have."""
+    """Return a record without NaN and infinity, which JSON does not have."""
     return {
         str(key): _number(value) if isinstance(value, float) else value
         for key, value in record.items()

@@ -9,6 +9,8 @@ later. scikit-learn does the fitting:
 - a category becomes one column for each category of the training rows; a gap is a category of its
   own. A category that no training row has is 0 in all of them;
 - a column that is constant in the training rows is left out.
+
+The module is long because fitting, the record and its checks are in one place.
 """
 
 from __future__ import annotations

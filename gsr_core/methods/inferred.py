@@ -18,6 +18,8 @@ SPARE's own training draws row i of class c and cluster V with probability
 
 within its class, all classes equally often: clusters have mass :math:`\propto |V|^{1 - \lambda}`.
 As everywhere here, the head is fitted under p instead of to draws from it.
+
+The module is long because it lists the settings of six methods.
 """
 
 from __future__ import annotations
