@@ -65,7 +65,9 @@ def _files(folder: Path) -> Iterator[tuple[str, Path]]:
                 table.to_csv(file, sep="\t" if suffix == "tsv" else ",", index=False)
             yield reader, file
     vectors = [[float(row), row / 3, 1.0] for row in range(_N)]
-    table.drop(columns=["text", "age"]).assign(vector=pd.Series(vectors)).to_parquet(folder / "e.parquet")
+    table.drop(columns=["text", "age"]).assign(vector=pd.Series(vectors)).to_parquet(
+        folder / "e.parquet"
+    )
     yield "embeddings", folder / "e.parquet"
 
 
