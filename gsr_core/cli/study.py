@@ -1,4 +1,4 @@
-"""`gsr study`: how far a repair can be trusted with noisy labels, few of them, or a shared set."""
+"""`gsr study`: how far a repair can be trusted when the data are worse than they seem."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ __all__ = ["study"]
 _METHODS = "gsr,llr,dfr"
 _LEVEL = {
     "noise": "labels flipped",
+    "group_noise": "groups changed",
     "budget": "target labels",
+    "balance": "balance of target",
     "leak": "target and val",
     "strength": "conflicting",
 }
@@ -30,8 +32,9 @@ def study(
     kind: Annotated[
         str,
         typer.Argument(
-            help="noise (flipped labels), budget (few group labels), leak (one set for target and "
-            "val) or strength (of the shortcut).",
+            help="noise (flipped labels), group_noise (wrong group labels), budget (few group "
+            "labels), balance (of the groups in target), leak (one set for target and val) or "
+            "strength (of the shortcut).",
             show_default=False,
         ),
     ],
@@ -40,8 +43,9 @@ def study(
     levels: Annotated[
         str,
         typer.Option(
-            help="What to vary over, as shares with commas between; noise 0,0.1,...,0.4, budget "
-            "0.05,0.1,0.2,0.5,1 and strength 0.02,0.05,0.1,0.2 by default.",
+            help="What to vary over, as shares with commas between; noise and group_noise "
+            "0,0.1,...,0.4, budget 0.05,0.1,0.2,0.5,1, balance 0,0.25,0.5,0.75,1 and strength "
+            "0.02,0.05,0.1,0.2 by default.",
             show_default=False,
         ),
     ] = "",

@@ -13,7 +13,7 @@ from torch import Tensor
 from gsr_core.compute import Compute
 from gsr_core.data.bundle import Bundle
 from gsr_core.data.stored import StoredFeatures
-from gsr_core.data.variation import Variation, flip_labels, keep_share
+from gsr_core.data.variation import Variation, balance, flip_groups, flip_labels, keep_share
 
 __all__ = [
     "IN_MEMORY",
@@ -23,6 +23,7 @@ __all__ = [
     "load_problem",
     "positions_of",
     "redraw",
+    "seen_groups",
     "seen_labels",
     "stays_in_file",
 ]
@@ -135,7 +136,9 @@ def load_problem(
         return Rows(
             source=source if stays else source.read(),
             labels=torch.from_numpy(y[index]).to(compute.device),
-            groups=torch.from_numpy(bundle.membership[index]).to(compute.device),
+            groups=torch.from_numpy(seen_groups(bundle, split, index, seed, variation)).to(
+                compute.device
+            ),
             position=index,
         )
 
@@ -186,6 +189,15 @@ def positions_of(
     """
     positions = dict(redraw(bundle, seed))
     varied = variation or Variation()
+    if varied.target_balance is not None:
+        target = positions["target"]
+        stratum, weighted = _stratum(bundle, target), bundle.rows_of[bundle.manifest.weighted_split]
+        counts = np.bincount(_stratum(bundle, weighted), minlength=stratum.max() + 1)
+        if counts[stratum].any():
+            natural = counts[stratum] / len(weighted)
+            positions["target"] = balance(
+                target, stratum, natural, level=varied.target_balance, seed=seed
+            )
     if varied.target_share < 1:
         target = positions["target"]
         positions["target"] = keep_share(
@@ -217,6 +229,35 @@ def seen_labels(bundle: Bundle, seed: int, variation: Variation | None = None) -
         seed=seed,
     )
     return y
+
+
+def seen_groups(
+    bundle: Bundle,
+    split: str,
+    rows: np.ndarray,
+    seed: int,
+    variation: Variation | None = None,
+) -> np.ndarray:
+    """Return the (n, m) membership of a split's rows as a run sees them.
+
+    Args:
+        bundle: The data.
+        split: The split whose rows they are; only those of target and of the weighted split can
+            differ from the bundle's.
+        rows: Positions in the bundle.
+        seed: Of the run.
+        variation: Of the run.
+    """
+    noisy = split in ("target", bundle.manifest.weighted_split)
+    if variation is None or not variation.group_noise or not noisy:
+        return bundle.membership[rows]
+    patterns, which = bundle.group_patterns
+    known = np.zeros((len(bundle.manifest.classes), len(patterns)), dtype=bool)
+    known[bundle.y, which] = True
+    seen = flip_groups(
+        *(bundle.y[rows], which[rows], rows), share=variation.group_noise, known=known, seed=seed
+    )
+    return patterns[seen]
 
 
 def redraw(bundle: Bundle, seed: int) -> Mapping[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Variations of a run's data: noisy labels, fewer group labels, one set for target and val.
+"""Variations of a run's data: noisy labels, fewer or other group labels, one set for two splits.
 
 A study asks how far a repair can be trusted when the data are worse than they are. A variation
 says how much worse; it is kept with the run and applied when the rows are loaded, so that nothing
@@ -20,10 +20,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from gsr_core.errors import SettingError
 from gsr_core.settings import check_known, what_is_wrong
 
-__all__ = ["Variation", "flip_labels", "keep_share", "make_variation"]
+__all__ = ["Variation", "balance", "flip_groups", "flip_labels", "keep_share", "make_variation"]
 
-_NOISE, _BUDGET = 1, 2
-"""Streams of a seed, so that neither draw depends on whether the other is made."""
+_NOISE, _BUDGET, _GROUPS, _BALANCE = 1, 2, 3, 4
+"""Streams of a seed, so that no draw depends on whether another is made."""
 
 
 class Variation(BaseModel):
@@ -32,6 +32,12 @@ class Variation(BaseModel):
     Attributes:
         label_noise: Share of the weighted rows whose class is flipped to another one. Groups stay
             as they are, and so do all other splits.
+        group_noise: Share of the weighted and of the target rows whose groups are replaced by those
+            of another combination that is found in their class, such as the other background. Val
+            and test stay as they are.
+        target_balance: Target rows are left out until their groups have, within each class and
+            among the classes, shares between those of the weighted rows (0) and equal ones (1);
+            the number of rows is the same for every value. None leaves target as it is.
         target_share: Share of the target rows that is kept, of each class and combination of
             groups alike and at least one of each.
         leak: Whether the target rows are also the val rows, so that what drove the weights
@@ -41,6 +47,8 @@ class Variation(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     label_noise: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.0
+    group_noise: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.0
+    target_balance: Annotated[float, Field(ge=0, le=1)] | None = None
     target_share: Annotated[float, Field(gt=0, le=1)] = 1.0
     leak: bool = False
 
@@ -87,6 +95,88 @@ def flip_labels(
     return noisy
 
 
+def flip_groups(
+    labels: np.ndarray,
+    pattern: np.ndarray,
+    position: np.ndarray,
+    *,
+    share: float,
+    known: np.ndarray,
+    seed: int,
+) -> np.ndarray:
+    """Return combinations of groups of which a share, rounded to whole rows, is another one.
+
+    Args:
+        labels: (n,) classes in [0, K).
+        pattern: (n,) number of each row's combination of groups, in [0, P).
+        position: (n,) positions in the bundle, all different.
+        share: Of the rows to change.
+        known: (K, P) bool: which combinations are found in which class. The new one is any other
+            of the row's class with equal chance; a row whose class has no other keeps its own.
+        seed: Decides which rows change, and to what.
+
+    Returns:
+        (n,) int64.
+    """
+    noisy = np.array(pattern, dtype=np.int64)
+    generator = np.random.default_rng([seed, _GROUPS])
+    by_position = np.argsort(position, kind="stable")
+    which, chance = generator.random(len(labels)), generator.random(len(labels))
+    lowest = np.argsort(which, kind="stable")[: round(share * len(labels))]
+    rows = by_position[lowest]
+    others = known[labels[rows]]
+    others[np.arange(len(rows)), pattern[rows]] = False
+    number = others.cumsum(axis=1)
+    # Counted from one among the others; a class without another combination finds none.
+    taken = 1 + (chance[lowest] * number[:, -1]).astype(np.int64)
+    noisy[rows] = np.where(
+        number[:, -1] > 0, (number >= taken[:, None]).argmax(axis=1), pattern[rows]
+    )
+    return noisy
+
+
+def balance(
+    position: np.ndarray, stratum: np.ndarray, natural: np.ndarray, *, level: float, seed: int
+) -> np.ndarray:
+    """Return the positions of rows whose strata have shares from natural to equal.
+
+    The shares are :math:`(1 - t) s + t / S` over the S strata with rows, s the natural ones. As
+    many rows are kept as both ends allow, so that levels differ in their shares alone.
+
+    Args:
+        position: (n,) positions in the bundle, all different.
+        stratum: (n,) stratum of each row.
+        natural: (n,) natural share of each row's stratum; above zero for one at least.
+        level: t in [0, 1].
+        seed: Decides which rows are kept.
+
+    Returns:
+        The kept positions in their order in `position`, at least one of each stratum.
+
+    Example:
+        >>> stratum = np.repeat([0, 1], [60, 60])
+        >>> natural = np.where(stratum == 0, 0.9, 0.1)
+        >>> for level in (0, 0.5, 1):
+        ...     kept = balance(np.arange(120), stratum, natural, level=level, seed=0)
+        ...     print((kept < 60).sum(), (kept >= 60).sum())
+        60 7
+        47 20
+        33 33
+    """
+    values, first, sizes = np.unique(stratum, return_index=True, return_counts=True)
+    shares = natural[first] / natural[first].sum()
+    with np.errstate(divide="ignore"):
+        total = min((sizes / shares).min(), len(values) * sizes.min())
+    wanted = total * ((1 - level) * shares + level / len(values))
+    number = _numbers(position, seed, _BALANCE)
+    kept = np.zeros(len(position), dtype=bool)
+    for value, count in zip(values, wanted, strict=True):
+        members = np.flatnonzero(stratum == value)
+        chosen = members[np.argsort(number[members], kind="stable")]
+        kept[chosen[: max(round(count), 1)]] = True
+    return position[kept]
+
+
 def keep_share(position: np.ndarray, stratum: np.ndarray, *, share: float, seed: int) -> np.ndarray:
     """Return the positions of a share of the rows, the same of every stratum.
 
@@ -99,12 +189,18 @@ def keep_share(position: np.ndarray, stratum: np.ndarray, *, share: float, seed:
     Returns:
         The kept positions in their order in `position`.
     """
-    by_position = np.argsort(position, kind="stable")
-    number = np.empty(len(position))
-    number[by_position] = np.random.default_rng([seed, _BUDGET]).random(len(position))
+    number = _numbers(position, seed, _BUDGET)
     kept = np.zeros(len(position), dtype=bool)
     for value in np.unique(stratum):
         members = np.flatnonzero(stratum == value)
         count = max(round(share * len(members)), 1)
         kept[members[np.argsort(number[members], kind="stable")[:count]]] = True
     return position[kept]
+
+
+def _numbers(position: np.ndarray, seed: int, stream: int) -> np.ndarray:
+    """Return a number at random for each row, which belongs to its place among the positions."""
+    number = np.empty(len(position))
+    generator = np.random.default_rng([seed, stream])
+    number[np.argsort(position, kind="stable")] = generator.random(len(position))
+    return number

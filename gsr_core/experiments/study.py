@@ -9,6 +9,8 @@ A study is a grid of levels, methods and seeds. Each cell of the grid is an ordi
 `part_of` set, so that lists of runs can leave it out. What a level means depends on the kind:
 
 - `noise`: the share of the weighted rows whose class is flipped,
+- `group_noise`: the share of the weighted and target rows whose groups are others of their class,
+- `balance`: how far target is from the groups' shares in the weighted rows (0) to equal ones (1),
 - `budget`: the share of the target rows, and so of their group labels, that is kept,
 - `leak`: 1 if val is the target rows, else 0,
 - `strength`: the share of the training rows that conflict with the shortcut, each level a bundle of
@@ -54,13 +56,15 @@ __all__ = [
 
 FORMAT = 1
 
-Kind = Literal["noise", "budget", "leak", "strength"]
+Kind = Literal["noise", "group_noise", "budget", "balance", "leak", "strength"]
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 LEVELS: Mapping[Kind, tuple[float, ...]] = {
     "noise": (0.0, 0.1, 0.2, 0.3, 0.4),
+    "group_noise": (0.0, 0.1, 0.2, 0.3, 0.4),
     "budget": (0.05, 0.1, 0.2, 0.5, 1.0),
+    "balance": (0.0, 0.25, 0.5, 0.75, 1.0),
     "leak": (0.0, 1.0),
     "strength": (0.02, 0.05, 0.1, 0.2),
 }
@@ -139,8 +143,12 @@ class Cell:
 def _variation(kind: Kind, level: float) -> Variation:
     if kind == "noise":
         return Variation(label_noise=level)
+    if kind == "group_noise":
+        return Variation(group_noise=level)
     if kind == "budget":
         return Variation(target_share=level)
+    if kind == "balance":
+        return Variation(target_balance=level)
     return Variation(leak=kind == "leak" and level == 1)
 
 
@@ -276,7 +284,12 @@ def _check_levels(kind: Kind, levels: Sequence[float]) -> None:
     """
     rules = {
         "noise": ("shares from 0 to less than 1", lambda level: 0 <= level < 1),
+        "group_noise": ("shares from 0 to less than 1", lambda level: 0 <= level < 1),
         "budget": ("shares above 0 and up to 1", lambda level: 0 < level <= 1),
+        "balance": (
+            "0 for the shares of heldout to 1 for equal ones",
+            lambda level: 0 <= level <= 1,
+        ),
         "leak": ("0 for sets of their own, 1 for one set", lambda level: level in (0, 1)),
         "strength": ("shares above 0 and below 1", lambda level: 0 < level < 1),
     }

@@ -89,7 +89,9 @@ def cell_label(kind: Kind, cell: Cell) -> str:
     """Return a cell of the grid in words."""
     level = {
         "noise": f"{cell.level:.0%} of labels flipped",
+        "group_noise": f"{cell.level:.0%} of group labels changed",
         "budget": f"{cell.level:.0%} of target",
+        "balance": f"target balanced by {cell.level:.0%}",
         "leak": "one set for target and val" if cell.level else "sets of their own",
         "strength": f"{cell.level:.1%} conflicting",
     }[kind]

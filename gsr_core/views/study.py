@@ -33,15 +33,23 @@ __all__ = ["choose_study", "study_form", "study_progress", "study_results"]
 
 _TITLES: dict[str, str] = {
     "noise": "Noisy labels",
+    "group_noise": "Noisy group labels",
     "budget": "Few group labels",
+    "balance": "Balance of target",
     "leak": "One set for target and val",
     "strength": "Strength of the shortcut",
 }
 _ABOUT: dict[str, str] = {
     "noise": "Flips the class of a share of the weighted rows. Target, val and test stay clean. "
     "Does the worst group still gain, and do flipped rows get less weight?",
+    "group_noise": "Gives a share of the weighted and of the target rows the groups of another "
+    "combination of their class, as if somebody had seen the wrong background. Classes, val and "
+    "test stay clean. From what noise on is a method without group labels the better one?",
     "budget": "Keeps a share of the target rows, and so of their group labels, with every group "
     "in its proportion. Val keeps all of its labels. How many labels does a repair need?",
+    "balance": "Leaves target rows out until their groups have shares between those of the "
+    "weighted rows and equal ones; as many rows for every level. Which methods work only because "
+    "target is balanced, and so profit from its groups without reading them?",
     "leak": "Uses the target rows as val as well, so that the rows that drove the weights also "
     "choose the step. How much does val then promise that test does not keep?",
     "strength": "Makes the data again with other shares of conflicting training samples, each as a "
@@ -49,13 +57,17 @@ _ABOUT: dict[str, str] = {
 }
 _AXES: dict[str, str] = {
     "noise": "labels flipped (% of weighted rows)",
+    "group_noise": "group labels changed (% of weighted and of target rows)",
     "budget": "group labels of target (rows)",
+    "balance": "balance of target (0 %: shares of heldout, 100 %: equal groups)",
     "strength": "conflicting training samples (%)",
 }
 _USUAL = ("gsr", "llr", "dfr")
 _LEVELS = {
     "noise": "Shares of labels flipped (%)",
+    "group_noise": "Shares of group labels changed (%)",
     "budget": "Shares of target kept (%)",
+    "balance": "Balance of target (%)",
     "strength": "Shares of conflicting samples (%)",
 }
 

@@ -8,8 +8,15 @@ import torch
 from gsr_core.data.bundle import Bundle
 from gsr_core.data.bundle_writing import write_bundle
 from gsr_core.data.groups import Group
-from gsr_core.data.problem import load_problem, positions_of, seen_labels
-from gsr_core.data.variation import Variation, flip_labels, keep_share, make_variation
+from gsr_core.data.problem import load_problem, positions_of, seen_groups, seen_labels
+from gsr_core.data.variation import (
+    Variation,
+    balance,
+    flip_groups,
+    flip_labels,
+    keep_share,
+    make_variation,
+)
 from gsr_core.errors import SettingError
 
 SIZES = {"train": 12, "heldout": 41, "target": 97, "val": 97, "test": 30}
@@ -93,6 +100,87 @@ def test_only_the_weighted_rows_of_a_problem_are_noisy(bundle, compute):
     )
 
 
+KNOWN = np.array(
+    [[True, True, False, True], [False, True, False, False], [True, False, True, False]]
+)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.15, 0.6])
+def test_changed_groups_are_others_of_the_class_with_equal_chance(share):
+    labels = np.random.default_rng(0).integers(3, size=3000)
+    pattern = np.array([0, 1, 2])[labels]
+    position = np.arange(3000)
+    seen = flip_groups(labels, pattern, position, share=share, known=KNOWN, seed=1)
+    assert KNOWN[labels, seen].all()
+    # A row of the second class has no other combination.
+    assert (seen[labels == 1] == 1).all()
+    for label, others in ((0, [1, 3]), (2, [0])):
+        changed = seen[(labels == label) & (seen != pattern)]
+        n = (labels == label).sum()
+        assert len(changed) == pytest.approx(share * n, abs=5 * np.sqrt(n / 4))
+        counts = np.bincount(changed, minlength=4)[others]
+        assert counts.sum() == len(changed)
+        np.testing.assert_allclose(
+            counts, len(changed) / len(others), atol=5 * np.sqrt(len(changed)) / 2
+        )
+    order = np.random.default_rng(1).permutation(3000)
+    moved = flip_groups(
+        labels[order], pattern[order], position[order], share=share, known=KNOWN, seed=1
+    )
+    np.testing.assert_array_equal(moved, seen[order])
+
+
+def test_only_the_groups_of_weighted_and_target_rows_are_noisy(bundle, compute):
+    clean, clean_test = load_problem(bundle, compute, seed=2)
+    noisy, noisy_test = load_problem(bundle, compute, seed=2, variation=Variation(group_noise=0.4))
+    pairs = {
+        "weighted": (clean.weighted, noisy.weighted),
+        "target": (clean.target, noisy.target),
+        "val": (clean.val, noisy.val),
+        "train": (clean.train(), noisy.train()),
+        "test": (clean_test, noisy_test),
+    }
+    for split, (mine, other) in pairs.items():
+        np.testing.assert_array_equal(mine.position, other.position)
+        assert torch.equal(mine.labels, other.labels)
+        changed = int((mine.groups != other.groups).any(dim=1).sum())
+        # Every class has two combinations, so that each chosen row changes.
+        assert changed == (round(0.4 * len(mine)) if split in ("weighted", "target") else 0)
+    seen = seen_groups(bundle, "target", clean.target.position, 2, Variation(group_noise=0.4))
+    np.testing.assert_array_equal(seen, noisy.target.groups.cpu().numpy())
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+def test_target_goes_from_the_shares_of_the_weighted_rows_to_equal_ones(bundle, seed):
+    found, which = bundle.group_patterns
+    stratum = bundle.y * len(found) + which
+    whole = positions_of(bundle, seed)
+    there = np.unique(stratum[whole["target"]])
+    natural = np.array([(stratum[whole["heldout"]] == each).sum() for each in there])
+    natural = natural / natural.sum()
+    sizes = []
+    for level in (0.0, 0.3, 1.0):
+        varied = positions_of(bundle, seed, Variation(target_balance=level))
+        target = varied["target"]
+        assert set(target) <= set(whole["target"])
+        assert (np.diff(target) > 0).all()
+        counts = np.array([(stratum[target] == each).sum() for each in there])
+        wanted = (1 - level) * natural + level / len(there)
+        assert (counts >= 1).all()
+        np.testing.assert_allclose(counts, wanted * counts.sum(), atol=1.5)
+        sizes.append(counts.sum())
+        for split in ("train", "heldout", "val", "test"):
+            np.testing.assert_array_equal(varied[split], whole[split])
+    assert max(sizes) - min(sizes) <= len(there)
+    order = np.random.default_rng(0).permutation(len(whole["target"]))
+    rows = whole["target"]
+    share = dict(zip(there, natural, strict=True))
+    each = np.array([share[value] for value in stratum[rows]])
+    one = balance(rows, stratum[rows], each, level=0.3, seed=seed)
+    two = balance(rows[order], stratum[rows][order], each[order], level=0.3, seed=seed)
+    assert set(one) == set(two)
+
+
 @pytest.mark.parametrize("seed", [0, 3])
 def test_a_budget_keeps_every_stratum_and_its_share(bundle, seed):
     found, which = bundle.group_patterns
@@ -162,6 +250,8 @@ def test_a_variation_is_made_of_what_differs():
         ({"label_noise": -0.1}, "label_noise"),
         ({"target_share": 0.0}, "target_share"),
         ({"noise": 0.1}, "label_noise"),
+        ({"group_noise": 1.0}, "group_noise is 1.0"),
+        ({"target_balance": 1.5}, "target_balance is 1.5"),
         ({"leak": "perhaps"}, "leak"),
     ):
         with pytest.raises(SettingError, match=said):

@@ -144,7 +144,7 @@ def test_what_failed_is_told_and_the_rest_is_computed(workspace, study, monkeypa
 
 def test_what_makes_no_study_is_refused_and_leaves_nothing_behind(workspace, study):
     for kind, methods, more, said in (
-        ("colour", ["llr"], {}, "no study 'colour'; studies are noise, budget"),
+        ("colour", ["llr"], {}, "no study 'colour'; studies are noise, group_noise, budget"),
         ("noise", [], {}, "at least one method"),
         ("noise", ["nonsense"], {}, "there is no method"),
         ("noise", ["llr"], {"levels": [1.0]}, "level 1 is not allowed"),

@@ -14,11 +14,11 @@ from gsr_core.methods.registry import METHODS, make_method
 from gsr_core.progress import Status
 
 GROUPS = ["a0", "a1", "b0", "b1"]
-FEW = {"steps": 5}
+FEW = {"steps": 5, "reduce": "pca", "heads": 3, "early_steps": 4}
 
 
 def quick(name):
-    """The method with few steps, where it has steps."""
+    """The method with little to compute, and without UMAP, which has to compile."""
     method = METHODS[name]
     known = method().settings()
     return method(**{key: value for key, value in FEW.items() if key in known})
@@ -194,7 +194,7 @@ def test_the_group_labels_that_count_are_those_that_it_reads(name, changed, make
     """Shuffled group labels of a split change the kept head if, and only if, they are counted."""
     problem, _ = make_problem(n=60, n_target=40)
     known = METHODS[name]().settings()
-    faster = {"steps": 12, "reduce": "pca"}
+    faster = {"steps": 12, "reduce": "pca", "heads": 2, "early_steps": 4, "folds": 2}
     method = make_method(name, {**{k: v for k, v in faster.items() if k in known}, **changed})
 
     def head(seen):
