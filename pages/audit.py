@@ -10,10 +10,11 @@ from gsr_core.views.audit import (
     confusion_table,
     nothing_within,
     pick_run,
+    show_quality,
 )
-from gsr_core.views.charts import colours_of, percent, plain, show
+from gsr_core.views.charts import colours_of, percent, plain, show, show_cautions
 from gsr_core.views.frame import frame, link
-from gsr_core.views.session import load_samples
+from gsr_core.views.session import load_cautions, load_samples
 from gsr_core.views.slice_accuracy import accuracy_of_slices
 from gsr_core.views.slices import within
 
@@ -24,6 +25,7 @@ run, split, chosen = pick_run(page)
 everyone = load_samples(run, split)
 samples = within(everyone, chosen)
 st.caption(plain(run.state.note))
+show_cautions(load_cautions(run))
 if chosen is None:
     table, averages = accuracy_table(run, split)
 elif nothing_within(bundle, samples, split, chosen):
@@ -94,5 +96,8 @@ with st.container(horizontal=True):
             slice=chosen.key if chosen else None,
             changed=None,
         )
+if chosen is None:
+    with st.expander("Gaps, recall, calibration and ranking in numbers"):
+        show_quality(run, split, bundle)
 accuracy_of_slices(bundle, run, split, everyone)
 link("Run", "Next: repair it", run=nav.get("run") or None)

@@ -47,7 +47,7 @@ show_slices(compared, bundle)
 if len(compared) > 1:
     st.subheader("Better than the reference, or luck?", anchor=False)
     reference = choose_reference(compared)
-    differences(scores, reference, average, average_name)
+    differences(bundle, compared, scores, reference, average, average_name)
     left, right = st.columns(2, gap="large")
     with left:
         st.subheader("Fixed and broken samples", anchor=False)

@@ -153,8 +153,8 @@ def _notes(result: dict[str, Any], pairs: list[dict[str, Any]]) -> None:
     notes += ["labels: rows whose group labels were read, to train or to choose the step"]
     if pairs:
         notes += [
-            "intervals are of one comparison each, over the seeds that both have; p is corrected "
-            "for all of them"
+            "intervals are of one comparison each, over the seeds that both have and over test "
+            "samples; p is corrected for all of them"
         ]
     if any(row["verdict"] == "add seeds" for row in pairs):
         notes += ["fewer than two shared seeds cannot be told from chance: gsr run ... --seeds 5"]
@@ -172,6 +172,7 @@ def methods(
     ] = False,
 ) -> None:
     """List the methods, or show one with its settings."""
+    from gsr_core.methods.base import LabelNeeds
     from gsr_core.methods.describe import describe_methods, methods_table
     from gsr_core.methods.registry import make_method
 
@@ -186,19 +187,21 @@ def methods(
     elif name:
         _show_method(described[0])
     else:
-        table = terminal.table("method", "group labels", "values", "does")
+        table = terminal.table("method", "group labels", "values", "when to use")
         # Otherwise the sentences push the names out of the terminal.
         table.columns[-1].no_wrap = False
-        for each in described:
+        # By what labels they need; within a family in the order of the registry.
+        families = [needs.name.lower() for needs in LabelNeeds]
+        for each in sorted(described, key=lambda each: families.index(each["family"])):
             values = each["values"].split(":")[0]
-            table.add_row(each["name"], each["family"], values, each["summary"])
+            table.add_row(each["name"], each["family"], values, each["use_when"])
         terminal.console().print(table)
-        print("settings of a method: gsr methods NAME, or docs/methods.md", file=sys.stderr)
+        print("what a method does, and its settings: gsr methods NAME", file=sys.stderr)
 
 
 def _show_method(method: dict[str, Any]) -> None:
     """Print what a method does and what can be set."""
-    print(f"{method['title']}\n{method['summary']}")
+    print(f"{method['title']}\n{method['summary']}\nwhen to use: {method['use_when']}")
     print(f"trains with {method['needs']}; values of samples: {method['values']}")
     if method["source"]:
         print(f"source: {method['source']}")

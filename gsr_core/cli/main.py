@@ -58,6 +58,7 @@ for name, command in {
     "runs": runs.runs,
     "bundles": bundles.bundles,
     "show": runs.show,
+    "audit": runs.audit,
     "export": runs.export,
     "influence": runs.influence,
     "clean": clean.clean,

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from gsr_core.workspace import Workspace
 
 __all__ = [
+    "audit",
     "cancel",
     "continue_",
     "delete",
@@ -241,6 +242,49 @@ def show(
     _report_run(open_run(terminal.open_workspace(workspace), run_id), as_json)
 
 
+def audit(
+    run_id: Annotated[str, typer.Argument(help="A run, or the beginning of its name.")],
+    split: Annotated[str, typer.Option(help="test, val or target.")] = "test",
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Audit a head: gap, recall, calibration and ranking of each group and attribute value."""
+    from gsr_core.runs.cautions import cautions
+    from gsr_core.runs.quality import quality_table
+    from gsr_core.runs.store import open_run
+
+    if split not in ("test", "val", "target"):
+        terminal.fail(f"--split is {split}; choose test, val or target")
+    run = open_run(terminal.open_workspace(workspace), run_id)
+    found, said = quality_table(run, split), cautions(run)
+    if as_json:
+        groups = terminal.records(found)
+        terminal.print_json(
+            {"run_id": run.run_id, "split": split, "groups": groups, "cautions": said}
+        )
+        return
+    print(f"{run.run_id}: kept head on {split}")
+    table = terminal.table(
+        *("", "n", "accuracy", "gap to the rest", "lowest recall", "calibration error", "Brier"),
+        "AUROC",
+    )
+    for row in found.to_dict("records"):
+        chance = f"{row['calibration']:.3f} (chance {row['calibration_chance']:.3f})"
+        table.add_row(
+            row["group"],
+            f"{row['n']:,}",
+            f"{row['accuracy']:.1%} [{row['low']:.1%}, {row['high']:.1%}]",
+            f"{row['gap']:+.1%} [{row['gap_low']:+.1%}, {row['gap_high']:+.1%}]",
+            f"{row['recall']:.1%}",
+            chance,
+            f"{row['brier']:.3f}",
+            f"{row['auroc']:.3f} [{row['auroc_low']:.3f}, {row['auroc_high']:.3f}]",
+        )
+    terminal.console().print(table)
+    for text in said:
+        print(f"caution: {terminal.visible(text)}")
+
+
 def export(
     run_id: Annotated[str, typer.Argument(help="A run, or the beginning of its name.")],
     to: Annotated[Path, typer.Option("--to", help="A new directory.", show_default=False)],
@@ -422,9 +466,10 @@ def _report_seeds(done: list[Run], as_json: bool) -> None:
 
 
 def _report_run(run: Run, as_json: bool) -> None:
+    from gsr_core.runs.cautions import cautions
     from gsr_core.runs.summary import AVERAGES, summarise
 
-    summary = summarise(run)
+    summary = {**summarise(run), "cautions": cautions(run)}
     if as_json:
         terminal.print_json(summary)
         return
@@ -440,6 +485,8 @@ def _report_run(run: Run, as_json: bool) -> None:
             f"The fits of {summary['unsolved_steps']} steps did not reach a relative gradient norm "
             "of 1e-8; a larger l2 helps."
         )
+    for text in summary["cautions"]:
+        print(f"caution: {terminal.visible(text)}")
     if summary["test"] is None:
         return
     table = terminal.table("", "val", "test", "n (test)")

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from gsr_core.comparing.bootstrap import bootstrap_entries, judged
 from gsr_core.comparing.changes import changed_samples, shared_run
 from gsr_core.comparing.entries import Entry
-from gsr_core.comparing.paired import paired, paired_values, rank_correlation
+from gsr_core.comparing.paired import paired_values, rank_correlation
 from gsr_core.comparing.scores import group_scores, scores, spread
 from gsr_core.data.bundle import Bundle
 from gsr_core.errors import ComparisonError
@@ -35,6 +36,8 @@ def comparison(compared: Sequence[Entry], reference: Entry) -> dict[str, Any]:
     """
     bundle = reference.runs[0].unchanged_bundle()
     table, by_group = scores(compared), group_scores(compared)
+    others = [entry for entry in compared if entry != reference]
+    drawn = {entry.label: bootstrap_entries(entry, reference, bundle) for entry in others}
     return {
         "bundle": bundle.name,
         "split": "test",
@@ -43,9 +46,9 @@ def comparison(compared: Sequence[Entry], reference: Entry) -> dict[str, Any]:
         "paired": [
             {"metric": metric, "reference": reference.label, **_plain(row)}
             for metric in AVERAGES
-            for row in paired(table, reference.label, metric).to_dict("records")
+            for row in judged(table, reference, drawn, metric).to_dict("records")
         ],
-        "changed": [_changed(reference, entry, bundle) for entry in compared if entry != reference],
+        "changed": [_changed(reference, entry, bundle) for entry in others],
         "values": [
             _values(one, two) for place, one in enumerate(compared) for two in compared[place + 1 :]
         ],

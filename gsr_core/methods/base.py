@@ -153,6 +153,8 @@ class Method(ABC):
     """Name for people."""
     summary: ClassVar[str]
     """What it does, in one sentence."""
+    use_when: ClassVar[str]
+    """When to use it, in one sentence: what must be there, and what it is good for."""
     needs: ClassVar[LabelNeeds]
     values: ClassVar[Values] = Values.WEIGHTS
     """What its per-sample values are; if there are none, all rows count alike."""

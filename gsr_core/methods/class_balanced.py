@@ -33,6 +33,7 @@ class ClassBalanced(Refit):
     summary: ClassVar[str] = (
         "Refits the head on the held-out rows so that every class carries the same weight."
     )
+    use_when: ClassVar[str] = "The classes are of very unequal size, and nobody labelled groups."
     needs: ClassVar[LabelNeeds] = LabelNeeds.NONE
 
     def weigh(self, problem: Problem, inner: InnerProblem) -> tuple[Tensor, str]:

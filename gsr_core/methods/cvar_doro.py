@@ -137,6 +137,9 @@ class CVaRDORO(FittedHead):
         "Fits the head to the held-out samples of highest loss, whichever these then are, with the "
         "very highest left out as outliers."
     )
+    use_when: ClassVar[str] = (
+        "Nobody labelled groups, and hard samples are the minority rather than noise."
+    )
     needs: ClassVar[LabelNeeds] = LabelNeeds.NONE
     search: ClassVar[SearchSpace] = {
         **FittedHead.search,

@@ -18,7 +18,7 @@ _SOURCE = re.compile(r'"([^"]{10,}?)[,.]?"[,:]? \(?([^()";]{0,60}?\b(?:19|20)\d\
 
 
 def describe_methods() -> list[dict[str, Any]]:
-    """Return every method's name, title, needs, values, source and parameters.
+    """Return what every method is, does, reads and takes, and when to use it.
 
     `family` is the key of `LabelNeeds`: `none`, `target` or `train`. `labels` are the splits whose
     group labels are read at the default settings (`weighted` is heldout, or train where there is
@@ -36,6 +36,7 @@ def _describe(method: type[Method]) -> dict[str, Any]:
         "name": method.name,
         "title": method.title,
         "summary": method.summary,
+        "use_when": method.use_when,
         "family": method.needs.name.lower(),
         "needs": str(method.needs),
         "labels": list(defaults.labels_used),
@@ -98,7 +99,7 @@ def methods_table() -> str:
         on = " (on target)" if each["values_on"] == "target" and values != "none" else ""
         cells = [
             f"`{each['name']}`",
-            f"**{each['title']}.** {each['summary']}",
+            f"**{each['title']}.** {each['summary']} *When to use:* {each['use_when']}",
             words[each["family"]],
             f"{values}{on}",
             each["source"] or "–",

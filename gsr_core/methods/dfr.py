@@ -67,6 +67,9 @@ class DFR(Method):
         "Fits heads on group-balanced subsets of the target rows and averages them; each step is "
         "one strength of the penalty."
     )
+    use_when: ClassVar[str] = (
+        "Dozens of labelled samples of every group: simple, fast and hard to beat."
+    )
     needs: ClassVar[LabelNeeds] = LabelNeeds.TARGET
     values: ClassVar[Values] = Values.SUBSET
     values_on: ClassVar[Literal["weighted", "target"]] = "target"

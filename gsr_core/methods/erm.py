@@ -33,6 +33,7 @@ class ERM(FittedHead):
         "Takes the backbone's own head; if the bundle has none, fits one at uniform weights on "
         "train, else on heldout."
     )
+    use_when: ClassVar[str] = "Always: the reference that every repair is held against."
     needs: ClassVar[LabelNeeds] = LabelNeeds.NONE
     values: ClassVar[Values] = Values.NONE
     # As it came, it has nothing to tune.

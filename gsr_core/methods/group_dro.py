@@ -77,6 +77,10 @@ class GroupDRO(FittedHead):
         "Plays head against group weights, which follow the group with the highest loss, until "
         "the worst group of the held-out rows does best."
     )
+    use_when: ClassVar[str] = (
+        "Every row to fit on has a group label, and some groups are harder than others, not "
+        "only smaller."
+    )
     needs: ClassVar[LabelNeeds] = LabelNeeds.TRAIN
     search: ClassVar[SearchSpace] = {
         **FittedHead.search,

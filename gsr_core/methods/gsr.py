@@ -240,6 +240,10 @@ class GSR(GroupRobust):
         "Learns a weight for each held-out sample, by influence functions, so that a head fitted "
         "under these weights does best on the worst group of the target set."
     )
+    use_when: ClassVar[str] = (
+        "You have a small set with group labels, and the rows to fit on have none: what "
+        "influence can do with them, sample by sample."
+    )
 
     def invert(
         self, at: Fitted, right: Tensor, *, tolerance: float, start: Tensor | None = None

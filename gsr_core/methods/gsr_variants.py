@@ -63,6 +63,9 @@ class GSRHF(GroupRobust):
         "GSR with the inverse Hessian left out: a sample's weight follows how its loss gradient "
         "agrees with those of the target groups."
     )
+    use_when: ClassVar[str] = (
+        "To see what the Hessian adds to GSR, or where solving with it takes too long."
+    )
     search: ClassVar[SearchSpace] = {
         **{key: each for key, each in GroupRobust.search.items() if key != "lr"},
         "step_norm": Range(0.03, 10.0),
@@ -101,6 +104,7 @@ class GSRCG(GroupRobust):
         "GSR with its influences solved by plain conjugate gradients on Hessian-vector products; "
         "the same weights, by what a whole network would allow."
     )
+    use_when: ClassVar[str] = "To check GSR by the solves that a whole network would allow."
 
     tolerance: Annotated[
         float, Field(gt=0, lt=1, description="Relative residual at which a solve is done.")
@@ -140,6 +144,7 @@ class GSRLiSSA(GroupRobust):
         "GSR with its influences from a truncated Neumann series of the inverse Hessian, scaled "
         "properly or as published, which is nearly without the Hessian."
     )
+    use_when: ClassVar[str] = "To see what a truncated series does to GSR, as published."
     search: ClassVar[SearchSpace] = {
         **GroupRobust.search,
         "scaling": ("largest_eigenvalue", "published"),

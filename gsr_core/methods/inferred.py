@@ -242,6 +242,9 @@ class Spare(InferThenTrain, SpareInference):
         "Clusters each class by what a head puts out early in training, where a shortcut shows "
         "first, and counts small clusters more."
     )
+    use_when: ClassVar[str] = (
+        "Nobody labelled groups, and the shortcut shows in the outputs of an early head."
+    )
     needs: ClassVar[LabelNeeds] = LabelNeeds.NONE
     before: ClassVar[Mapping[str, str | float | bool]] = {"outputs": "logits"}
     values: ClassVar[Values] = Values.PROBABILITIES
@@ -331,6 +334,9 @@ class EIIL(InferThenTrain, EIILInference):
         "Splits the held-out rows so that a reference head differs most between the two parts, "
         "and trains with part and class as groups."
     )
+    use_when: ClassVar[str] = (
+        "Nobody labelled groups, and a reference head fails just where the shortcut fails."
+    )
     needs: ClassVar[LabelNeeds] = LabelNeeds.NONE
     search: ClassVar[SearchSpace] = {**FittedHead.search, "reference": ("early", "backbone")}
 
@@ -346,6 +352,9 @@ class George(InferThenTrain, GeorgeInference):
     summary: ClassVar[str] = (
         "Fits a Gaussian mixture to the reduced features of each class, and trains with its "
         "components as groups."
+    )
+    use_when: ClassVar[str] = (
+        "Nobody labelled groups, and they form clumps in the features of their class."
     )
     needs: ClassVar[LabelNeeds] = LabelNeeds.NONE
     search: ClassVar[SearchSpace] = {
@@ -367,6 +376,9 @@ class GraSP(InferThenTrain, GraspInference):
         "Clusters each class by the direction of its samples' gradients, leaves outliers out, and "
         "trains with the clusters as groups."
     )
+    use_when: ClassVar[str] = (
+        "Nobody labelled groups, and some samples are outliers that should not count."
+    )
     needs: ClassVar[LabelNeeds] = LabelNeeds.NONE
     search: ClassVar[SearchSpace] = {**FittedHead.search, "reference": ("converged", "backbone")}
 
@@ -382,6 +394,7 @@ class FeaSP(InferThenTrain, FeaspInference):
     summary: ClassVar[str] = (
         "GraSP on features instead of gradients: what the gradients add is the difference."
     )
+    use_when: ClassVar[str] = "To see what gradients add to GraSP."
     needs: ClassVar[LabelNeeds] = LabelNeeds.NONE
 
     then: _Then = "group_dro"
@@ -396,6 +409,9 @@ class SSA(InferThenTrain, SSAInference):
     summary: ClassVar[str] = (
         "Predicts the groups of the held-out rows from the labelled ones of target, and trains "
         "with the predictions as groups."
+    )
+    use_when: ClassVar[str] = (
+        "A small set with group labels from which the groups of the other rows can be predicted."
     )
     needs: ClassVar[LabelNeeds] = LabelNeeds.TARGET
     search: ClassVar[SearchSpace] = {**FittedHead.search, "threshold": (0.8, 0.9, 0.95, 0.99)}

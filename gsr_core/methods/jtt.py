@@ -45,6 +45,9 @@ class JTT(Refit):
         "Finds the held-out samples that a first head gets wrong, and refits the head with each of "
         "them counted many times."
     )
+    use_when: ClassVar[str] = (
+        "Nobody labelled groups, labels are clean, and an early head errs on the minority."
+    )
     needs: ClassVar[LabelNeeds] = LabelNeeds.NONE
     search: ClassVar[SearchSpace] = {
         **Refit.search,

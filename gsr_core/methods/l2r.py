@@ -50,6 +50,9 @@ class L2R(FittedHead):
         "agrees with that of the target set, whose classes alone are read; the head is refitted "
         "under their mean."
     )
+    use_when: ClassVar[str] = (
+        "A target set that is balanced over groups, though its groups are not named."
+    )
     needs: ClassVar[LabelNeeds] = LabelNeeds.NONE
     search: ClassVar[SearchSpace] = {
         **FittedHead.search,

@@ -46,6 +46,9 @@ class LfF(FittedHead):
         "Trains a biased and a debiased head together, and weights each held-out sample by how "
         "much harder it is for the biased one."
     )
+    use_when: ClassVar[str] = (
+        "Nobody labelled groups, and the shortcut is learned faster than the classes."
+    )
     needs: ClassVar[LabelNeeds] = LabelNeeds.NONE
     before: ClassVar[Mapping[str, str | float | bool]] = {"refit": True}
     search: ClassVar[SearchSpace] = {

@@ -28,6 +28,7 @@ class LLR(Refit):
         "Refits the head on the held-out rows at equal weights: what new rows bring without "
         "reweighting."
     )
+    use_when: ClassVar[str] = "Always: what new rows alone bring, without any reweighting."
     needs: ClassVar[LabelNeeds] = LabelNeeds.NONE
     values: ClassVar[Values] = Values.NONE
 

@@ -328,6 +328,7 @@ class LRWRandom(LRW):
         "Learns a network that weights held-out samples so that a head trained on them does well "
         "on a random part of them."
     )
+    use_when: ClassVar[str] = "To see what choosing the validation part adds to LRW."
 
     def rank(self, rows: Rows, inner: InnerProblem) -> np.ndarray:
         """Return (n,) random numbers."""
@@ -344,6 +345,7 @@ class LRWEasy(LRW):
         "Learns a network that weights held-out samples so that a head trained on them does well "
         "on the easiest part of them."
     )
+    use_when: ClassVar[str] = "To see what choosing the validation part adds to LRW."
 
     def rank(self, rows: Rows, inner: InnerProblem) -> np.ndarray:
         """Return (n,) the margins, negated."""
@@ -359,6 +361,9 @@ class LRWHard(LRW):
     summary: ClassVar[str] = (
         "Learns a network that weights held-out samples so that a head trained on them does well "
         "on the hardest part of them."
+    )
+    use_when: ClassVar[str] = (
+        "Nobody labelled groups, and new data will look like the hard samples."
     )
 
     def rank(self, rows: Rows, inner: InnerProblem) -> np.ndarray:

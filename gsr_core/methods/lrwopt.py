@@ -59,6 +59,7 @@ class LRWOpt(Reweighted):
         "its soft share of validation, and a network that weights the others so that a head "
         "trained on them does well on the hard ones."
     )
+    use_when: ClassVar[str] = "As LRW-Hard, when what is hard should be learned as well."
 
     splitter_lr: Annotated[float, Field(gt=0, description="Step size of the splitter.")] = 1.0
     splitter_hidden: Annotated[

@@ -56,7 +56,10 @@ class MAPLE(FittedHead):
         "Learns a weight for each held-out sample by how its loss gradient agrees with that of the "
         "target set, at heads fitted on coresets that are drawn by these weights."
     )
-    needs: ClassVar[LabelNeeds] = LabelNeeds.TARGET
+    use_when: ClassVar[str] = (
+        "A target set that is balanced over groups, and no exact influence wanted."
+    )
+    needs: ClassVar[LabelNeeds] = LabelNeeds.NONE
     search: ClassVar[SearchSpace] = {
         **FittedHead.search,
         "step_norm": Range(0.03, 10.0),
@@ -97,7 +100,7 @@ class MAPLE(FittedHead):
     def labels_used(self) -> tuple[str, ...]:
         """Which rows' group labels are read; the mean target loss reads none."""
         used = super().labels_used
-        return used if self.risk == "group_dro" else tuple(each for each in used if each == "val")
+        return ("target", *used) if self.risk == "group_dro" else used
 
     def iterate(
         self, problem: Problem, checkpoint: Mapping[str, Tensor] | None = None

@@ -49,6 +49,7 @@ class MWN(FittedHead):
         "Learns a small network that maps each sample's loss to its weight so that a head trained "
         "under these weights does well on the target set, whose classes alone are read."
     )
+    use_when: ClassVar[str] = "As L2R, when a sample's loss alone should decide its weight."
     needs: ClassVar[LabelNeeds] = LabelNeeds.NONE
     search: ClassVar[SearchSpace] = {
         **FittedHead.search,

@@ -66,6 +66,7 @@ class PDE(FittedHead):
         "Trains the head on a group-balanced subset of the held-out rows, then lets the others "
         "join a few at a time; each step is one stage."
     )
+    use_when: ClassVar[str] = "As SUBG, when the rest of the rows is too good to throw away."
     needs: ClassVar[LabelNeeds] = LabelNeeds.TRAIN
     values: ClassVar[Values] = Values.SUBSET
     search: ClassVar[SearchSpace] = {

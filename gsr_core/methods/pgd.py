@@ -64,6 +64,9 @@ class PGD(FittedHead):
         "Trains a deliberately biased head, and refits the head with each held-out sample drawn in "
         "proportion to the norm of its gradient there."
     )
+    use_when: ClassVar[str] = (
+        "Nobody labelled groups, labels are clean, and the minority is very small."
+    )
     needs: ClassVar[LabelNeeds] = LabelNeeds.NONE
     values: ClassVar[Values] = Values.PROBABILITIES
     search: ClassVar[SearchSpace] = {

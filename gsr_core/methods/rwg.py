@@ -34,6 +34,9 @@ class RWG(Refit):
     summary: ClassVar[str] = (
         "Refits the head on the held-out rows as if every group were drawn equally often."
     )
+    use_when: ClassVar[str] = (
+        "Every row to fit on has a group label, and the smallest group has dozens."
+    )
     needs: ClassVar[LabelNeeds] = LabelNeeds.TRAIN
     values: ClassVar[Values] = Values.PROBABILITIES
 

@@ -55,6 +55,10 @@ class SelfDisagreement(Refit):
         "Refits the head on the held-out samples, equally many of each class, on which a strongly "
         "penalised head and the final one disagree most."
     )
+    use_when: ClassVar[str] = (
+        "Nobody labelled groups, and a strongly penalised head and the final one disagree on "
+        "the minority."
+    )
     needs: ClassVar[LabelNeeds] = LabelNeeds.NONE
     values: ClassVar[Values] = Values.SUBSET
     search: ClassVar[SearchSpace] = {

@@ -32,6 +32,9 @@ class SUBG(Refit):
         "Refits the head on a random part of the held-out rows in which every group is as large "
         "as the smallest."
     )
+    use_when: ClassVar[str] = (
+        "Every row to fit on has a group label, and even the smallest group has hundreds."
+    )
     needs: ClassVar[LabelNeeds] = LabelNeeds.TRAIN
     values: ClassVar[Values] = Values.SUBSET
 

@@ -11,12 +11,19 @@ from gsr_core.metrics import GroupScores, wilson_interval, worst_group
 from gsr_core.runs.store import Run
 from gsr_core.runs.summary import group_table, overall, run_label
 from gsr_core.views import navigation as nav
-from gsr_core.views.charts import plain, show_error
+from gsr_core.views.charts import plain, show_error, show_rows
 from gsr_core.views.frame import Frame
-from gsr_core.views.session import load_history
+from gsr_core.views.session import load_history, load_quality
 from gsr_core.views.slices import SliceChoice, choose_slice
 
-__all__ = ["accuracy_table", "accuracy_within", "confusion_table", "nothing_within", "pick_run"]
+__all__ = [
+    "accuracy_table",
+    "accuracy_within",
+    "confusion_table",
+    "nothing_within",
+    "pick_run",
+    "show_quality",
+]
 
 
 def pick_run(page: Frame) -> tuple[Run, str, SliceChoice | None]:
@@ -121,3 +128,53 @@ def confusion_table(bundle: Bundle, samples: pd.DataFrame) -> pd.DataFrame:
     for column in ("y", "prediction"):
         table[column] = table[column].map(dict(enumerate(classes)))
     return table[["group", "y", "prediction", "share"]]
+
+
+def show_quality(run: Run, split: str, bundle: Bundle) -> None:
+    """Draw gaps, recall, calibration and ranking of each group and attribute value in numbers.
+
+    Args:
+        run: The run.
+        split: The split.
+        bundle: The data.
+    """
+    table = load_quality(run, split)
+    classes = dict(enumerate(bundle.manifest.classes))
+    share = st.column_config.NumberColumn(format="percent")
+    points = st.column_config.NumberColumn(format="%+.1f pp")
+    ratio = st.column_config.NumberColumn(format="%.3f")
+    show_rows(
+        {
+            "group or attribute": table["group"],
+            "samples": table["n"],
+            "accuracy": table["accuracy"],
+            "gap to the rest": 100 * table["gap"],
+            "from": 100 * table["gap_low"],
+            "to": 100 * table["gap_high"],
+            "lowest recall": table["recall"],
+            "of class": table["recall_class"].map(classes),
+            "calibration error": table["calibration"],
+            "by chance up to": table["calibration_chance"],
+            "Brier score": table["brier"],
+            "AUROC": table["auroc"],
+            "AUROC from": table["auroc_low"],
+            "AUROC to": table["auroc_high"],
+        },
+        column_config={
+            "group or attribute": st.column_config.Column(width="medium", pinned=True),
+            **dict.fromkeys(("accuracy", "lowest recall"), share),
+            **dict.fromkeys(("gap to the rest", "from", "to"), points),
+            **dict.fromkeys(
+                ("calibration error", "by chance up to", "Brier score", "AUROC"), ratio
+            ),
+            **dict.fromkeys(("AUROC from", "AUROC to"), ratio),
+        },
+    )
+    st.caption(
+        "Gap: accuracy less that of all other samples, in percentage points, with Newcombe's 95 % "
+        "interval. Calibration error: distance of confidence and accuracy over bins of equal size; "
+        "a perfectly calibrated head of so many samples stays below *by chance up to* 95 times in "
+        "100. Brier score: 0 is sure and right, 2 sure and wrong. AUROC: how well the score of its "
+        "class tells a sample of the group from those of other classes, within the group where it "
+        "has several classes; 0.5 is chance, 95 % interval by DeLong."
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import numpy as np
@@ -21,11 +22,13 @@ __all__ = [
     "plain",
     "sentence",
     "show",
+    "show_cautions",
     "show_error",
     "show_rows",
     "single_group",
 ]
 
+_MOST_CAUTIONS = 3
 CONFIG = {"displaylogo": False, "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"]}
 
 
@@ -121,6 +124,16 @@ def sentence(message: BaseException | str) -> str:
 def show_error(error: BaseException | str) -> None:
     """Draw what went wrong; names of users' data in it are shown as they are, not as Markdown."""
     st.error(sentence(error))
+
+
+def show_cautions(cautions: Iterable[str]) -> None:
+    """Draw what to beware of in the numbers above; several of them are one click away."""
+    said = [f":orange[:material/warning:] {plain(each)}" for each in cautions]
+    if len(said) > _MOST_CAUTIONS:
+        with st.expander(f"{len(said)} cautions about these numbers"):
+            st.caption("\n\n".join(said))
+    elif said:
+        st.caption("\n\n".join(said))
 
 
 def single_group(bundle: Bundle, rows: np.ndarray) -> np.ndarray:

@@ -21,9 +21,9 @@ from gsr_core.runs.job import RunJob, run_commands
 from gsr_core.runs.protocol import protocol_of
 from gsr_core.runs.store import list_runs
 from gsr_core.views import navigation as nav
-from gsr_core.views.charts import plain, show, show_error, show_rows
+from gsr_core.views.charts import plain, show, show_cautions, show_error, show_rows
 from gsr_core.views.frame import Frame, link
-from gsr_core.views.session import load_accuracies, load_outcome, workspace
+from gsr_core.views.session import load_accuracies, load_cautions, load_outcome, workspace
 from gsr_core.views.slices import slices_of
 
 __all__ = [
@@ -217,6 +217,9 @@ def show_table(compared: list[Entry], table: pd.DataFrame, bundle: Bundle) -> No
         },
     )
     st.caption(f"Accuracies on test at the kept step, means over seeds. {_ERROR_BARS}")
+    show_cautions(
+        f"{entry.label}: {said}" for entry in compared for said in load_cautions(entry.runs[0])
+    )
 
 
 def accuracy_by_group(tables: pd.DataFrame, what: str = "group") -> None:

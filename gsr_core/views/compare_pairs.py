@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import streamlit as st
 
+from gsr_core.comparing.bootstrap import judged
 from gsr_core.comparing.changes import changed_samples, shared_run
 from gsr_core.comparing.entries import Entry, default_reference
-from gsr_core.comparing.paired import paired, paired_values, rank_correlation, seed_differences
+from gsr_core.comparing.paired import paired_values, rank_correlation, seed_differences
 from gsr_core.data.bundle import Bundle
 from gsr_core.errors import ComparisonError
 from gsr_core.figures.pairs import paired_differences, weight_against_weight
@@ -21,12 +23,14 @@ from gsr_core.runs.store import Run
 from gsr_core.runs.summary import run_label
 from gsr_core.views import navigation as nav
 from gsr_core.views.charts import colours_of, plain, sentence, show, show_rows, single_group
-from gsr_core.views.session import load_samples
+from gsr_core.views.session import load_bootstrap, load_samples
 from gsr_core.views.slices import SliceChoice, choose_slice, within
 
 __all__ = ["choose_reference", "differences", "fixed_and_broken", "value_against_value"]
 
 _MOST_POINTS = 30_000
+_MOST_SEEDS, _MOST_ROWS = 100, 100
+"""More than so many seeds, or so many times the test samples, nobody will have."""
 _ONE_VALUE = {
     Values.WEIGHTS: "weight",
     Values.PROBABILITIES: "probability",
@@ -56,17 +60,28 @@ def _choose(name: str, label: str, compared: list[Entry], default: Entry) -> Ent
     return by_id[chosen]
 
 
-def differences(table: pd.DataFrame, reference: Entry, average: str, average_name: str) -> None:
-    """Draw how much better or worse than the reference each entry is, over shared seeds.
+def differences(
+    bundle: Bundle,
+    compared: list[Entry],
+    table: pd.DataFrame,
+    reference: Entry,
+    average: str,
+    average_name: str,
+) -> None:
+    """Draw how much better or worse than the reference each entry is, over seeds and test rows.
 
     Args:
+        bundle: The data.
+        compared: The entries.
         table: From `comparing.scores.scores`.
         reference: The entry that is subtracted.
         average: Metric of the average shown beside the worst group.
         average_name: Its name.
     """
-    worst = paired(table, reference.label)
-    beside = paired(table, reference.label, average)
+    others = [entry for entry in compared if entry != reference]
+    drawn = {entry.label: load_bootstrap(entry, reference, bundle) for entry in others}
+    worst = judged(table, reference, drawn)
+    beside = judged(table, reference, drawn, average)
     left, right = st.columns(2, gap="large")
     with left:
         points = seed_differences(table, reference.label)
@@ -79,6 +94,7 @@ def differences(table: pd.DataFrame, reference: Entry, average: str, average_nam
                 "method": worst["entry"],
                 "worst group": 100 * worst["difference"],
                 "verdict": worst["verdict"],
+                "to tell them apart": [_needed(row) for row in worst.to_dict("records")],
                 "shared seeds": worst["seeds"],
                 "p (Holm)": worst["p_holm"],
                 average_name: 100 * beside["difference"],
@@ -94,12 +110,24 @@ def differences(table: pd.DataFrame, reference: Entry, average: str, average_nam
             },
         )
         st.caption(
-            "95 % t intervals of the difference on the same seeds, each for one comparison; p is "
-            "corrected for all of them (Holm). If the interval contains 0, the two cannot be told "
-            "apart. Seeds redraw target, val and the method's own draws, not test, heldout or the "
-            "backbone: where every seed gives the same difference, seeds cannot say whether it is "
-            "chance."
+            "95 % intervals of the difference on the same seeds and test samples, each for one "
+            "comparison: the wider ends of a t interval over seeds and of a bootstrap over seeds "
+            "and test samples. An interval that contains 0 does not tell the two apart; what would "
+            "takes this difference for the true one. p is corrected for all rows (Holm). Seeds "
+            "redraw target, val and the method's own draws, not heldout or the backbone."
         )
+
+
+def _needed(row: Mapping[Any, Any]) -> str:
+    """Return what would tell an entry from the reference, "" where that is known."""
+    if row["verdict"] in ("better", "worse"):
+        return ""
+    ways = []
+    if row["seeds"] < row["seeds_needed"] < _MOST_SEEDS:
+        ways.append(f"about {row['seeds_needed']:.0f} seeds")
+    if 1 < row["rows_needed"] < _MOST_ROWS:
+        ways.append(f"{row['rows_needed']:.2g} × the test samples")
+    return " or ".join(ways) or "no such number in reach"
 
 
 def fixed_and_broken(bundle: Bundle, compared: list[Entry], reference: Entry, best: str) -> None:

@@ -12,10 +12,10 @@ from gsr_core.runs.job import ensure_run_worker, submit
 from gsr_core.runs.store import Run
 from gsr_core.runs.summary import headline, run_label, unsolved_steps
 from gsr_core.views import navigation as nav
-from gsr_core.views.charts import badge, percent, plain, show, show_error, show_rows
+from gsr_core.views.charts import badge, percent, plain, show, show_cautions, show_error, show_rows
 from gsr_core.views.frame import Frame, link
 from gsr_core.views.run_actions import run_actions, run_settings
-from gsr_core.views.session import is_active, load_history
+from gsr_core.views.session import is_active, load_cautions, load_history
 
 __all__ = ["job_panel"]
 
@@ -102,6 +102,8 @@ def _in_full(run: Run) -> None:
                 "gradient norm of 1e-8, influences to 1e-10) and are approximate; a larger l2 "
                 "helps."
             )
+        if not state.active:
+            show_cautions(load_cautions(run))
         if state.step > 1:
             show(
                 live_worst_group(load_history(run), max(state.steps, state.step)),

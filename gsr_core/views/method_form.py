@@ -54,7 +54,10 @@ def method_form(bundle: str, devices: list[str]) -> list[RunJob]:
         persist_state="session",
     )
     method = METHODS[name]
-    st.caption(f"{method.summary} Trains with {method.needs}. Per-sample values: {method.values}.")
+    st.caption(
+        f"{method.summary} Trains with {method.needs}. Per-sample values: {method.values}.  \n"
+        f"**When to use:** {method.use_when}"
+    )
     fields = TypeAdapter(method).json_schema()["properties"]
     defaults = make_method(name).settings()
     start = {**defaults, **(given["settings"] if name == given["method"] else {})}

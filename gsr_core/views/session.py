@@ -14,6 +14,8 @@ import pandas as pd
 import streamlit as st
 import torch
 
+from gsr_core.comparing.bootstrap import Bootstrap, bootstrap_entries
+from gsr_core.comparing.entries import Entry
 from gsr_core.comparing.scores import outcome
 from gsr_core.curation.accuracy import accuracies_on
 from gsr_core.curation.slices import Slice
@@ -26,6 +28,8 @@ from gsr_core.maps.config import MapConfig, map_config
 from gsr_core.maps.graphs import graph_path, read_graph
 from gsr_core.maps.heads import map_head
 from gsr_core.maps.rows import map_rows
+from gsr_core.runs.cautions import cautions
+from gsr_core.runs.quality import quality_table
 from gsr_core.runs.samples import sample_table
 from gsr_core.runs.store import Run, list_runs
 from gsr_core.workspace import Workspace
@@ -35,11 +39,14 @@ __all__ = [
     "devices",
     "is_active",
     "load_accuracies",
+    "load_bootstrap",
     "load_bundle",
+    "load_cautions",
     "load_history",
     "load_neighbours",
     "load_outcome",
     "load_places",
+    "load_quality",
     "load_samples",
     "load_search",
     "load_values",
@@ -131,6 +138,28 @@ def _samples(path: str, split: str, stamp: int) -> pd.DataFrame:
     return sample_table(run, split, load_bundle(run.config.bundle))
 
 
+def load_quality(run: Run, split: str) -> pd.DataFrame:
+    """Return `quality_table` of a run that has ended. Not to be changed."""
+    return _quality(str(run.path), split, _stamp(run.path / "head.safetensors"))
+
+
+@st.cache_resource(max_entries=64, show_spinner="Measuring calibration and ranking")
+def _quality(path: str, split: str, stamp: int) -> pd.DataFrame:
+    run = _run(path)
+    return quality_table(run, split, load_bundle(run.config.bundle))
+
+
+def load_cautions(run: Run) -> list[str]:
+    """Return `cautions` of a run that has ended. Not to be changed."""
+    return _cautions(str(run.path), _stamp(run.path / "head.safetensors"))
+
+
+@st.cache_resource(max_entries=1024, show_spinner=False)
+def _cautions(path: str, stamp: int) -> list[str]:
+    run = _run(path)
+    return cautions(run, load_bundle(run.config.bundle))
+
+
 def load_accuracies(run: Run, split: str, slices: Sequence[Slice], bundle: Bundle) -> pd.DataFrame:
     """Return `curation.accuracy.accuracies_on` of a run that has ended. Not to be changed."""
     named = tuple((each.name, each.key) for each in slices)
@@ -149,6 +178,27 @@ def _accuracies(
     _bundle: Bundle,
 ) -> pd.DataFrame:
     return accuracies_on(_run(path), split, _slices, _bundle)
+
+
+def load_bootstrap(entry: Entry, reference: Entry, bundle: Bundle) -> dict[str, Bootstrap]:
+    """Return `comparing.bootstrap.bootstrap_entries`. Not to be changed."""
+    named = [
+        tuple((str(run.path), _stamp(run.path / "head.safetensors")) for run in each.runs)
+        for each in (entry, reference)
+    ]
+    return _bootstrap(*named, entry, reference, bundle)
+
+
+@st.cache_resource(max_entries=1024, show_spinner="Drawing test samples anew")
+def _bootstrap(
+    named: tuple[tuple[str, int], ...],
+    against: tuple[tuple[str, int], ...],
+    _entry: Entry,
+    _reference: Entry,
+    _bundle: Bundle,
+) -> dict[str, Bootstrap]:
+    del named, against
+    return bootstrap_entries(_entry, _reference, _bundle)
 
 
 def load_values(bundle: Bundle, most: int) -> dict[str, list[str]]:

@@ -34,6 +34,7 @@ def test_it_is_valid_with_no_arguments_and_describes_itself(name):
     assert method.name == name
     assert method.title
     assert method.summary.endswith(".")
+    assert method.use_when.endswith(".")
     assert method.max_steps >= 1
 
 

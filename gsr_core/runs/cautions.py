@@ -1,0 +1,62 @@
+"""What to beware of in a run's numbers."""
+
+from __future__ import annotations
+
+from gsr_core.data.bundle import MIN_GROUP_SIZE, Bundle
+from gsr_core.metrics import wilson_interval
+from gsr_core.runs.samples import keep_scores
+from gsr_core.runs.store import Run
+from gsr_core.runs.summary import group_table
+
+__all__ = ["cautions"]
+
+
+def cautions(run: Run, bundle: Bundle | None = None) -> list[str]:
+    """Return what to beware of in a run's numbers on test, one plain sentence each.
+
+    - The head gives every sample of test the same class.
+    - The worst group of test has fewer samples than `MIN_GROUP_SIZE`.
+    - No step differs from the kept one by more than chance on val: the worst-group accuracy of all
+      lies in the kept one's 95 % interval, although they are not equal.
+
+    Args:
+        run: A run; nothing is said of one without a head.
+        bundle: The run's bundle, if it is open already.
+    """
+    if run.head() is None:
+        return []
+    bundle = bundle or run.bundle
+    said = []
+    predictions = keep_scores(run, bundle)[bundle.rows_of["test"]]["prediction"]
+    if len(predictions) and (predictions == predictions[0]).all():
+        label = bundle.manifest.classes[int(predictions[0])]
+        said.append(
+            f"The head gives every sample of test one class, '{label}': its accuracies say how "
+            "common that class is, and nothing else."
+        )
+    history, kept = run.metrics(), run.state.best_step
+    groups = group_table(history, "test", kept)
+    worst = groups.loc[groups["accuracy"].idxmin()]
+    if worst["count"] < MIN_GROUP_SIZE:
+        low, high = wilson_interval(worst["accuracy"], worst["count"])
+        said.append(
+            f"The worst group of test, {worst['group']}, has {worst['count']} samples: its "
+            f"accuracy is known to lie between {low:.0%} and {high:.0%}, no better."
+        )
+    of_val = history[
+        (history["split"] == "val")
+        & (history["metric"] == "worst_group_accuracy")
+        & (history["group"] == "")
+    ].set_index("step")["value"]
+    if of_val.nunique() > 1:
+        groups = group_table(history, "val", kept)
+        worst = groups.loc[groups["accuracy"].idxmin()]
+        low, high = wilson_interval(worst["accuracy"], worst["count"])
+        if of_val.between(low, high).all():
+            said.append(
+                f"val cannot tell the {len(of_val):,} steps apart: its worst group has "
+                f"{worst['count']} samples, and the worst-group accuracy of every step, "
+                f"{of_val.min():.0%} to {of_val.max():.0%}, lies in the 95 % interval of the kept "
+                f"one, {low:.0%} to {high:.0%}."
+            )
+    return said
