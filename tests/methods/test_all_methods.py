@@ -183,6 +183,10 @@ READERS = [
     ("ssa", {"then": "rwg"}),
     ("dfr", {"selection": "average"}),
     ("l2r", {"selection": "average"}),
+    ("afr", {"selection": "average"}),
+    ("afr", {"solver": "exact"}),
+    ("optweights", {"risk": "dro"}),
+    ("optweights", {"selection": "average"}),
 ]
 """Each method, and each setting that changes which group labels it reads."""
 
