@@ -73,6 +73,7 @@ class AFR(FittedHead):
         "gamma": Range(1.0, 32.0),
         "pull": Range(1e-3, 1.0),
         "solver": ("path", "exact"),
+        "standardise": (True, False),
     }
 
     l2: Annotated[
