@@ -216,7 +216,7 @@ def unsure_weight(losses: Tensor, labels: Tensor, gamma: float, *, class_balance
     Example:
         >>> losses = -torch.tensor([0.75, 0.5, 0.25]).log()
         >>> unsure_weight(losses, torch.tensor([0, 0, 1]), 4.0, class_balance=True)
-        tensor([0.0547, 0.1488, 0.7965])
+        tensor([0.0541, 0.1470, 0.7990])
     """
     score = -gamma * torch.exp(-losses)
     if class_balance:

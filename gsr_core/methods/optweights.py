@@ -200,9 +200,10 @@ def move_shares(p: Tensor, velocity: Tensor, size: float, floor: float) -> Tenso
         floor: What no share is below before all are normalised.
 
     Example:
+        >>> import torch
         >>> p = torch.tensor([0.5, 0.25, 0.25])
         >>> move_shares(p, torch.tensor([0.0, 1.0, 9.0]), 1.0, 0.01)
-        tensor([0.8301, 0.1527, 0.0172])
+        tensor([0.8363, 0.1538, 0.0099])
     """
     moved = (p.log() - size * velocity).softmax(dim=0).clamp(min=floor)
     return moved / moved.sum()
