@@ -141,15 +141,10 @@ class AFR(FittedHead):
                 None.
         """
         base = next(ERM(l2=self.l2, standardise=self.standardise).iterate(problem)).head
-        inner = InnerProblem(
-            *(problem, problem.weighted),
-            l2=self.pull,
-            standardise=self.standardise,
-            base=base,
-        )
+        rows, standardise = problem.weighted, self.standardise
+        inner = InnerProblem(problem, rows, l2=self.pull, standardise=standardise, base=base)
         losses, judge = self._losses(problem, inner)
-        balanced = self.class_balance
-        weight = unsure_weight(losses, inner.labels, self.gamma, class_balance=balanced)
+        weight = unsure_weight(losses, rows.labels, self.gamma, class_balance=self.class_balance)
         note = f"The weights are by {judge}; {_worth(weight, problem.n_classes)}"
         if self.solver == "path":
             yield from self._path(inner, weight, note, checkpoint)
