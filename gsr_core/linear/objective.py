@@ -188,7 +188,7 @@ class HeadObjective(ABC):
 
     @abstractmethod
     def at_zero(self) -> State:
-        """Evaluate the objective at the zero head."""
+        """Evaluate the objective at the zero u: the zero head, or the base head if it has one."""
 
     @abstractmethod
     def along(self, state: State, step: Tensor) -> Callable[[float], State]:
@@ -284,6 +284,8 @@ class Objective(HeadObjective):
         basis: (K, c) from `centred_basis`; its precision is that of all vectors here.
         rough: (n, p) a copy of the rows in float32, for products that need not be exact; None where
             float32 would be too rough or would spare nothing.
+        offset: (n, K) logits of a base head, to which u adds its own: the penalty is then on the
+            distance from that head, which the zero u stands for. None if there is none.
     """
 
     design: Tensor
@@ -292,6 +294,7 @@ class Objective(HeadObjective):
     l2: float
     basis: Tensor
     rough: Tensor | None = None
+    offset: Tensor | None = None
 
     @property
     def width(self) -> int:
@@ -314,11 +317,13 @@ class Objective(HeadObjective):
 
     def at(self, u: Tensor) -> State:
         """Evaluate the objective at u, (p, c)."""
-        return self._at(u, times(self.design, u) @ self.basis.T)
+        logits = times(self.design, u) @ self.basis.T
+        return self._at(u, logits if self.offset is None else logits + self.offset)
 
     def at_zero(self) -> State:
-        """Evaluate the objective at the zero head."""
-        return self._at(self.zero(), self.basis.new_zeros(len(self.labels), len(self.basis)))
+        """Evaluate the objective at the zero u."""
+        nothing = self.basis.new_zeros(len(self.labels), len(self.basis))
+        return self._at(self.zero(), nothing if self.offset is None else self.offset)
 
     def along(self, state: State, step: Tensor) -> Callable[[float], State]:
         """Return what evaluates the objective at `u + size * step`, (p, c), for a size."""

@@ -26,6 +26,7 @@ from torch.nn.functional import cross_entropy
 
 from gsr_core.data.stored import StoredFeatures
 from gsr_core.linear.feature_map import FeatureMap
+from gsr_core.linear.head import Head
 from gsr_core.linear.objective import HeadObjective, State, curvature_of, gram_of_parts
 
 __all__ = ["StreamedObjective"]
@@ -53,6 +54,7 @@ class StreamedObjective(HeadObjective):
         basis: (K, c) from `centred_basis`; its precision is that of all vectors here.
         precision: Of a Hessian that is written down.
         rough: Whether products in float32 are not too rough.
+        base: A head on raw features, to whose logits u adds its own; None if there is none.
     """
 
     features: StoredFeatures
@@ -63,6 +65,7 @@ class StreamedObjective(HeadObjective):
     basis: Tensor
     precision: torch.dtype
     rough: bool = False
+    base: Head | None = None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -92,7 +95,7 @@ class StreamedObjective(HeadObjective):
         return State(u, losses, value, lambda: torch.cat([part for *_, part in self._passing(u)]))
 
     def at_zero(self) -> State:
-        """Evaluate the objective at the zero head."""
+        """Evaluate the objective at the zero u."""
         return self.at(self.zero())
 
     def along(self, state: State, step: Tensor) -> Callable[[float], State]:
@@ -213,7 +216,8 @@ class StreamedObjective(HeadObjective):
         for start in range(0, n, size):
             rows = slice(start, min(start + size, n))
             block = self.features.read(rows).to(dtype)
-            yield rows, block, (basis @ (across @ block.T + offset)).T
+            logits = (basis @ (across @ block.T + offset)).T
+            yield rows, block, logits if self.base is None else logits + self.base.logits(block)
 
 
 class _Total:

@@ -34,7 +34,7 @@ from gsr_core.linear.influence import EXACT, Influence, Inverted, influence_alon
 from gsr_core.linear.iterative import SolveEnding
 from gsr_core.linear.objective import State
 from gsr_core.methods.base import SETTINGS_CONFIG, LabelNeeds, Range, SearchSpace, Step, settings
-from gsr_core.methods.inner import Fitted, FittedHead, InnerProblem, Scored, invert_exactly
+from gsr_core.methods.inner import Fitted, FittedHead, Scored, invert_exactly
 
 __all__ = ["GSR", "GroupRobust", "clip_norm", "project"]
 
@@ -181,7 +181,7 @@ class GroupRobust(FittedHead, ABC):
                 note=inverted.note + shortfall(inverted.ending),
                 group_weight=gamma,
                 u=u,
-                measure=self._influence(inner, target, weight, u),
+                measure=inner.influence(weight, u, target, partial(self.invert, tolerance=EXACT)),
                 step_size=size,
                 clipped=clipped,
                 checkpoint={
@@ -206,20 +206,8 @@ class GroupRobust(FittedHead, ABC):
             sample_weight: (n,) of the step.
             u: (p, c) of the step; fitted under these weights if None.
         """
-
-        def compute() -> Influence:
-            # The rows are mapped only if somebody asks; the run has its own.
-            inner = self.inner(problem)
-            at = inner.fit(sample_weight, inner.zero()).state.u if u is None else u
-            return self._influence(inner, inner.scored(problem.target), sample_weight, at)()
-
-        return compute
-
-    def _influence(
-        self, inner: InnerProblem, target: Scored, sample_weight: Tensor, u: Tensor
-    ) -> Callable[[], Influence]:
         invert = partial(self.invert, tolerance=EXACT)
-        return inner.influence(sample_weight, u, target, invert)
+        return self.influence_of_refit(problem, sample_weight, u, invert)
 
     def _signal(self, watched: Scored, state: State) -> Tensor:
         """Return each group's mean loss in nats, or error rate, (m,)."""

@@ -120,7 +120,15 @@ def invert_exactly(
 class InnerProblem:
     """Fits weighted heads on one set of rows, each from the last, and differentiates them."""
 
-    def __init__(self, problem: Problem, rows: Rows, *, l2: float, standardise: bool) -> None:
+    def __init__(
+        self,
+        problem: Problem,
+        rows: Rows,
+        *,
+        l2: float,
+        standardise: bool,
+        base: Head | None = None,
+    ) -> None:
         """Map the rows to design coordinates.
 
         Args:
@@ -129,11 +137,14 @@ class InnerProblem:
             l2: Penalty on all parameters. It may be raised later, not lowered: it decides
                 whether products in float32 are precise enough.
             standardise: Whether to standardise the features on `rows`.
+            base: A head on raw features that the fitted ones are to stay near. Coordinates u are
+                then what a head has beyond it, and the penalty is on these; the zero u is the
+                base head.
         """
         compute = problem.compute
         self.l2 = l2
         self.labels = rows.labels
-        self._rows = rows
+        self._rows, self._base = rows, base
         self._precision = compute.design_dtype
         self._map = FeatureMap.fit(
             rows.source, standardise=standardise, dtype=compute.accumulate_dtype
@@ -155,7 +166,7 @@ class InnerProblem:
         return self._uniform.sample_weight
 
     def zero(self) -> Tensor:
-        """Return the coordinates (p, c) of the zero head."""
+        """Return the coordinates (p, c) of the zero head, or of the base head if there is one."""
         return self._uniform.zero()
 
     def objective(self, sample_weight: Tensor) -> HeadObjective:
@@ -187,7 +198,10 @@ class InnerProblem:
 
     def head(self, u: Tensor) -> Head:
         """Return the head on raw features with coordinates u."""
-        return self._map.head(u @ self.basis.T)
+        head = self._map.head(u @ self.basis.T)
+        if self._base is None:
+            return head
+        return Head(self._base.weight + head.weight, self._base.bias + head.bias)
 
     def scored(self, rows: Rows) -> Scored:
         """Map group-labelled rows to design coordinates."""
@@ -235,9 +249,11 @@ class InnerProblem:
             return StreamedObjective(
                 *(source, self._map, labels, weight, l2, self.basis, self._precision),
                 rough=_is_clear(l2, size),
+                base=self._base,
             )
         design = self._map.design(source, self._precision)
-        return Objective(design, labels, weight, l2, self.basis, _rough(design, l2))
+        offset = None if self._base is None else self._base.logits(source.to(self.basis))
+        return Objective(design, labels, weight, l2, self.basis, _rough(design, l2), offset)
 
     def step(
         self,
@@ -330,6 +346,30 @@ class FittedHead(Method, ABC):
         """Return the inner problem on some rows, by default the weighted ones."""
         rows = problem.weighted if rows is None else rows
         return InnerProblem(problem, rows, l2=self.l2, standardise=self.standardise)
+
+    def influence_of_refit(
+        self,
+        problem: Problem,
+        sample_weight: Tensor,
+        u: Tensor | None,
+        invert: Callable[[Fitted, Tensor], Inverted] = invert_exactly,
+    ) -> Callable[[], Influence]:
+        """Return `Step.measure` of a step of an earlier run whose head was fitted to the end.
+
+        Args:
+            problem: The data.
+            sample_weight: (n,) of the step.
+            u: (p, c) of the step; fitted under these weights if None.
+            invert: Applies the inverse Hessian to (p, c, r) columns, or what stands for it.
+        """
+
+        def compute() -> Influence:
+            # The rows are mapped only if somebody asks; the run has its own.
+            inner = self.inner(problem)
+            at = inner.fit(sample_weight, inner.zero()).state.u if u is None else u
+            return inner.influence(sample_weight, at, inner.scored(problem.target), invert)()
+
+        return compute
 
 
 @settings(frozen=True, kw_only=True, config=SETTINGS_CONFIG)

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from gsr_core.errors import SettingError
+from gsr_core.methods.afr import AFR
 from gsr_core.methods.base import Method
 from gsr_core.methods.class_balanced import ClassBalanced
 from gsr_core.methods.cvar_doro import CVaRDORO
@@ -26,6 +27,7 @@ from gsr_core.methods.lrw import LRWEasy, LRWHard, LRWRandom
 from gsr_core.methods.lrwopt import LRWOpt
 from gsr_core.methods.maple import MAPLE
 from gsr_core.methods.mwn import MWN
+from gsr_core.methods.optweights import OptWeights
 from gsr_core.methods.pde import PDE
 from gsr_core.methods.pgd import PGD
 from gsr_core.methods.rwg import RWG
@@ -68,6 +70,8 @@ METHODS: dict[str, type[Method]] = {
         GraSP,
         FeaSP,
         SSA,
+        AFR,
+        OptWeights,
     )
 }
 

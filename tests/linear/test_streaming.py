@@ -8,6 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from gsr_core.data.stored import StoredFeatures
 from gsr_core.linear import feature_map, streaming
 from gsr_core.linear.feature_map import FeatureMap
+from gsr_core.linear.head import Head
 from gsr_core.linear.objective import Objective, centred_basis
 from gsr_core.linear.solver import Solver
 from gsr_core.linear.streaming import StreamedObjective
@@ -15,13 +16,13 @@ from gsr_core.linear.streaming import StreamedObjective
 N, D = 90, 6
 
 
-@pytest.fixture(params=[2, 3, 5])
+@pytest.fixture(params=[(2, False), (3, False), (5, False), (3, True)])
 def pair(request, compute, monkeypatch, random_columns):
     """An objective in memory and the same one in blocks of few rows, and a state of each."""
     monkeypatch.setattr(streaming, "_BLOCK", 70)
     monkeypatch.setattr(streaming, "_GRAM_BLOCK", 150)
     monkeypatch.setattr(feature_map, "_CHUNK", 25)
-    rng, n_classes = np.random.default_rng(0), request.param
+    rng, (n_classes, around) = np.random.default_rng(0), request.param
     file = rng.normal(size=(2 * N, D)).astype(np.float32) * rng.uniform(0.5, 4, D) + 3
     position = rng.permutation(2 * N)[:N]
     stored = StoredFeatures(file.astype(np.float32), position, compute.device)
@@ -34,6 +35,11 @@ def pair(request, compute, monkeypatch, random_columns):
     streamed = StreamedObjective(
         stored, to_design, labels, dense.sample_weight, l2, basis, compute.accumulate_dtype
     )
+    if around:
+        weight = random_columns(dense, n_classes, D, seed=5)
+        base = Head(weight, random_columns(dense, n_classes, seed=6))
+        dense = replace(dense, offset=base.logits(stored.read().to(weight)))
+        streamed = replace(streamed, base=base)
     u = random_columns(dense, D + 1, n_classes - 1)
     return dense, streamed, dense.at(u), streamed.at(u)
 

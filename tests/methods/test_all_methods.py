@@ -184,6 +184,10 @@ READERS = [
     ("ssa", {"then": "rwg"}),
     ("dfr", {"selection": "average"}),
     ("l2r", {"selection": "average"}),
+    ("afr", {"selection": "average"}),
+    ("afr", {"solver": "exact"}),
+    ("optweights", {"risk": "dro"}),
+    ("optweights", {"selection": "average"}),
 ]
 """Each method, and each setting that changes which group labels it reads."""
 
@@ -224,7 +228,7 @@ def _with_a_judge_who_prefers_another_step(method, problem):
     logits = [each.logits(val.features) for each in heads]
     losses = torch.stack([cross_entropy(each, val.labels, reduction="none") for each in logits])
     wrong = torch.stack([each.argmax(dim=1) != val.labels for each in logits])
-    preferred = (losses + 1e6 * wrong).argmin(dim=0)
+    preferred = (losses.double() + 1e6 * wrong).argmin(dim=0)
     others = torch.where(preferred != kept - 1)[0]
     # A rule that keeps the earliest of equals needs one that is right where the kept one errs.
     others = others[wrong[kept - 1][others].argsort(descending=True, stable=True)]

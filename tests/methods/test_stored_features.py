@@ -37,11 +37,18 @@ def problems(request, make_problem, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "name", ["llr", "rwg", "gsr", "gsr_cg", "gsr_hf", "gsr_lissa", "group_dro", "l2r", "jtt"]
+    "name",
+    [
+        *("llr", "rwg", "gsr", "gsr_cg", "gsr_hf", "gsr_lissa", "group_dro", "l2r", "jtt"),
+        *("afr", "afr exact", "optweights"),
+    ],
 )
 def test_every_kind_of_method_gives_what_it_gives_in_memory(problems, name):
     problem, test, other, other_test = problems
-    method = make_method(name, {"steps": 5} if name.startswith("gsr") else {})
+    name, *solver = name.split()
+    stepped = name.startswith(("gsr", "afr", "optweights"))
+    settings = {"steps": 5} if stepped else {}
+    method = make_method(name, {**settings, **({"solver": solver[0]} if solver else {})})
     groups = [str(g) for g in range(problem.n_groups)]
     one = fit(method, problem, groups, test=test)
     two = fit(method, other, groups, test=other_test)
