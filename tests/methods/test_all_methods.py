@@ -183,6 +183,9 @@ READERS = [
     ("ssa", {"then": "rwg"}),
     ("dfr", {"selection": "average"}),
     ("l2r", {"selection": "average"}),
+    ("evals", {"selection": "worst_group"}),
+    ("evals", {"selection": "average", "penalty": "l1"}),
+    ("rad", {"penalty": "l1"}),
 ]
 """Each method, and each setting that changes which group labels it reads."""
 
