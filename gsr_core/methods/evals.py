@@ -50,7 +50,6 @@ from gsr_core.linear.head import Head
 from gsr_core.methods.base import (
     SETTINGS_CONFIG,
     LabelNeeds,
-    SearchSpace,
     SelectionField,
     Step,
     Values,
@@ -87,10 +86,6 @@ class EVaLS(EitherPenalty):
     )
     needs: ClassVar[LabelNeeds] = LabelNeeds.NONE
     values: ClassVar[Values] = Values.SUBSET
-    search: ClassVar[SearchSpace] = {
-        **EitherPenalty.search,
-        "selection": ("worst_inferred_group", "worst_group"),
-    }
 
     selection: SelectionField = "worst_inferred_group"
     steps: Annotated[
@@ -211,7 +206,6 @@ def extremes_of_each_class(score: Tensor, labels: Tensor, position: np.ndarray, 
     of = labels.cpu().numpy()[by_score]
     for label in np.unique(of):
         ordered = by_score[of == label]
-        chosen[torch.from_numpy(np.concatenate([ordered[:k], ordered[-k:]])).to(labels.device)] = (
-            True
-        )
+        ends = torch.from_numpy(np.concatenate([ordered[:k], ordered[-k:]]))
+        chosen[ends.to(labels.device)] = True
     return chosen
