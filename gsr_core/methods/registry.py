@@ -15,6 +15,7 @@ from gsr_core.methods.class_balanced import ClassBalanced
 from gsr_core.methods.cvar_doro import CVaRDORO
 from gsr_core.methods.dfr import DFR
 from gsr_core.methods.erm import ERM
+from gsr_core.methods.evals import EVaLS
 from gsr_core.methods.group_dro import GroupDRO
 from gsr_core.methods.gsr import GSR
 from gsr_core.methods.gsr_variants import GSRCG, GSRHF, GSRLiSSA
@@ -30,6 +31,7 @@ from gsr_core.methods.mwn import MWN
 from gsr_core.methods.optweights import OptWeights
 from gsr_core.methods.pde import PDE
 from gsr_core.methods.pgd import PGD
+from gsr_core.methods.rad import RAD
 from gsr_core.methods.rwg import RWG
 from gsr_core.methods.self_disagreement import SelfDisagreement
 from gsr_core.methods.subg import SUBG
@@ -72,6 +74,8 @@ METHODS: dict[str, type[Method]] = {
         SSA,
         AFR,
         OptWeights,
+        EVaLS,
+        RAD,
     )
 }
 

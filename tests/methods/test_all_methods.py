@@ -188,6 +188,9 @@ READERS = [
     ("afr", {"solver": "exact"}),
     ("optweights", {"risk": "dro"}),
     ("optweights", {"selection": "average"}),
+    ("evals", {"selection": "worst_group"}),
+    ("evals", {"selection": "average", "penalty": "l1"}),
+    ("rad", {"penalty": "l1"}),
 ]
 """Each method, and each setting that changes which group labels it reads."""
 
