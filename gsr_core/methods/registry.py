@@ -12,6 +12,7 @@ from gsr_core.errors import SettingError
 from gsr_core.methods.base import Method
 from gsr_core.methods.class_balanced import ClassBalanced
 from gsr_core.methods.cvar_doro import CVaRDORO
+from gsr_core.methods.d3m import D3M, AutoD3M
 from gsr_core.methods.dfr import DFR
 from gsr_core.methods.erm import ERM
 from gsr_core.methods.group_dro import GroupDRO
@@ -68,6 +69,8 @@ METHODS: dict[str, type[Method]] = {
         GraSP,
         FeaSP,
         SSA,
+        D3M,
+        AutoD3M,
     )
 }
 

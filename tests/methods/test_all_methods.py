@@ -183,6 +183,10 @@ READERS = [
     ("ssa", {"then": "rwg"}),
     ("dfr", {"selection": "average"}),
     ("l2r", {"selection": "average"}),
+    ("d3m", {"selection": "average"}),
+    ("d3m", {"drop": "negative"}),
+    ("auto_d3m", {"selection": "worst_group"}),
+    ("auto_d3m", {"drop": "negative", "selection": "worst_group"}),
 ]
 """Each method, and each setting that changes which group labels it reads."""
 

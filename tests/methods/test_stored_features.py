@@ -37,7 +37,8 @@ def problems(request, make_problem, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "name", ["llr", "rwg", "gsr", "gsr_cg", "gsr_hf", "gsr_lissa", "group_dro", "l2r", "jtt"]
+    "name",
+    ["llr", "rwg", "gsr", "gsr_cg", "gsr_hf", "gsr_lissa", "group_dro", "l2r", "jtt", "auto_d3m"],
 )
 def test_every_kind_of_method_gives_what_it_gives_in_memory(problems, name):
     problem, test, other, other_test = problems
