@@ -18,7 +18,7 @@ from gsr_core.methods.erm import ERM
 from gsr_core.methods.group_dro import GroupDRO
 from gsr_core.methods.gsr import GSR
 from gsr_core.methods.gsr_variants import GSRCG, GSRHF, GSRLiSSA
-from gsr_core.methods.inferred import EIIL, SSA, FeaSP, George, GraSP, Spare
+from gsr_core.methods.inferred import EIIL, SSA, XRM, FeaSP, George, GraSP, Spare
 from gsr_core.methods.jtt import JTT
 from gsr_core.methods.l2r import L2R
 from gsr_core.methods.lff import LfF
@@ -71,6 +71,7 @@ METHODS: dict[str, type[Method]] = {
         SSA,
         D3M,
         AutoD3M,
+        XRM,
     )
 }
 

@@ -187,6 +187,8 @@ READERS = [
     ("d3m", {"drop": "negative"}),
     ("auto_d3m", {"selection": "worst_group"}),
     ("auto_d3m", {"drop": "negative", "selection": "worst_group"}),
+    ("xrm", {"selection": "worst_group"}),
+    ("xrm", {"then": "rwg", "selection": "worst_group"}),
 ]
 """Each method, and each setting that changes which group labels it reads."""
 
