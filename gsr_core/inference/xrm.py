@@ -140,7 +140,7 @@ class XRMInference(GroupInference):
         environment = {split: wrong[0][split] | wrong[1][split] for split in splits_of(problem)}
         (best,) = (each for each in chosen.candidates if each["chosen"])
         choice = (
-            f"of {len(chosen.candidates)} penalties {best['penalty']:g} flips most labels, "
+            f"the penalty {best['penalty']:g}, of {len(chosen.candidates)}, flips most labels, "
             f"{best['flipped']:,} of {len(problem.weighted):,}; "
             + _sizes_in_words(environment["weighted"], problem.weighted.labels.cpu().numpy())
         )

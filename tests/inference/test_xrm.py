@@ -216,7 +216,9 @@ def test_the_penalty_that_flips_most_labels_is_chosen(blobs, planted):
     found = XRMInference().infer(blobs)
     assert found.candidates["flipped"].tolist() == [3, 5, 9, 7]
     assert found.candidates["chosen"].tolist() == [False, False, True, False]
-    assert found.choice.startswith("of 4 penalties 0.01 flips most labels, 9 of 120; either head")
+    assert found.choice.startswith(
+        "the penalty 0.01, of 4, flips most labels, 9 of 120; either head"
+    )
 
 
 def test_but_not_if_its_heads_predict_one_class(blobs, planted):
