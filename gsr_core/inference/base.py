@@ -24,6 +24,7 @@ __all__ = [
     "GroupInference",
     "InferredGroups",
     "Space",
+    "by_environment",
     "in_words",
     "numbers_in_words",
     "numbers_tried",
@@ -234,6 +235,34 @@ def within_classes(
     return InferredGroups(
         **groups, names=tuple(names), choice=choice, candidates=pd.DataFrame(candidates)
     )
+
+
+def by_environment(
+    problem: Problem,
+    environment: Mapping[str, np.ndarray],
+    choice: str,
+    candidates: Sequence[Mapping[str, object]],
+) -> InferredGroups:
+    """Combine two environments with the classes.
+
+    A class whose weighted rows are all in one environment stays whole.
+
+    Args:
+        problem: As the inference saw it.
+        environment: (n,) bool for each split.
+        choice: As in `InferredGroups`.
+        candidates: Rows of the table.
+    """
+    clusters = {}
+    for label in range(problem.n_classes):
+        rows = rows_of_class(problem, label)
+        parts = {split: environment[split][rows[split]].astype(np.int64) for split in rows}
+        present = np.unique(parts["weighted"])
+        if len(present) == 1:
+            parts = {split: np.full(len(part), present[0]) for split, part in parts.items()}
+        if len(present):
+            clusters[label] = ClassClusters(**parts)
+    return within_classes(problem, clusters, choice, candidates, word="environment")
 
 
 def in_words(scores: Mapping[int, float], choices: Mapping[int, str]) -> str:

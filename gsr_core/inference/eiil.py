@@ -21,7 +21,6 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar
 
-import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -29,14 +28,12 @@ from torch import Tensor
 from gsr_core.data.problem import Problem
 from gsr_core.inference.base import (
     INFERENCE_CONFIG,
-    ClassClusters,
     GroupInference,
     InferredGroups,
     Space,
-    rows_of_class,
+    by_environment,
     settings,
     splits_of,
-    within_classes,
 )
 from gsr_core.inference.references import Reference, logits_of_splits, reference_head
 from gsr_core.linear.head import Head
@@ -102,18 +99,9 @@ class EIILInference(GroupInference):
         # The derivative of the penalty by an assignment has the sign of d times this.
         side = float(own @ (2 * soft - 1))
         environment = {
-            split: (soft > 0.5 if split == "weighted" else side * each > 0).long().numpy()
+            split: (soft > 0.5 if split == "weighted" else side * each > 0).numpy()
             for split, each in derivative.items()
         }
-        clusters = {}
-        for label in range(problem.n_classes):
-            rows = rows_of_class(problem, label)
-            parts = {split: environment[split][rows[split]] for split in rows}
-            present = np.unique(parts["weighted"])
-            if len(present) == 1:
-                parts = {split: np.full(len(part), present[0]) for split, part in parts.items()}
-            if len(present):
-                clusters[label] = ClassClusters(**parts)
         share = float((soft > 0.5).double().mean())
         choice = (
             f"the largest penalty of {self.restarts} starts, {float(reached[best]):.3g}, puts "
@@ -123,7 +111,7 @@ class EIILInference(GroupInference):
             {"start": each, "penalty": float(value), "chosen": each == best}
             for each, value in enumerate(reached)
         ]
-        return within_classes(problem, clusters, choice, candidates, word="environment")
+        return by_environment(problem, environment, choice, candidates)
 
 
 def loss_by_scale(logits: Tensor, labels: Tensor) -> Tensor:

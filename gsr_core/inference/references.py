@@ -30,8 +30,10 @@ __all__ = [
     "EARLY_STEPS",
     "STEP_SIZE",
     "Reference",
+    "by_spread",
     "early_heads",
     "fitted_head",
+    "largest_curvature",
     "logits_of_splits",
     "reference_head",
 ]
@@ -87,13 +89,26 @@ def early_heads(problem: Problem, steps: Sequence[int]) -> list[Head]:
         steps: Increasing numbers of gradient steps.
     """
     to_design, objective = _objective(problem, problem.weighted, 0.0, problem.n_classes)
-    size = STEP_SIZE / _largest_curvature(objective)
+    size = STEP_SIZE / largest_curvature(objective.design, objective.basis)
     u, heads = objective.zero(), []
     for step in range(1, steps[-1] + 1):
         u = u - size * objective.gradient(objective.at(u))
         if step in steps:
             heads.append(to_design.head(u @ objective.basis.T))
     return heads
+
+
+def by_spread(features: Tensor, dtype: torch.dtype) -> FeatureMap:
+    """Return the map that centres features (n, d) and divides all by one number, their spread.
+
+    Args:
+        features: Of the rows to fit on, in whose span the map works if that is smaller.
+        dtype: Precision of the map.
+    """
+    variance, mean = torch.var_mean(features.to(dtype), dim=0, correction=0)
+    spread = variance.mean().sqrt()
+    spread = torch.where(spread > 0, spread, 1.0)
+    return FeatureMap(mean, spread.expand_as(mean), None).in_row_space(features)
 
 
 def logits_of_splits(problem: Problem, head: Head) -> dict[str, np.ndarray]:
@@ -109,22 +124,23 @@ def _objective(
     problem: Problem, rows: Rows, l2: float, n_classes: int
 ) -> tuple[FeatureMap, Objective]:
     compute = problem.compute
-    variance, mean = torch.var_mean(rows.features.to(compute.accumulate_dtype), dim=0, correction=0)
-    spread = variance.mean().sqrt()
-    spread = torch.where(spread > 0, spread, 1.0)
-    to_design = FeatureMap(mean, spread.expand_as(mean), None).in_row_space(rows.features)
-    basis = centred_basis(n_classes, mean)
+    to_design = by_spread(rows.features, compute.accumulate_dtype)
+    basis = centred_basis(n_classes, to_design.mean)
     design = to_design.design(rows.features, compute.design_dtype)
     uniform = basis.new_full((len(rows),), 1 / len(rows))
     return to_design, Objective(design, rows.labels, uniform, l2, basis)
 
 
-def _largest_curvature(objective: Objective) -> float:
-    """Return L: half the largest eigenvalue of the design's second moments."""
-    design = objective.design
+def largest_curvature(design: Tensor, like: Tensor) -> float:
+    """Return L: half the largest eigenvalue of the design's second moments.
+
+    Args:
+        design: (n, p) rows; of weighted ones, each times the root of n times its weight.
+        like: A tensor whose precision to use.
+    """
     generator = torch.Generator().manual_seed(0)
     direction = torch.randn(design.shape[1], 1, generator=generator, dtype=torch.float64)
-    direction, largest = direction.to(objective.basis), direction.new_ones(()).to(objective.basis)
+    direction, largest = direction.to(like), direction.new_ones(()).to(like)
     for _ in range(_POWER_ITERATIONS):
         direction = direction / direction.norm()
         moved: Tensor = transposed_times(design, times(design, direction)) / len(design)

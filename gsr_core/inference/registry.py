@@ -16,6 +16,7 @@ from gsr_core.inference.grasp import FeaspInference, GraspInference
 from gsr_core.inference.hdbscan import HdbscanInference
 from gsr_core.inference.kmeans import KmeansInference
 from gsr_core.inference.spare import SpareInference
+from gsr_core.inference.xrm import XRMInference
 from gsr_core.settings import check_known, suggestion, what_is_wrong
 
 __all__ = ["INFERENCES", "make_inference"]
@@ -28,6 +29,7 @@ INFERENCES: dict[str, type[GroupInference]] = {
     "george": GeorgeInference,
     "hdbscan": HdbscanInference,
     "kmeans": KmeansInference,
+    "xrm": XRMInference,
 }
 """Those that read no group label at all, which leaves out SSA."""
 

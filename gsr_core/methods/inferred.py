@@ -19,7 +19,7 @@ SPARE's own training draws row i of class c and cluster V with probability
 within its class, all classes equally often: clusters have mass :math:`\propto |V|^{1 - \lambda}`.
 As everywhere here, the head is fitted under p instead of to draws from it.
 
-The module is long because it lists the settings of six methods.
+The module is long because it lists the settings of seven methods.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ from gsr_core.inference.george import GeorgeInference
 from gsr_core.inference.grasp import FeaspInference, GraspInference
 from gsr_core.inference.spare import SpareInference
 from gsr_core.inference.ssa import SSAInference
+from gsr_core.inference.xrm import XRMInference
 from gsr_core.methods.base import (
     SETTINGS_CONFIG,
     LabelNeeds,
@@ -63,6 +64,7 @@ from gsr_core.methods.subg import SUBG
 __all__ = [
     "EIIL",
     "SSA",
+    "XRM",
     "FeaSP",
     "George",
     "GraSP",
@@ -417,3 +419,24 @@ class SSA(InferThenTrain, SSAInference):
     search: ClassVar[SearchSpace] = {**FittedHead.search, "threshold": (0.8, 0.9, 0.95, 0.99)}
 
     then: _Then = "group_dro"
+
+
+@settings(frozen=True, kw_only=True, config=SETTINGS_CONFIG)
+class XRM(InferThenTrain, XRMInference):
+    """Environments of what two cross-correcting heads get wrong, by class."""
+
+    name: ClassVar[str] = "xrm"
+    title: ClassVar[str] = "XRM: cross-risk minimisation"
+    summary: ClassVar[str] = (
+        "Splits each class by what two heads get wrong that learn from one half of the held-out "
+        "rows each and correct the labels of the other, and trains with part and class as groups."
+    )
+    use_when: ClassVar[str] = (
+        "Use when nobody labelled groups, not even of val, and the shortcut is easier to learn "
+        "than what it stands for."
+    )
+    needs: ClassVar[LabelNeeds] = LabelNeeds.NONE
+    search: ClassVar[SearchSpace] = {**FittedHead.search, "then": ("group_dro", "rwg", "subg")}
+
+    then: _Then = "group_dro"
+    selection: SelectionField = "worst_inferred_group"

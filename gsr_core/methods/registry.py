@@ -13,13 +13,14 @@ from gsr_core.methods.afr import AFR
 from gsr_core.methods.base import Method
 from gsr_core.methods.class_balanced import ClassBalanced
 from gsr_core.methods.cvar_doro import CVaRDORO
+from gsr_core.methods.d3m import D3M, AutoD3M
 from gsr_core.methods.dfr import DFR
 from gsr_core.methods.erm import ERM
 from gsr_core.methods.evals import EVaLS
 from gsr_core.methods.group_dro import GroupDRO
 from gsr_core.methods.gsr import GSR
 from gsr_core.methods.gsr_variants import GSRCG, GSRHF, GSRLiSSA
-from gsr_core.methods.inferred import EIIL, SSA, FeaSP, George, GraSP, Spare
+from gsr_core.methods.inferred import EIIL, SSA, XRM, FeaSP, George, GraSP, Spare
 from gsr_core.methods.jtt import JTT
 from gsr_core.methods.l2r import L2R
 from gsr_core.methods.lff import LfF
@@ -76,6 +77,9 @@ METHODS: dict[str, type[Method]] = {
         OptWeights,
         EVaLS,
         RAD,
+        D3M,
+        AutoD3M,
+        XRM,
     )
 }
 

@@ -191,6 +191,12 @@ READERS = [
     ("evals", {"selection": "worst_group"}),
     ("evals", {"selection": "average", "penalty": "l1"}),
     ("rad", {"penalty": "l1"}),
+    ("d3m", {"selection": "average"}),
+    ("d3m", {"drop": "negative"}),
+    ("auto_d3m", {"selection": "worst_group"}),
+    ("auto_d3m", {"drop": "negative", "selection": "worst_group"}),
+    ("xrm", {"selection": "worst_group"}),
+    ("xrm", {"then": "rwg", "selection": "worst_group"}),
 ]
 """Each method, and each setting that changes which group labels it reads."""
 

@@ -17,6 +17,7 @@ from gsr_core.methods.gsr_variants import GSRHF
 from gsr_core.methods.inferred import (
     EIIL,
     SSA,
+    XRM,
     FeaSP,
     George,
     GraSP,
@@ -31,7 +32,7 @@ from gsr_core.methods.rwg import RWG
 from gsr_core.methods.subg import SUBG
 
 GROUPS = ["a0", "a1", "b0", "b1"]
-ALL = [Spare, EIIL, George, GraSP, FeaSP, SSA]
+ALL = [Spare, EIIL, George, GraSP, FeaSP, SSA, XRM]
 TRAINING = {
     "group_dro": GroupDRO,
     "rwg": RWG,
@@ -234,6 +235,7 @@ def test_the_minority_is_found_and_the_worst_group_gains(make_problem):
     assert worst(EIIL()) > plain + 0.2
     assert worst(George()) > plain + 0.2
     assert worst(SSA()) > plain + 0.2
+    assert worst(XRM()) > plain + 0.2
     assert worst(Spare()) > plain + 0.2
     # Of an earlier head the clusters are pure but their silhouettes below 0.9: the published
     # power, 2, overdoes it.

@@ -41,7 +41,7 @@ def problems(request, make_problem, monkeypatch):
     [
         *("llr", "rwg", "gsr", "gsr_cg", "gsr_hf", "gsr_lissa", "group_dro", "l2r", "jtt"),
         *("afr", "afr exact", "optweights"),
-        *("evals", "rad"),
+        *("evals", "rad", "auto_d3m"),
     ],
 )
 def test_every_kind_of_method_gives_what_it_gives_in_memory(problems, name):
