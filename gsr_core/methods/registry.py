@@ -11,8 +11,10 @@ from pydantic import ValidationError
 from gsr_core.errors import SettingError
 from gsr_core.methods.base import Method
 from gsr_core.methods.class_balanced import ClassBalanced
+from gsr_core.methods.class_scaling import ClassScaling
 from gsr_core.methods.cvar_doro import CVaRDORO
 from gsr_core.methods.dfr import DFR
+from gsr_core.methods.drops import DROPS
 from gsr_core.methods.erm import ERM
 from gsr_core.methods.group_dro import GroupDRO
 from gsr_core.methods.gsr import GSR
@@ -68,6 +70,8 @@ METHODS: dict[str, type[Method]] = {
         GraSP,
         FeaSP,
         SSA,
+        ClassScaling,
+        DROPS,
     )
 }
 
