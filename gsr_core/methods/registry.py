@@ -30,6 +30,7 @@ from gsr_core.methods.maple import MAPLE
 from gsr_core.methods.mwn import MWN
 from gsr_core.methods.pde import PDE
 from gsr_core.methods.pgd import PGD
+from gsr_core.methods.pro2 import Pro2
 from gsr_core.methods.rwg import RWG
 from gsr_core.methods.self_disagreement import SelfDisagreement
 from gsr_core.methods.subg import SUBG
@@ -72,6 +73,7 @@ METHODS: dict[str, type[Method]] = {
         SSA,
         ClassScaling,
         DROPS,
+        Pro2,
     )
 }
 
