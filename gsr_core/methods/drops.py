@@ -181,7 +181,11 @@ class _Point:
 
 
 class OffsetGame:
-    """Class offsets against shares of the groups in a ball around equal ones."""
+    """Class offsets against shares of the groups in a ball around equal ones.
+
+    Attributes:
+        seen: (K,) bool, classes with a row in a group.
+    """
 
     def __init__(self, logits: Tensor, labels: Tensor, shares: Tensor) -> None:
         """Take the scores of some rows.
@@ -195,7 +199,6 @@ class OffsetGame:
         counted = torch.zeros(logits.shape[1], dtype=torch.bool, device=logits.device)
         counted[labels[shares.any(dim=1)]] = True
         self.seen = counted
-        """(K,) bool: classes with a row in a group."""
         self._basis = logits.new_zeros(logits.shape[1], int(counted.sum()) - 1)
         self._basis[counted] = centred_basis(int(counted.sum()), logits)
         self._equal = logits.new_full((shares.shape[1],), 1 / shares.shape[1])

@@ -62,10 +62,10 @@ from gsr_core.methods.rwg import group_shares
 
 __all__ = ["Pro2", "SourceHeads"]
 
-_NOTHING = 1e-6
-"""Relative size below which what is left of the features or of a head's weights is rounding."""
+_NOTHING = 1e-5
+"""Singular value below which features do not vary in a direction, relative to the largest."""
 _FAINT = 1e-9
-"""Size below which all weights of a head are rounding: nothing tells the classes apart."""
+"""Size below which a head's weights are rounding: nothing tells the classes apart."""
 
 
 @settings(frozen=True, kw_only=True, config=SETTINGS_CONFIG)
@@ -167,7 +167,12 @@ class Pro2(Method):
 
 
 class SourceHeads:
-    """Heads that predict the class, each from what the ones before left of the features."""
+    """Heads that predict the class, each from what the ones before left of the features.
+
+    Attributes:
+        scaling: To standardised features and a one.
+        accuracy: Of each head so far, on the rows that it was fitted to.
+    """
 
     def __init__(self, problem: Problem, rows: Rows, l2: float) -> None:
         """Standardise the features; nothing is fitted before it is asked for.
@@ -184,12 +189,13 @@ class SourceHeads:
             dtype=problem.compute.accumulate_dtype,
             row_space=False,
         )
-        """To standardised features and a one."""
         self.accuracy: list[float] = []
-        """Of each head, on the rows that it was fitted to."""
-        self._left = self.standardised(rows.features)
-        self._whole = float(self._left.norm())
-        self._directions = self._left.new_zeros(self._left.shape[1], 0)
+        features = self.standardised(rows.features)
+        # Off their span the features are rounding, which the weak penalty would blow up from one
+        # head to the next.
+        self._span = _span(features)
+        self._left = features @ self._span
+        self._directions = features.new_zeros(self._span.shape[1], 0)
         self._ends: list[int] = []
 
     def standardised(self, features: Tensor) -> Tensor:
@@ -207,11 +213,14 @@ class SourceHeads:
         """
         while len(self._ends) < count and self._fit_another():
             pass
-        return self._directions[:, : self._ends[count - 1]] if len(self._ends) >= count else None
+        if len(self._ends) < count:
+            return None
+        return self._span @ self._directions[:, : self._ends[count - 1]]
 
     def _fit_another(self) -> bool:
         """Append the directions of one more head; return whether there were any."""
-        if float(self._left.norm()) <= _NOTHING * self._whole:
+        rank, done = self._directions.shape
+        if done == rank:
             return False
         inner = InnerProblem(
             self._problem,
@@ -221,7 +230,8 @@ class SourceHeads:
         )
         state = inner.fit(inner.uniform(), inner.zero()).state
         _, size, directions = torch.linalg.svd(inner.head(state.u).weight, full_matrices=False)
-        directions = directions[size > max(_NOTHING * float(size.max()), _FAINT)].T
+        new = min(self._problem.n_classes - 1, rank - done)
+        directions = directions[:new][size[:new] > _FAINT].T
         if not directions.shape[1]:
             return False
         # Twice, because once leaves what rounding makes of the earlier directions.
@@ -234,3 +244,9 @@ class SourceHeads:
         right = state.logits.argmax(dim=1) == inner.labels
         self.accuracy.append(float(right.to(directions).mean()))
         return True
+
+
+def _span(features: Tensor) -> Tensor:
+    """Return (d, r) orthonormal columns: the directions in which features (n, d) vary."""
+    eigenvalues, vectors = torch.linalg.eigh(features.T @ features)
+    return vectors[:, eigenvalues > _NOTHING**2 * eigenvalues[-1]]
