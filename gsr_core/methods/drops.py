@@ -61,7 +61,7 @@ __all__ = ["DROPS", "OffsetGame", "Solution", "worst_shares"]
 _COLDEST = 1e-7
 """Smallest temperature, nats: the gap that it leaves is no more than this times log m."""
 _GAP = 1e-6
-"""Largest gap of a solved game, nats."""
+"""Largest gap of a solved game, nats; of a loss above one nat, relative to it."""
 _TIED = 1e-12
 """The same for given losses, relative to their spread."""
 _ROOT = 1e-12
@@ -72,8 +72,8 @@ _MAX_NEWTON = 100
 _HALVINGS = 50
 _FACTOR = 4.0
 """By which the temperature falls or rises in search of the root: Newton starts near enough then."""
-_RIDGE = 1e-13
-"""Added to the curvature, relative to its trace: very sure scores have next to none."""
+_RIDGE = 1e-13, 1e-10
+"""Added to the curvature, relative to its trace and absolute: that of very sure scores vanishes."""
 
 
 @settings(frozen=True, kw_only=True, config=SETTINGS_CONFIG)
@@ -138,7 +138,7 @@ class DROPS(OffsetMethod):
                 sample_weight=None,
                 objective=solution.value,
                 gradient_norm=solution.gradient_norm,
-                solved=base.solved and solution.gap <= _GAP,
+                solved=base.solved and solution.gap <= _GAP * max(solution.value, 1.0),
                 group_weight=share,
                 checkpoint={"step": torch.tensor(step)},
                 note=note,
@@ -272,8 +272,7 @@ class OffsetGame:
             value = value - temperature * _kl(share, reference)
             spread = (share[:, None] * slopes).T @ slopes - gradient[:, None] * gradient
             curvature = curvature + spread / temperature
-        ridge = _RIDGE * curvature.trace() + torch.finfo(free.dtype).tiny
-        curvature.diagonal().add_(ridge)
+        curvature.diagonal().add_(_RIDGE[0] * curvature.trace() + _RIDGE[1])
         step = -torch.linalg.solve(curvature, gradient)
         return _Point(float(value), losses, share, gradient, step)
 
