@@ -12,9 +12,11 @@ from gsr_core.errors import SettingError
 from gsr_core.methods.afr import AFR
 from gsr_core.methods.base import Method
 from gsr_core.methods.class_balanced import ClassBalanced
+from gsr_core.methods.class_scaling import ClassScaling
 from gsr_core.methods.cvar_doro import CVaRDORO
 from gsr_core.methods.d3m import D3M, AutoD3M
 from gsr_core.methods.dfr import DFR
+from gsr_core.methods.drops import DROPS
 from gsr_core.methods.erm import ERM
 from gsr_core.methods.evals import EVaLS
 from gsr_core.methods.group_dro import GroupDRO
@@ -32,6 +34,7 @@ from gsr_core.methods.mwn import MWN
 from gsr_core.methods.optweights import OptWeights
 from gsr_core.methods.pde import PDE
 from gsr_core.methods.pgd import PGD
+from gsr_core.methods.pro2 import Pro2
 from gsr_core.methods.rad import RAD
 from gsr_core.methods.rwg import RWG
 from gsr_core.methods.self_disagreement import SelfDisagreement
@@ -80,6 +83,9 @@ METHODS: dict[str, type[Method]] = {
         D3M,
         AutoD3M,
         XRM,
+        ClassScaling,
+        DROPS,
+        Pro2,
     )
 }
 
