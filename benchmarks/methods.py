@@ -1,6 +1,7 @@
 """Every method on one data set over seeds, for docs/results.md.
 
     python benchmarks/methods.py digits [--seeds 5] [--methods gsr,dfr] [--workspace DIR]
+                                        [--swept 8]
     python benchmarks/methods.py mnist mnist.npz
     python benchmarks/methods.py compas compas-scores-two-years.csv
 
@@ -12,6 +13,11 @@ recidivism, groups are class x sex x race (Caucasian, African-American, other), 
 Each seed makes the data anew: other splits, and for images other colours and another network. All
 methods run at their default settings; accuracies are of test at the step that val keeps. Runs are
 kept in the workspace, and those that are there are not computed again.
+
+`--swept T` gives every method the same chance: a sweep of T trials on the data of seed 0, drawn at
+random from what the method declares as its search space, the first of them its defaults; what its
+own rule finds best on val of seed 0 runs on the data of as many new seeds, which no choice has
+seen. The defaults run on the same seeds.
 """
 
 from __future__ import annotations
@@ -21,7 +27,7 @@ import math
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import gsr_core as gsr
@@ -29,7 +35,12 @@ from gsr_core.methods.base import LabelNeeds, Method
 from gsr_core.methods.registry import METHODS
 from gsr_core.workspace import Workspace
 
+_FIRST_NEW = 100
+"""The first seed whose data a sweep has not seen, nor whoever chose a default."""
+
 Row = dict[str, float]
+Settings = Mapping[str, object]
+SHORT = {LabelNeeds.NONE: "none", LabelNeeds.TARGET: "target", LabelNeeds.TRAIN: "heldout"}
 
 
 def digits(place: Workspace, name: str, seed: int, file: Path | None) -> None:
@@ -95,9 +106,11 @@ DATA: dict[str, Callable[[Workspace, str, int, Path | None], None]] = {
 }
 
 
-def outcome(place: Workspace, bundle: str, method: str) -> Row:
+def outcome(
+    place: Workspace, bundle: str, method: str, changed: Mapping[str, object] | None = None
+) -> Row:
     """Compute a run, unless the workspace has it, and return its numbers."""
-    settings = gsr.make_method(method).settings()
+    settings = gsr.make_method(method, changed).settings()
     there = [
         run
         for run in gsr.list_runs(place)
@@ -106,7 +119,8 @@ def outcome(place: Workspace, bundle: str, method: str) -> Row:
         and run.config.settings == settings
         and run.state.status == "finished"
     ]
-    found = gsr.summarise(there[0] if there else gsr.run(place, bundle, method))
+    run = there[0] if there else gsr.run(place, bundle, method, **(changed or {}))
+    found = gsr.summarise(run)
     if found["test"] is None:
         raise SystemExit(f"{method} on {bundle}: {found['message']}")
     return {
@@ -128,6 +142,62 @@ def cell(values: list[float], digits: int) -> str:
     return f"{statistics.mean(known):.{digits}f}{spread}"
 
 
+def choose(place: Workspace, bundle: str, method: str, trials: int) -> tuple[Settings, float]:
+    """Return the settings that a sweep finds on val, and the seconds that it took; kept as well."""
+    if not METHODS[method].search:
+        return {}, 0.0
+    sweep = gsr.make_sweep(
+        place,
+        bundle,
+        method,
+        trials=trials,
+        sampler="random",
+        seeds=1,
+        device="cpu",
+        name=f"{method}-{bundle}-{trials}",
+    )
+    record = sweep.record if sweep.record.finished else gsr.run_sweep(sweep)
+    assert record.winner is not None
+    ended = [trial.outcome for trial in sweep.trials() if trial.outcome is not None]
+    return record.winner.settings, sum(each.seconds for each in ended)
+
+
+def swept(place: Workspace, data: str, names: list[str], trials: int, seeds: range) -> str:
+    """Return one line a method: defaults and settings found, on data of new seeds, as Markdown."""
+    lines = ["| | labels | worst group, defaults | swept | mean, swept | found | seconds |"]
+    lines.append("|---" * 7 + "|")
+    found = []
+    for name in names:
+        settings, seconds = choose(place, f"{data}-0", name, trials)
+        bundles = [f"{data}-{seed}" for seed in seeds]
+        before = [outcome(place, bundle, name) for bundle in bundles]
+        after = [outcome(place, bundle, name, settings) for bundle in bundles]
+        found.append((name, settings, seconds, before, after))
+        print(f"{name}: {settings}, {seconds:.0f} s", flush=True)
+    order = list(LabelNeeds)
+
+    def place_of(line: tuple[str, Settings, float, list[Row], list[Row]]) -> tuple[int, float]:
+        worst = statistics.mean(row["worst group"] for row in line[4])
+        return order.index(METHODS[line[0]].needs), -worst
+
+    for name, settings, seconds, before, after in sorted(found, key=place_of):
+        defaults = gsr.make_method(name).settings()
+        changed = [
+            f"{key} {value}" for key, value in settings.items() if value != defaults.get(key)
+        ]
+        cells = [
+            f"`{name}`",
+            SHORT[METHODS[name].needs],
+            cell([row["worst group"] for row in before], 3),
+            cell([row["worst group"] for row in after], 3),
+            cell([row["mean"] for row in after], 3),
+            ", ".join(changed) or "the defaults",
+            f"{seconds:.0f}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def table(rows: dict[str, list[Row]]) -> str:
     """Return one line a method, by what it needs and then by its worst group, as Markdown."""
     columns = list(next(iter(rows.values()))[0])
@@ -139,7 +209,6 @@ def table(rows: dict[str, list[Row]]) -> str:
         worst = statistics.mean(row["worst group"] for row in rows[name])
         return order.index(METHODS[name].needs), -worst
 
-    short = {LabelNeeds.NONE: "none", LabelNeeds.TARGET: "target", LabelNeeds.TRAIN: "heldout"}
     for name in sorted(rows, key=place):
         method: type[Method] = METHODS[name]
         cells = [
@@ -148,7 +217,7 @@ def table(rows: dict[str, list[Row]]) -> str:
             )
             for column in columns
         ]
-        lines.append(f"| `{name}` | {short[method.needs]} | " + " | ".join(cells) + " |")
+        lines.append(f"| `{name}` | {SHORT[method.needs]} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
@@ -159,6 +228,7 @@ def main() -> None:
     parser.add_argument("file", type=Path, nargs="?")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--swept", type=int, metavar="TRIALS", help="search settings on val first")
     parser.add_argument("--workspace", type=Path, help="kept; a temporary directory by default")
     arguments = parser.parse_args()
     if arguments.data != "digits" and arguments.file is None:
@@ -167,10 +237,22 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         place = gsr.Workspace.at(arguments.workspace or temporary)
         known = {bundle.name for bundle in gsr.list_bundles(place)}
-        for seed in range(arguments.seeds):
+
+        def make(seed: int) -> str:
             bundle = f"{arguments.data}-{seed}"
             if bundle not in known:
                 DATA[arguments.data](place, bundle, seed, arguments.file)
+            return bundle
+
+        if arguments.swept:
+            seeds = range(_FIRST_NEW, _FIRST_NEW + arguments.seeds)
+            for seed in (0, *seeds):
+                make(seed)
+            found = swept(place, arguments.data, list(rows), arguments.swept, seeds)
+            print(f"\n{arguments.data}, {arguments.swept} trials each, {seeds}\n\n{found}")
+            return
+        for seed in range(arguments.seeds):
+            bundle = make(seed)
             begun = time.perf_counter()
             for name, each in rows.items():
                 each.append(outcome(place, bundle, name))
