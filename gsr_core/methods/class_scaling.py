@@ -120,9 +120,7 @@ class ClassScaling(OffsetMethod):
         smallest = int(members.sum(dim=0).min())
         if smallest <= _FEW:
             note += f" The smallest group has only {smallest} rows there, which may mislead."
-        yield Step(
-            with_offsets(base.head, found.offset), None, solved=base.solved, note=note.strip()
-        )
+        yield Step(with_offsets(base.head, found.offset), None, solved=base.solved, note=note)
 
 
 @dataclass(frozen=True)
