@@ -53,12 +53,15 @@ class Auroc(NamedTuple):
 _NONE = Auroc(np.nan, np.nan, np.nan)
 
 
-def auroc(score: np.ndarray, positive: np.ndarray, *, seed: int = 0) -> Auroc:
+def auroc(
+    score: np.ndarray, positive: np.ndarray, *, interval: bool = True, seed: int = 0
+) -> Auroc:
     """Return the AUROC of a score and its interval.
 
     Args:
         score: (n,) higher speaks for positive.
         positive: (n,) bool.
+        interval: Whether the interval is wanted; its ends are NaN if not.
         seed: Of the bootstrap, where one is drawn.
 
     Returns:
@@ -75,6 +78,8 @@ def auroc(score: np.ndarray, positive: np.ndarray, *, seed: int = 0) -> Auroc:
         return _NONE
     above, below = _placements(ups, downs)
     value = float(above.mean())
+    if not interval:
+        return Auroc(value, np.nan, np.nan)
     if min(len(ups), len(downs)) < MIN_SIDE or value in (0.0, 1.0):
         return Auroc(value, *_drawn_interval(ups, downs, seed))
     error = np.sqrt(above.var(ddof=1) / len(ups) + below.var(ddof=1) / len(downs))
@@ -109,7 +114,12 @@ def _drawn_interval(ups: np.ndarray, downs: np.ndarray, seed: int) -> tuple[floa
 
 
 def group_auroc(
-    probability: np.ndarray, labels: np.ndarray, member: np.ndarray, *, seed: int = 0
+    probability: np.ndarray,
+    labels: np.ndarray,
+    member: np.ndarray,
+    *,
+    interval: bool = True,
+    seed: int = 0,
 ) -> Auroc:
     """Return how well the score of a class tells a group's rows of it from those of other classes.
 
@@ -121,6 +131,7 @@ def group_auroc(
         probability: (n, K).
         labels: (n,) classes.
         member: (n,) bool, which rows are in the group.
+        interval: Whether the interval is wanted.
         seed: Of the bootstrap, where one is drawn.
     """
     present = np.unique(labels[member])
@@ -131,7 +142,7 @@ def group_auroc(
     for label in classes:
         own = member & (labels == label)
         rows = own | (among & (labels != label))
-        found.append(auroc(probability[rows, label], own[rows], seed=seed))
+        found.append(auroc(probability[rows, label], own[rows], interval=interval, seed=seed))
     return min(found, key=lambda each: each.value, default=_NONE)
 
 

@@ -67,7 +67,7 @@ class _Scorer:
         rule = method.rule
         score = rule.score_of(overall(result.history, "val", result.step_index))
         if score is None or not all(map(math.isfinite, score)):
-            message = f"its {rule.accuracy.replace('_', ' ')} on val cannot be measured"
+            message = f"its {rule.metric.replace('_', ' ')} on val cannot be measured"
             return Outcome(None, seconds=result.seconds, message=message)
         return Outcome(*score, result.step_index, result.seconds)
 

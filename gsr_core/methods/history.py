@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from gsr_core.data.problem import Problem, Rows
 from gsr_core.methods.base import Method, Step
 from gsr_core.metrics import GroupScores, group_scores
+from gsr_core.quality import group_auroc
 
 __all__ = ["HISTORY_COLUMNS", "Record", "StepScorer", "records_at", "split_metrics", "step_records"]
 
@@ -38,6 +40,7 @@ class StepScorer:
     ) -> None:
         self.names, self.val, self.shares = group_names, problem.val, problem.training_shares
         self.splits = {"target": problem.target, "val": problem.val}
+        self.ranks = method.rule.metric == "worst_group_auroc"
         if test is not None:
             self.splits["test"] = test
         on_target = method.values_on == "target"
@@ -51,6 +54,7 @@ class StepScorer:
         for split, rows in self.splits.items():
             score = group_scores(step.head, rows.source, rows.labels, rows.groups)
             records += self._of_split(index, split, score)
+        records += self._of_ranking(index, step) if self.ranks else []
         return records + self._of_inferred_groups(index, step) + self._of_weights(index, step)
 
     def _of_split(self, index: int, split: str, score: GroupScores) -> list[Record]:
@@ -69,6 +73,19 @@ class StepScorer:
             (index, split, "", "mean_loss", score.mean_loss),
             (index, split, "", "adjusted_accuracy", score.adjusted_accuracy(self.shares)),
         ]
+
+    def _of_ranking(self, index: int, step: Step) -> list[Record]:
+        """Return the lowest AUROC of a group of val, which only some rules of selection want."""
+        logits = step.head.logits(self.val.features)
+        probability = logits.double().softmax(dim=1).cpu().numpy()
+        labels, groups = self.val.labels.cpu().numpy(), self.val.groups.cpu().numpy()
+        each = [
+            group_auroc(probability, labels, member, interval=False).value
+            for member in groups.T
+            if member.any()
+        ]
+        known = [value for value in each if not math.isnan(value)]
+        return [(index, "val", "", "worst_group_auroc", min(known, default=math.nan))]
 
     def _of_inferred_groups(self, index: int, step: Step) -> list[Record]:
         if step.inferred_val is None:

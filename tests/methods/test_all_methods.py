@@ -174,6 +174,7 @@ READERS = [
     ("gsr", {"group_signal": "val_loss"}),
     ("gsr", {"group_signal": "val_error", "selection": "average"}),
     ("gsr_hf", {"selection": "worst_group_earliest"}),
+    ("gsr", {"selection": "worst_group_loss"}),
     ("maple", {"risk": "group_dro"}),
     ("maple", {"risk": "group_dro", "selection": "average"}),
     ("group_dro", {"solver": "online", "group_lr": 2.0}),
