@@ -41,8 +41,11 @@ def is_whole(config: pytest.Config) -> bool:
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Run the whole suite in several processes, and a part of it, or a debugger, in this one."""
-    return min(os.cpu_count() or 1, 4) if is_whole(config) else 0
+    """Run the whole suite in several processes, and a part of it, or a debugger, in this one.
+
+    There is one more than cores, because a test in a browser waits more than it computes.
+    """
+    return min((os.cpu_count() or 1) + 1, 4) if is_whole(config) else 0
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -119,9 +119,11 @@ def differences(
 
 
 def _needed(row: Mapping[Any, Any]) -> str:
-    """Return what would tell an entry from the reference, "" where that is known."""
+    """Return what would tell an entry from the reference, "" where they are told apart."""
     if row["verdict"] in ("better", "worse"):
         return ""
+    if row["verdict"] == "add seeds":
+        return "two seeds at least"
     ways = []
     if row["seeds"] < row["seeds_needed"] < _MOST_SEEDS:
         ways.append(f"about {row['seeds_needed']:.0f} seeds")
