@@ -9,7 +9,10 @@ with C chosen from {1, 0.7, 0.3, 0.1, 0.07, 0.03, 0.01} on one half of the group
 twenty such heads on balanced subsets S of all of them, averaged. Where we differ, and why:
 
 - The heads learn from `target` and `val` only chooses the strength of the penalty, so that every
-  method spends the same group labels in the same way.
+  method spends the same group labels in the same way. `final` does as published: with the strength
+  that val chose, the heads are fitted once more to both, and what val says of them is of rows that
+  they have seen. Val cannot say whether that is better; it is off, because no other method may fit
+  to val.
 - The penalty is l2 unless asked otherwise, on the mean loss, which the exact solver fits.
 - `l1` is scikit-learn's liblinear as published, for more than two classes one against the rest. It
   penalises the bias too. The strengths run from `smallest_c` to `largest_c` evenly in the log,
@@ -22,7 +25,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
@@ -44,6 +47,7 @@ from gsr_core.methods.base import (
 )
 from gsr_core.methods.inner import InnerProblem
 from gsr_core.methods.subg import balanced_subset
+from gsr_core.metrics import group_scores
 
 __all__ = ["DFR"]
 
@@ -102,8 +106,25 @@ class DFR(Method):
     ] = 1.0
     heads: Annotated[int, Field(ge=1, le=100, description="Balanced subsets to average over.")] = 10
     standardise: Annotated[
-        bool, Field(description="Standardise the features on the target rows.")
+        bool, Field(description="Standardise the features on the rows that the heads learn from.")
     ] = True
+    final: Annotated[
+        bool,
+        Field(
+            description="Fit the heads once more, to target and val, with the strength that val "
+            "chose, as published. Scores on val are then of rows that the heads have seen."
+        ),
+    ] = False
+
+    @property
+    def max_steps(self) -> int:
+        """How many heads are scored: one for each strength, or the final one."""
+        return 1 if self.final else self.steps
+
+    @property
+    def labels_used(self) -> tuple[str, ...]:
+        """Which rows' group labels are read; the final heads learn from val."""
+        return ("target", "val") if self.final else super().labels_used
 
     def iterate(
         self, problem: Problem, checkpoint: Mapping[str, Tensor] | None = None
@@ -114,49 +135,86 @@ class DFR(Method):
             problem: The data.
             checkpoint: Has the number of the last strength.
         """
-        rows = problem.target
-        generator = np.random.default_rng(self.seed)
-        scaling = FeatureMap.fit(
+        heads = _BalancedHeads(self, problem, problem.target)
+        if self.final:
+            yield self._final(problem, heads)
+            return
+        done = 0 if checkpoint is None else int(checkpoint["step"])
+        for step, strength in enumerate(heads.strengths[done:], start=done + 1):
+            yield heads.at(strength, checkpoint={"step": torch.tensor(step)})
+
+    def _final(self, problem: Problem, heads: _BalancedHeads) -> Step:
+        """Return the heads fitted to target and val with the strength that is best on val."""
+        val, target = problem.val, problem.target
+
+        def score(strength: float) -> tuple[float, float]:
+            head = heads.at(strength).head
+            found = group_scores(head, val.source, val.labels, val.groups)
+            return found.worst_group_accuracy, -found.worst_group_loss
+
+        best = max(heads.strengths, key=score)
+        both = Rows(
+            torch.cat([target.features, val.features]),
+            torch.cat([target.labels, val.labels]),
+            torch.cat([target.groups, val.groups]),
+            np.concatenate([target.position, val.position]),
+        )
+        step = _BalancedHeads(self, problem, both).at(best)
+        assert step.sample_weight is not None
+        share = step.sample_weight[: len(target)]
+        note = f"{step.note} Rows of val carry {1 - float(share.sum()):.0%} of the weight."
+        return replace(step, sample_weight=share / share.sum(), note=note)
+
+
+class _BalancedHeads:
+    """Averaged heads on balanced subsets of some rows, at any strength of the penalty."""
+
+    def __init__(self, method: DFR, problem: Problem, rows: Rows) -> None:
+        self.method, self._rows = method, rows
+        generator = np.random.default_rng(method.seed)
+        self._scaling = FeatureMap.fit(
             rows.features,
-            standardise=self.standardise,
+            standardise=method.standardise,
             dtype=problem.compute.accumulate_dtype,
             row_space=False,
         )
-        subsets = [balanced_subset(rows, generator) for _ in range(self.heads)]
-        share = scaling.mean.new_tensor(np.mean([drawn / drawn.sum() for drawn in subsets], axis=0))
-        part = _L1Part if self.penalty == "l1" else _L2Part
-        ends = (
-            (self.smallest_c, self.largest_c)
-            if self.penalty == "l1"
-            else (self.strongest, self.weakest)
+        drawn = [balanced_subset(rows, generator) for _ in range(method.heads)]
+        self._size = int(drawn[0].sum())
+        share = np.mean([each / each.sum() for each in drawn], axis=0)
+        self._share = self._scaling.mean.new_tensor(share / share.sum())
+        l1 = method.penalty == "l1"
+        ends = (method.smallest_c, method.largest_c) if l1 else (method.strongest, method.weakest)
+        self.strengths = [float(each) for each in np.geomspace(*ends, method.steps)]
+        part = _L1Part if l1 else _L2Part
+        weakest = min(self.strengths)
+        self._parts = [part(problem, rows, self._scaling, each, weakest) for each in drawn]
+
+    def at(self, strength: float, checkpoint: Mapping[str, Tensor] | None = None) -> Step:
+        """Return the averaged head at a strength as a step."""
+        refits = [part.refit(strength) for part in self._parts]
+        # Every head is on the same scaled features, so that averaging it averages logits.
+        weight = torch.stack([refit.head.weight for refit in refits]).mean(dim=0)
+        bias = torch.stack([refit.head.bias for refit in refits]).mean(dim=0)
+        weight = weight / self._scaling.scale
+        named = f"C {strength:.2g}" if self.method.penalty == "l1" else f"l2 {strength:.2g}"
+        short = [refit.shortfall for refit in refits if refit.shortfall]
+        where = "target and val" if self.method.final else "target"
+        note = (
+            f"{len(refits)} heads, each on {self._size:,} {where} rows balanced over groups; "
+            f"{named}."
         )
-        strengths = np.geomspace(*ends, self.steps)
-        parts = [part(problem, scaling, drawn, float(strengths.min())) for drawn in subsets]
-        done = 0 if checkpoint is None else int(checkpoint["step"])
-        for step, strength in enumerate(strengths[done:], start=done + 1):
-            refits = [part.refit(float(strength)) for part in parts]
-            # Every head is on the same scaled features, so that averaging it averages logits.
-            weight = torch.stack([refit.head.weight for refit in refits]).mean(dim=0)
-            bias = torch.stack([refit.head.bias for refit in refits]).mean(dim=0)
-            weight = weight / scaling.scale
-            named = f"C {strength:.2g}" if self.penalty == "l1" else f"l2 {strength:.2g}"
-            short = [refit.shortfall for refit in refits if refit.shortfall]
-            note = (
-                f"{self.heads} heads, each on {int(subsets[0].sum()):,} target rows balanced over "
-                f"groups; {named}."
-            )
-            if short:
-                note += f" {len(short)} of the fits are not solved: {short[0]}."
-            yield Step(
-                head=Head(weight, bias - weight @ scaling.mean),
-                sample_weight=share / share.sum(),
-                objective=float(np.mean([refit.objective for refit in refits])),
-                gradient_norm=max(refit.gradient_norm for refit in refits),
-                relative_gradient_norm=max(refit.relative_gradient_norm for refit in refits),
-                solved=not short,
-                checkpoint={"step": torch.tensor(step)},
-                note=note,
-            )
+        if short:
+            note += f" {len(short)} of the fits are not solved: {short[0]}."
+        return Step(
+            head=Head(weight, bias - weight @ self._scaling.mean),
+            sample_weight=self._share,
+            objective=float(np.mean([refit.objective for refit in refits])),
+            gradient_norm=max(refit.gradient_norm for refit in refits),
+            relative_gradient_norm=max(refit.relative_gradient_norm for refit in refits),
+            solved=not short,
+            checkpoint=checkpoint or {},
+            note=note,
+        )
 
 
 @dataclass(frozen=True)
@@ -177,9 +235,14 @@ class _L2Part:
     """One subset, for fits at any strength of the l2 penalty by the exact solver."""
 
     def __init__(
-        self, problem: Problem, scaling: FeatureMap, drawn: np.ndarray, weakest: float
+        self,
+        problem: Problem,
+        rows: Rows,
+        scaling: FeatureMap,
+        drawn: np.ndarray,
+        weakest: float,
     ) -> None:
-        subset, self._weight = _subset(problem.target, scaling, drawn)
+        subset, self._weight = _subset(rows, scaling, drawn)
         self._inner = InnerProblem(problem, subset, l2=weakest, standardise=False)
 
     def refit(self, strength: float) -> _Refit:
@@ -200,9 +263,15 @@ class _L1Part:
     """One subset, for fits at any strength of the l1 penalty by liblinear."""
 
     def __init__(
-        self, problem: Problem, scaling: FeatureMap, drawn: np.ndarray, weakest: float
+        self,
+        problem: Problem,
+        rows: Rows,
+        scaling: FeatureMap,
+        drawn: np.ndarray,
+        weakest: float,
     ) -> None:
-        subset, _ = _subset(problem.target, scaling, drawn)
+        del weakest
+        subset, _ = _subset(rows, scaling, drawn)
         n, d = subset.features.shape
         self._like = scaling.mean
         # Two rows of zeros, one right and one wrong: no head changes their loss, and liblinear

@@ -184,6 +184,7 @@ READERS = [
     ("eiil", {"selection": "worst_inferred_group"}),
     ("ssa", {"then": "rwg"}),
     ("dfr", {"selection": "average"}),
+    ("dfr", {"final": True}),
     ("l2r", {"selection": "average"}),
     ("afr", {"selection": "average"}),
     ("afr", {"solver": "exact"}),

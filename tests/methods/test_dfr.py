@@ -187,3 +187,24 @@ def test_a_continued_run_is_one_long_run(make_problem, penalty):
     rest = list(DFR(steps=4, heads=2, penalty=penalty).iterate(problem, whole[1].checkpoint))
     assert len(rest) == 2
     assert torch.equal(rest[-1].head.weight, whole[-1].head.weight)
+
+
+def test_the_final_heads_are_those_of_target_and_val_at_the_strength_that_val_chose(make_problem):
+    problem, test = make_problem(n_target=120)
+    chosen = fit(DFR(heads=4, steps=4), problem, GROUPS).step_index
+    target, val = problem.target, problem.val
+    both = Rows(
+        torch.cat([target.features, val.features]),
+        torch.cat([target.labels, val.labels]),
+        torch.cat([target.groups, val.groups]),
+        np.concatenate([target.position, val.position]),
+    )
+    expected = list(DFR(heads=4, steps=4).iterate(replace(problem, target=both)))[chosen - 1]
+    (final,) = DFR(heads=4, steps=4, final=True).iterate(problem)
+    torch.testing.assert_close(
+        final.head.logits(test.features), expected.head.logits(test.features)
+    )
+    share = expected.sample_weight[: len(target)]
+    torch.testing.assert_close(final.sample_weight, share / share.sum())
+    assert DFR(final=True).labels_used == ("target", "val")
+    assert "target and val rows" in final.note
