@@ -29,6 +29,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import gsr_core as gsr
 from gsr_core.methods.base import LabelNeeds, Method
@@ -39,7 +40,7 @@ _FIRST_NEW = 100
 """The first seed whose data a sweep has not seen, nor whoever chose a default."""
 
 Row = dict[str, float]
-Settings = Mapping[str, object]
+Settings = Mapping[str, Any]
 SHORT = {LabelNeeds.NONE: "none", LabelNeeds.TARGET: "target", LabelNeeds.TRAIN: "heldout"}
 
 
@@ -106,9 +107,7 @@ DATA: dict[str, Callable[[Workspace, str, int, Path | None], None]] = {
 }
 
 
-def outcome(
-    place: Workspace, bundle: str, method: str, changed: Mapping[str, object] | None = None
-) -> Row:
+def outcome(place: Workspace, bundle: str, method: str, changed: Settings | None = None) -> Row:
     """Compute a run, unless the workspace has it, and return its numbers."""
     settings = gsr.make_method(method, changed).settings()
     there = [

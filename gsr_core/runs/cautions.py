@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pandas as pd
+
 from gsr_core.data.bundle import MIN_GROUP_SIZE, Bundle
-from gsr_core.metrics import wilson_interval
+from gsr_core.metrics import wilson_interval, worst_group
 from gsr_core.runs.samples import keep_scores
 from gsr_core.runs.store import Run
 from gsr_core.runs.summary import group_table
@@ -35,8 +37,7 @@ def cautions(run: Run, bundle: Bundle | None = None) -> list[str]:
             "common that class is, and nothing else."
         )
     history, kept = run.metrics(), run.state.best_step
-    groups = group_table(history, "test", kept)
-    worst = groups.loc[groups["accuracy"].idxmin()]
+    worst = _worst(history, "test", kept)
     if worst["count"] < MIN_GROUP_SIZE:
         low, high = wilson_interval(worst["accuracy"], worst["count"])
         said.append(
@@ -49,8 +50,7 @@ def cautions(run: Run, bundle: Bundle | None = None) -> list[str]:
         & (history["group"] == "")
     ].set_index("step")["value"]
     if of_val.nunique() > 1:
-        groups = group_table(history, "val", kept)
-        worst = groups.loc[groups["accuracy"].idxmin()]
+        worst = _worst(history, "val", kept)
         low, high = wilson_interval(worst["accuracy"], worst["count"])
         if of_val.between(low, high).all():
             said.append(
@@ -60,3 +60,9 @@ def cautions(run: Run, bundle: Bundle | None = None) -> list[str]:
                 f"one, {low:.0%} to {high:.0%}."
             )
     return said
+
+
+def _worst(history: pd.DataFrame, split: str, step: int) -> pd.Series:
+    """Return the row of the worst group of a split at a step."""
+    groups = group_table(history, split, step)
+    return groups.iloc[worst_group(groups["accuracy"].to_numpy())]

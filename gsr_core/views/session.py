@@ -182,11 +182,11 @@ def _accuracies(
 
 def load_bootstrap(entry: Entry, reference: Entry, bundle: Bundle) -> dict[str, Bootstrap]:
     """Return `comparing.bootstrap.bootstrap_entries`. Not to be changed."""
-    named = [
-        tuple((str(run.path), _stamp(run.path / "head.safetensors")) for run in each.runs)
-        for each in (entry, reference)
-    ]
-    return _bootstrap(*named, entry, reference, bundle)
+    return _bootstrap(_heads(entry), _heads(reference), entry, reference, bundle)
+
+
+def _heads(entry: Entry) -> tuple[tuple[str, int], ...]:
+    return tuple((str(run.path), _stamp(run.path / "head.safetensors")) for run in entry.runs)
 
 
 @st.cache_resource(max_entries=1024, show_spinner="Drawing test samples anew")
