@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from gsr_core.data.groups import membership_from_index
-from gsr_core.data.problem import Rows
+from gsr_core.data.problem import Problem, Rows
 from gsr_core.inference.base import OUTLIER, InferredGroups
 from gsr_core.methods.base import LabelNeeds
 from gsr_core.methods.fit import fit
@@ -241,3 +241,46 @@ def test_the_minority_is_found_and_the_worst_group_gains(make_problem):
     # power, 2, overdoes it.
     early = {"early_steps": 4}
     assert worst(Spare(power_blurred=1.0, **early)) > max(plain, worst(Spare(**early))) + 0.2
+
+
+@pytest.mark.parametrize(("shift", "recall", "precision"), [(10, 1.0, 1.0), (3, 0.95, 0.9)])
+def test_spare_on_the_gaussians_of_its_specification(compute, shift, recall, precision):
+    """Label at ±1, attribute at ±shift, 5 % minority: SPARE does what balancing true groups does."""
+    rng = np.random.default_rng(0)
+
+    def rows(n, minority):
+        labels = rng.integers(2, size=n)
+        attribute = np.where(rng.random(n) < minority, 1 - labels, labels)
+        features = rng.normal(size=(n, 30))
+        features[:, 0] += 2 * labels - 1
+        features[:, 1] += shift * (2 * attribute - 1)
+        group = 2 * labels + attribute
+        return Rows(
+            torch.from_numpy(features.astype(np.float32)).to(compute.device),
+            torch.from_numpy(labels).to(compute.device),
+            torch.from_numpy(group[:, None] == np.arange(4)).to(compute.device),
+            np.arange(n),
+        )
+
+    problem = Problem(
+        rows(5000, 0.05), rows(200, 0.5), rows(200, 0.5), n_classes=2, compute=compute
+    )
+    test = rows(8000, 0.5)
+
+    def worst(method):
+        step = fit(method, problem, GROUPS).step
+        right = step.head.logits(test.features).argmax(dim=1) == test.labels
+        return min(float(right[member].double().mean()) for member in test.groups.T), step
+
+    spare, step = worst(Spare(power_clear=1.0, power_blurred=1.0))
+    group, labels = step.inferred_group.cpu().numpy(), problem.weighted.labels.cpu().numpy()
+    small = np.zeros(5000, dtype=bool)
+    for label in (0, 1):
+        sizes = np.bincount(group[labels == label], minlength=group.max() + 1)
+        small |= (labels == label) & (group != sizes.argmax())
+    minority = problem.weighted.groups[:, [1, 2]].any(dim=1).cpu().numpy()
+    assert (small & minority).sum() >= recall * minority.sum()
+    assert (small & minority).sum() >= precision * small.sum()
+    assert spare == pytest.approx(worst(RWG())[0], abs=0.01)
+    assert spare > 0.78
+    assert worst(LLR())[0] < 0.3
