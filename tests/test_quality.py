@@ -96,6 +96,9 @@ def test_bins_have_equal_mass_and_the_order_of_rows_does_not_matter(rng):
     assert calibration_error(confidence, right)[0] == pytest.approx(by_hand)
     moved = rng.permutation(100)
     assert calibration_error(confidence[moved], right[moved])[0] == pytest.approx(by_hand)
+    # Not even where many are equally sure.
+    few = confidence.round(1)
+    assert calibration_error(few[moved], right[moved]) == calibration_error(few, right)
 
 
 def test_certain_and_right_is_calibrated():

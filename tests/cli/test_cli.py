@@ -37,6 +37,7 @@ COMMANDS = (
     "runs",
     "bundles",
     "show",
+    "audit",
     "export",
     "influence",
     "clean",
@@ -648,3 +649,18 @@ def test_what_runs_would_take_is_said_and_nothing_is_made(gsr, bundle, workspace
     assert 0 < content["step_seconds"] < 10
     assert "not predicted" in gsr("run", bundle, "--predict", "--method", "dfr").out
     assert not workspace.runs.exists() or not list(workspace.runs.iterdir())
+
+
+def test_an_audit_is_of_every_group(gsr, only_run):
+    outcome = gsr("audit", only_run)
+    assert outcome.code == 0
+    assert "calibration error" in outcome.out
+    found = json.loads(gsr("audit", only_run, "--split", "val", "--json").out)
+    assert found["split"] == "val"
+    assert len(found["groups"]) == 4
+    for each in found["groups"]:
+        assert each["gap_low"] <= each["gap"] <= each["gap_high"]
+        assert 0 <= each["calibration"] <= 1
+    refused = gsr("audit", only_run, "--split", "train")
+    assert refused.code == 2
+    assert "choose test, val or target" in refused.err

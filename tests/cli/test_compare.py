@@ -279,7 +279,7 @@ def test_one_method_is_shown_with_its_settings(gsr):
     rows = {line.split()[0]: line for line in lines}
     for name, default in settings.items():
         assert str(default) in rows[name]
-    assert "worst_group, worst_group_earliest, average" in rows["selection"]
+    assert "worst_group, worst_group_earliest, worst_group_loss" in rows["selection"]
     assert [
         each["name"] for each in json.loads(gsr("methods", "gsr", "--json").out)["methods"]
     ] == ["gsr"]

@@ -245,7 +245,7 @@ def test_the_minority_is_found_and_the_worst_group_gains(make_problem):
 
 @pytest.mark.parametrize(("shift", "recall", "precision"), [(10, 1.0, 1.0), (3, 0.95, 0.9)])
 def test_spare_on_the_gaussians_of_its_specification(compute, shift, recall, precision):
-    """Label at ±1, attribute at ±shift, 5 % minority: SPARE does what balancing true groups does."""
+    """Label at ±1, attribute at ±shift, 5 % minority: it does what balancing true groups does."""
     rng = np.random.default_rng(0)
 
     def rows(n, minority):
@@ -263,7 +263,7 @@ def test_spare_on_the_gaussians_of_its_specification(compute, shift, recall, pre
         )
 
     problem = Problem(
-        rows(5000, 0.05), rows(200, 0.5), rows(200, 0.5), n_classes=2, compute=compute
+        rows(3000, 0.05), rows(200, 0.5), rows(200, 0.5), n_classes=2, compute=compute
     )
     test = rows(8000, 0.5)
 
@@ -274,7 +274,7 @@ def test_spare_on_the_gaussians_of_its_specification(compute, shift, recall, pre
 
     spare, step = worst(Spare(power_clear=1.0, power_blurred=1.0))
     group, labels = step.inferred_group.cpu().numpy(), problem.weighted.labels.cpu().numpy()
-    small = np.zeros(5000, dtype=bool)
+    small = np.zeros(3000, dtype=bool)
     for label in (0, 1):
         sizes = np.bincount(group[labels == label], minlength=group.max() + 1)
         small |= (labels == label) & (group != sizes.argmax())
