@@ -9,8 +9,8 @@ r"""How good a head's probabilities are in each group: calibration, Brier score,
 - **Brier score** in the form over all classes, :math:`\sum_k (p_k - [y = k])^2`, from 0 to 2
   (Brier, "Verification of Forecasts", 1950); for two classes twice the form with one probability.
 - **AUROC** with DeLong's interval (DeLong, DeLong and Clarke-Pearson, Biometrics 1988) on the logit
-  scale; where a side has fewer than 20 rows, or the AUROC is 0 or 1 and that variance zero, a
-  bootstrap of both sides.
+  scale; where a side has fewer than 20 rows, a bootstrap of both sides; where that variance is
+  zero, as at 0 and 1, Wilson's interval of a share of the smaller side.
 - **Gaps** of two accuracies on different rows with Newcombe's interval (Newcombe, "Interval
   Estimation for the Difference Between Independent Proportions", 1998, method 10).
 """
@@ -22,7 +22,6 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from scipy.special import expit, log_softmax, logit
-from scipy.stats import rankdata
 
 from gsr_core.metrics import wilson_interval
 
@@ -39,6 +38,8 @@ MIN_SIDE = 20
 """Fewer rows on a side than this, and DeLong's normal approximation is not trusted."""
 _MOST_BINS, _ROWS_A_BIN = 15, 20
 _DRAWS = 1000
+_MOST_DRAWN = 2**23
+"""Outcomes that are drawn for one chance level, in all."""
 _Z = 1.959964
 
 
@@ -80,7 +81,13 @@ def auroc(
     value = float(above.mean())
     if not interval:
         return Auroc(value, np.nan, np.nan)
-    if min(len(ups), len(downs)) < MIN_SIDE or value in (0.0, 1.0):
+    fewest = min(len(ups), len(downs))
+    variance = above.var() + below.var()
+    if value in (0.0, 1.0) or variance == 0:
+        # As of a share of the smaller side: no draw of these rows would ever differ.
+        low, high = wilson_interval(value, fewest)
+        return Auroc(value, float(low), float(high))
+    if fewest < MIN_SIDE:
         return Auroc(value, *_drawn_interval(ups, downs, seed))
     error = np.sqrt(above.var(ddof=1) / len(ups) + below.var(ddof=1) / len(downs))
     # By the delta method, so that the interval stays inside [0, 1].
@@ -90,9 +97,11 @@ def auroc(
 
 def _placements(ups: np.ndarray, downs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the share of negatives below each positive, and of positives above each negative."""
-    pooled = rankdata(np.concatenate([ups, downs]))
-    above = (pooled[: len(ups)] - rankdata(ups)) / len(downs)
-    below = 1 - (pooled[len(ups) :] - rankdata(downs)) / len(ups)
+    pooled, of_ups, of_downs = (
+        pd.Series(each).rank().to_numpy() for each in (np.concatenate([ups, downs]), ups, downs)
+    )
+    above = (pooled[: len(ups)] - of_ups) / len(downs)
+    below = 1 - (pooled[len(ups) :] - of_downs) / len(ups)
     return above, below
 
 
@@ -182,9 +191,11 @@ def calibration_error(
         return np.abs(np.add.reduceat(beyond, starts, axis=-1)).sum(axis=-1) / n
 
     generator, at_once = np.random.default_rng(seed), max(2**22 // n, 1)
+    # Of many rows the chance level is small and fewer draws settle it.
+    draws = min(max(_MOST_DRAWN // n, 100), _DRAWS)
     chance = [
-        error(generator.binomial(counts, sure, size=(min(at_once, _DRAWS - done), len(sure))))
-        for done in range(0, _DRAWS, at_once)
+        error(generator.binomial(counts, sure, size=(min(at_once, draws - done), len(sure))))
+        for done in range(0, draws, at_once)
     ]
     rights = np.bincount(which, weights=right, minlength=len(sure))
     return float(error(rights)), float(np.percentile(np.concatenate(chance), 95))

@@ -96,8 +96,7 @@ with st.container(horizontal=True):
             slice=chosen.key if chosen else None,
             changed=None,
         )
-if chosen is None:
-    with st.expander("Gaps, recall, calibration and ranking in numbers"):
-        show_quality(run, split, bundle)
+if chosen is None and st.toggle("Gaps, recall, calibration and ranking in numbers", key="quality"):
+    show_quality(run, split, bundle)
 accuracy_of_slices(bundle, run, split, everyone)
 link("Run", "Next: repair it", run=nav.get("run") or None)

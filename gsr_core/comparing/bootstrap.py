@@ -249,10 +249,9 @@ def judged(
             row |= {"seeds_needed": found.seeds_needed, "rows_needed": found.rows_needed}
             row["low"] = float(np.nanmin([pair["low"], found.low]))
             row["high"] = float(np.nanmax([pair["high"], found.high]))
-            row["p"] = float(np.nanmax([pair["p"], found.p]))
-            if pair["verdict"] != "add seeds" or bool(
-                fixed[pair["entry"]] and reference.every_seed
-            ):
+            same_for_all = bool(fixed[pair["entry"]]) and reference.every_seed
+            if pair["verdict"] != "add seeds" or same_for_all:
+                row["p"] = float(np.nanmax([pair["p"], found.p]))
                 up, down = row["low"] > 0, row["high"] < 0
                 row["verdict"] = "better" if up else "worse" if down else "not distinguishable"
         rows.append(row)

@@ -14,6 +14,7 @@ from gsr_core.compute import Compute
 from gsr_core.data.bundle import Bundle
 from gsr_core.data.stored import StoredFeatures
 from gsr_core.data.variation import Variation, balance, flip_groups, flip_labels, keep_share
+from gsr_core.errors import SettingError
 
 __all__ = [
     "IN_MEMORY",
@@ -186,18 +187,29 @@ def positions_of(
         bundle: The data.
         seed: Of the run; see `redraw`.
         variation: Of the run. Rows of target that it leaves out are in no split.
+
+    Raises:
+        SettingError: If target is to have the shares of weighted rows that are in none of its
+            groups.
     """
     positions = dict(redraw(bundle, seed))
     varied = variation or Variation()
     if varied.target_balance is not None:
+        # Rows in no group have no share in the balance.
         target = positions["target"]
+        target = target[bundle.membership[target].any(axis=1)]
         stratum, weighted = _stratum(bundle, target), bundle.rows_of[bundle.manifest.weighted_split]
-        counts = np.bincount(_stratum(bundle, weighted), minlength=stratum.max() + 1)
-        if counts[stratum].any():
-            natural = counts[stratum] / len(weighted)
-            positions["target"] = balance(
-                target, stratum, natural, level=varied.target_balance, seed=seed
+        counts = np.bincount(_stratum(bundle, weighted), minlength=stratum.max(initial=0) + 1)
+        natural = counts[stratum] / len(weighted)
+        if not natural.any():
+            raise SettingError(
+                f"target_balance is {varied.target_balance:g}, but no row of "
+                f"{bundle.manifest.weighted_split} is in a group that target has, so that there "
+                "are no shares to go by; leave target as it is"
             )
+        positions["target"] = balance(
+            target, stratum, natural, level=varied.target_balance, seed=seed
+        )
     if varied.target_share < 1:
         target = positions["target"]
         positions["target"] = keep_share(
@@ -252,10 +264,18 @@ def seen_groups(
     if variation is None or not variation.group_noise or not noisy:
         return bundle.membership[rows]
     patterns, which = bundle.group_patterns
+    labelled = np.any(patterns, axis=1)
     known = np.zeros((len(bundle.manifest.classes), len(patterns)), dtype=bool)
     known[bundle.y, which] = True
-    seen = flip_groups(
-        *(bundle.y[rows], which[rows], rows), share=variation.group_noise, known=known, seed=seed
+    # A row in no group has no label that could be wrong, and none becomes one.
+    known[:, ~labelled] = False
+    own = labelled[which[rows]]
+    seen = which[rows]
+    seen[own] = flip_groups(
+        *(bundle.y[rows][own], seen[own], rows[own]),
+        share=variation.group_noise,
+        known=known,
+        seed=seed,
     )
     return patterns[seen]
 

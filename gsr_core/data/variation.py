@@ -32,9 +32,9 @@ class Variation(BaseModel):
     Attributes:
         label_noise: Share of the weighted rows whose class is flipped to another one. Groups stay
             as they are, and so do all other splits.
-        group_noise: Share of the weighted and of the target rows whose groups are replaced by those
-            of another combination that is found in their class, such as the other background. Val
-            and test stay as they are.
+        group_noise: Share of the weighted and of the target rows in a group whose groups are
+            replaced by those of another combination that is found in their class, such as the other
+            background. Val and test stay as they are.
         target_balance: Target rows are left out until their groups have, within each class and
             among the classes, shares between those of the weighted rows (0) and equal ones (1);
             the number of rows is the same for every value. None leaves target as it is.

@@ -140,8 +140,8 @@ class XRMInference(GroupInference):
         environment = {split: wrong[0][split] | wrong[1][split] for split in splits_of(problem)}
         (best,) = (each for each in chosen.candidates if each["chosen"])
         choice = (
-            f"the penalty {best['penalty']:g}, of {len(chosen.candidates)}, flips most labels, "
-            f"{best['flipped']:,} of {len(problem.weighted):,}; "
+            f"the penalty {best['penalty']:g} was chosen of {len(chosen.candidates)} and flips "
+            f"{best['flipped']:,} of {len(problem.weighted):,} labels; "
             + _sizes_in_words(environment["weighted"], problem.weighted.labels.cpu().numpy())
         )
         if problem.weighted_split == "train":

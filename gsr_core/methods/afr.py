@@ -32,15 +32,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Annotated, ClassVar, Literal
 
-import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from gsr_core.data.problem import Problem
 from gsr_core.methods.base import SETTINGS_CONFIG, LabelNeeds, Range, SearchSpace, Step, settings
-from gsr_core.methods.crossfit import crossfitted_logits, draw_folds
+from gsr_core.methods.crossfit import unseen_losses
 from gsr_core.methods.erm import ERM
 from gsr_core.methods.gsr import clip_norm
 from gsr_core.methods.inner import TOLERANCE, FittedHead, InnerProblem
@@ -143,7 +141,7 @@ class AFR(FittedHead):
         base = next(ERM(l2=self.l2, standardise=self.standardise).iterate(problem)).head
         rows, standardise = problem.weighted, self.standardise
         inner = InnerProblem(problem, rows, l2=self.pull, standardise=standardise, base=base)
-        losses, judge = self._losses(problem, inner)
+        losses, judge = unseen_losses(self, problem, base, self.folds)
         weight = unsure_weight(losses, rows.labels, self.gamma, class_balance=self.class_balance)
         note = f"The weights are by {judge}; {_worth(weight, problem.n_classes)}"
         if self.solver == "path":
@@ -179,21 +177,6 @@ class AFR(FittedHead):
                 clipped=clipped,
                 checkpoint={"u": u, "done": weight.new_tensor(done)},
             )
-
-    def _losses(self, problem: Problem, inner: InnerProblem) -> tuple[Tensor, str]:
-        """Return each row's loss (n,) by a head that did not learn from it, and that head's name.
-
-        Args:
-            problem: The data.
-            inner: Of the weighted rows, around the base head.
-        """
-        elsewhere = problem.backbone_head is not None or problem.train is not None
-        if elsewhere and problem.weighted_split != "train":
-            return inner.objective(inner.uniform()).at_zero().losses, "the base head"
-        fold = draw_folds(problem.weighted, self.folds, np.random.default_rng(self.seed))
-        logits = crossfitted_logits(self.inner(problem), fold)
-        losses = cross_entropy(logits, inner.labels, reduction="none")
-        return losses, "heads that did not learn from the sample"
 
 
 def unsure_weight(losses: Tensor, labels: Tensor, gamma: float, *, class_balance: bool) -> Tensor:

@@ -206,6 +206,11 @@ class Method(ABC):
         choosing = self.rule.labels if self.max_steps > 1 else ()
         return training.get(self.needs, ("weighted",)) + choosing
 
+    @property
+    def learns_from(self) -> tuple[str, ...]:
+        """Of the rows whose group labels are read, those that do more than choose the step."""
+        return tuple(split for split in self.labels_used if split != "val")
+
     @abstractmethod
     def iterate(
         self, problem: Problem, checkpoint: Mapping[str, Tensor] | None = None

@@ -90,6 +90,11 @@ class ClassScaling(OffsetMethod):
         """Which rows' group labels are read: those that choose, as there is one step."""
         return (self.chosen_on,)
 
+    @property
+    def learns_from(self) -> tuple[str, ...]:
+        """Of the rows whose group labels are read, those that do more than choose the step."""
+        return self.labels_used
+
     def iterate(
         self, problem: Problem, checkpoint: Mapping[str, Tensor] | None = None
     ) -> Iterator[Step]:

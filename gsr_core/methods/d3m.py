@@ -76,6 +76,8 @@ __all__ = [
 
 _LEAST = 5
 """Rows of each class that stay, if it has as many."""
+_MOST_EXAMPLES = 8192
+"""Examples of a class in target whose effects are compared with each other: 0.5 GiB a matrix."""
 _AT_ONCE = 2**26
 """Numbers that one array over the weighted rows and examples of target may have."""
 
@@ -111,7 +113,7 @@ class _DropByInfluence(FittedHead, ABC):
 
     steps: Annotated[
         int,
-        Field(ge=1, le=1000, description="drop=count: shares to try, evenly from 0 to `most`."),
+        Field(ge=2, le=1000, description="drop=count: shares to try, evenly from 0 to `most`."),
     ] = 18
     most: Annotated[
         float,
@@ -263,8 +265,19 @@ class AutoD3M(_DropByInfluence):
     selection: SelectionField = "worst_inferred_group"
 
     def groups(self, problem: Problem, inner: InnerProblem, at: Fitted) -> _Groups:
-        """Return class by side as groups, 2 K of them, some of which may have no rows."""
+        """Return class by side as groups, 2 K of them, some of which may have no rows.
+
+        Raises:
+            SettingError: If a class of target has too many examples to compare each with each.
+        """
         labels = problem.target.labels
+        most = int(torch.bincount(labels).max())
+        if most > _MOST_EXAMPLES:
+            raise SettingError(
+                f"a class of target has {most:,} examples; auto_d3m compares each with each and "
+                f"takes {_MOST_EXAMPLES:,}: give it a smaller target, or name its groups and use "
+                "d3m"
+            )
         components = [first_component(at, labels == each) for each in range(problem.n_classes)]
         directions = torch.cat([each.columns for each in components], dim=2)
         short = [each.ending for each in components if each.ending is not SolveEnding.REACHED]

@@ -34,6 +34,7 @@ from pydantic import Field
 from torch import Tensor
 
 from gsr_core.data.problem import Problem, Rows
+from gsr_core.errors import SettingError
 from gsr_core.linear.feature_map import FeatureMap
 from gsr_core.linear.head import Head
 from gsr_core.methods.base import (
@@ -126,6 +127,11 @@ class DFR(Method):
         """Which rows' group labels are read; the final heads learn from val."""
         return ("target", "val") if self.final else super().labels_used
 
+    @property
+    def learns_from(self) -> tuple[str, ...]:
+        """Of the rows whose group labels are read, those that do more than choose the step."""
+        return self.labels_used if self.final else super().learns_from
+
     def iterate(
         self, problem: Problem, checkpoint: Mapping[str, Tensor] | None = None
     ) -> Iterator[Step]:
@@ -144,7 +150,16 @@ class DFR(Method):
             yield heads.at(strength, checkpoint={"step": torch.tensor(step)})
 
     def _final(self, problem: Problem, heads: _BalancedHeads) -> Step:
-        """Return the heads fitted to target and val with the strength that is best on val."""
+        """Return the heads fitted to target and val with the strength that is best on val.
+
+        Raises:
+            SettingError: If another rule than the worst group of val is to choose it.
+        """
+        if self.selection != "worst_group":
+            raise SettingError(
+                f"selection is '{self.selection}' with final=true, whose strength is chosen by the "
+                "worst group of val; choose worst_group, or leave out final"
+            )
         val, target = problem.val, problem.target
 
         def score(strength: float) -> tuple[float, float]:

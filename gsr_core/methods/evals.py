@@ -40,7 +40,6 @@ import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from gsr_core.data.groups import membership_from_index
 from gsr_core.data.problem import Problem
@@ -55,7 +54,7 @@ from gsr_core.methods.base import (
     Values,
     settings,
 )
-from gsr_core.methods.crossfit import crossfitted_logits, draw_folds
+from gsr_core.methods.crossfit import unseen_losses
 from gsr_core.methods.erm import ERM
 from gsr_core.methods.sparse import EitherPenalty
 
@@ -112,7 +111,7 @@ class EVaLS(EitherPenalty):
             checkpoint: Has the number of the last one.
         """
         base = next(ERM(l2=self.l2, standardise=self.standardise).iterate(problem)).head
-        losses, judge = self._losses(problem, base)
+        losses, judge = unseen_losses(self, problem, base, _FOLDS)
         group, in_val, about = self._environments(problem, base)
         rows, refit = problem.weighted, self.refit(problem)
         done = 0 if checkpoint is None else int(checkpoint["step"])
@@ -139,19 +138,6 @@ class EVaLS(EitherPenalty):
         most = max(int(sizes[sizes > 0].min()) // 2, 1)
         ends = min(self.smallest, most), min(self.largest, most)
         return sorted(set(np.geomspace(*ends, self.steps).round().astype(int).tolist()))
-
-    def _losses(self, problem: Problem, base: Head) -> tuple[Tensor, str]:
-        """Return the (n,) losses of the weighted rows, and the name of the head they are of."""
-        rows = problem.weighted
-        unseen = problem.backbone_head is not None or problem.train is not None
-        if unseen and problem.weighted_split == "heldout":
-            logits = base.logits(rows.features.to(problem.compute.accumulate_dtype))
-            judge = "the backbone's own head" if problem.backbone_head else "a head of train"
-        else:
-            fold = draw_folds(rows, _FOLDS, np.random.default_rng(self.seed))
-            logits = crossfitted_logits(self.inner(problem), fold)
-            judge = "heads that did not learn from them"
-        return cross_entropy(logits, rows.labels, reduction="none"), judge
 
     def _environments(self, problem: Problem, base: Head) -> tuple[Tensor, Tensor, str]:
         """Return the inferred cells, environment by class, and what to say about them.

@@ -76,7 +76,8 @@ class StepScorer:
 
     def _of_ranking(self, index: int, step: Step) -> list[Record]:
         """Return the lowest AUROC of a group of val, which only some rules of selection want."""
-        logits = step.head.logits(self.val.features)
+        parts = self.val.source.split(max(_BLOCK // self.val.source.shape[1], 1))
+        logits = torch.cat([step.head.logits(part) for part in parts])
         probability = logits.double().softmax(dim=1).cpu().numpy()
         labels, groups = self.val.labels.cpu().numpy(), self.val.groups.cpu().numpy()
         each = [

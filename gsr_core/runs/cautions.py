@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from gsr_core.data.bundle import MIN_GROUP_SIZE, Bundle
+from gsr_core.errors import GsrError
 from gsr_core.metrics import wilson_interval, worst_group
 from gsr_core.runs.samples import keep_scores
 from gsr_core.runs.store import Run
@@ -18,8 +19,9 @@ def cautions(run: Run, bundle: Bundle | None = None) -> list[str]:
 
     - The head gives every sample of test the same class.
     - The worst group of test has fewer samples than `MIN_GROUP_SIZE`.
-    - No step differs from the kept one by more than chance on val: the worst-group accuracy of all
-      lies in the kept one's 95 % interval, although they are not equal.
+    - The step was chosen by the worst-group accuracy of val, and that of every step lies in the
+      kept one's 95 % interval, although they are not equal. All are of the same samples, so that a
+      pair of steps may still differ by more than chance; that the kept one is best may not.
 
     Args:
         run: A run; nothing is said of one without a head.
@@ -27,7 +29,12 @@ def cautions(run: Run, bundle: Bundle | None = None) -> list[str]:
     """
     if run.head() is None:
         return []
-    bundle = bundle or run.bundle
+    try:
+        bundle = bundle or run.unchanged_bundle()
+        rule = run.config.make_method().rule
+    except GsrError:
+        # Of other data, or of settings of another version: nothing is known of its numbers.
+        return []
     said = []
     predictions = keep_scores(run, bundle)[bundle.rows_of["test"]]["prediction"]
     if len(predictions) and (predictions == predictions[0]).all():
@@ -49,15 +56,16 @@ def cautions(run: Run, bundle: Bundle | None = None) -> list[str]:
         & (history["metric"] == "worst_group_accuracy")
         & (history["group"] == "")
     ].set_index("step")["value"]
-    if of_val.nunique() > 1:
+    by_accuracy = rule.metric == "worst_group_accuracy" and not rule.last
+    if by_accuracy and of_val.nunique() > 1:
         worst = _worst(history, "val", kept)
         low, high = wilson_interval(worst["accuracy"], worst["count"])
         if of_val.between(low, high).all():
             said.append(
-                f"val cannot tell the {len(of_val):,} steps apart: its worst group has "
-                f"{worst['count']} samples, and the worst-group accuracy of every step, "
-                f"{of_val.min():.0%} to {of_val.max():.0%}, lies in the 95 % interval of the kept "
-                f"one, {low:.0%} to {high:.0%}."
+                f"Which of the {len(of_val):,} steps was kept may be chance: val has "
+                f"{worst['count']} samples in its worst group, and the worst-group accuracy of "
+                f"every step, {of_val.min():.0%} to {of_val.max():.0%}, lies in the 95 % interval "
+                f"of the kept one, {low:.0%} to {high:.0%}."
             )
     return said
 

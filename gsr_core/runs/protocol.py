@@ -24,7 +24,7 @@ class Protocol:
     """What a run was allowed to see beyond the classes.
 
     Attributes:
-        training: Whose group labels trained it, a split's name, or "none".
+        training: Whose group labels trained it, splits' names, or "none".
         chosen_by: What chose the step that was kept.
         labels: Rows whose group labels were read, by split.
     """
@@ -77,12 +77,13 @@ def protocol_of(run: Run, bundle: Bundle | None = None) -> Protocol:
     if config.variation.get("leak") and "target" in labels:
         # They are the same rows.
         labels.pop("val", None)
-    chosen_by = "only one step"
+    within = "val" in method.learns_from
+    chosen_by = "only one step, which learned from val" if within else "only one step"
     if method.max_steps > 1:
         chosen_by = method.rule.title
     if config.sweep:
         # Whatever the sweep maximised, it was measured on val.
         labels.setdefault("val", len(run.rows_of("val", bundle)))
         chosen_by += f"; settings by the sweep '{config.sweep}' on val"
-    training = [split for split in labels if split != "val"]
-    return Protocol(training[0] if training else "none", chosen_by, labels)
+    training = [weighted if name == "weighted" else name for name in method.learns_from]
+    return Protocol(" and ".join(training) or "none", chosen_by, labels)

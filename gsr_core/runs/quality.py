@@ -32,8 +32,9 @@ def quality_table(run: Run, split: str, bundle: Bundle | None = None) -> pd.Data
 
     Raises:
         RunStateError: If the run has no head yet.
+        BundleError: If the bundle has changed since.
     """
-    bundle = bundle or run.bundle
+    bundle = bundle or run.unchanged_bundle()
     head = run.head()
     if head is None:
         raise RunStateError(f"run '{run.run_id}' has no head yet; wait until it has ended")
@@ -50,8 +51,8 @@ def quality_table(run: Run, split: str, bundle: Bundle | None = None) -> pd.Data
     for attribute in bundle.manifest.attributes:
         values = bundle.column(attribute).take(rows).to_pandas()
         known = sorted(values.dropna().unique(), key=str)
-        if len(known) <= _MOST_VALUES:
+        if 0 < len(known) <= _MOST_VALUES:
             members = np.stack([(values == value).to_numpy(bool) for value in known], axis=1)
             names = [f"{attribute}={value}" for value in known]
             tables.append(group_quality(logits, labels, members, names).assign(kind="attribute"))
-    return pd.concat([each for each in tables if len(each)], ignore_index=True)
+    return pd.concat([each for each in tables if len(each)] or tables[:1], ignore_index=True)

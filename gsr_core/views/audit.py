@@ -176,5 +176,5 @@ def show_quality(run: Run, split: str, bundle: Bundle) -> None:
         "a perfectly calibrated head of so many samples stays below *by chance up to* 95 times in "
         "100. Brier score: 0 is sure and right, 2 sure and wrong. AUROC: how well the score of its "
         "class tells a sample of the group from those of other classes, within the group where it "
-        "has several classes; 0.5 is chance, 95 % interval by DeLong."
+        "has several classes; 0.5 is chance, with a 95 % interval."
     )

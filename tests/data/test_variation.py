@@ -150,6 +150,29 @@ def test_only_the_groups_of_weighted_and_target_rows_are_noisy(bundle, compute):
     np.testing.assert_array_equal(seen, noisy.target.groups.cpu().numpy())
 
 
+def test_rows_in_no_group_get_no_group_and_give_no_shares(tmp_path, bundle):
+    membership = bundle.membership.copy()
+    membership[bundle.rows_of["heldout"]] = False
+    membership[bundle.rows_of["target"][:9]] = False
+    other = write_bundle(
+        tmp_path / "unlabelled",
+        samples=bundle.samples,
+        membership=membership,
+        groups=bundle.manifest.groups,
+        classes=bundle.manifest.classes,
+        features=np.array(bundle.features),
+        source="made for a test",
+    )
+    noise = Variation(group_noise=0.5)
+    heldout, target = other.rows_of["heldout"], other.rows_of["target"]
+    assert not seen_groups(other, "heldout", heldout, 0, noise).any()
+    seen = seen_groups(other, "target", target, 0, noise)
+    np.testing.assert_array_equal(seen.any(axis=1), membership[target].any(axis=1))
+    assert (seen != membership[target]).any(axis=1).sum() == round(0.5 * (len(target) - 9))
+    with pytest.raises(SettingError, match="no row of heldout is in a group that target has"):
+        positions_of(other, 0, Variation(target_balance=0.5))
+
+
 @pytest.mark.parametrize("seed", [0, 3])
 def test_target_goes_from_the_shares_of_the_weighted_rows_to_equal_ones(bundle, seed):
     found, which = bundle.group_patterns

@@ -217,7 +217,7 @@ def test_the_penalty_that_flips_most_labels_is_chosen(blobs, planted):
     assert found.candidates["flipped"].tolist() == [3, 5, 9, 7]
     assert found.candidates["chosen"].tolist() == [False, False, True, False]
     assert found.choice.startswith(
-        "the penalty 0.01, of 4, flips most labels, 9 of 120; either head"
+        "the penalty 0.01 was chosen of 4 and flips 9 of 120 labels; either head"
     )
 
 

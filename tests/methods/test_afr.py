@@ -70,7 +70,7 @@ def test_weights_are_in_the_ratio_of_confidence_and_class_size(make_problem, n_c
     if balance:
         expected = expected * count / count[:, None]
     torch.testing.assert_close(ratio, expected)
-    assert "by the base head" in step.note
+    assert "by the backbone's own head" in step.note
 
 
 @pytest.mark.parametrize("n_classes", [2, 3])
@@ -189,7 +189,7 @@ def test_a_head_that_has_fitted_the_rows_does_not_judge_them(make_problem, where
     q = probabilities.gather(1, problem.weighted.labels[:, None])[:, 0]
     step = exact(problem, class_balance=False, gamma=2.0, folds=4, seed=7)
     torch.testing.assert_close(step.sample_weight, (-2.0 * q).softmax(dim=0))
-    assert "heads that did not learn from the sample" in step.note
+    assert "heads that did not learn from them" in step.note
 
 
 def test_the_influence_at_the_minimum_is_a_difference_of_refits(make_problem):

@@ -58,7 +58,21 @@ def test_steps_that_val_cannot_tell_apart_are_said_to_be(run, monkeypatch, sprea
     kept = history.loc[of_val & (history["step"] == run.state.best_step), "value"].item()
     value = history["value"].mask(of_val, kept - spread * (history["step"] == 2))
     said = cautions(changed(run, monkeypatch, metrics=history.assign(value=value)))
-    assert any("val cannot tell the 8 steps apart" in each for each in said) == told
+    assert any("Which of the 8 steps was kept may be chance" in each for each in said) == told
+
+
+def test_nothing_is_said_of_steps_that_another_rule_chose(run, monkeypatch):
+    from gsr_core.runs.record import RunConfig
+
+    history = run.metrics()
+    of_val = (history["split"] == "val") & (history["metric"] == "worst_group_accuracy")
+    value = history["value"].mask(of_val, 0.9 - 0.01 * (history["step"] == 2))
+    changed(run, monkeypatch, metrics=history.assign(value=value))
+    assert any("may be chance" in each for each in cautions(run))
+    for rule in ("average", "worst_group_loss"):
+        method = replace(run.config.make_method(), selection=rule)
+        monkeypatch.setattr(RunConfig, "make_method", lambda self, method=method: method)
+        assert not any("may be chance" in each for each in cautions(run))
 
 
 def test_the_table_is_of_the_kept_head_and_has_groups_and_attributes(run):
