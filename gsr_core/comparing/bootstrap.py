@@ -231,11 +231,11 @@ def judged(
         metric: A score, one of `AVERAGES`.
 
     Returns:
-        As `paired`, whose interval is now in `seeds_low` and `seeds_high`, and that of the
-        bootstrap in `rows_low` and `rows_high`; `low` and `high` hold both. `p` is the larger of
-        both, p_holm corrected. The verdict is `better` or `worse` where both intervals say so, and
-        else `not distinguishable`; `add seeds` where two entries that seeds change share fewer
-        than two. Columns seeds_needed and rows_needed are those of `Bootstrap`.
+        As `paired`, whose interval and p are now in `seeds_low`, `seeds_high` and `seeds_p`, and
+        the interval of the bootstrap in `rows_low` and `rows_high`; `low` and `high` hold both. `p`
+        is the larger of both, p_holm corrected. The verdict is `better` or `worse` where both
+        intervals say so, and else `not distinguishable`; `add seeds` where two entries that seeds
+        change share fewer than two. Columns seeds_needed and rows_needed are those of `Bootstrap`.
     """
     pairs = paired(table, reference.label, metric)
     fixed = table.groupby("entry")["every_seed"].all()
@@ -243,6 +243,7 @@ def judged(
     for pair in pairs.to_dict("records"):
         found = drawn.get(str(pair["entry"]), {}).get(metric)
         row = {**pair, "seeds_low": pair["low"], "seeds_high": pair["high"]}
+        row["seeds_p"] = pair["p"]
         row |= dict.fromkeys(("rows_low", "rows_high", "seeds_needed", "rows_needed"), math.nan)
         if found is not None and not math.isnan(found.difference):
             row |= {"rows_low": found.low, "rows_high": found.high}
@@ -255,7 +256,15 @@ def judged(
                 up, down = row["low"] > 0, row["high"] < 0
                 row["verdict"] = "better" if up else "worse" if down else "not distinguishable"
         rows.append(row)
-    added = ["seeds_low", "seeds_high", "rows_low", "rows_high", "seeds_needed", "rows_needed"]
+    added = [
+        "seeds_low",
+        "seeds_high",
+        "seeds_p",
+        "rows_low",
+        "rows_high",
+        "seeds_needed",
+        "rows_needed",
+    ]
     result = pd.DataFrame(rows, columns=[*pairs.columns, *added])
     result["p_holm"] = holm(result["p"].to_numpy(float))
     return result

@@ -184,6 +184,9 @@ def select(
     current = get(name)
     if current not in options:
         current = default if default is not None and default in options else options[0]
+    if st.session_state.get(_key(name), current) != current:
+        # What is allowed, or the default, has changed, as when a run has begun or ended.
+        _turns()[name] = _turns().get(name, 0) + 1
     key = _key(name)
     st.session_state[key] = current
 

@@ -243,8 +243,10 @@ def test_the_minority_is_found_and_the_worst_group_gains(make_problem):
     assert worst(Spare(power_blurred=1.0, **early)) > max(plain, worst(Spare(**early))) + 0.2
 
 
-@pytest.mark.parametrize(("shift", "recall", "precision"), [(10, 1.0, 1.0), (3, 0.95, 0.9)])
-def test_spare_on_the_gaussians_of_its_specification(compute, shift, recall, precision):
+@pytest.mark.parametrize(
+    ("shift", "recall", "precision", "near"), [(10, 1.0, 1.0, 0.01), (3, 0.95, 0.9, 0.03)]
+)
+def test_spare_on_the_gaussians_of_its_specification(compute, shift, recall, precision, near):
     """Label at ±1, attribute at ±shift, 5 % minority: it does what balancing true groups does."""
     rng = np.random.default_rng(0)
 
@@ -281,6 +283,6 @@ def test_spare_on_the_gaussians_of_its_specification(compute, shift, recall, pre
     minority = problem.weighted.groups[:, [1, 2]].any(dim=1).cpu().numpy()
     assert (small & minority).sum() >= recall * minority.sum()
     assert (small & minority).sum() >= precision * small.sum()
-    assert spare == pytest.approx(worst(RWG())[0], abs=0.01)
+    assert spare == pytest.approx(worst(RWG())[0], abs=near)
     assert spare > 0.78
     assert worst(LLR())[0] < 0.3
