@@ -86,6 +86,7 @@ FOUND_BY = ("search", "attribute", "value", "measure", "low", "high")
 
 _STATE = "choices"
 _TURNS = "turns of choices"
+_DRAWN = "choices as drawn"
 
 
 def _choices() -> dict[str, str]:
@@ -184,14 +185,17 @@ def select(
     current = get(name)
     if current not in options:
         current = default if default is not None and default in options else options[0]
-    if st.session_state.get(_key(name), current) != current:
+    # Not what the widget has: its state is gone after a script that ended before it was drawn.
+    drawn = st.session_state.setdefault(_DRAWN, {})
+    if drawn.get(name, current) != current:
         # What is allowed, or the default, has changed, as when a run has begun or ended.
         _turns()[name] = _turns().get(name, 0) + 1
+    drawn[name] = current
     key = _key(name)
     st.session_state[key] = current
 
     def changed() -> None:
-        _choices()[name] = str(st.session_state[key])
+        _choices()[name] = drawn[name] = str(st.session_state[key])
         put(**dict.fromkeys(clears))
 
     (draw or st.selectbox)(label, options, key=key, on_change=changed, **arguments)

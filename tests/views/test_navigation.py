@@ -23,3 +23,32 @@ def test_what_was_asked_for_meanwhile_goes_before_a_refresh():
     """`st.rerun` in its place shows "none"."""
     page = AppTest.from_function(watching).run()
     assert page.text[0].value == "birds"
+
+
+def choosing() -> None:
+    """A choice whose first option is new after a press that ends the script before it is drawn."""
+    import streamlit as st
+
+    from gsr_core.views import navigation as nav
+
+    offered = st.session_state.setdefault("offered", ["old", "older"])
+    if st.button("New"):
+        st.session_state["offered"] = ["new", *offered]
+        st.rerun()
+    st.text(nav.select("shown", "Show", offered))
+
+
+def test_a_choice_that_changes_by_itself_has_another_widget():
+    """The browser may still send what the one before it showed, as if the user had chosen it."""
+    page = AppTest.from_function(choosing).run()
+    before = page.selectbox[0].key
+    page.button[0].click().run()
+    assert page.text[0].value == "new"
+    assert page.selectbox[0].key != before
+    # One that the user changes stays the same.
+    now = page.selectbox[0].key
+    page.selectbox[0].select("older").run()
+    assert (page.text[0].value, page.selectbox[0].key) == ("older", now)
+    # A choice of the user's own outlives what is offered.
+    page.button[0].click().run()
+    assert (page.text[0].value, page.selectbox[0].key) == ("older", now)
