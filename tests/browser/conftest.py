@@ -707,6 +707,17 @@ class Screen:
         with self.asking(when=True):
             self.click((within or self.page).get_by_role("button", name=label, exact=True).first)
 
+    def key_until(self, target: Locator, key: str, shown: Locator) -> None:
+        """Press a key on something until its effect is there: what is being drawn takes none."""
+
+        def attempt() -> bool:
+            if not shown.is_visible():
+                target.press(key, timeout=ONCE)
+                shown.wait_for(state="visible", timeout=5 * ONCE)
+            return True
+
+        insist(attempt, f"{key} on {target} to show {shown}")
+
     def download(self, button: Locator) -> Path:
         """Click a button until its file comes; one that the page replaces meanwhile gives none."""
         files: list[Path] = []
