@@ -102,36 +102,33 @@ def bootstrap(
         >>> found.difference, found.low > 0
         (0.25, True)
     """
-    combinations, which = patterns(membership)
-    kinds, counts = np.unique(
-        np.column_stack([which, first.T, second.T]).astype(np.int64), axis=0, return_counts=True
-    )
-    stratum, right = kinds[:, 0], kinds[:, 1:].astype(np.float64)
-    members = combinations[stratum].astype(np.float64)
-    sizes = counts @ members
-    there = sizes > 0
-    shares = np.full(len(sizes), np.nan) if training_shares is None else training_shares
-    if (shares[~there] > 0).any():
-        shares = np.full(len(sizes), np.nan)
-    # What each kind adds to the accuracy of each group under each head, (kinds, 2 S m).
-    adds = right[:, :, None] * (members[:, there] / sizes[there])[:, None, :]
-    adds = adds.reshape(len(kinds), -1)
+    kinds, which = patterns(np.column_stack([membership, first.T, second.T]))
+    counts = np.bincount(which)
+    combinations, stratum = patterns(kinds[:, : membership.shape[1]])
+    right = kinds[:, membership.shape[1] :].astype(np.float64)
+    parts = [
+        (counts[own], right[own]) for own in (stratum == np.arange(len(combinations))[:, None])
+    ]
+    totals = np.array([number.sum() for number, _ in parts])
+    there = combinations.any(axis=0)
+    share = combinations[:, there] / (totals @ combinations[:, there])
+    weights = np.full(len(there), np.nan) if training_shares is None else training_shares
+    if (weights[~there] > 0).any():
+        weights = np.full(len(there), np.nan)
 
-    def differences(drawn: np.ndarray) -> np.ndarray:
-        """Return (3, R, S): of each score and seed, under counts of the kinds (R, kinds)."""
-        of_groups = (drawn @ adds).reshape(len(drawn), right.shape[1], -1)
-        scores = np.stack(
-            [of_groups.min(axis=2), drawn @ right / counts.sum(), of_groups @ shares[there]]
-        )
+    def differences(hits: np.ndarray) -> np.ndarray:
+        """Return (3, R, S): of each score and seed, from right rows (R, 2 S, strata)."""
+        of_groups = hits @ share
+        mean = hits.sum(axis=2) / totals.sum()
+        scores = np.stack([of_groups.min(axis=2), mean, of_groups @ weights[there]])
         return scores[:, :, : len(first)] - scores[:, :, len(first) :]
 
     generator = np.random.default_rng(seed)
-    size = max(_AT_ONCE // (len(kinds) + adds.shape[1]), 1)
-    parts = [min(size, replicates - done) for done in range(0, replicates, size)]
-    drawn = (differences(_draw(generator, stratum, counts, part)) for part in parts)
-    each = np.concatenate(list(drawn), axis=1)
+    hits = [_draw(generator, number, answers, replicates) for number, answers in parts]
+    each = differences(np.stack(hits, axis=2))
     seeds = generator.integers(len(first), size=(replicates, len(first)))
-    observed = differences(counts[None].astype(np.float64))[:, 0]
+    as_they_are = np.stack([number @ answers for number, answers in parts], axis=1)
+    observed = differences(as_they_are[None])[:, 0]
     return {
         name: _summary(seen, by_seed, np.take_along_axis(by_seed, seeds, axis=1).mean(axis=1))
         for name, seen, by_seed in zip(AVERAGES, observed, each, strict=True)
@@ -139,15 +136,26 @@ def bootstrap(
 
 
 def _draw(
-    generator: np.random.Generator, stratum: np.ndarray, counts: np.ndarray, replicates: int
+    generator: np.random.Generator, counts: np.ndarray, right: np.ndarray, replicates: int
 ) -> np.ndarray:
-    """Return (R, kinds) counts: of each stratum as many rows as it has, drawn with replacement."""
-    drawn = np.empty((replicates, len(counts)))
-    for value in np.unique(stratum):
-        own = stratum == value
-        total = counts[own].sum()
-        drawn[:, own] = generator.multinomial(total, counts[own] / total, size=replicates)
-    return drawn
+    """Return (R, 2 S): how many rows of a stratum each head gets right, rows drawn anew.
+
+    Args:
+        generator: Is advanced.
+        counts: (kinds,) rows of each kind; as many as these are drawn, with replacement.
+        right: (kinds, 2 S) 1 where a head gets the kind right, else 0.
+        replicates: R.
+    """
+    total, size = counts.sum(), max(_AT_ONCE // len(counts), 1)
+    return np.concatenate(
+        [
+            generator.multinomial(total, counts / total, size=min(size, replicates - done)).astype(
+                np.float64
+            )
+            @ right
+            for done in range(0, replicates, size)
+        ]
+    )
 
 
 def _summary(observed: np.ndarray, by_seed: np.ndarray, delta: np.ndarray) -> Bootstrap:

@@ -29,6 +29,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from gsr_core.data.bundle import bundle_reference, open_bundle
+from gsr_core.data.problem import positions_of
 from gsr_core.data.variation import Variation
 from gsr_core.errors import BundleNotFoundError, GsrError, SettingError
 from gsr_core.experiments.experiment import Experiment
@@ -256,6 +257,9 @@ def make_study(
         values = make_method(method, {**changed.get(method, {}), "seed": seeds - 1}).settings()
         if method in changed:
             changed[method] = {key: values[key] for key in changed[method]}
+    if kind == "balance":
+        # Where target's groups have no shares to go by, no run of it could begin.
+        positions_of(opened, 0, _variation(kind, chosen[0]))
     pick(device)
     study = Study(workspace, workspace.studies / name)
     study.begin(

@@ -125,8 +125,9 @@ def _needed(row: Mapping[Any, Any]) -> str:
     if row["verdict"] == "add seeds":
         return "two seeds at least"
     ways = []
-    if row["seeds"] < row["seeds_needed"] < _MOST_SEEDS:
-        ways.append(f"about {row['seeds_needed']:.0f} seeds")
+    if 0 < row["seeds_needed"] < _MOST_SEEDS:
+        # The t interval of few seeds asks for more than the normal one that this is counted by.
+        ways.append(f"about {max(row['seeds_needed'], row['seeds'] + 1):.0f} seeds")
     if 1 < row["rows_needed"] < _MOST_ROWS:
         ways.append(f"{row['rows_needed']:.2g} × the test samples")
     return " or ".join(ways) or "no such number in reach"
