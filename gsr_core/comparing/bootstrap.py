@@ -110,7 +110,7 @@ def bootstrap(
         (counts[own], right[own]) for own in (stratum == np.arange(len(combinations))[:, None])
     ]
     totals = np.array([number.sum() for number, _ in parts])
-    there = combinations.any(axis=0)
+    there = np.any(combinations, axis=0)
     share = combinations[:, there] / (totals @ combinations[:, there])
     weights = np.full(len(there), np.nan) if training_shares is None else training_shares
     if (weights[~there] > 0).any():
