@@ -63,8 +63,7 @@ class AFR(FittedHead):
         "towards them without letting it go far."
     )
     use_when: ClassVar[str] = (
-        "Use when nobody labelled groups, the base head errs on the minority, and class labels are "
-        "clean."
+        "Nobody labelled groups, the base head errs on the minority, and class labels are clean."
     )
     needs: ClassVar[LabelNeeds] = LabelNeeds.NONE
     search: ClassVar[SearchSpace] = {

@@ -72,7 +72,7 @@ class ClassScaling(OffsetMethod):
         "does best; no fit, only other thresholds between classes."
     )
     use_when: ClassVar[str] = (
-        "Use as the reference for every other repair, and when the groups that fail all belong to "
+        "As the reference for every other repair, and when the groups that fail all belong to "
         "a rare class."
     )
     needs: ClassVar[LabelNeeds] = LabelNeeds.NONE

@@ -235,7 +235,7 @@ class D3M(_DropByInfluence):
         "share."
     )
     use_when: ClassVar[str] = (
-        "Use when a small target set has group labels and the held-out samples have none, and you "
+        "A small target set has group labels and the held-out samples have none, and you "
         "would rather leave samples out than weight them."
     )
     needs: ClassVar[LabelNeeds] = LabelNeeds.TARGET
@@ -257,7 +257,7 @@ class AutoD3M(_DropByInfluence):
         "harm its examples, and takes the parts for groups."
     )
     use_when: ClassVar[str] = (
-        "Use when nobody labelled groups but target has many samples of both sides of each class, "
+        "Nobody labelled groups but target has many samples of both sides of each class, "
         "as a balanced one has."
     )
     needs: ClassVar[LabelNeeds] = LabelNeeds.NONE

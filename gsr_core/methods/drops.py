@@ -88,7 +88,7 @@ class DROPS(OffsetMethod):
         "neighbourhood."
     )
     use_when: ClassVar[str] = (
-        "Use when the head cannot be refitted and nobody knows how often each group will occur."
+        "The head cannot be refitted and nobody knows how often each group will occur."
     )
     needs: ClassVar[LabelNeeds] = LabelNeeds.TARGET
 

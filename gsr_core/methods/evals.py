@@ -80,7 +80,7 @@ class EVaLS(EitherPenalty):
         "each class; each step is one number of them, chosen by environments inferred on val."
     )
     use_when: ClassVar[str] = (
-        "Use when no group labels exist, not even on val, and the classifier errs on the samples "
+        "No group labels exist, not even on val, and the classifier errs on the samples "
         "that a shortcut misleads; labels should be clean."
     )
     needs: ClassVar[LabelNeeds] = LabelNeeds.NONE

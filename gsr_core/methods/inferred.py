@@ -432,7 +432,7 @@ class XRM(InferThenTrain, XRMInference):
         "rows each and correct the labels of the other, and trains with part and class as groups."
     )
     use_when: ClassVar[str] = (
-        "Use when nobody labelled groups, not even of val, and the shortcut is easier to learn "
+        "Nobody labelled groups, not even of val, and the shortcut is easier to learn "
         "than what it stands for."
     )
     needs: ClassVar[LabelNeeds] = LabelNeeds.NONE

@@ -65,7 +65,7 @@ class OptWeights(FittedHead):
         "groups' losses through the fit, from equal weights on."
     )
     use_when: ClassVar[str] = (
-        "Use when held-out and target rows have group labels, and some groups are so small that "
+        "Held-out and target rows have group labels, and some groups are so small that "
         "equal weights trust them too much."
     )
     needs: ClassVar[LabelNeeds] = LabelNeeds.TRAIN

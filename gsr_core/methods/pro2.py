@@ -82,9 +82,7 @@ class Pro2(Method):
         "head on the first few of them to the group-balanced target rows; each step is one number "
         "of directions."
     )
-    use_when: ClassVar[str] = (
-        "Use when target is so small that refitting the whole head on it overfits."
-    )
+    use_when: ClassVar[str] = "Target is so small that refitting the whole head on it overfits."
     needs: ClassVar[LabelNeeds] = LabelNeeds.TARGET
     values: ClassVar[Values] = Values.PROBABILITIES
     values_on: ClassVar[Literal["weighted", "target"]] = "target"

@@ -64,8 +64,7 @@ class RAD(EitherPenalty):
         "head with each of them counted many times."
     )
     use_when: ClassVar[str] = (
-        "Use when nobody labelled groups, or their labels are noisy, and few features carry the "
-        "shortcut."
+        "Nobody labelled groups, or their labels are noisy, and few features carry the shortcut."
     )
     needs: ClassVar[LabelNeeds] = LabelNeeds.NONE
     search: ClassVar[SearchSpace] = {

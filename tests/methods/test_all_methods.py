@@ -34,7 +34,9 @@ def test_it_is_valid_with_no_arguments_and_describes_itself(name):
     assert method.name == name
     assert method.title
     assert method.summary.endswith(".")
+    # It stands behind "When to use:".
     assert method.use_when.endswith(".")
+    assert not method.use_when.startswith("Use")
     assert method.max_steps >= 1
 
 
