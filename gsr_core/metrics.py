@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from gsr_core.data.stored import StoredFeatures
+from gsr_core.data.stored import FeatureBlocks
 from gsr_core.linear.head import Head
 
 __all__ = ["GroupScores", "group_scores", "wilson_interval", "worst_group"]
@@ -66,7 +66,7 @@ class GroupScores:
 
 
 def group_scores(
-    head: Head, features: Tensor | StoredFeatures, labels: Tensor, groups: Tensor
+    head: Head, features: Tensor | FeatureBlocks, labels: Tensor, groups: Tensor
 ) -> GroupScores:
     """Score a head.
 

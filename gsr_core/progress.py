@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from enum import StrEnum
 
-__all__ = ["Report", "ShouldStop", "Status", "duration", "never", "silent"]
+__all__ = ["Report", "ShouldStop", "Status", "Stopped", "duration", "never", "silent"]
 
 
 class Status(StrEnum):
@@ -22,6 +22,10 @@ class Status(StrEnum):
     def active(self) -> bool:
         """Whether the work waits or is under way."""
         return self in (Status.QUEUED, Status.RUNNING)
+
+
+class Stopped(Exception):
+    """Somebody asked the work to stop, and it did; what was done before is kept."""
 
 
 Report = Callable[[float, str], None]

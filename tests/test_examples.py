@@ -10,6 +10,7 @@ from gsr_core.data.bundle import SPLITS, open_bundle
 from gsr_core.errors import BundleError, SettingError
 from gsr_core.examples import coloured_digits
 from gsr_core.features.backbones import load_backbone, load_network
+from gsr_core.readers import digits
 from gsr_core.workspace import Workspace
 
 
@@ -27,7 +28,7 @@ def test_bundle_is_complete_and_opens_again(digits_bundle):
     assert (sizes["target"], sizes["val"]) == (300, 300)
     assert (
         sum(sizes[split] for split in ("target", "val", "test"))
-        + (sizes["train"] + sizes["heldout"]) // examples.DRAWS
+        + (sizes["train"] + sizes["heldout"]) // digits.DRAWS
         == 1797
     )
     assert bundle.samples["sample_id"].is_unique
@@ -39,7 +40,7 @@ def test_colour_agrees_with_the_class_as_often_as_promised(digits_bundle):
     samples = digits_bundle.samples
     agrees = (samples["colour"] == "green") == samples["y"]
     for split in SPLITS:
-        share = 1 - examples.CONFLICTING if split in examples.TRAINED else 0.5
+        share = 1 - examples.CONFLICTING if split in digits.TRAINED else 0.5
         for label in (0, 1):
             rows = (samples["split"] == split) & (samples["y"] == label)
             assert abs(agrees[rows].sum() - share * rows.sum()) <= 0.501

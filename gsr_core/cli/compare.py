@@ -172,8 +172,7 @@ def methods(
     ] = False,
 ) -> None:
     """List the methods, or show one with its settings."""
-    from gsr_core.methods.base import LabelNeeds
-    from gsr_core.methods.describe import describe_methods, methods_table
+    from gsr_core.methods.describe import describe_methods, in_families, methods_table
     from gsr_core.methods.registry import make_method
 
     described = describe_methods()
@@ -187,14 +186,12 @@ def methods(
     elif name:
         _show_method(described[0])
     else:
-        table = terminal.table("method", "group labels", "values", "when to use")
+        table = terminal.table("method", "acts on", "group labels", "values", "when to use")
         # Otherwise the sentences push the names out of the terminal.
         table.columns[-1].no_wrap = False
-        # By what labels they need; within a family in the order of the registry.
-        families = [needs.name.lower() for needs in LabelNeeds]
-        for each in sorted(described, key=lambda each: families.index(each["family"])):
+        for each in in_families(described):
             values = each["values"].split(":")[0]
-            table.add_row(each["name"], each["family"], values, each["use_when"])
+            table.add_row(each["name"], each["acts_on"], each["family"], values, each["use_when"])
         terminal.console().print(table)
         print("what a method does, and its settings: gsr methods NAME", file=sys.stderr)
 
@@ -202,7 +199,8 @@ def methods(
 def _show_method(method: dict[str, Any]) -> None:
     """Print what a method does and what can be set."""
     print(f"{method['title']}\n{method['summary']}\nwhen to use: {method['use_when']}")
-    print(f"trains with {method['needs']}; values of samples: {method['values']}")
+    what = {"head": "the last layer", "network": "the whole network"}[method["acts_on"]]
+    print(f"fits {what}; trains with {method['needs']}; values of samples: {method['values']}")
     if method["source"]:
         print(f"source: {method['source']}")
     table = terminal.table("setting", "default", "allowed", "what it is")

@@ -176,6 +176,11 @@ class Manifest(BaseModel):
         """The split whose rows carry the weights: `heldout`, or `train` where there is none."""
         return "heldout" if self.split_sizes.get("heldout") else "train"
 
+    @property
+    def trained_split(self) -> str:
+        """The split whose rows train a network: `train`, or `heldout` where there is none."""
+        return "train" if self.split_sizes.get("train") else "heldout"
+
 
 @dataclass(frozen=True)
 class Bundle:

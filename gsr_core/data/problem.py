@@ -79,6 +79,8 @@ class Problem:
         train: Reads the rows of `train`, which may be many; None if there are none.
         weighted_split: Where the weighted rows are from: `heldout`, else `train`.
         compute: Where and how precisely to compute.
+        network: What a method trains that acts on the whole network, a
+            `features.trainable.Trainable`; None for all others.
 
     Example:
         >>> problem, _ = gsr.load_problem(gsr.open_bundle(place, "birds"), gsr.pick("cpu"))
@@ -95,6 +97,7 @@ class Problem:
     backbone_head: tuple[Tensor, Tensor] | None = None
     train: Callable[[], Rows] | None = None
     weighted_split: str = "heldout"
+    network: object | None = None
 
     @property
     def n_groups(self) -> int:
@@ -109,6 +112,7 @@ def load_problem(
     seed: int = 0,
     variation: Variation | None = None,
     in_memory: int = IN_MEMORY,
+    weighted_split: str = "",
 ) -> tuple[Problem, Rows]:
     """Load what a method sees of a bundle, and the test rows that it does not see.
 
@@ -120,6 +124,7 @@ def load_problem(
         variation: What is changed about the rows; nothing if None.
         in_memory: Bytes that an exact fit on one split may take (`fit_bytes`); features of a split
             that would take more stay in their file.
+        weighted_split: The split whose rows are fitted; the bundle's own if "".
 
     Example:
         >>> problem, test = gsr.load_problem(gsr.open_bundle(place, "birds"), gsr.pick("cpu"))
@@ -143,9 +148,9 @@ def load_problem(
             position=index,
         )
 
-    head = bundle.head
+    head, weighted_split = bundle.head, weighted_split or bundle.manifest.weighted_split
     problem = Problem(
-        weighted=rows(bundle.manifest.weighted_split),
+        weighted=rows(weighted_split),
         target=rows("target"),
         val=rows("val"),
         n_classes=len(bundle.manifest.classes),
@@ -158,7 +163,7 @@ def load_problem(
         ),
         train=(lambda: rows("train")) if len(positions["train"]) else None,
         compute=compute,
-        weighted_split=bundle.manifest.weighted_split,
+        weighted_split=weighted_split,
     )
     return problem, rows("test")
 

@@ -4,12 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["StoredFeatures"]
+__all__ = ["FeatureBlocks", "StoredFeatures"]
+
+
+class FeatureBlocks(Protocol):
+    """Features (n, d) that come block by block, wherever they are."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(n, d)."""
+        ...
+
+    def split(self, size: int) -> Iterator[Tensor]:
+        """Yield all rows, so many at a time."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import math
 import pickle
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from gsr_core.data.inputs import Inputs
-from gsr_core.errors import CheckpointError, GsrError, SettingError
+from gsr_core.errors import CheckpointError
 from gsr_core.features.backbones import Network, save_checkpoint
-from gsr_core.features.batches import Batches, automatic_workers, to_device
-from gsr_core.features.heads import first_tensor
+from gsr_core.features.batches import Batches, automatic_workers
+from gsr_core.features.learner import (
+    Learner,
+    check_finite,
+    explain_memory_errors,
+    random_states,
+    seed_random,
+)
 from gsr_core.features.presets import Training
 from gsr_core.files import replace_file
 from gsr_core.progress import Report, ShouldStop
@@ -68,7 +71,7 @@ class TrainingJob:
 def train_rank(fabric: Any, job: TrainingJob) -> bool:
     """Train as one process of `job.size`; return whether training came to its end."""
     device = job.device if fabric is None else fabric.device
-    with _random_states(device):
+    with random_states(device):
         return _Trainer(fabric, job, device).run()
 
 
@@ -79,7 +82,7 @@ class _Trainer:
         self.fabric, self.job, self.device = fabric, job, device
         self.rank = 0 if fabric is None else fabric.global_rank
         training = job.training
-        _seed(training.seed + self.rank, device)
+        seed_random(training.seed + self.rank, device)
         self.order = torch.Generator().manual_seed(training.seed)
         self.order_before = self.order.get_state()
         self.epoch = self.step = 0
@@ -88,16 +91,8 @@ class _Trainer:
         # Loss, rows predicted right, rows: sums over the steps of this epoch in this process.
         exact = torch.float32 if device.type == "mps" else torch.float64
         self.sums = torch.zeros(3, dtype=exact, device=device)
-        module = job.network.module
-        if fabric is not None:
-            # Tensors sent to a process share their memory with all the others.
-            module = copy.deepcopy(module)
-            if device.type == "cuda":
-                module = nn.SyncBatchNorm.convert_sync_batchnorm(module)
-        self.module = module.to(device)
-        self.model = module if fabric is None else fabric.setup_module(module)
-        self.optimiser = _optimiser(training, module)
-        self.scaler = torch.amp.GradScaler(device.type, enabled=job.dtype is torch.float16)
+        self.learner = Learner(job.network.module, training, device, job.dtype, fabric)
+        self.module = self.learner.module
         self._restore()
         self.batches = epoch_batches(job)
         self.started = self.saved = time.monotonic()
@@ -106,7 +101,7 @@ class _Trainer:
     def run(self) -> bool:
         """Train to the end, unless asked to stop; return whether the end was reached."""
         job = self.job
-        with self._explain_memory_errors():
+        with explain_memory_errors(self.device, job.training.batch_size, 2 * job.size):
             while self.epoch < job.training.epochs:
                 if not self._train_epoch():
                     return False
@@ -132,7 +127,7 @@ class _Trainer:
         if len(batches[-1]) < 2 * size:
             batches.pop()
         every = 1 if self.device.type == "cpu" else LOOK_EVERY
-        self.model.train()
+        self.learner.model.train()
         mine = [batch[self.rank :: size] for batch in batches[self.step :]]
         for batch, targets in self.batches.read(mine, self.epoch):
             self._take_step(batch, targets.to(self.device), len(batches[self.step]))
@@ -148,15 +143,11 @@ class _Trainer:
         return True
 
     def _take_step(self, batch: Any, targets: Tensor, total: int) -> None:
-        with self._autocast():
-            logits = first_tensor(self.model(to_device(batch, self.device))).float()
+        logits = self.learner.logits(batch)
         loss = cross_entropy(logits, targets)
         # The mean over processes of this is the mean over all rows of the batch.
         share = len(targets) * self.job.size / total
-        self.optimiser.zero_grad()
-        self.scaler.scale(loss * share).backward()
-        self.scaler.step(self.optimiser)
-        self.scaler.update()
+        self.learner.descend(loss * share)
         with torch.no_grad():
             right = (logits.argmax(dim=1) == targets).sum()
             count = torch.tensor(float(len(targets)), device=self.device)
@@ -203,11 +194,10 @@ class _Trainer:
         parts = [mine[at : at + 256] for at in range(0, len(mine), 256)]
         # Rows predicted right and all rows: over the split first, then in each group.
         sums = np.zeros((2, 1 + members.shape[1]))
-        self.module.eval()
+        self.learner.model.eval()
         with torch.inference_mode():
             for part, (batch, targets) in zip(parts, self.batches.read(parts), strict=True):
-                with self._autocast():
-                    logits = first_tensor(self.module(to_device(batch, self.device)))
+                logits = self.learner.logits(batch)
                 right = (logits.argmax(dim=1).cpu() == targets).numpy()
                 membership = np.column_stack([np.ones(len(part)), members[part]])
                 sums += [right @ membership, membership.sum(axis=0)]
@@ -224,30 +214,7 @@ class _Trainer:
         return scores
 
     def _check_finite(self, loss: float) -> None:
-        if not math.isfinite(loss):
-            raise SettingError(
-                f"the loss is no longer finite in epoch {self.epoch + 1}, at learning rate "
-                f"{self.job.training.lr:g}; set a smaller lr, such as "
-                f"{self.job.training.lr / 10:g}; the last checkpoint is from before and stays"
-            )
-
-    @contextmanager
-    def _explain_memory_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except RuntimeError as error:
-            if isinstance(error, GsrError) or not _is_out_of_memory(error):
-                raise
-            batch_size = self.job.training.batch_size
-            advice = (
-                f"set batch_size to {batch_size // 2}"
-                if batch_size >= 4 * self.job.size
-                else "take a smaller network or smaller inputs"
-            )
-            raise SettingError(
-                f"a batch of {batch_size} rows does not fit into the memory of {self.device}; "
-                f"{advice}"
-            ) from error
+        check_finite(loss, self.epoch + 1, self.job.training.lr)
 
     def _tell(self, n_batches: int) -> None:
         epochs = self.job.training.epochs
@@ -257,10 +224,6 @@ class _Trainer:
             f"Training: epoch {self.epoch + 1} of {epochs}, loss {self.loss:.3f}, "
             f"{rate:,.0f} rows/s",
         )
-
-    def _autocast(self) -> torch.autocast:
-        dtype = self.job.dtype
-        return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
 
     def _sum(self, values: Tensor) -> Tensor:
         """Return the sum over all processes."""
@@ -282,8 +245,7 @@ class _Trainer:
         Raises:
             SettingError: If a parameter is not finite; the file stays as it is.
         """
-        finite = all(bool(each.isfinite().all()) for each in self.module.parameters())
-        self._check_finite(0.0 if finite else math.nan)
+        self._check_finite(0.0 if self.learner.is_finite() else math.nan)
         cuda = self.device.type == "cuda"
         state = {
             "format": FORMAT,
@@ -299,8 +261,8 @@ class _Trainer:
         self.saved = time.monotonic()
         if self.rank == 0:
             state["module"] = self.module.state_dict()
-            state["optimiser"] = self.optimiser.state_dict()
-            state["scaler"] = self.scaler.state_dict()
+            state["optimiser"] = self.learner.optimiser.state_dict()
+            state["scaler"] = self.learner.scaler.state_dict()
             with replace_file(self.job.folder / CHECKPOINT) as temporary:
                 torch.save(state, temporary)
 
@@ -322,8 +284,8 @@ class _Trainer:
         if state.get("format") != FORMAT or state.get("digest") != self.job.digest:
             return
         self.module.load_state_dict(state["module"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.scaler.load_state_dict(state["scaler"])
+        self.learner.optimiser.load_state_dict(state["optimiser"])
+        self.learner.scaler.load_state_dict(state["scaler"])
         self.epoch, self.step, self.history = state["epoch"], state["step"], state["history"]
         self.order.set_state(state["order"])
         if self.rank == 0:
@@ -349,41 +311,6 @@ def epoch_batches(job: TrainingJob) -> Batches:
     )
 
 
-def _optimiser(training: Training, module: nn.Module) -> torch.optim.Optimizer:
-    parameters = [each for each in module.parameters() if each.requires_grad]
-    shared: dict[str, Any] = {"lr": training.lr, "weight_decay": training.weight_decay}
-    match training.optimiser:
-        case "sgd":
-            return torch.optim.SGD(parameters, momentum=training.momentum, **shared)
-        case "adam":
-            return torch.optim.Adam(parameters, **shared)
-        case "adamw":
-            return torch.optim.AdamW(parameters, **shared)
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    # Only CUDA has an error class of its own.
-    text = str(error)
-    return isinstance(error, torch.OutOfMemoryError) or any(
-        words in text for words in ("can't allocate memory", "out of memory")
-    )
-
-
 def _write_text(file: Path, text: str) -> None:
     with replace_file(file) as temporary:
         temporary.write_text(text)
-
-
-def _seed(seed: int, device: torch.device) -> None:
-    # Dropout knows only the global states; `torch.manual_seed` would touch every device's.
-    torch.default_generator.manual_seed(seed)
-    if device.type == "cuda":
-        with torch.cuda.device(device):
-            torch.cuda.manual_seed(seed)
-
-
-@contextmanager
-def _random_states(device: torch.device) -> Iterator[None]:
-    """Put torch's random states, on CPU and CUDA, back to what they were."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        yield

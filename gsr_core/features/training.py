@@ -37,6 +37,7 @@ from gsr_core.data.inputs import Inputs
 from gsr_core.errors import DeviceError, RunStateError, SettingError
 from gsr_core.features.backbones import Network
 from gsr_core.features.launch import launch
+from gsr_core.features.learner import autocast_dtype
 from gsr_core.features.presets import Training
 from gsr_core.features.trainer import (
     CHECKPOINT,
@@ -116,7 +117,7 @@ def train(
     job = TrainingJob()
     job.network, job.inputs, job.labels, job.rows = network, inputs, labels, rows
     job.training, job.folder, job.device, job.size = training, folder, device, size
-    job.dtype = _autocast_dtype(training.precision, device)
+    job.dtype = autocast_dtype(training.precision, device)
     job.val_rows = None if val_rows is None else np.asarray(val_rows, dtype=np.int64)
     job.membership = membership
     job.digest = _digest(job)
@@ -188,25 +189,6 @@ def _devices(training: Training, device: torch.device) -> int:
             f"{present} of '{device}'; set devices to at most that, or to auto"
         )
     return training.devices
-
-
-def _autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
-    """Return the type in which products are mixed; None for float32 throughout.
-
-    Raises:
-        SettingError: If the device has no such products.
-    """
-    if precision == "float32" or (precision == "auto" and device.type != "cuda"):
-        return None
-    if precision == "float16" and device.type != "cuda":
-        raise SettingError(
-            f"precision is float16, which needs a CUDA device, not {device}; set it to bfloat16, "
-            "float32 or auto"
-        )
-    if precision == "auto":
-        fast = torch.cuda.is_bf16_supported(including_emulation=False)
-        return torch.bfloat16 if fast else torch.float16
-    return {"bfloat16": torch.bfloat16, "float16": torch.float16}[precision]
 
 
 def _digest(job: TrainingJob) -> str:

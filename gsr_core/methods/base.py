@@ -10,11 +10,14 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Annotated, ClassVar, Literal
 
+import numpy as np
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as settings
 from torch import Tensor
 
+from gsr_core.data.bundle import Manifest
 from gsr_core.data.problem import Problem
+from gsr_core.data.stored import FeatureBlocks
 from gsr_core.linear.head import Head
 from gsr_core.linear.influence import Influence
 from gsr_core.methods.selection import SELECTION_RULES, Selection, SelectionRule
@@ -96,6 +99,10 @@ class Step:
         inferred_val: (N, m') bool membership of the rows of val in the inferred groups, or None.
         checkpoint: Tensors from which `Method.iterate` goes on as if it had not stopped.
         note: What the user should know about this head, or "".
+        candidate: Whether this head may be the one that is kept.
+        network: Where a whole network was trained, its state dict, on the CPU, else None.
+        view: Likewise, gives the features of rows of the bundle, by their positions, as that
+            network has them until the next step; None where they are the bundle's own.
     """
 
     head: Head
@@ -113,6 +120,9 @@ class Step:
     inferred_val: Tensor | None = None
     checkpoint: Mapping[str, Tensor] = field(default_factory=dict)
     note: str = ""
+    candidate: bool = True
+    network: Mapping[str, Tensor] | None = None
+    view: Callable[[np.ndarray], FeatureBlocks] | None = None
 
     @cached_property
     def measured(self) -> Influence | None:
@@ -156,6 +166,8 @@ class Method(ABC):
     use_when: ClassVar[str]
     """When to use it, in one sentence: what must be there, and what it is good for."""
     needs: ClassVar[LabelNeeds]
+    acts_on: ClassVar[Literal["head", "network"]] = "head"
+    """What it fits: the last layer on frozen features, or all of the network."""
     values: ClassVar[Values] = Values.WEIGHTS
     """What its per-sample values are; if there are none, all rows count alike."""
     values_on: ClassVar[Literal["weighted", "target"]] = "weighted"
@@ -210,6 +222,19 @@ class Method(ABC):
     def learns_from(self) -> tuple[str, ...]:
         """Of the rows whose group labels are read, those that do more than choose the step."""
         return tuple(split for split in self.labels_used if split != "val")
+
+    def check(self) -> None:  # noqa: B027
+        """Refuse settings that are allowed one by one and do not go together.
+
+        Raises:
+            SettingError: If there are some.
+        """
+
+    @classmethod
+    def fitted_split(cls, manifest: Manifest) -> str:
+        """Return the split of a bundle whose rows the method fits."""
+        on_head = cls.acts_on == "head"
+        return manifest.weighted_split if on_head else manifest.trained_split
 
     @abstractmethod
     def iterate(

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 from gsr_core.methods.base import LabelNeeds, Method, Range
 from gsr_core.methods.registry import METHODS
 
-__all__ = ["describe_methods", "methods_table"]
+__all__ = ["describe_methods", "in_families", "methods_table"]
 
 _SOURCE = re.compile(r'"([^"]{10,}?)[,.]?"[,:]? \(?([^()";]{0,60}?\b(?:19|20)\d\d)\b')
 """A title in quotation marks with venue and year behind it, as the modules name their source."""
@@ -20,13 +20,24 @@ _SOURCE = re.compile(r'"([^"]{10,}?)[,.]?"[,:]? \(?([^()";]{0,60}?\b(?:19|20)\d\
 def describe_methods() -> list[dict[str, Any]]:
     """Return what every method is, does, reads and takes, and when to use it.
 
-    `family` is the key of `LabelNeeds`: `none`, `target` or `train`. `labels` are the splits whose
-    group labels are read at the default settings (`weighted` is heldout, or train where there is
-    none). A parameter has `name`, `type`, `default`, `help`, the range (`minimum`, `maximum`,
-    `above` and `below` if the end itself is not allowed) or the allowed values (`allowed`), and
-    `search`: where a sweep looks, None if it does not vary it.
+    `acts_on` is `head` or `network`. `family` is the key of `LabelNeeds`: `none`, `target` or
+    `train`. `labels` are the splits whose group labels are read at the default settings
+    (`weighted` are the rows that are fitted). A parameter has `name`, `type`, `default`, `help`,
+    the range (`minimum`, `maximum`, `above` and `below` if the end itself is not allowed) or the
+    allowed values (`allowed`), and `search`: where a sweep looks, None if it does not vary it.
     """
     return [_describe(method) for method in METHODS.values()]
+
+
+def in_families(described: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return descriptions by what the methods act on, then by the labels that they need to train.
+
+    Within a family they stay in the order of the registry.
+    """
+    needs = [each.name.lower() for each in LabelNeeds]
+    return sorted(
+        described, key=lambda each: (each["acts_on"] == "network", needs.index(each["family"]))
+    )
 
 
 def _describe(method: type[Method]) -> dict[str, Any]:
@@ -37,6 +48,7 @@ def _describe(method: type[Method]) -> dict[str, Any]:
         "title": method.title,
         "summary": method.summary,
         "use_when": method.use_when,
+        "acts_on": method.acts_on,
         "family": method.needs.name.lower(),
         "needs": str(method.needs),
         "labels": list(defaults.labels_used),
@@ -87,19 +99,21 @@ def _source(method: type[Method]) -> str:
 
 
 def methods_table() -> str:
-    """Return the table of all methods in Markdown, by the labels that they need."""
+    """Return the table of all methods in Markdown, by what they act on and the labels they need."""
     lines = [
-        "| method | what it does | group labels to train | values of samples | source |",
-        "|---|---|---|---|---|",
+        "| method | what it does | acts on | group labels to train | values of samples | source |",
+        "|---|---|---|---|---|---|",
     ]
-    order = {needs.name.lower(): place for place, needs in enumerate(LabelNeeds)}
-    words = {"none": "none", "target": "target", "train": "heldout"}
-    for each in sorted(describe_methods(), key=lambda each: order[each["family"]]):
+    for each in in_families(describe_methods()):
+        words = {"none": "none", "target": "target", "train": "heldout"}
+        if each["acts_on"] == "network":
+            words["train"] = "train"
         values = each["values"].split(":")[0]
         on = " (on target)" if each["values_on"] == "target" and values != "none" else ""
         cells = [
             f"`{each['name']}`",
             f"**{each['title']}.** {each['summary']} *When to use:* {each['use_when']}",
+            each["acts_on"],
             words[each["family"]],
             f"{values}{on}",
             each["source"] or "–",

@@ -23,7 +23,7 @@ from gsr_core.methods.history import (
 )
 from gsr_core.methods.monitor import Monitor, Progress
 from gsr_core.methods.selection import Score
-from gsr_core.progress import Status
+from gsr_core.progress import Status, Stopped
 
 __all__ = ["FitResult", "fit"]
 
@@ -76,6 +76,7 @@ def fit(
     Raises:
         SettingError: If inferred groups are to choose the step and the method infers none.
         FloatingPointError: If the very first step is not finite, so that nothing can be kept.
+        Stopped: If it was asked to stop within the very first step.
 
     Returns:
         The result; `status` is cancelled if the monitor stopped it, failed if a number stopped
@@ -112,7 +113,13 @@ def _drive(
     status, message = Status.FINISHED, ""
     while index < method.max_steps:
         begun = time.perf_counter()
-        step = next(steps, None)
+        try:
+            step = next(steps, None)
+        except Stopped:
+            if kept is None:
+                raise
+            status = Status.CANCELLED
+            break
         if step is None:
             break
         if not _is_finite(step):
@@ -126,7 +133,11 @@ def _drive(
         index, last = index + 1, step
         scores = scorer(index, step)
         score = _val_score(method, scores)
-        if kept is None or rule.last or rule.improves(score, best):
+        if (
+            kept is None
+            or not kept[0].candidate
+            or (step.candidate and (rule.last or rule.improves(score, best)))
+        ):
             best, kept = score, (step, index)
         scores += step_records(index, step, time.perf_counter() - begun)
         records += scores
@@ -135,7 +146,7 @@ def _drive(
             if monitor(Progress(index, method.max_steps, step, scores, kept[1], seconds)):
                 status = Status.CANCELLED if index < method.max_steps else Status.FINISHED
                 break
-        if method.gives_up(index - kept[1]):
+        if kept[0].candidate and method.gives_up(index - kept[1]):
             break
 
     if kept is None or last is None:

@@ -8,8 +8,10 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
 from gsr_core.data.problem import Problem, Rows
+from gsr_core.data.stored import FeatureBlocks
 from gsr_core.methods.base import Method, Step
 from gsr_core.metrics import GroupScores, group_scores
 from gsr_core.quality import group_auroc
@@ -52,7 +54,7 @@ class StepScorer:
         """Return the records of a step: scores of each split, and weights of each group."""
         records: list[Record] = []
         for split, rows in self.splits.items():
-            score = group_scores(step.head, rows.source, rows.labels, rows.groups)
+            score = group_scores(step.head, _features(step, rows), rows.labels, rows.groups)
             records += self._of_split(index, split, score)
         records += self._of_ranking(index, step) if self.ranks else []
         return records + self._of_inferred_groups(index, step) + self._of_weights(index, step)
@@ -76,7 +78,8 @@ class StepScorer:
 
     def _of_ranking(self, index: int, step: Step) -> list[Record]:
         """Return the lowest AUROC of a group of val, which only some rules of selection want."""
-        parts = self.val.source.split(max(_BLOCK // self.val.source.shape[1], 1))
+        features = _features(step, self.val)
+        parts = features.split(max(_BLOCK // features.shape[1], 1))
         logits = torch.cat([step.head.logits(part) for part in parts])
         probability = logits.double().softmax(dim=1).cpu().numpy()
         labels, groups = self.val.labels.cpu().numpy(), self.val.groups.cpu().numpy()
@@ -91,7 +94,9 @@ class StepScorer:
     def _of_inferred_groups(self, index: int, step: Step) -> list[Record]:
         if step.inferred_val is None:
             return []
-        score = group_scores(step.head, self.val.source, self.val.labels, step.inferred_val)
+        score = group_scores(
+            step.head, _features(step, self.val), self.val.labels, step.inferred_val
+        )
         return [
             (index, "val", "", "worst_inferred_group_accuracy", score.worst_group_accuracy),
             (index, "val", "", "worst_inferred_group_loss", score.worst_group_loss),
@@ -126,6 +131,11 @@ class StepScorer:
                 for group, value in zip(self.names, step.group_weight.tolist(), strict=True)
             ]
         return records
+
+
+def _features(step: Step, rows: Rows) -> Tensor | FeatureBlocks:
+    """Return the features of rows that a step's head is for."""
+    return rows.source if step.view is None else step.view(rows.position)
 
 
 def step_records(index: int, step: Step, seconds: float) -> list[Record]:

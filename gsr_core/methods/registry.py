@@ -31,6 +31,15 @@ from gsr_core.methods.lrw import LRWEasy, LRWHard, LRWRandom
 from gsr_core.methods.lrwopt import LRWOpt
 from gsr_core.methods.maple import MAPLE
 from gsr_core.methods.mwn import MWN
+from gsr_core.methods.network.balanced import (
+    NetworkClassBalanced,
+    NetworkERM,
+    NetworkRWG,
+    NetworkSUBG,
+)
+from gsr_core.methods.network.group_dro import NetworkGroupDRO
+from gsr_core.methods.network.jtt import NetworkJTT
+from gsr_core.methods.network.lff import NetworkLfF
 from gsr_core.methods.optweights import OptWeights
 from gsr_core.methods.pde import PDE
 from gsr_core.methods.pgd import PGD
@@ -86,6 +95,13 @@ METHODS: dict[str, type[Method]] = {
         GraSP,
         FeaSP,
         SSA,
+        NetworkERM,
+        NetworkClassBalanced,
+        NetworkRWG,
+        NetworkSUBG,
+        NetworkGroupDRO,
+        NetworkJTT,
+        NetworkLfF,
     )
 }
 

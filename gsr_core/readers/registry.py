@@ -36,6 +36,7 @@ READERS = {
     "dominoes": "gsr_core.readers.dominoes:Dominoes",
     "synthetic": "gsr_core.readers.synthetic:Synthetic2D",
     "patches": "gsr_core.readers.synthetic:Patches",
+    "coloured-digits": "gsr_core.readers.digits:ColouredDigits",
 }
 """Where each reader is; imported when it is asked for, so that listing them costs nothing."""
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import traceback
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -12,6 +14,7 @@ import torch
 from torch import Tensor
 
 from gsr_core.compute import Compute, pick
+from gsr_core.data.bundle import Bundle
 from gsr_core.data.problem import Problem, load_problem
 from gsr_core.data.variation import make_variation
 from gsr_core.errors import GsrError, RunStateError, SettingError
@@ -21,10 +24,10 @@ from gsr_core.linear.influence import Influence
 from gsr_core.methods.base import Method, Step
 from gsr_core.methods.fit import FitResult, fit
 from gsr_core.methods.monitor import Monitor
-from gsr_core.progress import Status
+from gsr_core.progress import Status, Stopped
 from gsr_core.runs.record import RunConfig, RunState
 from gsr_core.runs.recorder import Recorder
-from gsr_core.runs.recovery import kept_arrays
+from gsr_core.runs.recovery import NETWORK_PREFIX, kept_arrays
 from gsr_core.runs.store import Run, create_run, now
 from gsr_core.workspace import Workspace
 
@@ -155,22 +158,36 @@ def _compute(run: Run, config: RunConfig, stored: RunState, monitor: Monitor | N
         method = config.make_method()
         compute = pick(config.device)
         bundle = run.unchanged_bundle()
+        whole = method.acts_on == "network"
         problem, test = load_problem(
-            bundle, compute, seed=config.seed, variation=make_variation(config.variation)
+            bundle,
+            compute,
+            seed=config.seed,
+            variation=make_variation(config.variation),
+            weighted_split=method.fitted_split(bundle.manifest),
+            # Only the splits and their labels are looked at.
+            **({"in_memory": 0} if whole else {}),
         )
         run.log(f"computing on {compute} in process {os.getpid()}")
         resume = _resume(run, stored, compute, method, problem)
+        finish = None
+        state = state.model_copy(update={"device": str(compute), "steps": method.max_steps})
+        if whole:
+            problem, finish = _with_network(run, bundle, compute, problem, lambda: recorder)
         recorder = Recorder(
             run,
-            state.model_copy(update={"device": str(compute), "steps": method.max_steps}),
+            state,
             rows=getattr(problem, method.values_on).position,
             earlier=resume,
             follow=monitor,
+            finish=finish,
         )
         result = fit(
             method, problem, bundle.group_names, test=test, monitor=recorder, resume=resume
         )
         state = _ended(run, state, recorder, result.status, result.message)
+    except Stopped as stopped:
+        state = _ended(run, state, recorder, Status.CANCELLED, str(stopped))
     except KeyboardInterrupt:
         state = _ended(run, state, recorder, Status.CANCELLED, "interrupted from the keyboard")
     except Exception as error:
@@ -197,6 +214,25 @@ def _ended(
     return state
 
 
+def _with_network(
+    run: Run,
+    bundle: Bundle,
+    compute: Compute,
+    problem: Problem,
+    recorder: Callable[[], Recorder | None],
+) -> tuple[Problem, Callable[[Step], None]]:
+    """Return the problem with what is trained, and what writes the kept network down."""
+    # Here, not on top: runs of heads need not load what trains networks.
+    from gsr_core.runs.network import keep_network, open_trainable
+
+    def tell(fraction: float, text: str) -> None:
+        if (known := recorder()) is not None:
+            known.tell(fraction, text)
+
+    trainable = open_trainable(bundle, compute, tell, lambda: run.cancel_requested)
+    return replace(problem, network=trainable), partial(keep_network, run, trainable)
+
+
 def _resume(
     run: Run, state: RunState, compute: Compute, method: Method, problem: Problem
 ) -> FitResult | None:
@@ -221,6 +257,13 @@ def _resume(
         u=kept.get("u"),
         measure=measure,
         note=state.note,
+        candidate="provisional" not in kept,
+        network={
+            name.removeprefix(NETWORK_PREFIX): value.cpu()
+            for name, value in kept.items()
+            if name.startswith(NETWORK_PREFIX)
+        }
+        or None,
     )
     checkpoint = {
         key.removeprefix("method."): tensor(value)

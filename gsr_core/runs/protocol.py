@@ -69,7 +69,7 @@ def protocol_of(run: Run, bundle: Bundle | None = None) -> Protocol:
     config, bundle = run.config, bundle or run.bundle
     # Of settings that an earlier version took, what the method does by default is the best guess.
     method = _method_of(config) or make_method(config.method, {"seed": config.seed})
-    weighted = bundle.manifest.weighted_split
+    weighted = method.fitted_split(bundle.manifest)
     labels: dict[str, int] = {}
     for name in method.labels_used:
         split = weighted if name == "weighted" else name

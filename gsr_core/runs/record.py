@@ -86,6 +86,7 @@ class RunState(BaseModel):
         seconds: Time spent computing.
         message: Why it failed, or "".
         note: What the user should know about the head, or "".
+        doing: What is going on within a step that takes long, or "".
     """
 
     model_config = ConfigDict(frozen=True)
@@ -99,6 +100,7 @@ class RunState(BaseModel):
     seconds: float = Field(default=0.0, ge=0)
     message: str = ""
     note: str = ""
+    doing: str = ""
 
     @property
     def active(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -20,6 +20,7 @@ from gsr_core.methods.monitor import Monitor, Progress
 from gsr_core.progress import Status
 from gsr_core.runs.influence import LONGEST, influence_seconds, left_out
 from gsr_core.runs.record import RunState
+from gsr_core.runs.recovery import NETWORK_PREFIX
 from gsr_core.runs.samples import keep_scores
 from gsr_core.runs.store import Run
 
@@ -50,7 +51,19 @@ class Recorder:
         rows: np.ndarray,
         earlier: FitResult | None,
         follow: Monitor | None,
+        finish: Callable[[Step], None] | None = None,
     ) -> None:
+        """Begin to follow a run.
+
+        Args:
+            run: Its lock is held.
+            state: As it is now.
+            rows: Positions in the bundle of the rows that have values.
+            earlier: What is stored of it already.
+            follow: Told after each step too.
+            finish: Writes what else the kept step leaves, when the run ends.
+        """
+        self.finish = finish
         self.run, self.state, self.follow = run, state, follow
         self.rows = rows
         self.progress: Progress | None = None
@@ -69,7 +82,7 @@ class Recorder:
                     self.history[step] = run.weights_at(step)
             if earlier.step.sample_weight is not None:
                 self.best_weight = (earlier.step_index, _stored_weight(earlier.step.sample_weight))
-        self._written = -float("inf")
+        self._written = self._told = -float("inf")
         self._cost = 0.0
 
     def __call__(self, progress: Progress) -> bool:
@@ -90,6 +103,13 @@ class Recorder:
             self.write()
         stop = bool(self.follow(progress)) if self.follow is not None else False
         return self.run.cancel_requested or stop
+
+    def tell(self, fraction: float, text: str) -> None:
+        """Write down what is going on within a step."""
+        del fraction
+        if time.perf_counter() - self._told >= _PAUSE:
+            self._told = time.perf_counter()
+            self.run.write_state(self.state.model_copy(update={"doing": text}))
 
     def write(self, **changes: Any) -> RunState:
         """Write everything up to the step in hand, the state last."""
@@ -127,6 +147,8 @@ class Recorder:
         """Write everything and the files of the kept step."""
         assert self.kept is not None
         try:
+            if self.finish is not None:
+                self.finish(self.kept[1])
             measure = self._influence_seconds() <= LONGEST
             self.run.write_kept(_step_arrays(self.kept[1], self.rows, measure=measure))
             # Pages that need the scores make them if they are not there.
@@ -206,6 +228,10 @@ def _step_arrays(step: Step, rows: np.ndarray, measure: bool) -> dict[str, np.nd
             arrays["inferred_group"] = _array(step.inferred_group)
     if step.u is not None:
         arrays["u"] = _array(step.u)
+    if step.network is not None:
+        arrays |= {f"{NETWORK_PREFIX}{key}": _array(each) for key, each in step.network.items()}
+    if not step.candidate:
+        arrays["provisional"] = np.array(1)
     if measure and step.influence is not None:
         arrays["influence"] = _array(step.influence)
     return arrays

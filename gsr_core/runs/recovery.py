@@ -13,7 +13,10 @@ from gsr_core.runs.record import RunState
 if TYPE_CHECKING:
     from gsr_core.runs.store import Run
 
-__all__ = ["kept_arrays", "recover"]
+__all__ = ["NETWORK_PREFIX", "kept_arrays", "recover"]
+
+NETWORK_PREFIX = "network."
+"""Of the arrays of a network that was trained, in a kept step."""
 
 
 def recover(run: Run, state: RunState) -> RunState:
@@ -35,7 +38,9 @@ def recover(run: Run, state: RunState) -> RunState:
             run.write_metrics(history[history["step"] <= state.step])
             if "sample_weight" in kept:
                 _recover_weights(run, state, kept)
-            run.write_kept(kept)
+            # A head of a network that the run trained itself needs that network's features.
+            if not any(key.startswith(NETWORK_PREFIX) for key in kept):
+                run.write_kept(kept)
         else:
             # Half of a first step.
             for name in ("metrics.parquet", "weight_history.safetensors"):

@@ -121,11 +121,10 @@ def keep_scores(run: Run, bundle: Bundle | None = None) -> np.ndarray:
     if not file.exists():
         scores = np.empty(len(bundle), dtype=_SCORES)
         size = max(_CHUNK // (4 * weight.shape[1] + 16 * len(bias)), 1)
+        features = run.features(bundle)
         for start in range(0, len(bundle), size):
             chunk = slice(start, start + size)
-            scores[chunk] = _scores(
-                np.asarray(bundle.features[chunk]) @ weight.T + bias, bundle.y[chunk]
-            )
+            scores[chunk] = _scores(np.asarray(features[chunk]) @ weight.T + bias, bundle.y[chunk])
         with replace_file(file) as temporary, temporary.open("wb") as opened:
             np.save(opened, scores)
         for other in run.path.glob("scores-*.npy"):

@@ -53,7 +53,7 @@ from safetensors.numpy import load_file, save_file
 
 from gsr_core.data.bundle import Bundle, bundle_reference, load_head, open_bundle
 from gsr_core.data.problem import positions_of, seen_labels
-from gsr_core.data.variation import make_variation
+from gsr_core.data.variation import Variation, make_variation
 from gsr_core.errors import (
     BundleError,
     GsrError,
@@ -62,6 +62,7 @@ from gsr_core.errors import (
     SettingError,
 )
 from gsr_core.files import disk_full, is_full, replace_file
+from gsr_core.methods.base import Method
 from gsr_core.methods.history import HISTORY_COLUMNS
 from gsr_core.methods.registry import METHODS, make_method
 from gsr_core.names import is_name
@@ -156,8 +157,9 @@ class Run:
     @property
     def values_split(self) -> str:
         """The split whose rows have the weights."""
-        on_target = METHODS[self.config.method].values_on == "target"
-        return "target" if on_target else self.bundle.manifest.weighted_split
+        method = METHODS[self.config.method]
+        on_target = method.values_on == "target"
+        return "target" if on_target else method.fitted_split(self.bundle.manifest)
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -222,6 +224,23 @@ class Run:
         """Return weight (K, d) and bias (K,) of the kept head, or None before the end."""
         file = self.path / "head.safetensors"
         return load_head(file) if file.exists() else None
+
+    @property
+    def features_file(self) -> Path:
+        """Where a run keeps the features of a network that it trained itself."""
+        return self.path / "features.npy"
+
+    def features(self, bundle: Bundle | None = None) -> np.ndarray:
+        """Return the (N, d) features that the run's head is for, memory-mapped.
+
+        They are the bundle's, or those of the network that the run trained.
+
+        Args:
+            bundle: The run's bundle, if it is open already.
+        """
+        if self.features_file.exists():
+            return np.load(self.features_file, mmap_mode="r", allow_pickle=False)
+        return (bundle or self.bundle).features
 
     def weight_steps(self) -> np.ndarray:
         """Return the steps whose weights were stored, ascending; the kept one is among them."""
@@ -468,7 +487,9 @@ def create_run(
 
     opened = open_bundle(workspace, bundle)
     chosen = make_method(method, settings)
+    chosen.check()
     varied = make_variation(variation)
+    _check_variation(chosen, varied)
     pick(device)
     run_id = f"{method}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{uuid.uuid4().hex[:6]}"
     run = Run(workspace, workspace.runs / run_id)
@@ -496,6 +517,21 @@ def create_run(
         raise
     run.log(f"created: {method} on {opened.name}, settings {chosen.settings()}")
     return run
+
+
+def _check_variation(method: Method, variation: Variation) -> None:
+    """Refuse noise in the labels of rows that a method does not fit.
+
+    Raises:
+        SettingError: If there would be some.
+    """
+    noise = {"label noise": variation.label_noise, "group noise": variation.group_noise}
+    for what, share in noise.items():
+        if share and method.acts_on == "network":
+            raise SettingError(
+                f"{what} of {share:g} is of the rows that heads are fitted to, and {method.name} "
+                "trains a network on train; leave it out, or take a method of the head"
+            )
 
 
 def open_run(workspace: Workspace, run_id: str) -> Run:

@@ -19,10 +19,12 @@ _UP_FRONT = ("steps", "lr", "l2", "temperature")
 """Settings that are changed most; the others are one click away."""
 
 
+_ACTS_ON = {"head": "the head", "network": "the whole network"}
+
 _NEEDS = {
     LabelNeeds.NONE: "no group labels",
     LabelNeeds.TARGET: "labels of target",
-    LabelNeeds.TRAIN: "labels of heldout",
+    LabelNeeds.TRAIN: "labels of all rows",
 }
 
 
@@ -33,24 +35,37 @@ def method_form(bundle: str, devices: list[str]) -> list[RunJob]:
         "run form", {"turn": 0, "method": "", "settings": {}, "device": ""}
     )
     form = f"form {given['turn']}" if given["turn"] else "form"
+    acts_on = st.segmented_control(
+        "Train",
+        list(_ACTS_ON),
+        format_func=lambda key: _ACTS_ON[key],
+        default=METHODS[given["method"]].acts_on if given["method"] else "head",
+        required=True,
+        help="The head is fitted exactly on the stored features, in seconds. The whole network is "
+        "trained from the bundle's own inputs, epoch by epoch, on the rows of train.",
+        key=f"{form} acts on",
+        persist_state="session",
+    )
+    able = {name: each for name, each in METHODS.items() if each.acts_on == acts_on}
+    known = {each.needs for each in able.values()}
     needs = st.segmented_control(
         "Methods that train with",
-        ["all", *LabelNeeds],
+        ["all", *(each for each in LabelNeeds if each in known)],
         format_func=lambda key: _NEEDS.get(key, "any"),
         default="all",
         required=True,
         help="Which group labels a method reads to train. Methods that read none may still need "
         "those of val to choose the step that is kept: see the setting 'selection'.",
-        key=f"{form} needs",
+        key=f"{form} needs {acts_on}",
         persist_state="session",
     )
-    names = [name for name, each in METHODS.items() if needs in ("all", each.needs)]
+    names = [name for name, each in able.items() if needs in ("all", each.needs)]
     name = st.selectbox(
         "Method",
         names,
         index=names.index(given["method"]) if given["method"] in names else 0,
         format_func=lambda key: METHODS[key].title,
-        key=f"{form} method {needs}",
+        key=f"{form} method {acts_on} {needs}",
         persist_state="session",
     )
     method = METHODS[name]

@@ -14,6 +14,7 @@ from gsr_core.experiments.strength import compute_study, conflicting_share, name
 from gsr_core.experiments.study import make_study
 from gsr_core.ingest.importing import import_data
 from gsr_core.ingest.plan import make_plan
+from gsr_core.readers.digits import CONFLICTING, ColouredDigits
 from gsr_core.runs.store import list_runs
 from gsr_core.workspace import Workspace
 
@@ -92,7 +93,7 @@ def test_what_makes_no_study_is_one_line(gsr):
 
 
 def test_the_example_is_made_with_the_asked_share_of_conflicts():
-    few, usual = (examples._draw(0, share).samples for share in (0.02, examples.CONFLICTING))
+    few, usual = (ColouredDigits(conflicting=share).read().table for share in (0.02, CONFLICTING))
     for samples, share in ((few, 0.02), (usual, 0.08)):
         conflicts = (samples["colour"] == "green") != samples["y"]
         for split in ("train", "heldout"):

@@ -221,7 +221,11 @@ def make_runs(place: Workspace) -> dict[str, str]:
         steps = ["--set", "steps=5"] if "steps" in make_method(method).settings() else []
         gsr("run", "birds", "--method", method, "--device", "cpu", *steps)
     named = {}
-    stepped = [name for name in METHODS if "steps" in make_method(name).settings()]
+    stepped = [
+        name
+        for name, each in METHODS.items()
+        if each.acts_on == "head" and "steps" in make_method(name).settings()
+    ]
     wanted: list[tuple[str, str, dict[str, Any], dict[str, Any]]] = [
         # What SPARE does by itself has one step.
         (name, name, {"then": "group_dro"} if name == "spare" else {}, {})

@@ -1,0 +1,175 @@
+"""Runs that train the whole network behind a bundle: what they leave, refuse and go on from."""
+
+import json
+import runpy
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import gsr_core
+from gsr_core.data.bundle import open_bundle
+from gsr_core.errors import BundleError, SettingError
+from gsr_core.features.backbones import load_backbone
+from gsr_core.features.extract import extract
+from gsr_core.ingest.importing import import_data
+from gsr_core.ingest.plan import make_plan
+from gsr_core.ingest.reopen import check_inputs, inputs_of, network_of, training_of
+from gsr_core.progress import Status
+from gsr_core.runs.execute import continue_run, execute, run
+from gsr_core.runs.protocol import protocol_of
+from gsr_core.runs.samples import sample_table
+from gsr_core.runs.store import create_run, open_run
+from gsr_core.workspace import Workspace
+
+BUNDLE = "birds"
+CPU = torch.device("cpu")
+ROOT = Path(gsr_core.__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A workspace with a bundle of image files, whose network was trained at the import."""
+    folder = tmp_path_factory.mktemp("birds")
+    make_birds = runpy.run_path(str(ROOT / "examples" / "make_birds.py"))["make_birds"]
+    make_birds(folder, 160, size=32)
+    training = {"optimiser": "adam", "lr": 0.01, "epochs": 2, "batch_size": 16, "workers": 0}
+    plan = make_plan(
+        name=BUNDLE,
+        reader="waterbirds",
+        settings={"path": str(folder)},
+        roles={"split": {"heldout": 0.3}},
+        backbone={"name": "simconv1"},
+        training={"preset": "quick", "settings": training},
+        extraction={"device": "cpu", "workers": 0},
+    )
+    workspace = Workspace(tmp_path_factory.mktemp("networks"))
+    import_data(workspace, plan)
+    return workspace
+
+
+@pytest.fixture(scope="module")
+def trained(place):
+    return run(place, BUNDLE, "network_rwg", device="cpu", steps=2)
+
+
+def edited(place, name, change):
+    """A copy of the bundle whose manifest was changed."""
+    target = place.bundles / name
+    shutil.copytree(place.bundles / BUNDLE, target)
+    manifest = json.loads((target / "manifest.json").read_text())
+    manifest["name"] = name
+    change(manifest)
+    (target / "manifest.json").write_text(json.dumps(manifest))
+    return open_bundle(place, name)
+
+
+def test_the_inputs_of_a_bundle_give_its_features(place):
+    bundle = open_bundle(place, BUNDLE)
+    inputs = inputs_of(bundle)
+    check_inputs(bundle, inputs, CPU)
+    assert len(inputs) == len(bundle)
+    with pytest.raises(BundleError, match="no longer give the stored features"):
+        check_inputs(bundle, inputs.take(np.arange(len(bundle))[::-1]), CPU)
+    starts = {name: network_of(bundle, name, 0) for name in ("initial", "trained", "random")}
+    weights = {name: each.module.state_dict() for name, each in starts.items()}
+    # This network began with random weights.
+    assert all(torch.equal(v, weights["random"][k]) for k, v in weights["initial"].items())
+    head = weights["trained"][starts["trained"].head_name + ".weight"]
+    np.testing.assert_array_equal(head.numpy(), bundle.head[0])
+    assert training_of(bundle).epochs == 2
+
+
+def test_a_run_leaves_the_network_and_what_it_makes_of_every_row(place, trained):
+    bundle = open_bundle(place, BUNDLE)
+    assert trained.state.status is Status.FINISHED, trained.state.message
+    assert trained.values_split == "train"
+    backbone = load_backbone("simconv1", trained.path / "network.safetensors")
+    features = extract(backbone, inputs_of(bundle), device=CPU, workers=0).features
+    np.testing.assert_allclose(trained.features(bundle), features, rtol=1e-4, atol=1e-5)
+    weight, bias = trained.head()
+    np.testing.assert_array_equal(backbone.head[0], weight)
+    table = sample_table(trained, "test", bundle)
+    rows = table["row"].to_numpy()
+    np.testing.assert_array_equal(
+        table["prediction"], (features[rows] @ weight.T + bias).argmax(axis=1)
+    )
+    assert not np.allclose(trained.features(bundle), bundle.features)
+    history = trained.metrics()
+    kept = history[history["step"] == trained.state.best_step]
+    of_test = kept[(kept["split"] == "test") & (kept["metric"] == "mean_accuracy")]
+    assert float(of_test["value"].iloc[0]) == pytest.approx(table["correct"].mean())
+    heavy = sample_table(trained, "train", bundle)
+    means = heavy.groupby("group")["weight"].sum()
+    np.testing.assert_allclose(means, len(heavy) / len(means))
+    assert not list(trained.path.glob("extraction*"))
+
+
+def test_the_labels_of_train_are_counted(place, trained):
+    sizes = open_bundle(place, BUNDLE).manifest.split_sizes
+    assert protocol_of(trained).labels == {split: sizes[split] for split in ("train", "val")}
+    plain = create_run(place, BUNDLE, "network_erm", device="cpu")
+    assert protocol_of(plain).labels == {"val": sizes["val"]}
+
+
+def test_a_cancelled_run_goes_on_as_one_long_run(place, trained):
+    cut = create_run(place, BUNDLE, "network_rwg", {"steps": 2}, device="cpu")
+    state = execute(cut, monitor=lambda progress: progress.step_index == 1)
+    assert (state.status, state.step) == (Status.CANCELLED, 1)
+    assert cut.head() is not None
+    continue_run(cut, 2)
+    assert execute(cut).status is Status.FINISHED
+    first, second = (load_file(each.path / "network.safetensors") for each in (cut, trained))
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+    np.testing.assert_array_equal(cut.features(), trained.features())
+    left, right = (each.metrics().set_index("metric").drop("seconds") for each in (cut, trained))
+    np.testing.assert_array_equal(left["value"], right["value"])
+
+
+def test_a_run_whose_process_died_has_no_head_and_can_be_continued(place):
+    def die(progress):
+        raise SystemExit
+
+    dead = create_run(place, BUNDLE, "network_erm", {"steps": 2}, device="cpu")
+    with pytest.raises(SystemExit):
+        execute(dead, monitor=die)
+    # As the lock is free now, whoever looks next finds the process gone.
+    assert open_run(place, dead.run_id).state.status is Status.FAILED
+    assert dead.head() is None
+    continue_run(dead, 2)
+    assert execute(dead).status is Status.FINISHED
+    assert dead.head() is not None
+
+
+def test_what_cannot_be_trained_says_why_and_leaves_no_head(place):
+    def without_recipe(manifest):
+        manifest["recipe"] = None
+
+    def without_network(manifest):
+        manifest["recipe"]["plan"] |= {"backbone": None, "training": None}
+
+    def other_data(manifest):
+        manifest["recipe"]["plan"]["settings"]["path"] = str(place.root)
+
+    for number, (change, said) in enumerate(
+        (
+            (without_recipe, "does not say how it was imported"),
+            (without_network, "was imported as ready features"),
+            (other_data, "metadata.csv"),
+        )
+    ):
+        bundle = edited(place, f"bad-{number}", change)
+        failed = run(place, bundle.name, "network_erm", device="cpu", steps=1)
+        assert failed.state.status is Status.FAILED
+        assert said in failed.state.message
+        assert failed.head() is None
+    with pytest.raises(SettingError, match="label noise"):
+        create_run(place, BUNDLE, "network_erm", device="cpu", variation={"label_noise": 0.1})
+
+
+def test_settings_that_do_not_go_together_are_refused_before_the_start(place):
+    with pytest.raises(SettingError, match="optimiser is auto"):
+        create_run(place, BUNDLE, "network_erm", {"lr": 0.5}, device="cpu")
