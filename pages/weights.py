@@ -5,6 +5,7 @@ import streamlit as st
 from gsr_core.figures.training import (
     effective_sample_size,
     group_weight_over_steps,
+    left_out_over_steps,
     weight_share_over_steps,
 )
 from gsr_core.figures.weights import weight_distribution, weight_share
@@ -72,6 +73,11 @@ if many:
         st.caption("Effective sample size, (Σw)² / Σw², as a share of the group's samples.")
         figure = effective_sample_size(history, counts, selected=kept_step, colours=colours)
         show(figure, key="ess", alt="Effective sample size of each group over the steps.")
+if many and (history["metric"] == "left_out").any():
+    st.subheader("Whose samples are left out", anchor=False)
+    st.caption("Share of each group's samples that are in no subset at a step.")
+    figure = left_out_over_steps(history, selected=kept_step, colours=colours)
+    show(figure, key="left out", alt="Share of each group's samples left out over the steps.")
 if (history["metric"] == "group_weight").any():
     with st.expander("Which group drives the weights"):
         st.caption("How much each group's loss counts in what is minimised.")

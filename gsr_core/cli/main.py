@@ -61,6 +61,7 @@ for name, command in {
     "audit": runs.audit,
     "export": runs.export,
     "influence": runs.influence,
+    "features": runs.features,
     "clean": clean.clean,
     "rename": runs.rename,
     "delete": runs.delete,

@@ -1,6 +1,6 @@
 """What concerns runs: `gsr run`, `gsr continue`, `gsr show`, `gsr influence` and others.
 
-The module is long because it has nine commands, which share how a run is computed and reported.
+The module is long because it has ten commands, which share how a run is computed and reported.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ __all__ = [
     "continue_",
     "delete",
     "export",
+    "features",
     "influence",
     "rename",
     "run",
@@ -146,6 +147,24 @@ def influence(
     else:
         n, m = values.shape
         print(f"step {at}: {n:,} rows by {m:,} groups, in {terminal.visible(str(file))}")
+
+
+def features(
+    run_id: Annotated[str, typer.Argument(help="A run, or the beginning of its name.")],
+    name: Annotated[str, typer.Argument(help="Of the new bundle.", show_default=False)],
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a bundle of the features of a network that a run trained, to fit heads on top."""
+    from gsr_core.runs.new_bundle import bundle_of_run
+    from gsr_core.runs.store import open_run
+
+    bundle = bundle_of_run(open_run(terminal.open_workspace(workspace), run_id), name)
+    n, d = bundle.features.shape
+    if as_json:
+        terminal.print_json({"bundle": bundle.name, "rows": n, "features": d})
+    else:
+        print(f"{bundle.name}: {n:,} rows of {d:,} features; next: gsr run {bundle.name}")
 
 
 def continue_(
@@ -418,7 +437,7 @@ def _compute(run: Run, title: str) -> bool:
         from gsr_core.runs.execute import execute
 
         with terminal.progress(title) as report:
-            state = execute(run, monitor=_follow(report))
+            state = execute(run, monitor=_follow(report), report=report)
     except KeyboardInterrupt:
         # Before the first step: left waiting, it would be computed by the next worker.
         run.request_cancel()

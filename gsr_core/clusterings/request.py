@@ -150,6 +150,11 @@ def head_of_run(run: Run) -> Head:
     Raises:
         SettingError: If it has none yet.
     """
+    if run.features_file.exists():
+        raise SettingError(
+            f"run '{run.run_id}' trained the network anew, and clusters are of the bundle's own "
+            "features; make a bundle of the run's features and cluster that, or leave the run out"
+        )
     arrays = run.head()
     if arrays is None:
         raise SettingError(

@@ -186,6 +186,12 @@ class Manifest(BaseModel):
 class Bundle:
     """A bundle on disk. Tables are read at first use, features stay memory-mapped.
 
+    Attributes:
+        path: Its directory.
+        manifest: What it is.
+        trained: Directory of a run that trained the network anew, whose features and head are
+            taken in place of the bundle's own; see `runs.store.Run.seen`.
+
     Example:
         >>> bundle = gsr.open_bundle(place, "birds")
         >>> len(bundle), bundle.manifest.classes
@@ -200,6 +206,7 @@ class Bundle:
 
     path: Path
     manifest: Manifest
+    trained: Path | None = None
 
     def __len__(self) -> int:
         """Return the number of rows, all splits together."""
@@ -398,12 +405,13 @@ class Bundle:
     @cached_property
     def features(self) -> np.ndarray:
         """(n, d) float32, memory-mapped, read-only."""
-        return np.load(self.path / "features.npy", mmap_mode="r", allow_pickle=False)
+        file = (self.trained or self.path) / "features.npy"
+        return np.load(file, mmap_mode="r", allow_pickle=False)
 
     @cached_property
     def head(self) -> tuple[np.ndarray, np.ndarray] | None:
         """The backbone's own head: weight (K, d) and bias (K,), or None."""
-        file = self.path / "head.safetensors"
+        file = (self.trained or self.path) / "head.safetensors"
         return load_head(file) if file.exists() else None
 
     @cached_property

@@ -13,6 +13,7 @@ from gsr_core.figures import theme
 __all__ = [
     "effective_sample_size",
     "group_weight_over_steps",
+    "left_out_over_steps",
     "live_worst_group",
     "weight_share_over_steps",
 ]
@@ -179,6 +180,27 @@ def group_weight_over_steps(
     weights = _of(history, "group_weight", "target")
     figure = _group_lines(weights, selected, colours, "weight of the group in the goal", ".1%")
     return figure.update_yaxes(dict(theme.PERCENT_AXIS))
+
+
+def left_out_over_steps(
+    history: pd.DataFrame,
+    *,
+    selected: int | None = None,
+    colours: Mapping[str, str] | None = None,
+) -> go.Figure:
+    """Draw the share of each group's samples that a subset method leaves out.
+
+    Answers: whose samples does it drop? Lines that lie apart mean that it drops some groups more.
+
+    Args:
+        history: Columns step, split, group, metric, value; `left_out` per group (fractions).
+        selected: The kept step, or None.
+        colours: Colour of each group, from `theme.group_colours`.
+    """
+    figure = _group_lines(
+        _of(history, "left_out"), selected, colours, "share of the group left out", ".1%"
+    )
+    return figure.update_yaxes(range=[-0.03, 1.03], tickformat=".0%")
 
 
 def _of(history: pd.DataFrame, metric: str, split: str | None = None) -> pd.DataFrame:

@@ -19,7 +19,7 @@ from gsr_core.ingest.compute import encode_columns
 from gsr_core.ingest.plan import BackboneChoice, plan_of
 from gsr_core.ingest.read import read
 
-__all__ = ["check_inputs", "inputs_of", "network_of", "training_of"]
+__all__ = ["check_inputs", "inputs_of", "network_choice", "network_of", "training_of"]
 
 _TRIED = 8
 """Inputs that go through the bundle's own network once more."""
@@ -75,7 +75,7 @@ def network_of(bundle: Bundle, start: Start, seed: int) -> Network:
         SettingError: If the bundle does not say which network it was, or it cannot be trained.
         CheckpointError: If its weights are gone or are others now.
     """
-    choice = _choice(bundle, start)
+    choice = network_choice(bundle, start)
     try:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
@@ -104,7 +104,7 @@ def check_inputs(bundle: Bundle, inputs: Inputs, device: torch.device) -> None:
     Raises:
         BundleError: If they do not.
     """
-    backbone = load_backbone(**_choice(bundle, "trained").call())
+    backbone = load_backbone(**network_choice(bundle, "trained").call())
     rows = np.unique(np.linspace(0, len(bundle) - 1, _TRIED).astype(np.int64))
     found = extract(backbone, inputs.take(rows), device=device, workers=0).features
     stored = np.asarray(bundle.features[rows])
@@ -116,8 +116,16 @@ def check_inputs(bundle: Bundle, inputs: Inputs, device: torch.device) -> None:
         )
 
 
-def _choice(bundle: Bundle, start: Start) -> BackboneChoice:
-    """Return which network to load, and with which weights."""
+def network_choice(bundle: Bundle, start: Start) -> BackboneChoice:
+    """Return which network to load, and with which weights.
+
+    Args:
+        bundle: The bundle.
+        start: Which weights.
+
+    Raises:
+        SettingError: If the bundle does not say which network it was.
+    """
     recipe: dict[str, Any] = bundle.manifest.recipe or {}
     plan = plan_of(bundle)
     trained = BackboneChoice.model_validate(recipe.get("network") or plan.backbone)

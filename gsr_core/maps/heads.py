@@ -54,6 +54,11 @@ def map_head(bundle: Bundle, run: Run | None, which: WhichHead = "run") -> Head 
             f"head '{which}' is unknown; allowed are {', '.join(get_args(WhichHead))}"
         )
     if which in ("refit", "early"):
+        if bundle.trained is not None:
+            raise SettingError(
+                f"head '{which}' is fitted to the bundle's own features, and this run trained the "
+                "network anew; take head 'run', or make a bundle of the run's features"
+            )
         noise = 0.0 if run is None else make_variation(run.config.variation).label_noise
         # Without noise the weighted rows are the same for every seed.
         seed = run.config.seed if run is not None and noise else 0

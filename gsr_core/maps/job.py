@@ -38,6 +38,7 @@ class MapJob(Job):
 
         bundle = open_bundle(workspace, self.bundle)
         run = None if self.run_id is None else open_run(workspace, self.run_id)
+        bundle = bundle if run is None else run.seen(bundle)
         head = map_head(bundle, run, self.which) if self.config.space in OF_A_HEAD else None
         profile = map_profile(run) if run and self.config.space == "influence" else None
         compute_map(workspace, bundle, head, self.config, report, profile=profile)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gsr_core.data.problem import Problem, Rows
 from gsr_core.data.stored import FeatureBlocks
-from gsr_core.methods.base import Method, Step
+from gsr_core.methods.base import Method, Step, Values
 from gsr_core.metrics import GroupScores, group_scores
 from gsr_core.quality import group_auroc
 
@@ -49,6 +49,7 @@ class StepScorer:
         self.valued_split = "target" if on_target else problem.weighted_split
         valued = problem.target if on_target else problem.weighted
         self.members = valued.groups
+        self.leaves_out = method.values is Values.SUBSET
 
     def __call__(self, index: int, step: Step) -> list[Record]:
         """Return the records of a step: scores of each split, and weights of each group."""
@@ -123,6 +124,8 @@ class StepScorer:
                     (index, split, group, "weight_mean", float(mean[g])),
                     (index, split, group, "effective_sample_size", float(effective[g])),
                 ]
+            if self.leaves_out:
+                records += self._of_left_out(index, weight == 0)
             size = float(weight.sum() ** 2 / weight.square().sum())
             records.append((index, split, "", "effective_sample_size", size))
         if step.group_weight is not None:
@@ -131,6 +134,15 @@ class StepScorer:
                 for group, value in zip(self.names, step.group_weight.tolist(), strict=True)
             ]
         return records
+
+    def _of_left_out(self, index: int, left_out: Tensor) -> list[Record]:
+        """Return the share of each group's rows that are in no subset."""
+        members = self.members & left_out[:, None]
+        count, out = self.members.sum(dim=0).tolist(), members.sum(dim=0).tolist()
+        return [
+            (index, self.valued_split, group, "left_out", part / whole if whole else math.nan)
+            for group, part, whole in zip(self.names, out, count, strict=True)
+        ]
 
 
 def _features(step: Step, rows: Rows) -> Tensor | FeatureBlocks:

@@ -24,7 +24,7 @@ from gsr_core.linear.influence import Influence
 from gsr_core.methods.base import Method, Step
 from gsr_core.methods.fit import FitResult, fit
 from gsr_core.methods.monitor import Monitor
-from gsr_core.progress import Status, Stopped
+from gsr_core.progress import Report, Status, Stopped, silent
 from gsr_core.runs.record import RunConfig, RunState
 from gsr_core.runs.recorder import Recorder
 from gsr_core.runs.recovery import NETWORK_PREFIX, kept_arrays
@@ -112,7 +112,7 @@ def continue_run(run: Run, steps: int) -> None:
         run.log(f"to be continued from step {state.step} to {steps}")
 
 
-def execute(run: Run, *, monitor: Monitor | None = None) -> RunState:
+def execute(run: Run, *, monitor: Monitor | None = None, report: Report | None = None) -> RunState:
     """Compute a waiting run, from its last stored step if there is one.
 
     Whatever goes wrong is written into the run's state and log; only a lock held by another
@@ -121,6 +121,7 @@ def execute(run: Run, *, monitor: Monitor | None = None) -> RunState:
     Args:
         run: The run.
         monitor: Follows and may stop the run.
+        report: Told what is going on within a step that takes long.
 
     Returns:
         How the run ended.
@@ -138,14 +139,16 @@ def execute(run: Run, *, monitor: Monitor | None = None) -> RunState:
             run.write_state(state)
             return state
         try:
-            return _compute(run, config, stored, monitor)
+            return _compute(run, config, stored, monitor, report or silent)
         except Exception as error:
             if not is_full(error):
                 raise
             return run.give_up()
 
 
-def _compute(run: Run, config: RunConfig, stored: RunState, monitor: Monitor | None) -> RunState:
+def _compute(
+    run: Run, config: RunConfig, stored: RunState, monitor: Monitor | None, report: Report
+) -> RunState:
     """Compute a run whose lock is held, and write down how it ends.
 
     Raises:
@@ -173,7 +176,12 @@ def _compute(run: Run, config: RunConfig, stored: RunState, monitor: Monitor | N
         finish = None
         state = state.model_copy(update={"device": str(compute), "steps": method.max_steps})
         if whole:
-            problem, finish = _with_network(run, bundle, compute, problem, lambda: recorder)
+
+            def tell(fraction: float, text: str) -> None:
+                step = stored.step if recorder is None else recorder.tell(text)
+                report((step + fraction) / method.max_steps, text)
+
+            problem, finish = _with_network(run, bundle, compute, problem, tell)
         recorder = Recorder(
             run,
             state,
@@ -219,15 +227,11 @@ def _with_network(
     bundle: Bundle,
     compute: Compute,
     problem: Problem,
-    recorder: Callable[[], Recorder | None],
+    tell: Report,
 ) -> tuple[Problem, Callable[[Step], None]]:
     """Return the problem with what is trained, and what writes the kept network down."""
     # Here, not on top: runs of heads need not load what trains networks.
     from gsr_core.runs.network import keep_network, open_trainable
-
-    def tell(fraction: float, text: str) -> None:
-        if (known := recorder()) is not None:
-            known.tell(fraction, text)
 
     trainable = open_trainable(bundle, compute, tell, lambda: run.cancel_requested)
     return replace(problem, network=trainable), partial(keep_network, run, trainable)

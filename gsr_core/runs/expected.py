@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
@@ -19,11 +18,12 @@ from gsr_core.data.stored import StoredFeatures
 from gsr_core.linear.solver import MAX_FACTOR_WIDTH
 from gsr_core.methods.base import Method
 from gsr_core.methods.inner import FittedHead
+from gsr_core.methods.network.base import NetworkMethod
 from gsr_core.methods.registry import make_method
-from gsr_core.progress import duration
+from gsr_core.runs.cost import Cost
 from gsr_core.runs.store import Run
 
-__all__ = ["Cost", "expected_seconds", "predict"]
+__all__ = ["expected_seconds", "predict"]
 
 _RECENT = 10
 """Runs that are judged by, the newest ones."""
@@ -39,44 +39,6 @@ _STREAMED_PASSES = 50
 """Passes over rows in their file that a step makes, each about as dear as a product."""
 _BLOCKS = 5e8
 """Bytes of the blocks in which rows pass that stay in their file."""
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What a run is expected to take.
-
-    Attributes:
-        step_seconds: A step, good to a factor of two or three.
-        steps: How many there will be.
-        bytes: Of memory, the whole process at its peak.
-        streamed: Whether the rows stay in their file, so that memory does not grow with them.
-    """
-
-    step_seconds: float
-    steps: int
-    bytes: float
-    streamed: bool
-
-    @property
-    def seconds(self) -> float:
-        """All steps together."""
-        return self.step_seconds * self.steps
-
-    def in_words(self, runs: int = 1) -> str:
-        """Return the cost of some runs, one after another, as a part of a sentence.
-
-        Example:
-            >>> Cost(step_seconds=0.025, steps=100, bytes=0.7 * 2**30, streamed=False).in_words(5)
-            'about 0.025 s a step, 3 s for 100 steps, 13 s for 5 such runs (good to a factor of ...
-        """
-        step = self.step_seconds
-        each = f"{step:.2g} s" if step < 60 else duration(step)
-        every = f", {duration(self.seconds * runs)} for {runs} such runs" if runs > 1 else ""
-        where = ", with features read from their file" if self.streamed else ""
-        return (
-            f"about {each} a step, {duration(self.seconds)} for {self.steps:,} steps{every} (good "
-            f"to a factor of two or three), and {self.bytes / 2**30:.1f} GiB of memory{where}"
-        )
 
 
 def expected_seconds(runs: Iterable[Run], method: str, settings: Mapping[str, Any]) -> float | None:
@@ -100,16 +62,25 @@ def expected_seconds(runs: Iterable[Run], method: str, settings: Mapping[str, An
 
 
 def predict(bundle: Bundle, method: Method, compute: Compute) -> Cost | None:
-    """Predict what a run takes by timing a product with the Hessian on some of its rows.
+    """Predict what a run takes by timing a product with the Hessian on some rows, or a batch.
 
     Args:
         bundle: The data; of its features, only some thousand rows are read.
-        method: With its settings. Those that fit no weighted head are not predicted.
+        method: With its settings. Those that fit no weighted head and train no network are not
+            predicted.
         compute: Where it is to run.
+
+    Raises:
+        GsrError: If the method trains a network and the bundle has none that can be trained.
 
     Returns:
         None if the method is not predicted.
     """
+    if isinstance(method, NetworkMethod):
+        # Here, not on top: who predicts heads need not load what trains networks.
+        from gsr_core.runs.network import predict_network
+
+        return predict_network(bundle, method, compute)
     if not isinstance(method, FittedHead):
         return None
     sizes, n_classes = bundle.manifest.split_sizes, len(bundle.manifest.classes)

@@ -9,21 +9,43 @@
 from __future__ import annotations
 
 import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn.functional import cross_entropy
 
 from gsr_core.compute import Compute
 from gsr_core.data.bundle import Bundle
 from gsr_core.errors import SettingError
+from gsr_core.features.batches import Batches
 from gsr_core.features.checkpoints import save_checkpoint
 from gsr_core.features.extract import extract
+from gsr_core.features.learner import Learner, autocast_dtype, random_states
 from gsr_core.features.trainable import Trainable
-from gsr_core.ingest.reopen import check_inputs, inputs_of, network_of, training_of
+from gsr_core.ingest.reopen import (
+    check_inputs,
+    inputs_of,
+    network_choice,
+    network_of,
+    training_of,
+)
 from gsr_core.methods.base import Step
+from gsr_core.methods.network.base import NetworkMethod
 from gsr_core.progress import Report, ShouldStop
+from gsr_core.runs.cost import Cost
 from gsr_core.runs.store import Run
 
-__all__ = ["NETWORK", "keep_network", "open_trainable"]
+__all__ = ["NETWORK", "keep_network", "open_trainable", "predict_network", "trained_choice"]
 
 NETWORK = "network.safetensors"
+
+_TRIES = 3
+_PROCESS = 1.0e9
+"""Bytes of a process that trains, without its network: libraries and batches of usual size."""
+_COPIES = 9
+"""Arrays of a network's size that a run holds at a time."""
 
 
 def open_trainable(
@@ -84,3 +106,60 @@ def keep_network(run: Run, trainable: Trainable, step: Step) -> None:
         raise SettingError("the features of the kept network are not complete; continue the run")
     (folder / "features.npy").replace(run.features_file)
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def trained_choice(bundle: Bundle, checkpoint: Path) -> dict[str, Any]:
+    """Return the choice of the network behind a bundle with other weights, as JSON.
+
+    Args:
+        bundle: The bundle.
+        checkpoint: The file with the weights.
+    """
+    changes = {"checkpoint": str(checkpoint), "weights": ""}
+    return network_choice(bundle, "trained").model_copy(update=changes).model_dump(mode="json")
+
+
+def predict_network(bundle: Bundle, method: NetworkMethod, compute: Compute) -> Cost:
+    """Predict what a run takes by training on a batch of its inputs, on a copy of the network.
+
+    Args:
+        bundle: The data.
+        method: With its settings.
+        compute: Where it is to run.
+
+    Raises:
+        GsrError: If the bundle has no network that can be trained.
+    """
+    inputs = inputs_of(bundle)
+    network = network_of(bundle, method.start, method.seed)
+    training = method.training(training_of(bundle))
+    device = compute.device
+    learner = Learner(network.module, training, device, autocast_dtype(training.precision, device))
+    rows = bundle.rows_of[method.fitted_split(bundle.manifest)]
+    batch = rows[: training.batch_size]
+    batches = Batches(inputs, bundle.y, network.preprocessing, workers=0)
+    seconds: dict[bool, float] = {}
+    with random_states(device):
+        for trains in (True, False):
+            learner.model.train(trains)
+            tries = []
+            for _ in range(_TRIES):
+                begun = time.perf_counter()
+                for prepared, labels in batches.read([batch]):
+                    with torch.set_grad_enabled(trains):
+                        loss = cross_entropy(learner.logits(prepared), labels.to(device))
+                    if trains:
+                        learner.descend(loss)
+                    float(loss.detach())
+                tries.append(time.perf_counter() - begun)
+            seconds[trains] = min(tries) / len(batch)
+    sizes = bundle.manifest.split_sizes
+    looked_at = sum(sizes.get(split, 0) for split in ("target", "val", "test"))
+    numbers = sum(each.numel() for each in network.module.state_dict().values())
+    return Cost(
+        step_seconds=seconds[True] * len(rows) + seconds[False] * looked_at,
+        steps=method.max_steps,
+        # Weights, gradients, two moments, and copies of them for the checkpoint and the kept step.
+        bytes=_PROCESS + 4 * _COPIES * numbers,
+        streamed=False,
+    )

@@ -40,7 +40,7 @@ def quality_table(run: Run, split: str, bundle: Bundle | None = None) -> pd.Data
         raise RunStateError(f"run '{run.run_id}' has no head yet; wait until it has ended")
     weight, bias = head
     rows = run.rows_of(split, bundle)
-    size, features = max(_CHUNK // (4 * weight.shape[1]), 1), run.features(bundle)
+    size, features = max(_CHUNK // (4 * weight.shape[1]), 1), run.seen(bundle).features
     parts = [
         np.asarray(features[rows[start : start + size]]) @ weight.T + bias
         for start in range(0, len(rows), size)

@@ -104,12 +104,12 @@ class Recorder:
         stop = bool(self.follow(progress)) if self.follow is not None else False
         return self.run.cancel_requested or stop
 
-    def tell(self, fraction: float, text: str) -> None:
-        """Write down what is going on within a step."""
-        del fraction
+    def tell(self, text: str) -> int:
+        """Write down what is going on within a step; return how many are written down."""
         if time.perf_counter() - self._told >= _PAUSE:
             self._told = time.perf_counter()
             self.run.write_state(self.state.model_copy(update={"doing": text}))
+        return self.state.step
 
     def write(self, **changes: Any) -> RunState:
         """Write everything up to the step in hand, the state last."""

@@ -121,7 +121,7 @@ def keep_scores(run: Run, bundle: Bundle | None = None) -> np.ndarray:
     if not file.exists():
         scores = np.empty(len(bundle), dtype=_SCORES)
         size = max(_CHUNK // (4 * weight.shape[1] + 16 * len(bias)), 1)
-        features = run.features(bundle)
+        features = run.seen(bundle).features
         for start in range(0, len(bundle), size):
             chunk = slice(start, start + size)
             scores[chunk] = _scores(np.asarray(features[chunk]) @ weight.T + bias, bundle.y[chunk])

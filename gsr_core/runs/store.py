@@ -38,7 +38,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -230,17 +230,29 @@ class Run:
         """Where a run keeps the features of a network that it trained itself."""
         return self.path / "features.npy"
 
-    def features(self, bundle: Bundle | None = None) -> np.ndarray:
-        """Return the (N, d) features that the run's head is for, memory-mapped.
+    def seen(self, bundle: Bundle | None = None) -> Bundle:
+        """Return the run's bundle with the features that the run's head is for.
 
-        They are the bundle's, or those of the network that the run trained.
+        They are the bundle's own, or those of the network that the run trained; its identity is
+        another one then, so that maps of the two are not taken for each other.
 
         Args:
             bundle: The run's bundle, if it is open already.
         """
-        if self.features_file.exists():
-            return np.load(self.features_file, mmap_mode="r", allow_pickle=False)
-        return (bundle or self.bundle).features
+        bundle = bundle or self.bundle
+        if not self.features_file.exists():
+            return bundle
+        step = f"run {self.run_id}, step {self.stored_state().best_step}"
+        digests = {**bundle.manifest.digests, "features.npy": step, "head.safetensors": step}
+        seen = replace(
+            bundle,
+            manifest=bundle.manifest.model_copy(update={"digests": digests}),
+            trained=self.path,
+        )
+        # Tables that were read need not be read again.
+        read = {name: value for name, value in vars(bundle).items() if name not in vars(seen)}
+        vars(seen).update({name: read[name] for name in read.keys() - {"features", "head"}})
+        return seen
 
     def weight_steps(self) -> np.ndarray:
         """Return the steps whose weights were stored, ascending; the kept one is among them."""

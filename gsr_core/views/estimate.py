@@ -13,7 +13,8 @@ from gsr_core.data.bundle import Bundle
 from gsr_core.errors import GsrError
 from gsr_core.methods.registry import make_method
 from gsr_core.progress import duration
-from gsr_core.runs.expected import Cost, expected_seconds, predict
+from gsr_core.runs.cost import Cost
+from gsr_core.runs.expected import expected_seconds, predict
 from gsr_core.runs.job import RunJob
 from gsr_core.runs.store import Run
 from gsr_core.views.charts import sentence
@@ -63,7 +64,7 @@ def show_cost(bundle: Bundle, jobs: Sequence[RunJob]) -> None:
         st.caption(f"{sentence(cost.in_words(len(jobs)))}.")
 
 
-@st.cache_data(max_entries=256, show_spinner=False)
+@st.cache_data(max_entries=256, show_spinner="Trying how long it takes")
 def _cost(path: str, digest: str, method: str, settings: str, _bundle: Bundle) -> Cost | None:
     try:
         return predict(_bundle, make_method(method, json.loads(settings)), pick("cpu"))

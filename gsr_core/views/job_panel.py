@@ -9,6 +9,7 @@ from gsr_core.figures.training import live_worst_group
 from gsr_core.progress import Status
 from gsr_core.runs.execute import continue_run
 from gsr_core.runs.job import ensure_run_worker, submit
+from gsr_core.runs.record import RunState
 from gsr_core.runs.store import Run
 from gsr_core.runs.summary import headline, run_label, unsolved_steps
 from gsr_core.views import navigation as nav
@@ -59,6 +60,8 @@ def _live(active: list[Run]) -> None:
             text=f"step {state.step} of {state.steps} on {state.device or run.config.device}, "
             f"{rest:.0f} s left, best step so far {state.best_step}",
         )
+        if state.doing:
+            st.caption(plain(state.doing))
     if state.step:
         show(
             live_worst_group(load_history(run), state.steps, selected=state.best_step),
@@ -115,15 +118,17 @@ def _in_full(run: Run) -> None:
             link("Samples", "See the samples", run=run.run_id, sort="heaviest")
             link("Compare", "Compare")
             if "steps" in run.config.settings and not state.active:
-                _continue(run, state.step)
+                _continue(run, state)
     run_actions(run)
     run_settings(run)
 
 
-def _continue(run: Run, done: int) -> None:
+def _continue(run: Run, state: RunState) -> None:
+    # What was planned, if it ended early.
+    further = state.steps if state.step < state.steps else state.step + max(state.step, 5)
     with st.popover("Continue to more steps"):
         steps = st.number_input(
-            "Steps in all", done + 1, 100_000, done + 100, key=f"steps {run.run_id}"
+            "Steps in all", state.step + 1, 100_000, further, key=f"steps {run.run_id}"
         )
         if st.button("Continue", key=f"continue {run.run_id}"):
             try:

@@ -113,7 +113,7 @@ def choose_maps(page: Frame) -> MapView:
             head = nav.select(
                 "head",
                 "Head whose gradients and logits are drawn",
-                _heads(bundle) if of_a_head else ["run"],
+                _heads(bundle, run) if of_a_head else ["run"],
                 format_func=lambda each: HEADS[each],
                 disabled=not of_a_head,
             )
@@ -158,7 +158,9 @@ def _which(head: str) -> WhichHead:
     return next((each for each in get_args(WhichHead) if each == head), "run")
 
 
-def _heads(bundle: Bundle) -> list[str]:
+def _heads(bundle: Bundle, run: Run) -> list[str]:
+    if run.features_file.exists():
+        return ["run"]
     return [each for each in HEADS if each != "backbone" or bundle.head is not None]
 
 

@@ -28,7 +28,8 @@ def places_of(view: MapView, space: str) -> tuple[pd.DataFrame, str] | None:
 
     PCA is there at once, UMAP once the worker has it; the worker also does PCA of many samples.
     """
-    bundle, run, split = view.bundle, view.run, view.split
+    run, split = view.run, view.split
+    bundle = run.seen(view.bundle)
     with st.spinner("Fitting the head", show_time=True):
         head = map_head(bundle, run, view.head)
     profile = map_profile(run) if space == "influence" else None

@@ -324,7 +324,7 @@ def _graph(run: Run, split: str, space: str, stamp: int) -> NeighbourGraph | Non
 def _graph_file(path: str, split: str, space: str, stamp: int) -> tuple[Path, np.ndarray]:
     """Return the file of the graph of a split, and its rows, whether or not it exists."""
     run = _run(path)
-    bundle = load_bundle(run.config.bundle)
+    bundle = run.seen(load_bundle(run.config.bundle))
     head = map_head(bundle, run)
     within = "features" if space == "features" or head is None else "gradients"
     config = map_config(bundle, head, space=within, splits=[split])
@@ -339,9 +339,9 @@ def _read_graph(file: str, stamp: int) -> NeighbourGraph | None:
 @st.cache_resource(max_entries=4, show_spinner="Looking for neighbours")
 def _space(path: str, split: str, space: str, stamp: int) -> torch.Tensor | CentredGradients:
     run = _run(path)
-    bundle = load_bundle(run.config.bundle)
+    bundle = run.seen(load_bundle(run.config.bundle))
     rows = run.rows_of(split, bundle)
-    features = _features(str(bundle.path), bundle.manifest.digest, rows.tobytes())
+    features = _features(bundle, bundle.manifest.digest, rows.tobytes())
     head = map_head(bundle, run)
     if space == "features" or head is None:
         return features
@@ -350,10 +350,9 @@ def _space(path: str, split: str, space: str, stamp: int) -> torch.Tensor | Cent
 
 
 @st.cache_resource(max_entries=2, show_spinner=False)
-def _features(path: str, digest: str, rows: bytes) -> torch.Tensor:
+def _features(_bundle: Bundle, digest: str, rows: bytes) -> torch.Tensor:
     """Return the features of some rows, kept once for both spaces and for few splits."""
-    bundle = open_bundle(workspace(), path)
-    return torch.from_numpy(np.ascontiguousarray(bundle.features[np.frombuffer(rows, np.int64)]))
+    return torch.from_numpy(np.ascontiguousarray(_bundle.features[np.frombuffer(rows, np.int64)]))
 
 
 def _run(path: str) -> Run:

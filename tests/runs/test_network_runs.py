@@ -89,7 +89,7 @@ def test_a_run_leaves_the_network_and_what_it_makes_of_every_row(place, trained)
     assert trained.values_split == "train"
     backbone = load_backbone("simconv1", trained.path / "network.safetensors")
     features = extract(backbone, inputs_of(bundle), device=CPU, workers=0).features
-    np.testing.assert_allclose(trained.features(bundle), features, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(trained.seen(bundle).features, features, rtol=1e-4, atol=1e-5)
     weight, bias = trained.head()
     np.testing.assert_array_equal(backbone.head[0], weight)
     table = sample_table(trained, "test", bundle)
@@ -97,7 +97,7 @@ def test_a_run_leaves_the_network_and_what_it_makes_of_every_row(place, trained)
     np.testing.assert_array_equal(
         table["prediction"], (features[rows] @ weight.T + bias).argmax(axis=1)
     )
-    assert not np.allclose(trained.features(bundle), bundle.features)
+    assert not np.allclose(trained.seen(bundle).features, bundle.features)
     history = trained.metrics()
     kept = history[history["step"] == trained.state.best_step]
     of_test = kept[(kept["split"] == "test") & (kept["metric"] == "mean_accuracy")]
@@ -124,7 +124,7 @@ def test_a_cancelled_run_goes_on_as_one_long_run(place, trained):
     assert execute(cut).status is Status.FINISHED
     first, second = (load_file(each.path / "network.safetensors") for each in (cut, trained))
     assert all(torch.equal(value, second[name]) for name, value in first.items())
-    np.testing.assert_array_equal(cut.features(), trained.features())
+    np.testing.assert_array_equal(cut.seen().features, trained.seen().features)
     left, right = (each.metrics().set_index("metric").drop("seconds") for each in (cut, trained))
     np.testing.assert_array_equal(left["value"], right["value"])
 
