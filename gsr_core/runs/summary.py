@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from gsr_core.data.variation import make_variation
 from gsr_core.methods.registry import make_method
 from gsr_core.runs.record import RunConfig
 from gsr_core.runs.store import Run
@@ -49,6 +50,7 @@ def summarise(run: Run) -> dict[str, Any]:
         "seed": config.seed,
         "device": state.device or config.device,
         "settings": config.settings,
+        "variation": config.variation,
         "steps": state.step,
         "best_step": state.best_step,
         "seconds": state.seconds,
@@ -66,11 +68,15 @@ def unsolved_steps(history: pd.DataFrame) -> int:
 
 
 def run_label(run: Run) -> str:
-    """Return a run's name for people: the user's, else method and what differs; and local time."""
+    """Return a run's name for people: the user's, else method and what differs; and local time.
+
+    What differs are settings from the method's defaults, and rows from the bundle's.
+    """
     config = run.config
     created = datetime.fromisoformat(config.created).astimezone()
     when = f"{created.day} {created:%b %H:%M}"
-    name = [run.title] if run.title else [config.method.upper(), *changed_settings(config)]
+    own = [*changed_settings(config), *make_variation(config.variation).phrases]
+    name = [run.title] if run.title else [config.method.upper(), *own]
     return " · ".join([*name, when])
 
 

@@ -7,6 +7,8 @@ from typing import Any
 import streamlit as st
 from pydantic import TypeAdapter
 
+from gsr_core.data.bundle import Bundle
+from gsr_core.data.variation import CLASS, in_words
 from gsr_core.methods.base import LabelNeeds
 from gsr_core.methods.registry import METHODS, make_method
 from gsr_core.runs.job import RunJob
@@ -28,11 +30,11 @@ _NEEDS = {
 }
 
 
-def method_form(bundle: str, devices: list[str]) -> list[RunJob]:
+def method_form(bundle: Bundle, devices: list[str]) -> list[RunJob]:
     """Draw the form and return the runs on a bundle that it describes, one for each seed."""
     # Of the run whose settings were asked for; each time the widgets are new ones.
     given = st.session_state.get(
-        "run form", {"turn": 0, "method": "", "settings": {}, "device": ""}
+        "run form", {"turn": 0, "method": "", "settings": {}, "device": "", "seen_groups": None}
     )
     form = f"form {given['turn']}" if given["turn"] else "form"
     acts_on = st.segmented_control(
@@ -105,6 +107,7 @@ def method_form(bundle: str, devices: list[str]) -> list[RunJob]:
             persist_state="session",
         )
     with right:
+        seen = _seen_groups(bundle, given["seen_groups"], form)
         count = st.number_input(
             "Runs",
             1,
@@ -117,10 +120,35 @@ def method_form(bundle: str, devices: list[str]) -> list[RunJob]:
     changed = {key: value for key, value in values.items() if value != defaults[key]}
     return [
         RunJob(
-            bundle=bundle, method=name, settings={**changed, "seed": int(first) + k}, device=device
+            bundle=bundle.name,
+            method=name,
+            settings={**changed, "seed": int(first) + k},
+            device=device,
+            seen_groups=seen,
         )
         for k in range(int(count))
     ]
+
+
+def _seen_groups(
+    bundle: Bundle, given: tuple[str, ...] | None, form: str
+) -> tuple[str, ...] | None:
+    """Draw the choice of the groups that the method sees; return it as a variation has it."""
+    attributes = [name for name in bundle.manifest.attributes if name != CLASS]
+    options = [None, (), *((name,) for name in attributes)]
+    # Of the run whose settings were asked for, which may be on another bundle.
+    if given is not None and given not in options and {*given} <= {*attributes}:
+        options.append(given)
+    return st.selectbox(
+        "Groups the method sees",
+        options,
+        index=options.index(given) if given in options else 0,
+        format_func=lambda names: "the bundle's" if names is None else in_words(names),
+        help="Of the rows that it trains with and of val, by which it chooses a step. Every run is "
+        "judged by the groups of the bundle.",
+        key=f"{form} seen groups {bundle.name}",
+        persist_state="session",
+    )
 
 
 def setting_field(method: str, key: str, *, form: str) -> Any:
