@@ -74,7 +74,7 @@ def cross_attributes(
             raise SettingError(
                 f"there is no attribute '{name}' to see groups by"
                 f"{suggestion(name, manifest.attributes)}; the attributes of bundle "
-                f"'{bundle.name}' are {there}, and '{CLASS}' is the classes alone"
+                f"'{bundle.name}' are {there}; '{CLASS}' is the classes alone"
             )
     # Text that is empty stands for a gap.
     table = pd.DataFrame(

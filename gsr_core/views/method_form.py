@@ -20,6 +20,8 @@ __all__ = ["method_form", "setting_field"]
 _UP_FRONT = ("steps", "lr", "l2", "temperature")
 """Settings that are changed most; the others are one click away."""
 
+_BUNDLE = "the bundle's"
+"""The choice of groups that are those by which a run is judged."""
 
 _ACTS_ON = {"head": "the head", "network": "the whole network"}
 
@@ -135,20 +137,22 @@ def _seen_groups(
 ) -> tuple[str, ...] | None:
     """Draw the choice of the groups that the method sees; return it as a variation has it."""
     attributes = [name for name in bundle.manifest.attributes if name != CLASS]
-    options = [None, (), *((name,) for name in attributes)]
+    offered = [(), *((name,) for name in attributes)]
     # Of the run whose settings were asked for, which may be on another bundle.
-    if given is not None and given not in options and {*given} <= {*attributes}:
-        options.append(given)
-    return st.selectbox(
+    if given is not None and given not in offered and {*given} <= {*attributes}:
+        offered.append(given)
+    choices = {_BUNDLE: None, **{in_words(names): names for names in offered}}
+    start = _BUNDLE if given is None else in_words(given)
+    chosen = st.selectbox(
         "Groups the method sees",
-        options,
-        index=options.index(given) if given in options else 0,
-        format_func=lambda names: "the bundle's" if names is None else in_words(names),
+        list(choices),
+        index=list(choices).index(start) if start in choices else 0,
         help="Of the rows that it trains with and of val, by which it chooses a step. Every run is "
         "judged by the groups of the bundle.",
         key=f"{form} seen groups {bundle.name}",
         persist_state="session",
     )
+    return choices[chosen]
 
 
 def setting_field(method: str, key: str, *, form: str) -> Any:

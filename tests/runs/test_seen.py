@@ -160,6 +160,33 @@ def test_coarse_groups_hide_a_subgroup_that_fails_and_own_ones_show_it(bundle, e
     assert isinstance(cautions(coarse), list)
 
 
+def test_groups_that_overlap_judge_a_method_that_sees_coarse_ones(workspace, bundle, ended, write):
+    table = bundle.samples
+    goat, hills, grey = table["y"] == 1, table["place"] == "hills", table["coat"] == "grey"
+    flags = {"cow, hills": ~goat & hills, "goat, hills": goat & hills, "grey": grey}
+    membership = np.stack([flag.to_numpy() for flag in flags.values()], axis=1)
+    write(
+        workspace,
+        "flags",
+        samples=table,
+        groups=[Group(name=name, definition=name) for name in flags],
+        membership=membership,
+        classes=["cow", "goat"],
+        features=np.array(bundle.features),
+    )
+    run, same = ended("flags", ["place"], steps=5), ended("herd", ["place"], steps=5)
+    np.testing.assert_array_equal(run.head()[0], same.head()[0])
+    table = sample_table(run, "test")
+    for name, member in zip(flags, membership[table["row"]].T, strict=True):
+        right = table["correct"].to_numpy()[member].mean()
+        assert of(run, "test", "accuracy", name) == pytest.approx(right)
+    weights = run.weights()
+    member = membership[weights["row"]]
+    for name, each in zip(flags, member.T, strict=True):
+        share = weights["weight"].to_numpy()[each].sum()
+        assert of(run, "heldout", "weight_sum", name) == pytest.approx(share)
+
+
 def test_only_what_is_seen_decides_the_head(bundle, herd, ended):
     rng = np.random.default_rng(0)
     rows = np.arange(len(bundle))
