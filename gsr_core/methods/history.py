@@ -12,6 +12,7 @@ from torch import Tensor
 
 from gsr_core.data.problem import Judged, Problem, Rows
 from gsr_core.data.stored import FeatureBlocks
+from gsr_core.inference.base import cells_that_count
 from gsr_core.methods.base import Method, Step
 from gsr_core.metrics import GroupScores, group_scores
 from gsr_core.quality import group_auroc
@@ -143,9 +144,9 @@ class StepScorer:
     def _of_inferred_groups(self, index: int, step: Step) -> list[Record]:
         if step.inferred_val is None:
             return []
-        score = group_scores(
-            step.head, _features(step, self.val), self.val.labels, step.inferred_val
-        )
+        counts = cells_that_count(step.inferred_val.sum(dim=0).cpu().numpy())
+        cells = step.inferred_val[:, torch.from_numpy(counts).to(step.inferred_val.device)]
+        score = group_scores(step.head, _features(step, self.val), self.val.labels, cells)
         return [
             (index, "val", "", "worst_inferred_group_accuracy", score.worst_group_accuracy),
             (index, "val", "", "worst_inferred_group_loss", score.worst_group_loss),
