@@ -511,6 +511,13 @@ def _report_run(run: Run, as_json: bool) -> None:
             terminal.percent(summary["test"][name]),
             "",
         )
+    if (seen := summary["val_seen"]) is not None:
+        table.add_row(
+            "worst group that the method saw",
+            terminal.percent(seen["worst_group_accuracy"]),
+            "–",
+            "",
+        )
     for val, test in zip(summary["val"]["groups"], summary["test"]["groups"], strict=True):
         table.add_row(
             f"  {test['group']}",

@@ -19,6 +19,7 @@ from gsr_core.quality import group_auroc
 
 __all__ = [
     "HISTORY_COLUMNS",
+    "SEEN_VAL",
     "Record",
     "StepScorer",
     "choosing_metrics",

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from gsr_core.data.variation import make_variation
+from gsr_core.methods.history import SEEN_VAL
 from gsr_core.methods.registry import make_method
 from gsr_core.runs.record import RunConfig
 from gsr_core.runs.store import Run
@@ -30,7 +31,8 @@ AVERAGES = ("worst_group_accuracy", "mean_accuracy", "adjusted_accuracy")
 def summarise(run: Run) -> dict[str, Any]:
     """Return the outcome of a run at its kept step.
 
-    Accuracies are fractions, losses nats; what could not be measured is None.
+    Accuracies are fractions, losses nats; what could not be measured is None. `val_seen` is of val
+    by the groups that the method saw, None where those are the groups by which it is judged.
 
     >>> outcome = summarise(gsr.run(place, "birds", "erm"))
     >>> outcome["status"], outcome["best_step"]
@@ -59,6 +61,7 @@ def summarise(run: Run) -> dict[str, Any]:
         "message": state.message,
         "note": state.note,
         **{split: _split(history, split, state.best_step) for split in ("val", "test")},
+        "val_seen": _split(history, SEEN_VAL, state.best_step),
     }
 
 

@@ -235,6 +235,7 @@ def test_a_method_sees_other_groups_where_asked(gsr, bundle):
     outcome = gsr("run", bundle, *FEW, "--seen-groups", "class", "--json")
     found = json.loads(outcome.out)
     assert found["variation"] == {"seen_groups": []}
+    assert [group["group"] for group in found["val_seen"]["groups"]] == ["class 0", "class 1"]
     assert len(found["test"]["groups"]) == 4
     assert "seen groups class" in gsr("show", found["run_id"]).out.splitlines()
     seeds = gsr("run", bundle, *FEW, "--seen-groups", "class", "--seeds", "2", "--json")

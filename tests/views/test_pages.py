@@ -349,6 +349,7 @@ def test_the_form_lets_a_method_see_other_groups_and_says_if_it_cannot(workspace
     execute(made)
     page = show("run", shown=made.run_id)
     assert "groups seen: class × site" in words_of(page).replace("\\", "")
+    assert "by the groups that the method saw" in words_of(page)
     page.button(f"clone {made.run_id}").click().run()
     assert page.selectbox("form 1 seen groups table").value == "class × site"
     # Of four groups that it saw, two of them known to the bundle.
