@@ -13,7 +13,7 @@ from torch import Tensor
 from gsr_core.compute import Compute
 from gsr_core.data.bundle import Bundle
 from gsr_core.data.groups import patterns, training_shares
-from gsr_core.data.seen import SeenGroups, cross_attributes, own_groups
+from gsr_core.data.seen import SeenGroups, seen_groups
 from gsr_core.data.stored import StoredFeatures
 from gsr_core.data.variation import Variation, balance, flip_groups, flip_labels, keep_share
 from gsr_core.errors import SettingError
@@ -28,7 +28,6 @@ __all__ = [
     "load_problem",
     "positions_of",
     "redraw",
-    "seen_groups",
     "seen_labels",
     "seen_membership",
     "stays_in_file",
@@ -134,7 +133,7 @@ def load_problem(
         weighted_split: The split whose rows are fitted; the bundle's own if "".
 
     Raises:
-        SettingError: If the rows cannot be varied so.
+        GsrError: If the rows cannot be varied so.
 
     Example:
         >>> problem, test = gsr.load_problem(gsr.open_bundle(place, "birds"), gsr.pick("cpu"))
@@ -142,7 +141,9 @@ def load_problem(
         (40, 40, 40)
     """
     positions = positions_of(bundle, seed, variation)
-    y, seen = seen_labels(bundle, seed, variation), seen_groups(bundle, seed, variation)
+    y, seen = seen_labels(bundle, seed, variation), seen_groups(bundle, variation)
+    weighted_split = weighted_split or bundle.manifest.weighted_split
+    seen.check_rows(positions, weighted_split)
 
     def rows(split: str) -> Rows:
         index = positions[split]
@@ -157,7 +158,7 @@ def load_problem(
             position=index,
         )
 
-    head, weighted_split = bundle.head, weighted_split or bundle.manifest.weighted_split
+    head = bundle.head
     problem = Problem(
         weighted=rows(weighted_split),
         target=rows("target"),
@@ -293,22 +294,6 @@ def seen_labels(bundle: Bundle, seed: int, variation: Variation | None = None) -
         seed=seed,
     )
     return y
-
-
-def seen_groups(bundle: Bundle, seed: int, variation: Variation | None = None) -> SeenGroups:
-    """Return the groups that the method of a run sees, before any noise in their labels.
-
-    Args:
-        bundle: The data.
-        seed: Of the run.
-        variation: Of the run.
-
-    Raises:
-        GsrError: If the groups cannot be made, or the method would lack rows of one.
-    """
-    if variation is None or variation.seen_groups is None:
-        return own_groups(bundle)
-    return cross_attributes(bundle, variation.seen_groups, positions_of(bundle, seed, variation))
 
 
 def seen_membership(

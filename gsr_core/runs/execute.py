@@ -15,7 +15,8 @@ from torch import Tensor
 
 from gsr_core.compute import Compute, pick
 from gsr_core.data.bundle import Bundle
-from gsr_core.data.problem import Problem, judged_by, load_problem, seen_groups
+from gsr_core.data.problem import Problem, judged_by, load_problem
+from gsr_core.data.seen import seen_groups
 from gsr_core.data.variation import make_variation
 from gsr_core.errors import GsrError, RunStateError, SettingError
 from gsr_core.files import is_full
@@ -170,7 +171,7 @@ def _compute(run: Run, config: RunConfig, stored: RunState, monitor: Monitor | N
             # Only the splits and their labels are looked at.
             **({"in_memory": 0} if whole else {}),
         )
-        seen = seen_groups(bundle, config.seed, variation)
+        seen = seen_groups(bundle, variation)
         run.log(f"computing on {compute} in process {os.getpid()}")
         resume = _resume(run, stored, compute, method, problem)
         finish = None

@@ -53,7 +53,8 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from gsr_core.data.bundle import Bundle, bundle_reference, load_head, open_bundle
-from gsr_core.data.problem import positions_of, seen_groups, seen_labels
+from gsr_core.data.problem import positions_of, seen_labels
+from gsr_core.data.seen import seen_groups
 from gsr_core.data.variation import Variation, make_variation
 from gsr_core.errors import (
     BundleError,
@@ -161,9 +162,8 @@ class Run:
         Args:
             bundle: The run's bundle, if it is open already.
         """
-        config = self.config
-        variation = make_variation(config.variation)
-        return seen_groups(bundle or self.bundle, config.seed, variation).names
+        variation = make_variation(self.config.variation)
+        return seen_groups(bundle or self.bundle, variation).names
 
     @property
     def values_split(self) -> str:
@@ -502,7 +502,9 @@ def create_run(
     varied = make_variation(variation)
     _check_variation(chosen, varied)
     if varied.seen_groups is not None:
-        seen_groups(opened, chosen.seed, varied)
+        seen_groups(opened, varied).check_rows(
+            positions_of(opened, chosen.seed, varied), chosen.fitted_split(opened.manifest)
+        )
     pick(device)
     run_id = f"{method}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{uuid.uuid4().hex[:6]}"
     run = Run(workspace, workspace.runs / run_id)

@@ -14,7 +14,7 @@ from gsr_core.data.problem import (
     seen_labels,
     seen_membership,
 )
-from gsr_core.data.seen import own_groups
+from gsr_core.data.seen import seen_groups
 from gsr_core.data.variation import (
     Variation,
     balance,
@@ -153,7 +153,7 @@ def test_only_the_groups_of_weighted_and_target_rows_are_noisy(bundle, compute):
         # Every class has two combinations, so that each chosen row changes.
         assert changed == (round(0.4 * len(mine)) if split in ("weighted", "target") else 0)
     rows, noise = clean.target.position, Variation(group_noise=0.4)
-    seen = seen_membership(bundle, own_groups(bundle), "target", rows, 2, noise)
+    seen = seen_membership(bundle, seen_groups(bundle), "target", rows, 2, noise)
     np.testing.assert_array_equal(seen, noisy.target.groups.cpu().numpy())
 
 
@@ -172,7 +172,7 @@ def test_rows_in_no_group_get_no_group_and_give_no_shares(tmp_path, bundle):
     )
     noise = Variation(group_noise=0.5)
     heldout, target = other.rows_of["heldout"], other.rows_of["target"]
-    own = own_groups(other)
+    own = seen_groups(other)
     assert not seen_membership(other, own, "heldout", heldout, 0, noise).any()
     seen = seen_membership(other, own, "target", target, 0, noise)
     np.testing.assert_array_equal(seen.any(axis=1), membership[target].any(axis=1))

@@ -6,7 +6,8 @@ import pytest
 
 from gsr_core.comparing.entries import entries
 from gsr_core.data.groups import Group
-from gsr_core.data.problem import load_problem, seen_groups
+from gsr_core.data.problem import load_problem
+from gsr_core.data.seen import seen_groups
 from gsr_core.data.variation import Variation
 from gsr_core.errors import SettingError
 from gsr_core.methods.registry import METHODS
@@ -250,7 +251,7 @@ def test_a_row_without_a_value_is_in_no_group_that_is_seen(bundle, herd):
     values = bundle.samples["place"].to_numpy(copy=True)
     values[::3] = ""
     bundle = herd("gaps", place=values)
-    seen = seen_groups(bundle, 0, Variation(seen_groups=("place",)))
+    seen = seen_groups(bundle, Variation(seen_groups=("place",)))
     assert len(seen.names) == 4
     np.testing.assert_array_equal(seen.membership.any(axis=1), values != "")
 
