@@ -109,7 +109,6 @@ def method_form(bundle: Bundle, devices: list[str]) -> list[RunJob]:
             persist_state="session",
         )
     with right:
-        seen = _seen_groups(bundle, given["seen_groups"], form)
         count = st.number_input(
             "Runs",
             1,
@@ -119,6 +118,7 @@ def method_form(bundle: Bundle, devices: list[str]) -> list[RunJob]:
             key=f"{form} runs",
             persist_state="session",
         )
+        seen = _seen_groups(bundle, given["seen_groups"], form)
     changed = {key: value for key, value in values.items() if value != defaults[key]}
     return [
         RunJob(
