@@ -1,7 +1,7 @@
 """Every method on one data set over seeds, for docs/results.md.
 
     python benchmarks/methods.py digits [--seeds 5] [--methods gsr,dfr] [--workspace DIR]
-                                        [--swept 8]
+                                        [--swept 8] [--seen-groups ATTRIBUTE,...]
     python benchmarks/methods.py mnist mnist.npz
     python benchmarks/methods.py compas compas-scores-two-years.csv
 
@@ -18,6 +18,9 @@ kept in the workspace, and those that are there are not computed again.
 random from what the method declares as its search space, the first of them its defaults; what its
 own rule finds best on val of seed 0 runs on the data of as many new seeds, which no choice has
 seen. The defaults run on the same seeds.
+
+`--seen-groups` lets the methods see groups of the class and these attributes (`class`: the classes
+alone), while they are judged by those of the data.
 """
 
 from __future__ import annotations
@@ -32,6 +35,7 @@ from pathlib import Path
 from typing import Any
 
 import gsr_core as gsr
+from gsr_core.data.variation import make_variation
 from gsr_core.methods.base import LabelNeeds, Method
 from gsr_core.methods.registry import METHODS
 from gsr_core.workspace import Workspace
@@ -107,18 +111,29 @@ DATA: dict[str, Callable[[Workspace, str, int, Path | None], None]] = {
 }
 
 
-def outcome(place: Workspace, bundle: str, method: str, changed: Settings | None = None) -> Row:
+def outcome(
+    place: Workspace,
+    bundle: str,
+    method: str,
+    changed: Settings | None = None,
+    seen: list[str] | None = None,
+) -> Row:
     """Compute a run, unless the workspace has it, and return its numbers."""
     settings = gsr.make_method(method, changed).settings()
+    varied = make_variation({} if seen is None else {"seen_groups": seen})
     there = [
         run
         for run in gsr.list_runs(place)
         if run.config.bundle == bundle
         and run.config.method == method
         and run.config.settings == settings
+        and make_variation(run.config.variation) == varied
         and run.state.status == "finished"
     ]
-    run = there[0] if there else gsr.run(place, bundle, method, **(changed or {}))
+    if there:
+        run = there[0]
+    else:
+        run = gsr.run(place, bundle, method, variation=varied.changes(), **(changed or {}))
     found = gsr.summarise(run)
     if found["test"] is None:
         raise SystemExit(f"{method} on {bundle}: {found['message']}")
@@ -127,6 +142,7 @@ def outcome(place: Workspace, bundle: str, method: str, changed: Settings | None
         "mean": found["test"]["mean_accuracy"],
         "adjusted": found["test"]["adjusted_accuracy"],
         "worst group of val": found["val"]["worst_group_accuracy"],
+        "as seen": (found["val_seen"] or found["val"])["worst_group_accuracy"],
         "kept step": found["best_step"],
         "seconds": found["seconds"],
     }
@@ -228,10 +244,12 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--swept", type=int, metavar="TRIALS", help="search settings on val first")
+    parser.add_argument("--seen-groups", metavar="ATTRIBUTES", help="with commas between")
     parser.add_argument("--workspace", type=Path, help="kept; a temporary directory by default")
     arguments = parser.parse_args()
     if arguments.data != "digits" and arguments.file is None:
         parser.error(f"{arguments.data} needs its file")
+    seen = arguments.seen_groups and arguments.seen_groups.split(",")
     rows: dict[str, list[Row]] = {name: [] for name in arguments.methods.split(",")}
     with tempfile.TemporaryDirectory() as temporary:
         place = gsr.Workspace.at(arguments.workspace or temporary)
@@ -254,7 +272,7 @@ def main() -> None:
             bundle = make(seed)
             begun = time.perf_counter()
             for name, each in rows.items():
-                each.append(outcome(place, bundle, name))
+                each.append(outcome(place, bundle, name, seen=seen))
             seconds = time.perf_counter() - begun
             print(f"seed {seed}: {len(rows)} methods in {seconds:.1f} s", flush=True)
     print(f"\n{arguments.data}, {arguments.seeds} seeds, default settings\n\n{table(rows)}")

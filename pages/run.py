@@ -16,7 +16,7 @@ from gsr_core.views.session import devices, workspace
 page = frame("Run", "Which repair to try, and is it going well?")
 left, right = st.columns([2, 3], gap="large")
 with left:
-    jobs = method_form(page.bundle.name, devices())
+    jobs = method_form(page.bundle, devices())
     if st.button("Start", type="primary", key="start", icon=":material/play_arrow:"):
         try:
             for job in jobs:

@@ -81,6 +81,10 @@ if many and (history["metric"] == "left_out").any():
 if (history["metric"] == "group_weight").any():
     with st.expander("Which group drives the weights"):
         st.caption("How much each group's loss counts in what is minimised.")
-        figure = group_weight_over_steps(history, selected=kept_step, colours=colours)
+        # Groups that the method saw, if not the bundle's, have colours of their own.
+        own = run.groups_seen(bundle) == bundle.group_names
+        figure = group_weight_over_steps(
+            history, selected=kept_step, colours=colours if own else None
+        )
         show(figure, key="gamma", alt="Aggregation weight of each group over the steps.")
 extremes(bundle, run, step)

@@ -54,6 +54,15 @@ def run(
         int | None,
         typer.Option(min=1, help="Run once for each of so many seeds, from --seed on."),
     ] = None,
+    seen_groups: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ATTRIBUTE",
+            help="Let the method see groups of class and this attribute, crossed where repeated; "
+            "'class': the classes alone. It is judged by the bundle's groups, which it sees by "
+            "default.",
+        ),
+    ] = None,
     device: DeviceOption = "auto",
     predict: Annotated[
         bool,
@@ -71,12 +80,13 @@ def run(
     if predict:
         _report_cost(place, bundle, method, values, seeds or 1, device, as_json)
         return
+    variation = {"seen_groups": seen_groups} if seen_groups else {}
     if seeds is not None:
         if "seed" in values:
             terminal.fail("--seeds counts from --seed; give that instead of --set seed")
         # The last seed first, so that one that is too large is refused before a run is made.
         make_method(method, {**values, "seed": seed + seeds - 1})
-        make = partial(create_run, place, bundle, method, device=device)
+        make = partial(create_run, place, bundle, method, device=device, variation=variation)
         _execute_seeds(
             _make_all(make, [{**values, "seed": seed + k} for k in range(seeds)]), as_json
         )
@@ -84,7 +94,9 @@ def run(
     if seed and "seed" in values and values["seed"] != str(seed):
         terminal.fail(f"--seed is {seed} but --set seed={values['seed']}; give one of them")
     new = create_run(
-        place, bundle, method, {**({"seed": seed} if seed else {}), **values}, device=device
+        *(place, bundle, method, {**({"seed": seed} if seed else {}), **values}),
+        device=device,
+        variation=variation,
     )
     _execute(new, as_json)
 
@@ -485,6 +497,7 @@ def _report_seeds(done: list[Run], as_json: bool) -> None:
 
 
 def _report_run(run: Run, as_json: bool) -> None:
+    from gsr_core.data.variation import make_variation
     from gsr_core.runs.cautions import cautions
     from gsr_core.runs.summary import AVERAGES, summarise
 
@@ -496,7 +509,8 @@ def _report_run(run: Run, as_json: bool) -> None:
         f"{summary['run_id']}: {summary['status']}, kept step {summary['best_step']} of "
         f"{summary['steps']}, {summary['seconds']:.1f} s on {summary['device']}"
     )
-    for text in (summary["message"], summary["note"]):
+    changed = make_variation(summary["variation"]).phrases
+    for text in (summary["message"], summary["note"], *changed):
         if text:
             print(terminal.visible(text))
     if summary["unsolved_steps"]:
@@ -514,6 +528,13 @@ def _report_run(run: Run, as_json: bool) -> None:
             name.replace("_", " "),
             terminal.percent(summary["val"][name]),
             terminal.percent(summary["test"][name]),
+            "",
+        )
+    if (seen := summary["val_seen"]) is not None:
+        table.add_row(
+            "worst group that the method saw",
+            terminal.percent(seen["worst_group_accuracy"]),
+            "–",
             "",
         )
     for val, test in zip(summary["val"]["groups"], summary["test"]["groups"], strict=True):

@@ -105,7 +105,7 @@ def compute_clustering(
     assigned = assigned.assign(**_scores(problem, head))
     report(0.8, "Looking for the middle of each cluster")
     assigned["central"] = _central(problem, inference, assigned["cluster"].to_numpy(copy=True))
-    groups = problem.weighted.groups.cpu().numpy()
+    groups = bundle.membership[problem.weighted.position]
     labelled = groups.any(axis=1)
     names = [
         _name(name, bundle.manifest.classes, int(classes[cluster]))
@@ -152,6 +152,8 @@ def _problem(
     problem, test = load_problem(
         bundle, compute, seed=request.seed, variation=make_variation(request.variation)
     )
+    # Of all rows but those of target no group is read, and those of test are of another number.
+    test = replace(test, groups=problem.val.groups.new_zeros(len(test), problem.n_groups))
     others = [problem.val, test]
     sizes = bundle.manifest.split_sizes
     if (

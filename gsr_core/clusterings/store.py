@@ -26,6 +26,7 @@ from pydantic import BaseModel, ConfigDict
 
 from gsr_core.clusterings.request import FORMAT, ClusteringRequest
 from gsr_core.data.bundle import Bundle
+from gsr_core.data.variation import make_variation
 from gsr_core.inference.registry import INFERENCES
 from gsr_core.records import RecordFolder, newest_first, open_folder
 from gsr_core.workspace import Workspace
@@ -114,7 +115,7 @@ class Clustering(RecordFolder[ClusteringRecord]):
             changed.append(f"head of {request.run}")
         if request.seed:
             changed.append(f"seed {request.seed}'s rows")
-        changed += [f"{key}={value}" for key, value in request.variation.items()]
+        changed += make_variation(request.variation).phrases
         title = inference.title.partition(":")[0]
         return f"{title} ({', '.join(changed)})" if changed else title
 

@@ -13,6 +13,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from gsr_core.data.variation import make_variation
 from gsr_core.errors import ComparisonError, GsrError
 from gsr_core.methods.registry import METHODS
 from gsr_core.progress import Status
@@ -56,7 +57,8 @@ class Entry:
     @property
     def every_seed(self) -> bool:
         """Whether another seed would change nothing, so that one run stands for all seeds."""
-        return not (METHODS[self.config.method].seeded or self.config.variation)
+        varied = make_variation(self.config.variation)
+        return not (METHODS[self.config.method].seeded or varied.seeded)
 
     @property
     def run_id(self) -> str:
@@ -126,7 +128,7 @@ def _stopped_at(run: Run) -> str:
 def _labels(first: Sequence[tuple[RunConfig, Run]]) -> list[str]:
     labels = []
     for config, run in first:
-        variation = [f"{key.replace('_', ' ')} {value}" for key, value in config.variation.items()]
+        variation = make_variation(config.variation).phrases
         changed = [text for text in changed_settings(config) if not text.startswith("seed ")]
         sweep = [f"sweep {config.sweep}"] * bool(config.sweep)
         stopped = [_stopped_at(run)] * bool(_stopped_at(run))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -12,20 +12,24 @@ from torch import Tensor
 
 from gsr_core.compute import Compute
 from gsr_core.data.bundle import Bundle
+from gsr_core.data.groups import patterns, training_shares
+from gsr_core.data.seen import SeenGroups, seen_groups
 from gsr_core.data.stored import StoredFeatures
 from gsr_core.data.variation import Variation, balance, flip_groups, flip_labels, keep_share
 from gsr_core.errors import SettingError
 
 __all__ = [
     "IN_MEMORY",
+    "Judged",
     "Problem",
     "Rows",
     "fit_bytes",
+    "judged_by",
     "load_problem",
     "positions_of",
     "redraw",
-    "seen_groups",
     "seen_labels",
+    "seen_membership",
     "stays_in_file",
 ]
 
@@ -116,6 +120,8 @@ def load_problem(
 ) -> tuple[Problem, Rows]:
     """Load what a method sees of a bundle, and the test rows that it does not see.
 
+    The test rows have the bundle's groups, whatever groups the method sees.
+
     Args:
         bundle: The data.
         compute: Where the tensors live.
@@ -126,35 +132,39 @@ def load_problem(
             that would take more stay in their file.
         weighted_split: The split whose rows are fitted; the bundle's own if "".
 
+    Raises:
+        GsrError: If the rows cannot be varied so.
+
     Example:
         >>> problem, test = gsr.load_problem(gsr.open_bundle(place, "birds"), gsr.pick("cpu"))
         >>> len(problem.weighted), len(problem.target), len(test)
         (40, 40, 40)
     """
     positions = positions_of(bundle, seed, variation)
-    y = seen_labels(bundle, seed, variation)
+    y, seen = seen_labels(bundle, seed, variation), seen_groups(bundle, variation)
+    weighted_split = weighted_split or bundle.manifest.weighted_split
+    seen.check_rows(positions, weighted_split)
 
     def rows(split: str) -> Rows:
         index = positions[split]
+        groups = seen_membership(bundle, seen, split, index, seed, variation)
         source = StoredFeatures(bundle.features, index, compute.device)
         (n, d), n_classes = source.shape, len(bundle.manifest.classes)
         stays = stays_in_file(n, d, n_classes, in_memory)
         return Rows(
             source=source if stays else source.read(),
             labels=torch.from_numpy(y[index]).to(compute.device),
-            groups=torch.from_numpy(seen_groups(bundle, split, index, seed, variation)).to(
-                compute.device
-            ),
+            groups=torch.from_numpy(groups).to(compute.device),
             position=index,
         )
 
-    head, weighted_split = bundle.head, weighted_split or bundle.manifest.weighted_split
+    head = bundle.head
     problem = Problem(
         weighted=rows(weighted_split),
         target=rows("target"),
         val=rows("val"),
         n_classes=len(bundle.manifest.classes),
-        training_shares=bundle.training_shares,
+        training_shares=_training_shares(bundle, seen),
         backbone_head=None
         if head is None
         else (
@@ -166,6 +176,44 @@ def load_problem(
         weighted_split=weighted_split,
     )
     return problem, rows("test")
+
+
+@dataclass(frozen=True)
+class Judged:
+    """By which groups the steps of a method are judged, where it sees others.
+
+    Attributes:
+        names: Names of the groups.
+        problem: The rows of the method's problem, with these groups.
+    """
+
+    names: list[str]
+    problem: Problem
+
+
+def judged_by(bundle: Bundle, problem: Problem) -> Judged:
+    """Return the bundle's groups of a problem whose method sees others.
+
+    Args:
+        bundle: The data.
+        problem: From `load_problem`.
+    """
+
+    def own(rows: Rows) -> Rows:
+        groups = torch.from_numpy(bundle.membership[rows.position])
+        return replace(rows, groups=groups.to(rows.labels.device))
+
+    return Judged(
+        bundle.group_names,
+        replace(
+            problem,
+            weighted=own(problem.weighted),
+            target=own(problem.target),
+            val=own(problem.val),
+            training_shares=bundle.training_shares,
+            train=None,
+        ),
+    )
 
 
 def fit_bytes(n: int, d: int, n_classes: int) -> int:
@@ -248,41 +296,53 @@ def seen_labels(bundle: Bundle, seed: int, variation: Variation | None = None) -
     return y
 
 
-def seen_groups(
+def seen_membership(
     bundle: Bundle,
+    seen: SeenGroups,
     split: str,
     rows: np.ndarray,
     seed: int,
     variation: Variation | None = None,
 ) -> np.ndarray:
-    """Return the (n, m) membership of a split's rows as a run sees them.
+    """Return the (n, m) membership of a split's rows as a run sees them; of test, the bundle's.
 
     Args:
         bundle: The data.
-        split: The split whose rows they are; only those of target and of the weighted split can
-            differ from the bundle's.
+        seen: The groups that the run's method sees.
+        split: The split whose rows they are; only labels of target and of the weighted split can
+            be noisy.
         rows: Positions in the bundle.
         seed: Of the run.
         variation: Of the run.
     """
+    if split == "test":
+        return bundle.membership[rows]
     noisy = split in ("target", bundle.manifest.weighted_split)
     if variation is None or not variation.group_noise or not noisy:
-        return bundle.membership[rows]
-    patterns, which = bundle.group_patterns
-    labelled = np.any(patterns, axis=1)
-    known = np.zeros((len(bundle.manifest.classes), len(patterns)), dtype=bool)
+        return seen.membership[rows]
+    combinations, which = bundle.group_patterns if seen.own else patterns(seen.membership)
+    labelled = np.any(combinations, axis=1)
+    known = np.zeros((len(bundle.manifest.classes), len(combinations)), dtype=bool)
     known[bundle.y, which] = True
     # A row in no group has no label that could be wrong, and none becomes one.
     known[:, ~labelled] = False
     own = labelled[which[rows]]
-    seen = which[rows]
-    seen[own] = flip_groups(
-        *(bundle.y[rows][own], seen[own], rows[own]),
+    noisy_pattern = which[rows]
+    noisy_pattern[own] = flip_groups(
+        *(bundle.y[rows][own], noisy_pattern[own], rows[own]),
         share=variation.group_noise,
         known=known,
         seed=seed,
     )
-    return patterns[seen]
+    return combinations[noisy_pattern]
+
+
+def _training_shares(bundle: Bundle, seen: SeenGroups) -> np.ndarray | None:
+    """Return (m,) the share of each group among the rows of train and heldout."""
+    if seen.own:
+        return bundle.training_shares
+    rows = np.concatenate([bundle.rows_of["train"], bundle.rows_of["heldout"]])
+    return training_shares(seen.membership[rows])
 
 
 def redraw(bundle: Bundle, seed: int) -> Mapping[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Variations of a run's data: noisy labels, fewer or other group labels, one set for two splits.
+"""Variations of a run's data: noisy labels, fewer or other groups, one set for two splits.
 
 A study asks how far a repair can be trusted when the data are worse than they are. A variation
 says how much worse; it is kept with the run and applied when the rows are loaded, so that nothing
@@ -11,16 +11,28 @@ a larger one: points of one curve differ in what is studied and not in the luck 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from gsr_core.errors import SettingError
 from gsr_core.settings import check_known, what_is_wrong
 
-__all__ = ["Variation", "balance", "flip_groups", "flip_labels", "keep_share", "make_variation"]
+__all__ = [
+    "CLASS",
+    "Variation",
+    "balance",
+    "flip_groups",
+    "flip_labels",
+    "in_words",
+    "keep_share",
+    "make_variation",
+]
+
+CLASS = "class"
+"""Stands for the class among attributes; none of this name can be seen."""
 
 _NOISE, _BUDGET, _GROUPS, _BALANCE = 1, 2, 3, 4
 """Streams of a seed, so that no draw depends on whether another is made."""
@@ -42,6 +54,11 @@ class Variation(BaseModel):
             groups alike and at least one of each.
         leak: Whether the target rows are also the val rows, so that what drove the weights
             selects among them as well.
+        seen_groups: Attributes of the bundle that make, crossed with the class, the groups that
+            the method sees of the weighted, target and val rows; without any, the classes. The
+            word `class` may be among them and changes nothing. None leaves it the bundle's own.
+            Rows are drawn and the run is judged by the bundle's own in any case, so that runs
+            that see different groups compare.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -51,10 +68,38 @@ class Variation(BaseModel):
     target_balance: Annotated[float, Field(ge=0, le=1)] | None = None
     target_share: Annotated[float, Field(gt=0, le=1)] = 1.0
     leak: bool = False
+    seen_groups: tuple[str, ...] | None = None
+
+    @field_validator("seen_groups")
+    @classmethod
+    def _without_the_class(cls, names: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        return names and tuple(name for name in dict.fromkeys(names) if name != CLASS)
 
     def changes(self) -> dict[str, Any]:
         """Return what differs from the data as they are, by name; a run keeps this."""
         return self.model_dump(exclude_defaults=True)
+
+    @property
+    def seeded(self) -> bool:
+        """Whether a seed may decide what is changed."""
+        return not self.changes().keys() <= {"seen_groups"}
+
+    @property
+    def phrases(self) -> list[str]:
+        """What differs from the data as they are, in words."""
+        values = self.changes()
+        if self.seen_groups is not None:
+            values["seen_groups"] = in_words(self.seen_groups)
+        return [f"{name.replace('_', ' ')} {value}" for name, value in values.items()]
+
+
+def in_words(attributes: Sequence[str]) -> str:
+    """Return groups that a method sees, in words.
+
+    >>> in_words(["sex", "race"])
+    'class × sex × race'
+    """
+    return " × ".join([CLASS, *attributes])
 
 
 def make_variation(values: Mapping[str, Any] | None = None) -> Variation:

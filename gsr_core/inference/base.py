@@ -25,10 +25,12 @@ __all__ = [
     "InferredGroups",
     "Space",
     "by_environment",
+    "cells_that_count",
     "in_words",
     "numbers_in_words",
     "numbers_tried",
     "rows_of_class",
+    "say_small_cells",
     "settings",
     "splits_of",
     "within_classes",
@@ -41,6 +43,9 @@ Space = Literal["gradients", "features", "logits"]
 
 OUTLIER = -1
 """The group of a row that belongs to none."""
+
+_FEWEST = 10
+"""Rows that an inferred cell of val must have to count: the accuracy of fewer is mostly chance."""
 
 CLASSES_IN_WORDS = 3
 """Of more classes than this, a sentence gives only the range."""
@@ -306,6 +311,37 @@ def numbers_in_words(clusterings: Mapping[int, ByNumber]) -> str:
         {label: max(each.silhouettes.values()) for label, each in clusterings.items()},
         {label: f"{each.k} clusters" for label, each in clusterings.items()},
     )
+
+
+def cells_that_count(sizes: np.ndarray) -> np.ndarray:
+    """Return which inferred cells of val may choose a step; where all are small, all of them.
+
+    Args:
+        sizes: (m,) rows of val in each cell.
+
+    Returns:
+        (m,) bool.
+
+    Example:
+        >>> cells_that_count(np.array([40, 9, 10]))
+        array([ True, False,  True])
+    """
+    enough = sizes >= _FEWEST
+    return enough if enough.any() else np.ones_like(enough)
+
+
+def say_small_cells(sizes: np.ndarray) -> str:
+    """Return what to say of inferred cells of val that are small; "" if none is.
+
+    Args:
+        sizes: As for `cells_that_count`.
+    """
+    enough = sizes >= _FEWEST
+    if enough.all():
+        return ""
+    if not enough.any():
+        return f"all are under {_FEWEST}, so that chance plays a part"
+    return f"{int((~enough).sum())} of under {_FEWEST} do not count"
 
 
 def splits_of(problem: Problem) -> dict[str, Rows]:

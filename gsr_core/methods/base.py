@@ -97,6 +97,7 @@ class Step:
         inferred_group: (n,) int64 group that the method inferred for each of these rows, -1 for
             outliers; None if it infers none.
         inferred_val: (N, m') bool membership of the rows of val in the inferred groups, or None.
+            Of these, `inference.base.cells_that_count` says which may choose the step.
         checkpoint: Tensors from which `Method.iterate` goes on as if it had not stopped.
         note: What the user should know about this head, or "".
         candidate: Whether this head may be the one that is kept.

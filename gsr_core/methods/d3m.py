@@ -50,6 +50,7 @@ from torch import Tensor
 
 from gsr_core.data.problem import Problem, Rows
 from gsr_core.errors import SettingError
+from gsr_core.inference.base import say_small_cells
 from gsr_core.linear.influence import Inverted, shortfall
 from gsr_core.linear.iterative import SolveEnding
 from gsr_core.linear.objective import HeadObjective
@@ -292,14 +293,17 @@ class AutoD3M(_DropByInfluence):
 
         in_target = membership(group(at.target.losses))
         smaller = in_target.sum(dim=0).reshape(-1, 2).amin(dim=1)
+        in_val = membership(group(inner.scored(problem.val).losses))
+        small = say_small_cells(in_val.sum(dim=0).cpu().numpy())
+        said = small and self.selection == "worst_inferred_group"
         return _Groups(
             target=in_target,
             inferred={
                 "inferred_group": group(at.objective),
-                "inferred_val": membership(group(inner.scored(problem.val).losses)),
+                "inferred_val": in_val,
             },
             note=f" The smaller sides of the classes have {int(smaller.sum()):,} of "
-            f"{len(labels):,} examples of target.",
+            f"{len(labels):,} examples of target." + f" Of those of val, {small}." * bool(said),
             ending=next(iter(short), SolveEnding.REACHED),
         )
 

@@ -24,8 +24,8 @@ Where we differ, and why:
   cross-fitted ones. On rows that a head has fitted, even the conflicting ones have a low loss.
 - All classes give equally many rows, so k ends at half of the smallest class; 2k rows of a smaller
   one would be taken twice.
-- A cell of val under ten rows does not count, because the accuracy of a few rows would decide;
-  where all are that small, all count. The note says so.
+- A cell of val under ten rows does not count, as wherever inferred groups choose a step, because
+  the accuracy of a few rows would decide; where all are that small, all count. The note says so.
 - One set of environments, by the same search as `eiil`: its optimum does not depend on where it
   starts. On two classes the environments are what the base head gets right and wrong.
 """
@@ -43,7 +43,7 @@ from torch import Tensor
 
 from gsr_core.data.groups import membership_from_index
 from gsr_core.data.problem import Problem
-from gsr_core.inference.base import OUTLIER
+from gsr_core.inference.base import say_small_cells
 from gsr_core.inference.eiil import EIILInference
 from gsr_core.linear.head import Head
 from gsr_core.methods.base import (
@@ -60,8 +60,6 @@ from gsr_core.methods.sparse import EitherPenalty
 
 __all__ = ["EVaLS", "extremes_of_each_class"]
 
-_FEWEST = 10
-"""Rows that a cell of val must have to count."""
 _FOLDS = 5
 """Of the cross-fitting."""
 
@@ -145,8 +143,7 @@ class EVaLS(EitherPenalty):
         They are searched on val. Weighted rows are assigned to them, to be looked at.
 
         Returns:
-            (n,) cell of each weighted row and (N, m') membership of each row of val; rows of cells
-            that are too small are in none.
+            (n,) cell of each weighted row and (N, m') membership of each row of val.
         """
         seen = replace(
             problem,
@@ -156,25 +153,15 @@ class EVaLS(EitherPenalty):
         )
         inferred = EIILInference(seed=self.seed, reference="backbone").infer(seen)
         cells, own = inferred.weighted, inferred.target
-        size = np.bincount(cells[cells != OUTLIER], minlength=inferred.n_groups)
-        counts = size >= _FEWEST
-        about = f"Val has {len(size)} inferred cells of {size.min():,} to {size.max():,} rows"
-        if not counts.any():
-            counts[:] = True
-            about += f"; all are under {_FEWEST}, so that chance plays a part."
-        elif not counts.all():
-            about += f"; {int((~counts).sum())} of under {_FEWEST} do not count."
-        else:
-            about += "."
-        # The last place is for rows in no cell.
-        number = np.full(len(size) + 1, OUTLIER)
-        number[:-1][counts] = np.arange(counts.sum())
+        in_val = membership_from_index(cells, inferred.n_groups)
+        sizes = in_val.sum(axis=0)
+        about = f"Val has {len(sizes)} inferred cells of {sizes.min():,} to {sizes.max():,} rows"
+        small = say_small_cells(sizes)
         device = problem.weighted.labels.device
-        in_val = membership_from_index(number[cells], int(counts.sum()))
         return (
-            torch.from_numpy(number[own]).to(device),
+            torch.from_numpy(own).to(device),
             torch.from_numpy(in_val).to(device),
-            about,
+            f"{about}; {small}." if small else f"{about}.",
         )
 
 

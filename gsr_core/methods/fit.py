@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import pandas as pd
 
 from gsr_core.compute import threads_for
-from gsr_core.data.problem import Problem, Rows
+from gsr_core.data.problem import Judged, Problem, Rows
 from gsr_core.errors import SettingError
 from gsr_core.linear.influence import Influence
 from gsr_core.methods.base import Method, Step
@@ -17,8 +17,8 @@ from gsr_core.methods.history import (
     HISTORY_COLUMNS,
     Record,
     StepScorer,
+    choosing_metrics,
     records_at,
-    split_metrics,
     step_records,
 )
 from gsr_core.methods.monitor import Monitor, Progress
@@ -59,6 +59,7 @@ def fit(
     group_names: list[str],
     *,
     test: Rows | None = None,
+    judged: Judged | None = None,
     monitor: Monitor | None = None,
     resume: FitResult | None = None,
 ) -> FitResult:
@@ -68,7 +69,9 @@ def fit(
         method: What to run; `method.max_steps` steps unless it ends by itself.
         problem: The data that the method may see.
         group_names: m names, for the history.
-        test: Rows to report on; they select nothing.
+        test: Rows to report on; they select nothing. Their groups are those of `judged`.
+        judged: By which groups the history reports, if not by those of the problem; they select
+            nothing.
         monitor: Follows and may stop the fit.
         resume: The result of an earlier fit of the same method and problem, from whose last step
             to go on. The outcome is that of one long fit.
@@ -89,7 +92,7 @@ def fit(
     finished 3
     """
     with threads_for(problem.weighted.source.numel()):
-        scorer = StepScorer(method, problem, group_names, test)
+        scorer = StepScorer(method, problem, group_names, test, judged)
         return _drive(method, problem, scorer, monitor, resume)
 
 
@@ -193,7 +196,7 @@ def _val_score(method: Method, records: list[Record]) -> Score:
     Raises:
         SettingError: If there are no inferred groups to look at.
     """
-    score = method.rule.score_of(split_metrics(records, "val"))
+    score = method.rule.score_of(choosing_metrics(records))
     if score is None:
         raise SettingError(
             f"selection is '{method.selection}', but {method.name} infers no groups; choose "

@@ -10,15 +10,30 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from gsr_core.data.problem import Problem, Rows
+from gsr_core.data.problem import Judged, Problem, Rows
 from gsr_core.data.stored import FeatureBlocks
+from gsr_core.inference.base import cells_that_count
 from gsr_core.methods.base import Method, Step, Values
 from gsr_core.metrics import GroupScores, group_scores
 from gsr_core.quality import group_auroc
 
-__all__ = ["HISTORY_COLUMNS", "Record", "StepScorer", "records_at", "split_metrics", "step_records"]
+__all__ = [
+    "HISTORY_COLUMNS",
+    "SEEN_VAL",
+    "Record",
+    "StepScorer",
+    "choosing_metrics",
+    "choosing_split",
+    "records_at",
+    "split_metrics",
+    "step_records",
+]
 
 HISTORY_COLUMNS = ["step", "split", "group", "metric", "value"]
+
+SEEN_VAL = "val seen"
+"""In place of the split: val by the groups that the method saw, where its steps are judged by
+others."""
 
 _BLOCK = 2**24
 """Numbers that an array over rows and groups may have."""
@@ -34,13 +49,37 @@ def split_metrics(records: Iterable[Record], split: str) -> dict[str, float]:
     }
 
 
+def choosing_split(splits: Iterable[str]) -> str:
+    """Return which of a history's splits chose the step: val, by the groups that were seen."""
+    return SEEN_VAL if SEEN_VAL in splits else "val"
+
+
+def choosing_metrics(records: list[Record]) -> dict[str, float]:
+    """Return what a rule of selection may look at, by name, from the records of one step."""
+    return {**split_metrics(records, "val"), **split_metrics(records, SEEN_VAL)}
+
+
 class StepScorer:
-    """Scores the steps of a method on target, val and, to report only, on test."""
+    """Scores the steps of a method on target, val and, to report only, on test.
+
+    Groups are those by which the steps are judged. Where the method sees others, `SEEN_VAL` has
+    the scores by these, of which one chooses the step, and the weights of groups in the method's
+    goal are of these.
+    """
 
     def __init__(
-        self, method: Method, problem: Problem, group_names: list[str], test: Rows | None
+        self,
+        method: Method,
+        problem: Problem,
+        group_names: list[str],
+        test: Rows | None,
+        judged: Judged | None = None,
     ) -> None:
-        self.names, self.val, self.shares = group_names, problem.val, problem.training_shares
+        self.seen, self.seen_names = problem, group_names
+        self.seen_split = "val" if judged is None else SEEN_VAL
+        if judged is not None:
+            problem, group_names = judged.problem, judged.names
+        self.names, self.val, self.shares = group_names, self.seen.val, problem.training_shares
         self.splits = {"target": problem.target, "val": problem.val}
         self.ranks = method.rule.metric == "worst_group_auroc"
         if test is not None:
@@ -56,13 +95,25 @@ class StepScorer:
         records: list[Record] = []
         for split, rows in self.splits.items():
             score = group_scores(step.head, _features(step, rows), rows.labels, rows.groups)
-            records += self._of_split(index, split, score)
+            records += self._of_split(index, split, score, self.names, self.shares)
+        if self.seen_split == SEEN_VAL:
+            val = self.val
+            score = group_scores(step.head, _features(step, val), val.labels, val.groups)
+            seen = self.seen_names, self.seen.training_shares
+            records += self._of_split(index, SEEN_VAL, score, *seen)
         records += self._of_ranking(index, step) if self.ranks else []
         return records + self._of_inferred_groups(index, step) + self._of_weights(index, step)
 
-    def _of_split(self, index: int, split: str, score: GroupScores) -> list[Record]:
+    def _of_split(
+        self,
+        index: int,
+        split: str,
+        score: GroupScores,
+        names: list[str],
+        shares: np.ndarray | None,
+    ) -> list[Record]:
         records: list[Record] = []
-        for g, group in enumerate(self.names):
+        for g, group in enumerate(names):
             records += [
                 (index, split, group, "accuracy", float(score.accuracy[g])),
                 (index, split, group, "loss", float(score.loss[g])),
@@ -74,7 +125,7 @@ class StepScorer:
             (index, split, "", "worst_group_loss", score.worst_group_loss),
             (index, split, "", "mean_accuracy", score.mean_accuracy),
             (index, split, "", "mean_loss", score.mean_loss),
-            (index, split, "", "adjusted_accuracy", score.adjusted_accuracy(self.shares)),
+            (index, split, "", "adjusted_accuracy", score.adjusted_accuracy(shares)),
         ]
 
     def _of_ranking(self, index: int, step: Step) -> list[Record]:
@@ -90,14 +141,14 @@ class StepScorer:
             if member.any()
         ]
         known = [value for value in each if not math.isnan(value)]
-        return [(index, "val", "", "worst_group_auroc", min(known, default=math.nan))]
+        return [(index, self.seen_split, "", "worst_group_auroc", min(known, default=math.nan))]
 
     def _of_inferred_groups(self, index: int, step: Step) -> list[Record]:
         if step.inferred_val is None:
             return []
-        score = group_scores(
-            step.head, _features(step, self.val), self.val.labels, step.inferred_val
-        )
+        counts = cells_that_count(step.inferred_val.sum(dim=0).cpu().numpy())
+        cells = step.inferred_val[:, torch.from_numpy(counts).to(step.inferred_val.device)]
+        score = group_scores(step.head, _features(step, self.val), self.val.labels, cells)
         return [
             (index, "val", "", "worst_inferred_group_accuracy", score.worst_group_accuracy),
             (index, "val", "", "worst_inferred_group_loss", score.worst_group_loss),
@@ -131,7 +182,7 @@ class StepScorer:
         if step.group_weight is not None:
             records += [
                 (index, "target", group, "group_weight", value)
-                for group, value in zip(self.names, step.group_weight.tolist(), strict=True)
+                for group, value in zip(self.seen_names, step.group_weight.tolist(), strict=True)
             ]
         return records
 

@@ -35,7 +35,7 @@ from torch import Tensor
 
 from gsr_core.data.groups import membership_from_index
 from gsr_core.data.problem import Problem, Rows
-from gsr_core.inference.base import OUTLIER, GroupInference, InferredGroups
+from gsr_core.inference.base import OUTLIER, GroupInference, InferredGroups, say_small_cells
 from gsr_core.inference.eiil import EIILInference
 from gsr_core.inference.george import GeorgeInference
 from gsr_core.inference.grasp import FeaspInference, GraspInference
@@ -132,6 +132,9 @@ class InferThenTrain(FittedHead, GroupInference):
         group = torch.from_numpy(inferred.weighted).to(device)
         in_val = torch.from_numpy(membership_from_index(inferred.val, inferred.n_groups)).to(device)
         about = _about(inferred)
+        small = say_small_cells(in_val.sum(dim=0).cpu().numpy())
+        if small and self.selection == "worst_inferred_group":
+            about += f" Of its groups of val, {small}."
         for step in self.train(known, inferred, checkpoint):
             weight = step.sample_weight
             if weight is not None:

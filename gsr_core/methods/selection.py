@@ -120,7 +120,7 @@ SELECTION_RULES: dict[Selection, SelectionRule] = {
     "worst_inferred_group": SelectionRule(
         title="worst inferred group of val",
         score="accuracy of the worst inferred group",
-        help="the worst of the groups that the method inferred",
+        help="the worst of the groups that the method inferred, of ten rows or more",
         metric="worst_inferred_group_accuracy",
         loss="worst_inferred_group_loss",
         labels=(),

@@ -6,6 +6,7 @@ import pandas as pd
 
 from gsr_core.data.bundle import MIN_GROUP_SIZE, Bundle
 from gsr_core.errors import GsrError
+from gsr_core.methods.history import choosing_split
 from gsr_core.metrics import wilson_interval, worst_group
 from gsr_core.runs.samples import keep_scores
 from gsr_core.runs.store import Run
@@ -19,9 +20,10 @@ def cautions(run: Run, bundle: Bundle | None = None) -> list[str]:
 
     - The head gives every sample of test the same class.
     - The worst group of test has fewer samples than `MIN_GROUP_SIZE`.
-    - The step was chosen by the worst-group accuracy of val, and that of every step lies in the
-      kept one's 95 % interval, although they are not equal. All are of the same samples, so that a
-      pair of steps may still differ by more than chance; that the kept one is best may not.
+    - The step was chosen by the worst-group accuracy of val, of the groups that the method saw, and
+      that of every step lies in the kept one's 95 % interval, although they are not equal. All are
+      of the same samples, so that a pair of steps may still differ by more than chance; that the
+      kept one is best may not.
 
     Args:
         run: A run; nothing is said of one without a head.
@@ -51,14 +53,15 @@ def cautions(run: Run, bundle: Bundle | None = None) -> list[str]:
             f"The worst group of test, {worst['group']}, has {worst['count']} samples: its "
             f"accuracy is known to lie between {low:.0%} and {high:.0%}, no better."
         )
+    choosing = choosing_split(history["split"].unique())
     of_val = history[
-        (history["split"] == "val")
+        (history["split"] == choosing)
         & (history["metric"] == "worst_group_accuracy")
         & (history["group"] == "")
     ].set_index("step")["value"]
     by_accuracy = rule.metric == "worst_group_accuracy" and not rule.last
     if by_accuracy and of_val.nunique() > 1:
-        worst = _worst(history, "val", kept)
+        worst = _worst(history, choosing, kept)
         low, high = wilson_interval(worst["accuracy"], worst["count"])
         if of_val.between(low, high).all():
             said.append(

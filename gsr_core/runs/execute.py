@@ -15,7 +15,8 @@ from torch import Tensor
 
 from gsr_core.compute import Compute, pick
 from gsr_core.data.bundle import Bundle
-from gsr_core.data.problem import Problem, load_problem
+from gsr_core.data.problem import Problem, judged_by, load_problem
+from gsr_core.data.seen import seen_groups
 from gsr_core.data.variation import make_variation
 from gsr_core.errors import GsrError, RunStateError, SettingError
 from gsr_core.files import is_full
@@ -40,6 +41,7 @@ def run(
     method: str = "gsr",
     *,
     device: str = "auto",
+    variation: dict[str, Any] | None = None,
     monitor: Monitor | None = None,
     **settings: Any,
 ) -> Run:
@@ -50,6 +52,7 @@ def run(
         bundle: Name of a bundle, or the path of its directory.
         method: A key of the registry.
         device: `auto` or a device name.
+        variation: What is changed about the bundle's rows; see `create_run`.
         monitor: Follows and may stop the run.
         **settings: Hyperparameters that differ from the defaults.
 
@@ -62,7 +65,7 @@ def run(
     >>> run.weights().columns.tolist()
     ['sample_id', 'row', 'group', 'y', 'weight']
     """
-    new = create_run(workspace, bundle, method, settings, device=device)
+    new = create_run(workspace, bundle, method, settings, device=device, variation=variation)
     execute(new, monitor=monitor)
     return new
 
@@ -161,16 +164,17 @@ def _compute(
         method = config.make_method()
         compute = pick(config.device)
         bundle = run.unchanged_bundle()
-        whole = method.acts_on == "network"
+        whole, variation = method.acts_on == "network", make_variation(config.variation)
         problem, test = load_problem(
             bundle,
             compute,
             seed=config.seed,
-            variation=make_variation(config.variation),
+            variation=variation,
             weighted_split=method.fitted_split(bundle.manifest),
             # Only the splits and their labels are looked at.
             **({"in_memory": 0} if whole else {}),
         )
+        seen = seen_groups(bundle, variation)
         run.log(f"computing on {compute} in process {os.getpid()}")
         resume = _resume(run, stored, compute, method, problem)
         finish = None
@@ -191,7 +195,13 @@ def _compute(
             finish=finish,
         )
         result = fit(
-            method, problem, bundle.group_names, test=test, monitor=recorder, resume=resume
+            method,
+            problem,
+            seen.names,
+            test=test,
+            judged=None if seen.own else judged_by(bundle, problem),
+            monitor=recorder,
+            resume=resume,
         )
         state = _ended(run, state, recorder, result.status, result.message)
     except Stopped as stopped:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Self
 
+from gsr_core.data.variation import CLASS, Variation, make_variation
 from gsr_core.errors import DeviceError, RunStateError
 from gsr_core.jobs.base import Job
-from gsr_core.jobs.command import pairs, shell_line
+from gsr_core.jobs.command import option, pairs, shell_line
 from gsr_core.jobs.queue import enqueue, ensure_worker
 from gsr_core.methods.registry import make_method
 from gsr_core.progress import Report, ShouldStop, Status
@@ -26,6 +27,7 @@ class RunJob(Job):
         method: A key of the registry.
         settings: What differs from the method's defaults, and the seed.
         device: As asked for.
+        seen_groups: As in `Variation`; other variations are of studies, which make their own runs.
         run_id: Name of the run; "" until there is one.
     """
 
@@ -38,6 +40,7 @@ class RunJob(Job):
     method: str
     settings: dict[str, Any]
     device: str = "auto"
+    seen_groups: tuple[str, ...] | None = None
     run_id: str = ""
 
     @classmethod
@@ -53,6 +56,7 @@ class RunJob(Job):
                 if key == "seed" or value != defaults.get(key)
             },
             device=config.device,
+            seen_groups=make_variation(config.variation).seen_groups,
             run_id=config.run_id,
         )
 
@@ -62,7 +66,12 @@ class RunJob(Job):
         Raises:
             GsrError: As `create_run`.
         """
-        made = create_run(workspace, self.bundle, self.method, self.settings, device=self.device)
+        variation = Variation(seen_groups=self.seen_groups).changes()
+        made = create_run(
+            *(workspace, self.bundle, self.method, self.settings),
+            device=self.device,
+            variation=variation,
+        )
         return self.of(made.config)
 
     def give_up(self, workspace: Workspace) -> None:
@@ -90,6 +99,8 @@ class RunJob(Job):
         words = ["run", self.bundle, "--method", self.method, *pairs("--set", settings)]
         words += ["--seed", str(self.settings["seed"])]
         words += ["--seeds", str(seeds)] if seeds > 1 else []
+        if self.seen_groups is not None:
+            words += option("--seen-groups", *(self.seen_groups or (CLASS,)))
         return [*words, "--device", self.device]
 
     @classmethod

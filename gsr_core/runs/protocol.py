@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gsr_core.data.bundle import Bundle
+from gsr_core.data.variation import in_words, make_variation
 from gsr_core.errors import SettingError
 from gsr_core.methods.base import Method
 from gsr_core.methods.registry import make_method
@@ -26,12 +27,15 @@ class Protocol:
     Attributes:
         training: Whose group labels trained it, splits' names, or "none".
         chosen_by: What chose the step that was kept.
-        labels: Rows whose group labels were read, by split.
+        labels: Rows whose group labels were read, by split; none where the groups that the method
+            saw are the classes.
+        groups: The groups that it saw, in words; "" for those by which it is judged.
     """
 
     training: str
     chosen_by: str
     labels: dict[str, int]
+    groups: str = ""
 
     @property
     def budget(self) -> int:
@@ -42,7 +46,8 @@ class Protocol:
     def text(self) -> str:
         """All of it in one line."""
         read = " + ".join(f"{rows:,} of {split}" for split, rows in self.labels.items())
-        return f"group labels: {read or 'none'}; step chosen by: {self.chosen_by}"
+        seen = f"groups seen: {self.groups}; " if self.groups else ""
+        return f"{seen}group labels: {read or 'none'}; step chosen by: {self.chosen_by}"
 
 
 def _method_of(config: RunConfig) -> Method | None:
@@ -70,8 +75,10 @@ def protocol_of(run: Run, bundle: Bundle | None = None) -> Protocol:
     # Of settings that an earlier version took, what the method does by default is the best guess.
     method = _method_of(config) or make_method(config.method, {"seed": config.seed})
     weighted = method.fitted_split(bundle.manifest)
+    seen = make_variation(config.variation).seen_groups
     labels: dict[str, int] = {}
-    for name in method.labels_used:
+    # Classes as groups are no labels that somebody had to give.
+    for name in method.labels_used if seen != () else ():
         split = weighted if name == "weighted" else name
         labels[split] = len(run.rows_of(split, bundle))
     if config.variation.get("leak") and "target" in labels:
@@ -86,4 +93,6 @@ def protocol_of(run: Run, bundle: Bundle | None = None) -> Protocol:
         labels.setdefault("val", len(run.rows_of("val", bundle)))
         chosen_by += f"; settings by the sweep '{config.sweep}' on val"
     training = [weighted if name == "weighted" else name for name in method.learns_from]
-    return Protocol(" and ".join(training) or "none", chosen_by, labels)
+    trained = " and ".join(training if seen != () else []) or "none"
+    groups = "" if seen is None else in_words(seen)
+    return Protocol(trained, chosen_by, labels, groups)

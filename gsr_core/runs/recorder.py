@@ -15,7 +15,7 @@ from gsr_core.errors import GsrError
 from gsr_core.linear.influence import shortfall
 from gsr_core.methods.base import Step
 from gsr_core.methods.fit import FitResult
-from gsr_core.methods.history import HISTORY_COLUMNS, Record
+from gsr_core.methods.history import HISTORY_COLUMNS, Record, choosing_split
 from gsr_core.methods.monitor import Monitor, Progress
 from gsr_core.progress import Status
 from gsr_core.runs.influence import LONGEST, influence_seconds, left_out
@@ -176,7 +176,8 @@ class Recorder:
         if "measured" in vars(self.kept[1]):
             return 0.0
         records = self.progress.records
-        groups = {name for _, split, name, *_ in records if split == "target" and name}
+        seen = choosing_split({split for _, split, *_ in records})
+        groups = {name for _, split, name, *_ in records if split == seen and name}
         return influence_seconds(self.progress.seconds, self.progress.step_index, len(groups))
 
     def _in_stride(self, step: int) -> bool:

@@ -35,11 +35,11 @@ def sample_table(run: Run, split: str, bundle: Bundle | None = None) -> pd.DataF
         `correct`, `confidence` (probability of the prediction), `loss` (nats), the bundle's
         attributes; and on the rows that carry the weights `weight` (relative to uniform: 1 is an
         equal share), `rank` (1 is the heaviest) and, where the method has it, one column
-        `influence: <group>` a group (nats per unit of weight; negative = more weight lowers that
-        group's target loss) and `goal`, their mean by the groups' weights at the kept step: what
-        more weight does to what the method minimises there. Where labels are noisy, also `label
-        flipped` and `label seen`, the class that the method was given; all else is of the true
-        class.
+        `influence: <group>` a group that the method saw (nats per unit of weight; negative = more
+        weight lowers that group's target loss) and `goal`, their mean by the groups' weights at
+        the kept step: what more weight does to what the method minimises there. Where labels are
+        noisy, also `label flipped` and `label seen`, the class that the method was given; all else
+        is of the true class.
 
     Raises:
         RunStateError: If the run has no head yet.
@@ -76,7 +76,7 @@ def sample_table(run: Run, split: str, bundle: Bundle | None = None) -> pd.DataF
             columns |= {"label flipped": weights["flipped"], "label seen": weights["y"]}
         influence = run.influence()
         if influence is not None:
-            for g, name in enumerate(bundle.group_names):
+            for g, name in enumerate(run.groups_seen(bundle)):
                 columns[INFLUENCE + name] = np.asarray(influence[:, g], dtype=np.float64)
             gamma = goal_weights(run, bundle, run.state.best_step)
             columns["goal"] = np.asarray(influence, dtype=np.float64) @ gamma
@@ -84,10 +84,10 @@ def sample_table(run: Run, split: str, bundle: Bundle | None = None) -> pd.DataF
 
 
 def goal_weights(run: Run, bundle: Bundle, step: int) -> np.ndarray:
-    """Return (m,) the groups' weights in what is minimised at a step; they sum to one."""
+    """Return (m,) the seen groups' weights in what is minimised at a step; they sum to one."""
     history = run.metrics()
     rows = history[(history["metric"] == "group_weight") & (history["step"] == step)]
-    known = rows.set_index("group")["value"].reindex(bundle.group_names).to_numpy(float)
+    known = rows.set_index("group")["value"].reindex(run.groups_seen(bundle)).to_numpy(float)
     if np.isnan(known).any() or not known.sum():
         return np.full(len(known), 1 / len(known))
     return known / known.sum()

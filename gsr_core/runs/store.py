@@ -11,7 +11,8 @@
          weights.parquet             sample_id, row, group, y, weight at the kept step; and
                                      inferred_group where the method infers groups; flipped
                                      where labels are noisy, y being what the method saw
-         influence.npy               (n, m) influence at the kept step, rows as in weights.parquet
+         influence.npy               (n, m) influence at the kept step on the groups that the method
+                                     saw, rows as in weights.parquet
          influence/STEP.npy          the same at another step, where somebody asked for it
          scores-*.npy                what the kept head says of every row (`runs.samples`)
          log.txt                     what happened when
@@ -53,6 +54,7 @@ from safetensors.numpy import load_file, save_file
 
 from gsr_core.data.bundle import Bundle, bundle_reference, load_head, open_bundle
 from gsr_core.data.problem import positions_of, seen_labels
+from gsr_core.data.seen import seen_groups
 from gsr_core.data.variation import Variation, make_variation
 from gsr_core.errors import (
     BundleError,
@@ -153,6 +155,15 @@ class Run:
         config = self.config
         variation = make_variation(config.variation)
         return positions_of(bundle or self.bundle, config.seed, variation)[split]
+
+    def groups_seen(self, bundle: Bundle | None = None) -> list[str]:
+        """Return the names of the groups that the method sees; the bundle's, unless it was told.
+
+        Args:
+            bundle: The run's bundle, if it is open already.
+        """
+        variation = make_variation(self.config.variation)
+        return seen_groups(bundle or self.bundle, variation).names
 
     @property
     def values_split(self) -> str:
@@ -482,7 +493,7 @@ def create_run(
         method: A key of the registry.
         settings: Hyperparameters that differ from the defaults.
         device: `auto` or a device name.
-        variation: See `RunConfig`.
+        variation: See `RunConfig`; the names and values are those of `data.variation.Variation`.
         part_of: See `RunConfig`.
         sweep: See `RunConfig`.
 
@@ -502,6 +513,10 @@ def create_run(
     chosen.check()
     varied = make_variation(variation)
     _check_variation(chosen, varied)
+    if varied.seen_groups is not None:
+        seen_groups(opened, varied).check_rows(
+            positions_of(opened, chosen.seed, varied), chosen.fitted_split(opened.manifest)
+        )
     pick(device)
     run_id = f"{method}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{uuid.uuid4().hex[:6]}"
     run = Run(workspace, workspace.runs / run_id)

@@ -8,6 +8,8 @@ from typing import Any
 
 import pandas as pd
 
+from gsr_core.data.variation import make_variation
+from gsr_core.methods.history import SEEN_VAL
 from gsr_core.methods.registry import make_method
 from gsr_core.runs.record import RunConfig
 from gsr_core.runs.store import Run
@@ -29,7 +31,8 @@ AVERAGES = ("worst_group_accuracy", "mean_accuracy", "adjusted_accuracy")
 def summarise(run: Run) -> dict[str, Any]:
     """Return the outcome of a run at its kept step.
 
-    Accuracies are fractions, losses nats; what could not be measured is None.
+    Accuracies are fractions, losses nats; what could not be measured is None. `val_seen` is of val
+    by the groups that the method saw, None where those are the groups by which it is judged.
 
     >>> outcome = summarise(gsr.run(place, "birds", "erm"))
     >>> outcome["status"], outcome["best_step"]
@@ -49,6 +52,7 @@ def summarise(run: Run) -> dict[str, Any]:
         "seed": config.seed,
         "device": state.device or config.device,
         "settings": config.settings,
+        "variation": config.variation,
         "steps": state.step,
         "best_step": state.best_step,
         "seconds": state.seconds,
@@ -57,6 +61,7 @@ def summarise(run: Run) -> dict[str, Any]:
         "message": state.message,
         "note": state.note,
         **{split: _split(history, split, state.best_step) for split in ("val", "test")},
+        "val_seen": _split(history, SEEN_VAL, state.best_step),
     }
 
 
@@ -66,11 +71,15 @@ def unsolved_steps(history: pd.DataFrame) -> int:
 
 
 def run_label(run: Run) -> str:
-    """Return a run's name for people: the user's, else method and what differs; and local time."""
+    """Return a run's name for people: the user's, else method and what differs; and local time.
+
+    What differs are settings from the method's defaults, and rows from the bundle's.
+    """
     config = run.config
     created = datetime.fromisoformat(config.created).astimezone()
     when = f"{created.day} {created:%b %H:%M}"
-    name = [run.title] if run.title else [config.method.upper(), *changed_settings(config)]
+    own = [*changed_settings(config), *make_variation(config.variation).phrases]
+    name = [run.title] if run.title else [config.method.upper(), *own]
     return " · ".join([*name, when])
 
 

@@ -190,7 +190,8 @@ def _influence(
 ) -> None:
     """Draw whom more weight on the sample would help and harm, beside all other samples."""
     st.markdown("**Influence on each group**")
-    columns = [INFLUENCE + name for name in bundle.group_names]
+    groups = run.groups_seen(bundle)
+    columns = [INFLUENCE + name for name in groups]
     if columns[0] not in sample.index:
         if f"gsr influence {run.run_id}" in run.state.note:
             st.caption(plain(run.state.note))
@@ -219,7 +220,7 @@ def _influence(
     values, sizes = every[index], np.abs(every)
     shown = pd.DataFrame(
         {
-            "group": [_GOAL, *bundle.group_names],
+            "group": [_GOAL, *groups],
             "influence": values,
             "stronger_than": (sizes < np.abs(values)).mean(axis=0),
         }

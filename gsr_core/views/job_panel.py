@@ -6,12 +6,13 @@ import streamlit as st
 
 from gsr_core.errors import GsrError
 from gsr_core.figures.training import live_worst_group
+from gsr_core.methods.history import SEEN_VAL
 from gsr_core.progress import Status
 from gsr_core.runs.execute import continue_run
 from gsr_core.runs.job import ensure_run_worker, submit
 from gsr_core.runs.record import RunState
 from gsr_core.runs.store import Run
-from gsr_core.runs.summary import headline, run_label, unsolved_steps
+from gsr_core.runs.summary import headline, overall, run_label, unsolved_steps
 from gsr_core.views import navigation as nav
 from gsr_core.views.charts import badge, percent, plain, show, show_cautions, show_error, show_rows
 from gsr_core.views.frame import Frame, link
@@ -99,6 +100,14 @@ def _in_full(run: Run) -> None:
             st.metric("Mean, test", percent(scores["mean_accuracy"]), border=True)
             st.metric("Kept step", f"{state.best_step} of {state.step}", border=True)
             st.metric("Time", f"{state.seconds:.1f} s", border=True)
+        of_val = overall(load_history(run), SEEN_VAL, state.best_step)
+        if of_val:
+            by_own = overall(load_history(run), "val", state.best_step)["worst_group_accuracy"]
+            st.caption(
+                "Worst group of val: "
+                f"**{percent(of_val['worst_group_accuracy'])}** by the groups that the method saw, "
+                f"which chose the step, and **{percent(by_own)}** by those of the bundle."
+            )
         if unsolved := unsolved_steps(load_history(run)):
             st.warning(
                 f"{unsolved} of {state.step} steps did not reach their tolerance (a relative "

@@ -7,6 +7,8 @@ from typing import Any
 import streamlit as st
 from pydantic import TypeAdapter
 
+from gsr_core.data.bundle import Bundle
+from gsr_core.data.variation import CLASS, in_words
 from gsr_core.methods.base import LabelNeeds
 from gsr_core.methods.registry import METHODS, make_method
 from gsr_core.runs.job import RunJob
@@ -18,6 +20,8 @@ __all__ = ["method_form", "setting_field"]
 _UP_FRONT = ("steps", "lr", "l2", "temperature")
 """Settings that are changed most; the others are one click away."""
 
+_BUNDLE = "the bundle's"
+"""The choice of groups that are those by which a run is judged."""
 
 _ACTS_ON = {"head": "the head", "network": "the whole network"}
 
@@ -28,11 +32,11 @@ _NEEDS = {
 }
 
 
-def method_form(bundle: str, devices: list[str]) -> list[RunJob]:
+def method_form(bundle: Bundle, devices: list[str]) -> list[RunJob]:
     """Draw the form and return the runs on a bundle that it describes, one for each seed."""
     # Of the run whose settings were asked for; each time the widgets are new ones.
     given = st.session_state.get(
-        "run form", {"turn": 0, "method": "", "settings": {}, "device": ""}
+        "run form", {"turn": 0, "method": "", "settings": {}, "device": "", "seen_groups": None}
     )
     form = f"form {given['turn']}" if given["turn"] else "form"
     acts_on = st.segmented_control(
@@ -114,13 +118,41 @@ def method_form(bundle: str, devices: list[str]) -> list[RunJob]:
             key=f"{form} runs",
             persist_state="session",
         )
+        seen = _seen_groups(bundle, given["seen_groups"], form)
     changed = {key: value for key, value in values.items() if value != defaults[key]}
     return [
         RunJob(
-            bundle=bundle, method=name, settings={**changed, "seed": int(first) + k}, device=device
+            bundle=bundle.name,
+            method=name,
+            settings={**changed, "seed": int(first) + k},
+            device=device,
+            seen_groups=seen,
         )
         for k in range(int(count))
     ]
+
+
+def _seen_groups(
+    bundle: Bundle, given: tuple[str, ...] | None, form: str
+) -> tuple[str, ...] | None:
+    """Draw the choice of the groups that the method sees; return it as a variation has it."""
+    attributes = [name for name in bundle.manifest.attributes if name != CLASS]
+    offered = [(), *((name,) for name in attributes)]
+    # Of the run whose settings were asked for, which may be on another bundle.
+    if given is not None and given not in offered and {*given} <= {*attributes}:
+        offered.append(given)
+    choices = {_BUNDLE: None, **{in_words(names): names for names in offered}}
+    start = _BUNDLE if given is None else in_words(given)
+    chosen = st.selectbox(
+        "Groups the method sees",
+        list(choices),
+        index=list(choices).index(start) if start in choices else 0,
+        help="Of the rows that it trains with and of val, by which it chooses a step. Every run is "
+        "judged by the groups of the bundle.",
+        key=f"{form} seen groups {bundle.name}",
+        persist_state="session",
+    )
+    return choices[chosen]
 
 
 def setting_field(method: str, key: str, *, form: str) -> Any:

@@ -6,6 +6,7 @@ from typing import Any
 
 import streamlit as st
 
+from gsr_core.data.variation import make_variation
 from gsr_core.errors import GsrError
 from gsr_core.methods.registry import make_method
 from gsr_core.runs.export import export_archive
@@ -78,7 +79,7 @@ def run_settings(run: Run) -> None:
             },
             key=f"settings of {run.run_id}",
         )
-        facts = [f"{key.replace('_', ' ')} {value}" for key, value in config.variation.items()]
+        facts = make_variation(config.variation).phrases
         facts += [f"settings from the sweep {config.sweep}"] * bool(config.sweep)
         facts += [f"device {run.state.device or config.device}", f"id {run.run_id}"]
         facts += [f"made {config.created} with gsr-core {config.versions.get('gsr-core', '?')}"]
@@ -96,6 +97,7 @@ def _fill_form(run: Run) -> None:
         "method": config.method,
         "settings": config.settings,
         "device": config.device,
+        "seen_groups": make_variation(config.variation).seen_groups,
     }
 
 

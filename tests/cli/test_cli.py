@@ -231,6 +231,19 @@ def test_settings_and_the_seed_reach_the_run(gsr, bundle, workspace):
     assert (first.config.seed, second.config.seed) == (0, 3)
 
 
+def test_a_method_sees_other_groups_where_asked(gsr, bundle):
+    outcome = gsr("run", bundle, *FEW, "--seen-groups", "class", "--json")
+    found = json.loads(outcome.out)
+    assert found["variation"] == {"seen_groups": []}
+    assert [group["group"] for group in found["val_seen"]["groups"]] == ["class 0", "class 1"]
+    assert len(found["test"]["groups"]) == 4
+    assert "seen groups class" in gsr("show", found["run_id"]).out.splitlines()
+    seeds = gsr("run", bundle, *FEW, "--seen-groups", "class", "--seeds", "2", "--json")
+    entry = json.loads(seeds.out)["entry"]
+    assert entry["label"] == "GSR · steps 3 · seen groups class"
+    assert entry["label_budget"] == {"rows": 0}
+
+
 def test_runs_are_listed_and_shown(gsr, only_run):
     listed = gsr("runs")
     assert only_run in listed.out
@@ -434,6 +447,7 @@ def test_a_name_that_is_taken_or_not_allowed_is_refused(gsr, npz, bundle, worksp
         (["tiny", "--device", "cuda:99"], ["cuda:99", "--device cpu"]),
         (["tiny", "--device", "toaster"], ["'toaster' is not a device name"]),
         (["tiny", "--device", "meta"], ["'meta' is not supported"]),
+        (["tiny", "--seen-groups", "color"], ["no attribute 'color'", "'class' is the classes"]),
     ],
 )
 def test_a_bad_run_is_refused_and_not_made(gsr, bundle, workspace, arguments, said):

@@ -240,6 +240,21 @@ def test_a_cluster_of_noisy_labels_has_the_class_that_was_seen(workspace, tiny):
     assert len(set(found.names.values())) == len(found.names)
 
 
+def test_clusters_of_a_run_that_saw_other_groups_are_compared_with_those_of_the_bundle(
+    workspace, tiny
+):
+    seen = {"seen_groups": ["class"]}
+    run = compute_run(workspace, "tiny", "spare", device="cpu", variation=seen)
+    found = compute_clustering(workspace, request_of_run(run))
+    weights = run.weights()
+    np.testing.assert_array_equal(
+        found.clusters_of(tiny.rows_of["heldout"]), weights["inferred_group"]
+    )
+    groups = [each["group"] for each in found.record.agreement["groups"]]
+    assert set(groups) == set(tiny.group_names)
+    assert "seen groups class" in found.label
+
+
 def test_a_row_that_was_not_looked_at_is_in_no_cluster_and_no_outlier(workspace, tiny, clustered):
     found = clustered()
     table = pd.read_parquet(found.path / "assigned.parquet")

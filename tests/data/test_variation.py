@@ -8,7 +8,13 @@ import torch
 from gsr_core.data.bundle import Bundle
 from gsr_core.data.bundle_writing import write_bundle
 from gsr_core.data.groups import Group
-from gsr_core.data.problem import load_problem, positions_of, seen_groups, seen_labels
+from gsr_core.data.problem import (
+    load_problem,
+    positions_of,
+    seen_labels,
+    seen_membership,
+)
+from gsr_core.data.seen import seen_groups
 from gsr_core.data.variation import (
     Variation,
     balance,
@@ -146,7 +152,8 @@ def test_only_the_groups_of_weighted_and_target_rows_are_noisy(bundle, compute):
         changed = int((mine.groups != other.groups).any(dim=1).sum())
         # Every class has two combinations, so that each chosen row changes.
         assert changed == (round(0.4 * len(mine)) if split in ("weighted", "target") else 0)
-    seen = seen_groups(bundle, "target", clean.target.position, 2, Variation(group_noise=0.4))
+    rows, noise = clean.target.position, Variation(group_noise=0.4)
+    seen = seen_membership(bundle, seen_groups(bundle), "target", rows, 2, noise)
     np.testing.assert_array_equal(seen, noisy.target.groups.cpu().numpy())
 
 
@@ -165,8 +172,9 @@ def test_rows_in_no_group_get_no_group_and_give_no_shares(tmp_path, bundle):
     )
     noise = Variation(group_noise=0.5)
     heldout, target = other.rows_of["heldout"], other.rows_of["target"]
-    assert not seen_groups(other, "heldout", heldout, 0, noise).any()
-    seen = seen_groups(other, "target", target, 0, noise)
+    own = seen_groups(other)
+    assert not seen_membership(other, own, "heldout", heldout, 0, noise).any()
+    seen = seen_membership(other, own, "target", target, 0, noise)
     np.testing.assert_array_equal(seen.any(axis=1), membership[target].any(axis=1))
     assert (seen != membership[target]).any(axis=1).sum() == round(0.5 * (len(target) - 9))
     with pytest.raises(SettingError, match="no row of heldout is in a group that target has"):

@@ -41,7 +41,11 @@ def job(request, workspace):
     bundle = open_bundle(workspace, "tiny")
     return {
         "run": lambda: RunJob(
-            bundle="tiny", method="gsr", settings={"steps": 7, "seed": 3}, device="cpu"
+            bundle="tiny",
+            method="gsr",
+            settings={"steps": 7, "seed": 3},
+            device="cpu",
+            seen_groups=(),
         ).begin(workspace),
         "example": lambda: ExampleJob(name="mine", seed=4),
         "map": lambda: MapJob(

@@ -177,6 +177,33 @@ def test_inferred_groups_choose_when_asked(make_problem):
     assert method.labels_used == ("target",)
 
 
+@pytest.mark.parametrize(
+    ("sizes", "counting"), [((9, 30), [1]), ((10, 30), [0, 1]), ((9, 3), [0, 1])]
+)
+def test_inferred_groups_of_few_rows_choose_only_where_there_are_no_others(
+    make_problem, sizes, counting
+):
+    problem, _ = make_problem()
+    head = fit(LLR(), problem, GROUPS).step.head
+    right = head.logits(problem.val.features).argmax(dim=1) == problem.val.labels
+    # Rows that are wrong come first, so that the first cell is the worse one.
+    place = right.int().argsort().argsort()
+    cells = torch.stack([place < sizes[0], place >= len(place) - sizes[1]], dim=1)
+
+    class InfersByErrors(LLR):
+        name = "infers"
+
+        def iterate(self, problem, checkpoint=None):
+            for step in super().iterate(problem, checkpoint):
+                yield replace(step, inferred_val=cells)
+
+    result = fit(InfersByErrors(), problem, GROUPS)
+    accuracy = [float(right[cells[:, cell]].double().mean()) for cell in (0, 1)]
+    assert accuracy[0] < accuracy[1]
+    found = values(result, "val", "")["worst_inferred_group_accuracy"]
+    assert found == pytest.approx(min(accuracy[cell] for cell in counting))
+
+
 def test_a_method_without_inferred_groups_cannot_be_chosen_by_them(make_problem):
     problem, _ = make_problem()
     with pytest.raises(SettingError, match="gsr infers no groups; choose worst_group or average"):

@@ -173,3 +173,17 @@ def test_what_cannot_be_trained_says_why_and_leaves_no_head(place):
 def test_settings_that_do_not_go_together_are_refused_before_the_start(place):
     with pytest.raises(SettingError, match="optimiser is auto"):
         create_run(place, BUNDLE, "network_erm", {"lr": 0.5}, device="cpu")
+
+
+def test_a_network_is_trained_with_the_groups_that_are_seen_and_judged_by_the_bundles(place):
+    seen = run(
+        place, BUNDLE, "network_rwg", device="cpu", steps=1, variation={"seen_groups": ["class"]}
+    )
+    by_class = seen.weights().groupby("y")["weight"]
+    # Every class is drawn equally often, and within it every row.
+    np.testing.assert_allclose(by_class.sum(), 0.5, rtol=1e-6)
+    assert (by_class.nunique() == 1).all()
+    history = seen.metrics().query("group != '' and metric == 'accuracy'")
+    counts = history.groupby("split")["group"].nunique()
+    assert counts.to_dict() == {"target": 4, "test": 4, "val": 4, "val seen": 2}
+    assert protocol_of(seen).labels == {}

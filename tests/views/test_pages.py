@@ -332,6 +332,33 @@ def test_the_settings_of_a_run_fill_the_form(workspace, gsr_run):
     assert "--set steps=2" in page.get("code")[0].value
 
 
+def test_the_form_lets_a_method_see_other_groups_and_says_if_it_cannot(workspace):
+    write_rows(workspace, "table", texts={"serial": np.arange(200)})
+    page = show("run")
+    box = page.selectbox("form seen groups table")
+    assert box.options == ["the bundle's", "class", "class × site", "class × serial"]
+    box.select("class × serial").run()
+    page.button("start").click().run()
+    assert "'serial' has 200 different values" in page.error[0].value
+    assert len(list_runs(workspace)) == 2
+    page.selectbox("form seen groups table").select("class × site").run()
+    assert "--seen-groups site" in page.get("code")[0].value
+    page.button("start").click().run()
+    made = list_runs(workspace)[0]
+    assert made.config.variation == {"seen_groups": ["site"]}
+    execute(made)
+    page = show("run", shown=made.run_id)
+    assert "groups seen: class × site" in words_of(page).replace("\\", "")
+    assert "by the groups that the method saw" in words_of(page)
+    page.button(f"clone {made.run_id}").click().run()
+    assert page.selectbox("form 1 seen groups table").value == "class × site"
+    # Of four groups that it saw, two of them known to the bundle.
+    for name in ("weights", "samples", "audit", "compare"):
+        assert not show(name, run=made.run_id, split="heldout").exception
+    detail = words_of(show("samples", run=made.run_id, split="heldout", sample="1"))
+    assert "more weight on this sample" in detail
+
+
 def test_a_form_keeps_what_was_typed_when_the_page_is_left(gsr_run):
     page = show("run")
     page.number_input("form gsr steps").set_value(7).run()
