@@ -24,8 +24,9 @@ class NetworkCost:
         other_seconds: Of a step's rest: the groups' gradients and the rows' scores.
         most_passes: Passes over the rows that a solve may take before it gives up, in units of
             `product_seconds`; conjugate gradients from a good start take far fewer.
-        product_bytes: Of tensors that one product makes, at the peak, on the network's device; the
-            network and a batch are not among them.
+        product_bytes: Of tensors that one product makes, at the peak, on the network's device. The
+            network and a batch are not among them, nor what kernels take for themselves, which on a
+            CPU was up to as much again.
         step_bytes: The same for a step, with the vectors of the solve and what is kept by row.
     """
 

@@ -134,7 +134,7 @@ class Curvature:
             inputs, labels, weights = rows
             return loss_gradients(self.network, theta, (inputs, labels), weights[None])
 
-        return self._mean(part, theta[None])[0] + 2 * self.l2 * theta
+        return self._mean(part, theta[None])[0].add_(theta, alpha=2 * self.l2)
 
     def product(self, columns: Tensor, matrix: Matrix = "hessian") -> Tensor:
         """Multiply the curvature of the objective by columns, in one pass over the rows.
@@ -156,7 +156,7 @@ class Curvature:
         def part(rows: tuple[Any, Tensor, Tensor]) -> tuple[Tensor, Tensor]:
             return self._split(PRODUCTS[matrix], theta, rows, across)
 
-        total = self._mean(part, across) + 2 * self.l2 * across
+        total = self._mean(part, across).add_(across, alpha=2 * self.l2)
         return total.T if columns.ndim == 2 else total[0]
 
     def group_gradients(self, batches: ReadBatches, membership: Tensor) -> Tensor:
@@ -278,12 +278,12 @@ class Curvature:
             SettingError: If there is no row, or a loss or a derivative is not finite.
         """
         how, theta = how or Solve(), self.network.theta()
-        passing = iter(self._read(self.batches))
-        if (batch := next(passing, None)) is None:
+        reader = iter(self._read(self.batches))
+        if (batch := next(reader, None)) is None:
             raise SettingError("there is no row to measure on; the batches must have at least one")
         began = time.perf_counter()
         # What begins a pass, such as worker processes, is not part of reading a batch.
-        reading = time.perf_counter() - began if next(passing, None) is not None else 0.0
+        reading = time.perf_counter() - began if next(reader, None) is not None else 0.0
         inputs, labels, _ = batch
         directions = torch.randn(groups, len(theta), generator=torch.Generator().manual_seed(0))
         directions = directions.to(theta)
@@ -301,13 +301,15 @@ class Curvature:
         (product, product_bytes), (gradients, _), (scores, _) = tried
         n_batches, n_target = rows / len(labels), target_rows / len(labels)
         peak = max(size for _, size in tried)
-        kept = (SOLVE_VECTORS * len(theta) + rows + target_rows) * groups
+        # The directions of a pass, the sum that it makes, and then what a step holds besides.
+        pass_bytes = 2 * len(theta) * groups * theta.element_size()
+        kept = (SOLVE_VECTORS * len(theta) + rows + target_rows) * groups * theta.element_size()
         return NetworkCost(
             product_seconds=n_batches * (reading + product),
             other_seconds=n_target * (reading + gradients) + n_batches * (reading + scores),
             most_passes=most_passes(how, n_batches),
-            product_bytes=product_bytes,
-            step_bytes=peak + kept * theta.element_size(),
+            product_bytes=product_bytes + pass_bytes,
+            step_bytes=peak + pass_bytes + kept,
         )
 
     def _mean(
@@ -324,7 +326,7 @@ class Curvature:
                 seen.add(losses, rows[2])
         weight = seen.checked_weight()
         seen.check(total)
-        return total / weight
+        return total.div_(weight)
 
     def _read(self, batches: ReadBatches) -> Iterator[tuple[Any, Tensor, Tensor]]:
         """Yield batches, labels and weights beside the parameters and the weights like them."""

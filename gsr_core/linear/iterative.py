@@ -195,8 +195,6 @@ def largest_eigenvalue(
     for _ in range(max_products):
         moved = product(vector)
         before, value = value, float(moved.norm())
-        if value == 0:
-            break
         vector = moved / value
         if abs(value - before) <= tolerance * value:
             break

@@ -33,7 +33,7 @@ def test_the_cost_of_a_step_grows_as_its_parts_do(make_case):
     assert one.most_passes == 31
     assert one.step_seconds == 31 * one.product_seconds + one.other_seconds
     # At least what a product returns and the activations it differentiates along three directions.
-    assert one.product_bytes >= 8 * 3 * (size + 5 * 50)
+    assert one.product_bytes >= 8 * 3 * (3 * size + 5 * 50)
     assert one.step_bytes - one.product_bytes >= 8 * 3 * (size + 1000 + 500)
     more = engine.predict(3, rows=2000, target_rows=500, how=how)
     assert more.product_bytes == one.product_bytes
@@ -49,12 +49,12 @@ def test_the_cost_of_a_step_grows_as_its_parts_do(make_case):
         (Solve(method="identity"), 0),
         (Solve(method="cg", max_products=7), 8),
         (Solve(method="lissa", max_depth=50), 253),
-        (Solve(method="lissa", max_depth=50, one_batch=True), 208),
+        (Solve(method="lissa", max_depth=50, one_batch=True), 215.5),
     ],
 )
 def test_the_passes_of_a_solve_are_at_most_what_it_may_take(make_case, how, passes):
     case = make_case(lambda: nn.Linear(4, 3), (4,), n=20)
-    engine = Curvature(case.module, case.batches(2), l2=0.1)
+    engine = Curvature(case.module, case.batches(5), l2=0.1)
     cost = engine.predict(1, rows=20, target_rows=20, how=how)
     assert cost.most_passes == passes
     assert engine.solve(case.theta, how, start=case.theta).products <= passes

@@ -48,6 +48,18 @@ def test_gauss_newton_products_equal_the_explicit_jacobians(make_case, random_co
     assert (matrix - case.hessian()).abs().max() > 0.01
 
 
+@pytest.mark.parametrize("matrix", ["hessian", "gauss_newton"])
+def test_float32_products_are_those_of_float64_to_rounding(make_case, random_columns, matrix):
+    case = make_case()
+    columns = random_columns(case, 2)
+    expected = engine(case).product(columns, matrix)
+    case.module.float()
+    rough = replace(case, inputs=case.inputs.float())
+    actual = engine(rough).product(columns.float(), matrix)
+    assert actual.dtype == torch.float32
+    torch.testing.assert_close(actual.double(), expected, rtol=1e-4, atol=1e-4)
+
+
 def test_the_gradient_is_that_of_the_objective(make_case):
     case = make_case()
     expected = torch.func.grad(case.objective)(case.theta)
