@@ -69,7 +69,7 @@ def test_negative_curvature_is_a_reason(curved, method):
     values, vectors = torch.linalg.eigh(whole)
     assert values[0] < -0.01
     right[:, 1] = vectors[:, 0]
-    solved = engine.solve(right, Solve(method=method))
+    solved = engine.solve(right, Solve(method=method, max_depth=3))
     assert solved.ending is SolveEnding.NOT_CURVED
     assert str(SolveEnding.NOT_CURVED) in solved.note
 
