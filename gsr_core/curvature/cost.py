@@ -26,7 +26,7 @@ class NetworkCost:
             `product_seconds`; conjugate gradients from a good start take far fewer.
         product_bytes: Of tensors that one product makes, at the peak, on the network's device. The
             network and a batch are not among them, nor what kernels take for themselves, which on a
-            CPU was up to as much again.
+            CPU was up to half as much again.
         step_bytes: The same for a step, with the vectors of the solve and what is kept by row.
     """
 

@@ -253,7 +253,7 @@ class Curvature:
         across = self._across(solutions)
         theta = self.network.theta()
         penalty = 2 * self.l2 * (across @ theta)
-        parts, seen = [], _Seen()
+        parts, seen = [theta.new_zeros(0, len(across))], _Seen()
         with self.network.settled():
             for inputs, labels, weights in self._read(batches):
                 moved, losses = self._split(gradient_products, theta, (inputs, labels), across)
@@ -275,7 +275,7 @@ class Curvature:
             how: The solve of a step.
 
         Raises:
-            SettingError: If there is no row, or a loss or a derivative is not finite.
+            SettingError: If there is no row.
         """
         how, theta = how or Solve(), self.network.theta()
         reader = iter(self._read(self.batches))

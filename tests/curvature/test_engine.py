@@ -84,6 +84,7 @@ def test_scores_are_explicit_gradients_of_rows_along_the_solutions(make_case, ra
     expected = -(jacobian + 2 * case.l2 * case.theta) @ solutions
     actual = engine(case).scores(case.batches(5), solutions)
     torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-12)
+    assert engine(case).scores(list, solutions).shape == (0, 2)
 
 
 @pytest.mark.parametrize(("size", "at_once"), [(1, 8), (5, 1), (5, 2), (100, 2)])
