@@ -23,7 +23,7 @@ LAYERS = [
     {"ingest"},
     {"methods"},
     {"inference", "quality"},
-    {"gradients", "metrics"},
+    {"gradients", "curvature", "metrics"},
     {"linear", "features", "readers"},
     {"data"},
     {"jobs"},

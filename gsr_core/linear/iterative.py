@@ -3,8 +3,9 @@ r"""Linear solves that only multiply by the matrix: conjugate gradients and Neum
 Both need a symmetric, positive definite matrix H, which conjugate gradients check on their way.
 With a preconditioner near to H they are what `gsr_core.linear.solver` solves with. Without one
 they are what is left for a network whose Hessian cannot be written down (Koh and Liang,
-"Understanding Black-box Predictions via Influence Functions", ICML 2017, section 3); on a head they
-are there to be compared with the solver, which is faster.
+"Understanding Black-box Predictions via Influence Functions", ICML 2017, section 3), for which
+`gsr_core.curvature` takes them; on a head they are there to be compared with the solver, which is
+faster.
 
 **Neumann series** (LiSSA: Agarwal, Bullins and Hazan, "Second-Order Stochastic Optimization for
 Machine Learning in Linear Time", JMLR 2017), here with the whole Hessian in every term:
@@ -23,6 +24,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -30,7 +32,11 @@ from torch import Tensor
 from gsr_core.linear.objective import HeadObjective, State
 
 __all__ = [
+    "MOST_ITERATIONS",
+    "PUBLISHED_DEPTH",
     "Operator",
+    "Scaling",
+    "Series",
     "Solution",
     "SolveEnding",
     "column_norms",
@@ -39,7 +45,17 @@ __all__ = [
     "hessian_product",
     "largest_eigenvalue",
     "neumann_series",
+    "plan_series",
 ]
+
+Scaling = Literal["largest_eigenvalue", "published"]
+"""How sigma and the depth of a Neumann series are chosen."""
+_PUBLISHED_SCALE, PUBLISHED_DEPTH = 1e4, 1000
+"""sigma and J of the code of Qiao et al. (see `gsr_core.methods.gsr_variants`)."""
+MOST_ITERATIONS = 200
+"""Products that power iteration takes at most."""
+_MARGIN = 1.1
+"""On the largest eigenvalue, which power iteration approaches from below."""
 
 Operator = Callable[[Tensor], Tensor]
 """Applies a symmetric, linear map to (p, c, r) columns, each by itself."""
@@ -52,6 +68,7 @@ class SolveEnding(StrEnum):
     PRODUCTS = "the products with the Hessian ran out"
     STALLED = "the residual stopped falling, at what rounding allows"
     NOT_CURVED = "the Hessian does not curve upwards along some direction"
+    DIVERGED = "the series grows instead of settling"
 
 
 @dataclass(frozen=True)
@@ -158,7 +175,11 @@ def conjugate_gradients(
 
 
 def largest_eigenvalue(
-    product: Operator, start: Tensor, *, tolerance: float = 1e-3, max_products: int = 200
+    product: Operator,
+    start: Tensor,
+    *,
+    tolerance: float = 1e-3,
+    max_products: int = MOST_ITERATIONS,
 ) -> float:
     """Return the largest eigenvalue of a positive definite matrix, by power iteration.
 
@@ -193,6 +214,70 @@ def neumann_series(product: Operator, right: Tensor, *, scale: float, depth: int
     for _ in range(depth):
         total = right + total - product(total) / scale
     return total / scale
+
+
+@dataclass(frozen=True)
+class Series:
+    """Where a Neumann series is cut off.
+
+    Attributes:
+        scaling: How it was chosen.
+        scale: sigma.
+        depth: J, the number of products.
+        needed: The depth that was asked for, before it was limited.
+        accuracy: Share of the inverse that may be missing at that depth.
+    """
+
+    scaling: Scaling
+    scale: float
+    depth: int
+    needed: int
+    accuracy: float
+
+    @property
+    def ending(self) -> SolveEnding:
+        """Whether all terms are there."""
+        return SolveEnding.REACHED if self.depth == self.needed else SolveEnding.PRODUCTS
+
+    @property
+    def note(self) -> str:
+        """What the user should know about it."""
+        note = f"Neumann series of {self.depth:,} terms with sigma {self.scale:.3g}"
+        note += f" ({self.scaling})."
+        if self.depth < self.needed:
+            note += (
+                f" It would take {self.needed:,} terms to be within {self.accuracy:.0%} everywhere."
+            )
+        return note
+
+
+def plan_series(
+    scaling: Scaling,
+    product: Operator,
+    start: Tensor,
+    *,
+    smallest: float,
+    accuracy: float,
+    max_depth: int,
+) -> Series:
+    """Choose sigma and the depth of a Neumann series.
+
+    Args:
+        scaling: `largest_eigenvalue`: sigma is 1.1 times that, by power iteration, and the depth
+            the least at which no direction is off by more than `accuracy`; `published`: 1e4 and
+            1000, whatever the matrix, the bound and the limit are.
+        product: Multiplies by the matrix.
+        start: (p, c, 1), of the power iteration.
+        smallest: Lower bound of the curvature, positive.
+        accuracy: In (0, 1): the share of the inverse that may be missing in any direction.
+        max_depth: Depth at which to cut off at the latest.
+    """
+    if scaling == "published":
+        depth = PUBLISHED_DEPTH
+        return Series(scaling, _PUBLISHED_SCALE, depth, depth, accuracy)
+    scale = _MARGIN * largest_eigenvalue(product, start)
+    needed = depth_for(scale, smallest, accuracy)
+    return Series(scaling, scale, min(needed, max_depth), needed, accuracy)
 
 
 def hessian_product(objective: HeadObjective, state: State, *, times: int) -> Operator:

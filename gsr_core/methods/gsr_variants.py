@@ -26,7 +26,7 @@ is another one.
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
@@ -34,23 +34,17 @@ from torch import Tensor
 
 from gsr_core.linear.influence import Inverted
 from gsr_core.linear.iterative import (
-    SolveEnding,
+    Scaling,
     conjugate_gradients,
-    depth_for,
     hessian_product,
-    largest_eigenvalue,
     neumann_series,
+    plan_series,
 )
 from gsr_core.methods.base import SETTINGS_CONFIG, Range, SearchSpace, settings
 from gsr_core.methods.gsr import GroupRobust
 from gsr_core.methods.inner import Fitted
 
 __all__ = ["GSRCG", "GSRHF", "GSRLiSSA", "rescale"]
-
-_PUBLISHED_SCALE, _PUBLISHED_DEPTH = 1e4, 1000
-"""sigma and J of the authors' code."""
-_MARGIN = 1.1
-"""On the largest eigenvalue, which power iteration approaches from below."""
 
 
 @settings(frozen=True, kw_only=True, config=SETTINGS_CONFIG)
@@ -151,7 +145,7 @@ class GSRLiSSA(GroupRobust):
     }
 
     scaling: Annotated[
-        Literal["largest_eigenvalue", "published"],
+        Scaling,
         Field(
             description="largest_eigenvalue: sigma is 1.1 times the largest eigenvalue, the depth "
             "of the order of sigma over the smallest; published: sigma 1e4, depth 1000."
@@ -175,23 +169,20 @@ class GSRLiSSA(GroupRobust):
         self, at: Fitted, right: Tensor, *, tolerance: float, start: Tensor | None = None
     ) -> Inverted:
         """Sum the truncated series."""
-        scale, depth, needed = _PUBLISHED_SCALE, _PUBLISHED_DEPTH, _PUBLISHED_DEPTH
-        if self.scaling == "largest_eigenvalue":
-            # The same start, and so the same scale, whatever is to be multiplied by the inverse.
-            groups = at.target.groups
-            vector = at.gradients(at.target.shares(right.new_ones(groups.shape[1])))
-            vector = vector if bool(vector.any()) else torch.ones_like(vector)
-            one_product = hessian_product(at.objective, at.state, times=1)
-            scale = _MARGIN * largest_eigenvalue(one_product, vector)
-            needed = depth_for(scale, 2 * at.objective.l2, self.accuracy)
-            depth = min(needed, self.max_depth)
-        note = f"Neumann series of {depth:,} terms with sigma {scale:.3g} ({self.scaling})."
-        if depth < needed:
-            note += f" It would take {needed:,} terms to be within {self.accuracy:.0%} everywhere."
-        product = hessian_product(at.objective, at.state, times=depth)
-        columns = neumann_series(product, right, scale=scale, depth=depth)
-        ending = SolveEnding.REACHED if depth == needed else SolveEnding.PRODUCTS
-        return Inverted(columns, ending, note)
+        # The same start, and so the same scale, whatever is to be multiplied by the inverse.
+        groups = at.target.groups
+        vector = at.gradients(at.target.shares(right.new_ones(groups.shape[1])))
+        series = plan_series(
+            self.scaling,
+            hessian_product(at.objective, at.state, times=1),
+            vector if bool(vector.any()) else torch.ones_like(vector),
+            smallest=2 * at.objective.l2,
+            accuracy=self.accuracy,
+            max_depth=self.max_depth,
+        )
+        product = hessian_product(at.objective, at.state, times=series.depth)
+        columns = neumann_series(product, right, scale=series.scale, depth=series.depth)
+        return Inverted(columns, series.ending, series.note)
 
 
 def rescale(xi: Tensor, step_norm: float) -> Tensor:

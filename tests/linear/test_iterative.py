@@ -10,6 +10,7 @@ from gsr_core.linear.iterative import (
     hessian_product,
     largest_eigenvalue,
     neumann_series,
+    plan_series,
 )
 from gsr_core.linear.solver import Solver
 
@@ -150,3 +151,19 @@ def test_the_depth_is_the_least_that_reaches_the_accuracy(smallest, accuracy):
 
 def test_a_matrix_that_is_its_scale_needs_no_terms():
     assert depth_for(1.0, 1.0, 0.1) == 0
+
+
+def test_a_series_is_planned_by_the_largest_eigenvalue_or_as_published():
+    right = torch.ones(3, 1, 1, dtype=torch.float64)
+    settings = {"smallest": 0.3, "accuracy": 0.01}
+    product = diagonal(0.3, 1.0, 2.5)
+    whole = plan_series("largest_eigenvalue", product, right, max_depth=1000, **settings)
+    assert whole.scale == pytest.approx(1.1 * 2.5, rel=1e-2)
+    assert whole.depth == whole.needed == depth_for(whole.scale, 0.3, 0.01)
+    assert whole.ending is SolveEnding.REACHED
+    cut = plan_series("largest_eigenvalue", product, right, max_depth=5, **settings)
+    assert (cut.depth, cut.ending) == (5, SolveEnding.PRODUCTS)
+    assert f"It would take {whole.needed} terms to be within 1% everywhere." in cut.note
+    published = plan_series("published", product, right, max_depth=5, **settings)
+    assert (published.scale, published.depth) == (1e4, 1000)
+    assert published.ending is SolveEnding.REACHED

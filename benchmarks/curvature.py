@@ -1,0 +1,187 @@
+"""What a product with a network's curvature takes, in gradients of the network.
+
+    python benchmarks/curvature.py [--columns 4] [--threads N] [--rounds 5]
+
+For each network, in one process and on the same rows: seconds of a pass that multiplies the Hessian
+or the Gauss-Newton matrix by all columns at once, of the groups' gradients and of the rows' scores,
+each divided by that of as many passes of a plain gradient (`torch.autograd`) as there are columns;
+medians of rounds that take turns. Then what `predict` says of the same product, and by how much a
+process grows over n and over 4 n rows. Inputs are random.
+"""
+
+from __future__ import annotations
+
+# Before torch, which reads how threads shall wait.
+import gsr_core  # isort: skip  # noqa: F401
+
+import argparse
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torchvision.models import resnet18
+
+from gsr_core.curvature.engine import Curvature
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A network and its rows."""
+
+    build: Callable[[], nn.Module]
+    image: tuple[int, int, int]
+    n: int
+    batch: int
+
+
+def small_network() -> nn.Module:
+    """Return three convolutions and a linear head in two classes, 4,850 parameters."""
+    return nn.Sequential(
+        *(nn.Conv2d(2, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(8, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(16, 24, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(24, 2)),
+    )
+
+
+SHAPES = {
+    "small": Shape(small_network, (2, 28, 28), n=1024, batch=256),
+    "resnet18": Shape(lambda: resnet18(num_classes=2), (3, 64, 64), n=32, batch=16),
+}
+
+
+def batches_of(shape: Shape, n: int) -> Callable[[], Iterator[tuple[Any, Tensor, Tensor]]]:
+    """Return what begins a pass over n rows; each batch is made when it is read."""
+
+    def batches() -> Iterator[tuple[Any, Tensor, Tensor]]:
+        for at in range(0, n, shape.batch):
+            generator = torch.Generator().manual_seed(at)
+            inputs = torch.randn(shape.batch, *shape.image, generator=generator)
+            labels = torch.randint(0, 2, (shape.batch,), generator=generator)
+            yield inputs, labels, torch.rand(shape.batch, generator=generator)
+
+    return batches
+
+
+def plain_gradients(module: nn.Module, batches: Callable[[], Any], times: int) -> None:
+    """Make passes of the plain gradient, as training does."""
+    for _ in range(times):
+        for inputs, labels, weights in batches():
+            loss = weights @ cross_entropy(module(inputs), labels, reduction="none")
+            torch.autograd.grad(loss, list(module.parameters()))
+
+
+def own_memory() -> int:
+    """Return the bytes of anonymous memory of this process."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("RssAnon"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def peak_of(work: Callable[[], object]) -> int:
+    """Return by how many bytes this process's memory grows at most while something is done."""
+    before, most, done = own_memory(), 0, threading.Event()
+
+    def watch() -> None:
+        nonlocal most
+        while not done.wait(0.002):
+            most = max(most, own_memory())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    work()
+    done.set()
+    watcher.join()
+    return max(most - before, 0)
+
+
+def report(name: str, shape: Shape, columns: int, rounds: int) -> None:
+    """Measure one network and print what was found."""
+    torch.manual_seed(0)
+    module, batches = shape.build().eval(), batches_of(shape, shape.n)
+    engine = Curvature(module, batches, l2=1e-3, at_once=columns)
+    directions = torch.randn(engine.network.size, columns)
+    groups = torch.rand(shape.n, columns) < 0.5
+    works: dict[str, Callable[[], object]] = {
+        "gradients": lambda: plain_gradients(module, batches, columns),
+        "hessian": lambda: engine.product(directions),
+        "gauss_newton": lambda: engine.product(directions, "gauss_newton"),
+        "group_gradients": lambda: engine.group_gradients(batches, groups),
+        "scores": lambda: engine.scores(batches, directions),
+    }
+    seconds: dict[str, list[float]] = {key: [] for key in works}
+    for number in range(rounds + 1):
+        for key, work in works.items():
+            began = time.process_time()
+            work()
+            if number:  # The first round loads what is loaded once.
+                seconds[key].append(time.process_time() - began)
+    unit = statistics.median(seconds["gradients"])
+    print(
+        f"{name}: {engine.network.size:,} parameters, {shape.n:,} rows in batches of "
+        f"{shape.batch}; {columns} passes of a plain gradient take {unit:.3f} s of processor time"
+    )
+    for key, measured in seconds.items():
+        median = statistics.median(measured)
+        print(f"{key:>16} {median:8.3f} s {median / unit:6.2f} of {columns} gradients", flush=True)
+    cost = engine.predict(columns, rows=shape.n, target_rows=shape.n)
+    began = time.perf_counter()
+    engine.product(directions)
+    print(
+        f"predicted: {cost.product_seconds:.3f} s a product, {cost.product_bytes / 2**20:.1f} MiB; "
+        f"measured by the clock just after: {time.perf_counter() - began:.3f} s"
+    )
+    for n in (shape.n, 4 * shape.n):
+        # A process of its own: what an allocator kept from before would not count again.
+        asked = [sys.executable, __file__, "--memory", name, str(n), f"--columns={columns}"]
+        subprocess.run(asked, check=True)
+
+
+def report_memory(name: str, n: int, columns: int) -> None:
+    """Print by how much this process grows in a product and in scores of n rows."""
+    shape = SHAPES[name]
+    module = shape.build().eval()
+    small = Curvature(module, batches_of(replace(shape, batch=1), 1), l2=1e-3, at_once=columns)
+    directions = torch.randn(small.network.size, columns)
+    small.product(directions)
+    engine = Curvature(module, batches_of(shape, n), l2=1e-3, at_once=columns)
+    scores = peak_of(lambda: engine.scores(engine.batches, directions))
+    product = peak_of(lambda: engine.product(directions))
+    print(
+        f"{n:9,} rows: memory grows by {scores / 2**20:.0f} MiB in scores, then by "
+        f"{product / 2**20:.0f} MiB in a product",
+        flush=True,
+    )
+
+
+def main() -> None:
+    """Read the command line and report each network."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--columns", type=int, default=4, help="right-hand sides, or groups")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1, help="of torch")
+    parser.add_argument("--shape", choices=[*SHAPES, "all"], default="all")
+    parser.add_argument("--memory", nargs=2, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    if arguments.memory:
+        report_memory(arguments.memory[0], int(arguments.memory[1]), arguments.columns)
+        return
+    print(f"torch {torch.__version__}, {arguments.threads} threads")
+    for name, shape in SHAPES.items():
+        if arguments.shape in (name, "all"):
+            report(name, shape, arguments.columns, arguments.rounds)
+
+
+if __name__ == "__main__":
+    main()
