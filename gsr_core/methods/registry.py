@@ -38,6 +38,7 @@ from gsr_core.methods.network.balanced import (
     NetworkSUBG,
 )
 from gsr_core.methods.network.group_dro import NetworkGroupDRO
+from gsr_core.methods.network.gsr import GSRFAH, GSRFEH, GSRFGN, GSRFHF
 from gsr_core.methods.network.jtt import NetworkJTT
 from gsr_core.methods.network.lff import NetworkLfF
 from gsr_core.methods.optweights import OptWeights
@@ -102,6 +103,10 @@ METHODS: dict[str, type[Method]] = {
         NetworkGroupDRO,
         NetworkJTT,
         NetworkLfF,
+        GSRFEH,
+        GSRFGN,
+        GSRFAH,
+        GSRFHF,
     )
 }
 

@@ -86,8 +86,8 @@ class NetworkMethod(Method):
         """Refuse settings that are allowed one by one and do not go together.
 
         Raises:
-            SettingError: If a setting was changed that `optimiser` auto does not heed, or a first
-                network leaves no epoch for the second.
+            SettingError: If a setting was changed that `optimiser` auto does not heed, or no epoch
+                is left after the first ones.
         """
         defaults = type(self).__dataclass_fields__
         for name in _OWN if self.optimiser == "auto" else ():
@@ -96,12 +96,12 @@ class NetworkMethod(Method):
                     f"{name} is {getattr(self, name)}, but optimiser is auto, which takes all of "
                     "the bundle's own training; choose an optimiser too, such as optimiser=sgd"
                 )
-        first = getattr(self, "first_epochs", 0)
-        if first >= self.steps:
-            raise SettingError(
-                f"first_epochs is {first} of {self.steps} steps, which leaves none for the second "
-                f"network; set steps to more than {first}"
-            )
+        for name in ("first_epochs", "warmup"):
+            if (first := getattr(self, name, 0)) >= self.steps:
+                raise SettingError(
+                    f"{name} is {first} of {self.steps} steps, which leaves none for what comes "
+                    f"after them; set steps to more than {first}"
+                )
 
     def training(self, of_bundle: Training | None) -> Training:
         """Return how to train.

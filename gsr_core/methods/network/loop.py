@@ -20,7 +20,7 @@ from torch.nn.functional import cross_entropy
 from gsr_core.data.problem import Problem
 from gsr_core.errors import SettingError
 from gsr_core.features.backbones import Network
-from gsr_core.features.batches import Batches, automatic_workers
+from gsr_core.features.batches import Batches, automatic_workers, to_device
 from gsr_core.features.heads import head_arrays
 from gsr_core.features.learner import (
     Learner,
@@ -43,6 +43,8 @@ _LOOK = 0.5
 """Seconds between two looks whether to stop."""
 _BLOCK = 256
 """Rows of a forward pass that only looks."""
+_MIDDLING = 64
+"""Least rows of a pass that differentiates."""
 _NETWORK, _OTHER, _KEPT = "network.", "other.", "kept."
 """Prefixes in a checkpoint."""
 
@@ -94,6 +96,7 @@ class Loop:
     Attributes:
         epoch: How many epochs are done.
         kept: What the method keeps from one epoch to the next, tensors by name.
+        problem: The data.
         trained: The n rows that are trained on.
         labels: (n,) int64, their classes, on the CPU.
         groups: (n, m) bool, likewise; overlap allowed.
@@ -117,7 +120,8 @@ class Loop:
         self.source, self.method = problem.network, method
         self.training = method.training(self.source.training)
         self.device = self.source.device
-        self.trained = rows = problem.weighted
+        self.problem, self.trained = problem, problem.weighted
+        rows = self.trained
         self.rows, self.n_classes = rows.position, problem.n_classes
         self.labels, self.groups = rows.labels.cpu(), rows.groups.cpu()
         self.epoch, self.kept = 0, {}
@@ -190,12 +194,41 @@ class Loop:
             learner: Whose; those of the scored network by default.
         """
         rows = self.rows if places is None else self.rows[places]
+        return self.logits_of(rows, learner)
+
+    def logits_of(self, rows: np.ndarray, learner: Learner | None = None) -> Tensor:
+        """Return the logits (b, K) float32 of rows of the bundle in eval mode, on the CPU.
+
+        Args:
+            rows: (b,) their positions, such as those of target.
+            learner: Whose; those of the scored network by default.
+        """
         return torch.cat([logits for _, logits in self._pass(rows, learner or self.learner)])
 
     def features(self, places: np.ndarray | None = None) -> Tensor:
         """Return the (n, d) float32 inputs of the head of trained rows in eval mode, on the CPU."""
         rows = self.rows if places is None else self.rows[places]
         return torch.cat([features for features, _ in self._pass(rows, self.learner)])
+
+    def read(
+        self, rows: np.ndarray, labels: Tensor, weight: Tensor | None = None
+    ) -> Iterator[tuple[Any, Tensor, Tensor]]:
+        """Yield batches of rows of the bundle as they are: inputs on the device, labels, weights.
+
+        Args:
+            rows: (b,) their positions.
+            labels: (b,) their classes.
+            weight: (b,); one by default.
+        """
+        weight = torch.ones(len(rows)) if weight is None else weight
+        # Derivatives of small batches cost as much as of middling ones.
+        size = max(self.training.batch_size, _MIDDLING)
+        parts = [rows[at : at + size] for at in range(0, len(rows), size)]
+        for at, (inputs, _) in zip(
+            range(0, len(rows), size), self.batches.read(parts), strict=True
+        ):
+            part = slice(at, at + size)
+            yield to_device(inputs, self.device), labels[part], weight[part]
 
     def captured(self, learner: Learner) -> Any:
         """Return a context that gives a list, to which each pass adds the head's input (b, d)."""

@@ -156,6 +156,68 @@ def test_the_weights_of_lff_are_those_of_its_running_means(make_network_problem)
         assert set(moved.tolist()) <= set(batch.tolist())
 
 
+@pytest.mark.parametrize(
+    ("name", "matrix"), [("gsr_f_hf", None), ("gsr_f_eh", "hessian"), ("gsr_f_gn", "gauss_newton")]
+)
+def test_weights_move_against_the_influence_through_all_parameters(
+    name, matrix, make_network_problem
+):
+    """The move after the plain training, from explicit gradients and a dense curvature."""
+    plain = {"optimiser": "sgd", "weight_decay": 0.02, "lr": 0.05}
+    more = {"tolerance": 1e-6, "max_products": 200, "damping": 5.0} if matrix else {}
+    problem, _ = make_network_problem()
+    method = make_method(name, {"steps": 3, "warmup": 1, **plain, **more})
+    first, second = itertools.islice(method.iterate(problem), 2)
+    loop = Loop(method, problem, first.checkpoint)
+    module = loop.learner.module.double().eval()
+    names = [key for key, _ in module.named_parameters()]
+    x, n = torch.from_numpy(problem.network.inputs.array).double(), 96
+    y = torch.cat([problem.weighted.labels, problem.target.labels]).cpu()
+
+    def outputs(*parameters):
+        return torch.func.functional_call(
+            module, dict(zip(names, parameters, strict=True)), x[:136]
+        )
+
+    parameters = tuple(value.detach() for value in module.parameters())
+    each = torch.func.jacrev(
+        lambda *p: cross_entropy(outputs(*p), y, reduction="none"), tuple(range(len(names)))
+    )(*parameters)
+    gradients = torch.cat([part.flatten(1) for part in each], dim=1)
+    flat = torch.cat([value.flatten() for value in parameters])
+    shapes = [value.shape for value in parameters]
+
+    def unflat(vector):
+        parts = vector.split([shape.numel() for shape in shapes])
+        return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
+
+    losses = cross_entropy(outputs(*parameters), y, reduction="none")
+    members = problem.target.groups.cpu().double()
+    share = members / members.sum(dim=0)
+    gamma = (losses[n:] @ share).softmax(dim=0)
+    right = gradients[n:].T @ share @ gamma
+    l2 = 0.02 / 2
+    if matrix == "hessian":
+        curvature = torch.func.hessian(lambda v: cross_entropy(outputs(*unflat(v))[:n], y[:n]))(
+            flat
+        )
+    elif matrix == "gauss_newton":
+        jacobian = torch.func.jacrev(lambda v: outputs(*unflat(v))[:n])(flat)
+        p = outputs(*parameters)[:n].softmax(dim=1)
+        inner = torch.diag_embed(p) - p[:, :, None] * p[:, None]
+        curvature = torch.einsum("nkp,nkl,nlq->pq", jacobian, inner, jacobian) / n
+    solution = right
+    if matrix is not None:
+        eye = torch.eye(len(flat), dtype=torch.float64)
+        solution = torch.linalg.solve(curvature + (2 * l2 + 5.0) * eye, right)
+    influence = -(gradients[:n] + 2 * l2 * flat) @ solution
+    xi = influence * 0.5 / (n**0.5 * influence.norm())
+    expected = (1 / n - xi).clamp(min=0)
+    found = second.sample_weight.cpu()
+    torch.testing.assert_close(found, expected / expected.sum(), rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(second.group_weight.cpu(), gamma, rtol=1e-4, atol=1e-6)
+
+
 def test_balancing_repairs_what_plain_training_gets_wrong(make_network_problem):
     problem, test = make_network_problem(minority=0.06)
     worst = {}
