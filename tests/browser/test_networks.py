@@ -7,11 +7,11 @@ from playwright.sync_api import expect
 NETWORK = "Network RWG: groups drawn equally often"
 
 
-def test_a_network_is_trained_stopped_continued_and_looked_at(screen, dashboard, waiting, ids):
+def test_a_network_is_trained_stopped_continued_and_looked_at(screen, dashboard, waiting):
     page = screen.page
     before = {run.run_id for run in dashboard.runs()}
     screen.open("Run", bundle="coloured-digits")
-    page.get_by_role("radio", name="the whole network").click()
+    screen.click(page.get_by_role("radio", name="the whole network"))
     screen.choose("Method", NETWORK)
     screen.enter("steps", 200)
     cost = re.compile(r"About .* a step, .* for 200 steps")
@@ -28,9 +28,9 @@ def test_a_network_is_trained_stopped_continued_and_looked_at(screen, dashboard,
     screen.open("Run", bundle="coloured-digits", shown=run.run_id)
     screen.press("Continue to more steps")
     # It offers what was planned.
-    expect(screen.box("Steps in all")).to_have_value("200")
+    expect(page.get_by_label("Steps in all", exact=True)).to_have_value("200")
     screen.enter("Steps in all", done + 1)
-    page.get_by_test_id("stPopoverBody").get_by_role("button", name="Continue").click()
+    screen.press("Continue")
     waiting(lambda: run.state.status == "finished", "the run to go on to its end")
     assert run.state.step == done + 1
 
