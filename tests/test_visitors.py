@@ -211,10 +211,10 @@ def test_the_search_for_garbage_passes_over_libraries_and_finds_what_scripts_lea
     assert gc.get_freeze_count() >= libraries // 2 > len(gc.get_objects())
 
     class Left:
-        pass
+        def __init__(self) -> None:
+            self.itself = self
 
     left = Left()
-    left.itself = left
     gone = weakref.ref(left)
     del left
     gc.collect()
