@@ -289,13 +289,13 @@ def room(ticks: Iterable[str], *, lines: int = 1, legend: Iterable[str] = ()) ->
         legend: Entries of a vertical legend to the right of the plot; none if empty.
     """
     entries = list(legend)
-    right = {"r": 64 + _width(entries)} if entries else {}
-    return {"l": 24 + _width(ticks) + (25 + 12 * lines if lines else 0), "b": 68, **right}
+    right = {"r": 76 + _width(entries)} if entries else {}
+    return {"l": 14 + _width(ticks) + (25 + 12 * lines if lines else 0), "b": 68, **right}
 
 
 def _width(texts: Iterable[str]) -> int:
     """Return about how many pixels wide the longest of some labels is, once cut."""
-    return round(5.5 * max((len(short(text)) for text in texts), default=0))
+    return 10 + round(5.5 * max((len(short(text)) for text in texts), default=0))
 
 
 def fraction_range(values: Iterable[float], least: float = 0.2) -> list[float]:
