@@ -4,7 +4,6 @@ import streamlit as st
 
 from gsr_core.figures.training import (
     effective_sample_size,
-    group_weight_over_steps,
     left_out_over_steps,
     weight_share_over_steps,
 )
@@ -16,6 +15,7 @@ from gsr_core.views.session import load_history
 from gsr_core.views.weights import (
     choose_step,
     data_counts,
+    driving_groups,
     extremes,
     group_weights,
     inferred_table,
@@ -78,13 +78,7 @@ if many and (history["metric"] == "left_out").any():
     st.caption("Share of each group's samples that are in no subset at a step.")
     figure = left_out_over_steps(history, selected=kept_step, colours=colours)
     show(figure, key="left out", alt="Share of each group's samples left out over the steps.")
-if (history["metric"] == "group_weight").any():
-    with st.expander("Which group drives the weights"):
-        st.caption("How much each group's loss counts in what is minimised.")
-        # Groups that the method saw, if not the bundle's, have colours of their own.
-        own = run.groups_seen(bundle) == bundle.group_names
-        figure = group_weight_over_steps(
-            history, selected=kept_step, colours=colours if own else None
-        )
-        show(figure, key="gamma", alt="Aggregation weight of each group over the steps.")
+# Groups that the method saw, if not the bundle's, have colours of their own.
+own = run.groups_seen(bundle) == bundle.group_names
+driving_groups(history, kept_step, colours if own else None)
 extremes(bundle, run, step)

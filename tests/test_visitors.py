@@ -2,12 +2,14 @@
 
 import asyncio
 import base64
+import gc
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -184,6 +186,41 @@ def test_other_origins_can_be_allowed_one_by_one():
     assert why_refused("localhost", other, names=NAMES, origins=[other]) == ""
 
 
+def serve() -> None:
+    """Start and end what the server does first."""
+
+    async def begin() -> None:
+        async with startup.lifespan(startup.st.App):
+            pass
+
+    # In a thread of its own, since the browser tests keep a loop in this one.
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(asyncio.run, begin()).result()
+
+
+@pytest.fixture
+def thawed() -> Iterator[None]:
+    """Make what the start kept out of the search for garbage part of it again."""
+    yield
+    gc.unfreeze()
+
+
+def test_the_search_for_garbage_passes_over_libraries_and_finds_what_scripts_leave(thawed):
+    libraries = len(gc.get_objects())
+    serve()
+    assert gc.get_freeze_count() >= libraries // 2 > len(gc.get_objects())
+
+    class Left:
+        def __init__(self) -> None:
+            self.itself = self
+
+    left = Left()
+    gone = weakref.ref(left)
+    del left
+    gc.collect()
+    assert gone() is None
+
+
 @pytest.mark.parametrize(
     ("headless", "address", "expected"),
     [
@@ -194,7 +231,7 @@ def test_other_origins_can_be_allowed_one_by_one():
     ],
 )
 def test_it_says_where_it_is_and_opens_a_browser_unless_headless(
-    monkeypatch, capsys, headless, address, expected
+    monkeypatch, capsys, thawed, headless, address, expected
 ):
     options = {
         "server.headless": headless,
@@ -206,12 +243,6 @@ def test_it_says_where_it_is_and_opens_a_browser_unless_headless(
     monkeypatch.setattr(startup.st, "get_option", options.__getitem__)
     monkeypatch.setattr(startup.webbrowser, "open", opened.append)
 
-    async def serve():
-        async with startup.lifespan(startup.st.App):
-            pass
-
-    # In a thread of its own, since the browser tests keep a loop in this one.
-    with ThreadPoolExecutor(1) as pool:
-        pool.submit(asyncio.run, serve()).result()
+    serve()
     assert opened == [expected] * (not headless)
     assert expected in capsys.readouterr().out

@@ -112,8 +112,8 @@ def worst_against_average(
     figure.update_xaxes(title_text=average_name, tickformat=".0%", range=x_range)
     figure.update_yaxes(title_text="worst-group accuracy", tickformat=".0%", range=y_range)
     return figure.update_layout(
-        height=460,
-        margin_r=_LABEL_ROOM,
+        height=484,
+        margin={**theme.room(["100%"]), "r": _LABEL_ROOM, "t": 56},
         hovermode="closest",
         showlegend=True,
         legend={"orientation": "h", "x": 0, "y": 1.03, "yanchor": "bottom"},
@@ -191,7 +191,7 @@ def group_dots(table: pd.DataFrame, *, points: pd.DataFrame | None = None) -> go
         range=[len(groups) - 0.5, -0.5],
         showgrid=False,
     )
-    height = theme.row_height(len(groups), max(34, 12 * len(labels) + 8), 110)
+    height = theme.row_height(len(groups), max(34, 12 * len(labels) + 8), 124)
     # At once: one call of `add_hline` after another takes as long as all else here.
     between = {"type": "line", "xref": "x domain", "x0": 0, "x1": 1}
     return figure.update_layout(
@@ -200,6 +200,7 @@ def group_dots(table: pd.DataFrame, *, points: pd.DataFrame | None = None) -> go
             for row in range(1, len(groups))
         ],
         height=height,
+        margin=theme.room(groups, lines=0),
         hovermode="closest",
         showlegend=True,
         legend={"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom"},

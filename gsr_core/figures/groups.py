@@ -109,8 +109,9 @@ def group_accuracy(
         range=[len(table) - 0.5, -0.5],
         showgrid=False,
     )
+    room = theme.room(table["group"], lines=0)
     return figure.update_layout(
-        height=theme.row_height(len(table), 40, 110), margin_r=130, margin_t=48
+        height=theme.row_height(len(table), 40, 124), margin={**room, "r": 130, "t": 48}
     )
 
 
@@ -260,4 +261,6 @@ def _heat_map(
         range=[len(rows) - 0.5, -0.5],
         showgrid=False,
     )
-    return figure.update_layout(height=theme.row_height(len(rows), 32, 120))
+    return figure.update_layout(
+        height=theme.row_height(len(rows), 32, 120), margin_l=theme.room(rows, lines=0)["l"]
+    )

@@ -95,7 +95,8 @@ def paired_differences(
         showgrid=False,
     )
     return figure.update_layout(
-        height=theme.row_height(len(entries), 30, 120),
+        height=theme.row_height(len(entries), 30, 134),
+        margin=theme.room(entries, lines=0),
         hovermode="closest",
         showlegend=True,
         legend={"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom"},

@@ -44,6 +44,7 @@ __all__ = [
     "legend_height",
     "names_of",
     "note",
+    "room",
     "row_height",
     "run_colours",
     "short",
@@ -274,6 +275,27 @@ def row_height(rows: int, each: int = 34, around: int = 90) -> int:
 def legend_height(entries: int) -> int:
     """Return the height in pixels of a vertical legend with its title."""
     return 30 + 19 * entries
+
+
+def room(ticks: Iterable[str], *, lines: int = 1, legend: Iterable[str] = ()) -> dict[str, int]:
+    """Return margins in which what is beside and below a plot has room, in pixels.
+
+    Plotly lets too narrow a margin grow, but to do so it draws the whole figure once more. It
+    wants 12 pixels between a label and the edge.
+
+    Args:
+        ticks: Labels of the vertical axis.
+        lines: Lines of its title; 0 if it has none.
+        legend: Entries of a vertical legend to the right of the plot; none if empty.
+    """
+    entries = list(legend)
+    right = {"r": 76 + _width(entries)} if entries else {}
+    return {"l": 14 + _width(ticks) + (25 + 12 * lines if lines else 0), "b": 68, **right}
+
+
+def _width(texts: Iterable[str]) -> int:
+    """Return about how many pixels wide the longest of some labels is, once cut."""
+    return 10 + round(5.5 * max((len(short(text)) for text in texts), default=0))
 
 
 def fraction_range(values: Iterable[float], least: float = 0.2) -> list[float]:

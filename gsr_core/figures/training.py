@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from gsr_core.figures import theme
 
@@ -20,6 +20,8 @@ __all__ = [
 
 MANY_GROUPS = 8
 """Above this, reference lines are drawn as marks at the edge and hover names one line."""
+
+_LEGEND = {"x": 1.02, "y": 1, "yanchor": "top", "title": {"text": "group"}}
 
 
 def weight_share_over_steps(
@@ -49,18 +51,53 @@ def weight_share_over_steps(
     worst = _of(history, "worst_group_accuracy")
     worst = worst[worst["split"].isin(list(theme.SPLIT_LINES))]
     first, last = _ends(pd.concat([shares, worst]))
-    groups = shares["group"].nunique()
-    top, bottom, gap = max(300, theme.legend_height(groups + 1)), 180, 30
+    names, colour = theme.names_of(shares["group"], colours)
+    top, bottom, gap = max(300, theme.legend_height(len(names) + 1)), 180, 30
     panels = top + bottom + gap
-    figure = make_subplots(
-        rows=2,
-        shared_xaxes=True,
-        vertical_spacing=gap / panels,
-        row_heights=[top / panels, bottom / panels],
+    traces = _group_traces(shares, names, colour, colours, hover=".1%")
+    traces += _references(names, colour, data_share, first, last)
+    below = {"xaxis": "x2", "yaxis": "y2", "legend": "legend2"}
+    traces += [{**trace, **below} for trace in _worst_traces(worst)]
+    steps = theme.step_axis(first, last)
+    # In one go: a call for each trace and axis takes Plotly several times as long.
+    figure = go.Figure(
+        traces,
+        {
+            "xaxis": {
+                **steps,
+                "title": None,
+                "anchor": "y",
+                "matches": "x2",
+                "showticklabels": False,
+            },
+            "xaxis2": {**steps, "anchor": "y2"},
+            "yaxis": {
+                **theme.PERCENT_AXIS,
+                "anchor": "x",
+                "domain": [1 - top / panels, 1],
+                "title": {"text": "share of weight"},
+            },
+            "yaxis2": {
+                "anchor": "x2",
+                "domain": [0, bottom / panels],
+                "title": {"text": "worst-group<br>accuracy"},
+                "range": theme.fraction_range(worst["value"]),
+                "tickformat": ".0%",
+            },
+            "height": panels + 102,
+            "hovermode": _hovermode(len(names)),
+            "legend": _LEGEND,
+            "legend2": {
+                "x": 1.02,
+                "y": bottom / panels,
+                "yanchor": "top",
+                "title": {"text": "worst group of", "font": {"size": 12}},
+                "bgcolor": "rgba(0,0,0,0)",
+                "font": {"size": 12},
+            },
+            "margin": theme.room(["100%"], lines=2, legend=[*names, "worst group of"]),
+        },
     )
-    names, _ = _add_groups(figure, shares, colours, hover=".1%", row=1)
-    _add_references(figure, names, data_share, colours, first, last)
-    _add_worst(figure, worst, row=2, legend="legend2")
     if selected is not None:
         _mark_step(figure, f"kept step {selected}", selected, first, last)
     if at is not None and at != selected:
@@ -74,30 +111,7 @@ def weight_share_over_steps(
             y=1 - top / panels / 2,
             showarrow=False,
         )
-
-    figure.update_xaxes(theme.step_axis(first, last))
-    figure.update_xaxes(title_text=None, row=1)
-    share_axis = {"title": {"text": "share of weight"}, **theme.PERCENT_AXIS}
-    figure.update_yaxes(share_axis, row=1)
-    figure.update_yaxes(
-        title_text="worst-group<br>accuracy",
-        range=theme.fraction_range(worst["value"]),
-        tickformat=".0%",
-        row=2,
-    )
-    return figure.update_layout(
-        height=panels + 90,
-        hovermode=_hovermode(len(names)),
-        legend={"x": 1.02, "y": 1, "yanchor": "top", "title": {"text": "group"}},
-        legend2={
-            "x": 1.02,
-            "y": bottom / panels,
-            "yanchor": "top",
-            "title": {"text": "worst group of", "font": {"size": 12}},
-            "bgcolor": "rgba(0,0,0,0)",
-            "font": {"size": 12},
-        },
-    )
+    return figure
 
 
 def live_worst_group(
@@ -120,7 +134,7 @@ def live_worst_group(
     if worst.empty:
         theme.note(figure, "Waiting for the first step.")
     else:
-        _add_worst(figure, worst)
+        figure.add_traces(_worst_traces(worst))
         if selected is not None:
             _mark_step(figure, f"best so far: step {selected}", selected, 1, max(steps, 1))
         span = theme.fraction_range(worst["value"])
@@ -157,8 +171,8 @@ def effective_sample_size(
     sizes = sizes[sizes["group"] != ""]
     count = sizes["group"].map(dict(counts)).astype(float)
     shares = sizes.assign(value=sizes["value"] / count.where(count > 0))
-    figure = _group_lines(shares, selected, colours, "effective sample size", ".1%")
-    return figure.update_yaxes(range=[0, 1.03], tickformat=".0%")
+    axis = {"range": [0, 1.03], "tickformat": ".0%"}
+    return _group_lines(shares, selected, colours, "effective sample size", ".1%", axis)
 
 
 def group_weight_over_steps(
@@ -178,8 +192,8 @@ def group_weight_over_steps(
         colours: Colour of each group, from `theme.group_colours`.
     """
     weights = _of(history, "group_weight", "target")
-    figure = _group_lines(weights, selected, colours, "weight of the group in the goal", ".1%")
-    return figure.update_yaxes(dict(theme.PERCENT_AXIS))
+    title = "weight of the group in the goal"
+    return _group_lines(weights, selected, colours, title, ".1%", theme.PERCENT_AXIS)
 
 
 def left_out_over_steps(
@@ -197,10 +211,10 @@ def left_out_over_steps(
         selected: The kept step, or None.
         colours: Colour of each group, from `theme.group_colours`.
     """
-    figure = _group_lines(
-        _of(history, "left_out"), selected, colours, "share of the group left out", ".1%"
+    axis = {"range": [-0.03, 1.03], "tickformat": ".0%"}
+    return _group_lines(
+        _of(history, "left_out"), selected, colours, "share of the group left out", ".1%", axis
     )
-    return figure.update_yaxes(range=[-0.03, 1.03], tickformat=".0%")
 
 
 def _of(history: pd.DataFrame, metric: str, split: str | None = None) -> pd.DataFrame:
@@ -223,124 +237,121 @@ def _hovermode(groups: int) -> str:
     return "closest" if groups > MANY_GROUPS else "x unified"
 
 
-def _add_groups(
-    figure: go.Figure,
+def _group_traces(
     rows: pd.DataFrame,
+    names: Sequence[str],
+    colour: Mapping[str, str],
     colours: Mapping[str, str] | None,
     hover: str,
-    row: int | None = None,
-) -> tuple[list[str], dict[str, str]]:
-    """Add one line a group; return the groups drawn and their colours."""
-    names, colour = theme.names_of(rows["group"], colours)
+) -> list[dict[str, Any]]:
+    """Return one line a group, and its band before it if there is one."""
     dashes = theme.group_dashes(colours or names)
+    of = dict(iter(rows.sort_values("step", kind="stable").groupby("group", sort=False)))
     traces = []
     for name in names:
-        of_group = rows[rows["group"] == name].sort_values("step")
-        text = theme.short(name)
+        of_group = of[name]
         title = "" if _hovermode(len(names)) == "x unified" else f"{name}<br>step %{{x}}: "
         if "sd" in of_group.columns:
             traces.append(_band(of_group, name, colour[name]))
-        trace = go.Scatter(
-            x=of_group["step"],
-            y=of_group["value"],
-            name=text,
-            legendgroup=name,
-            mode=_mode(of_group["step"].nunique()),
-            line={"color": colour[name], "width": 2, "dash": dashes.get(name, "solid")},
-            hovertemplate=f"{title}%{{y:{hover}}}" + ("<extra></extra>" if title else ""),
+        traces.append(
+            {
+                **_line(of_group),
+                "name": theme.short(name),
+                "legendgroup": name,
+                "line": {"color": colour[name], "width": 2, "dash": dashes.get(name, "solid")},
+                "hovertemplate": f"{title}%{{y:{hover}}}" + ("<extra></extra>" if title else ""),
+            }
         )
-        traces.append(trace)
-    inside = None if row is None else [row] * len(traces)
-    figure.add_traces(traces, rows=inside, cols=inside and [1] * len(traces))
-    return names, colour
+    return traces
 
 
-def _band(rows: pd.DataFrame, name: str, colour: str) -> go.Scatter:
+def _line(rows: pd.DataFrame) -> dict[str, Any]:
+    """Return the points of a line over the steps; as lists, which Plotly checks the fastest."""
+    steps = rows["step"].tolist()
+    return {
+        "type": "scatter",
+        "x": steps,
+        "y": rows["value"].tolist(),
+        "mode": _mode(len(set(steps))),
+    }
+
+
+def _band(rows: pd.DataFrame, name: str, colour: str) -> dict[str, Any]:
     """Return the band of one standard deviation about a line."""
     low, high = rows["value"] - rows["sd"], rows["value"] + rows["sd"]
-    return go.Scatter(
-        x=pd.concat([rows["step"], rows["step"][::-1]]),
-        y=pd.concat([high, low[::-1]]),
-        name=f"{name} ± sd",
-        legendgroup=name,
-        showlegend=False,
-        mode="lines",
-        fill="toself",
-        fillcolor=theme.fade(colour),
-        line={"width": 0},
-        hoverinfo="skip",
-    )
+    steps = rows["step"].tolist()
+    return {
+        "type": "scatter",
+        "x": [*steps, *steps[::-1]],
+        "y": [*high, *low[::-1]],
+        "name": f"{name} ± sd",
+        "legendgroup": name,
+        "showlegend": False,
+        "mode": "lines",
+        "fill": "toself",
+        "fillcolor": theme.fade(colour),
+        "line": {"width": 0},
+        "hoverinfo": "skip",
+    }
 
 
-def _add_references(
-    figure: go.Figure,
-    names: list[str],
+def _references(
+    names: Sequence[str],
+    colour: Mapping[str, str],
     data_share: Mapping[str, float],
-    colours: Mapping[str, str] | None,
     first: int,
     last: int,
-) -> None:
-    """Add each group's share of the data, and one legend entry that explains the marks."""
-    _, colour = theme.names_of(names, colours)
-    with_share = [name for name in names if name in data_share]
-    many = len(names) > MANY_GROUPS
+) -> list[dict[str, Any]]:
+    """Return each group's share of the data, and one legend entry that explains the marks."""
+    shown = [name for name in names if name in data_share]
+    if not shown:
+        return []
     # The line spans the panel also where there is one step only.
     pad = max((last - first) * 0.02, 0.5)
-    for name in with_share:
-        share = data_share[name]
-        figure.add_trace(
-            go.Scatter(
-                x=[last + pad] if many else [first - pad, last + pad],
-                y=[share] if many else [share, share],
-                name=f"{name}, share of data",
-                legendgroup=name,
-                showlegend=False,
-                mode="markers" if many else "lines",
-                marker={"symbol": "triangle-left", "size": 9, "color": colour[name]},
-                line={"color": colour[name], "width": 1.2, "dash": "dash"},
-                opacity=0.9,
-                cliponaxis=False,
-                hovertemplate=f"{name}<br>share of data: %{{y:.1%}}<extra></extra>"
-                if many
-                else None,
-                hoverinfo=None if many else "skip",
-            ),
-            row=1,
-            col=1,
-        )
-    if with_share:
-        figure.add_trace(
-            go.Scatter(
-                x=[None],
-                y=[None],
-                name="share of data",
-                mode="markers" if many else "lines",
-                marker={"symbol": "triangle-left", "size": 9, "color": theme.MUTED},
-                line={"color": theme.MUTED, "width": 1.2, "dash": "dash"},
-                hoverinfo="skip",
-            ),
-            row=1,
-            col=1,
-        )
+    common = {"type": "scatter", "opacity": 0.9, "cliponaxis": False, "showlegend": False}
+    explained = {"type": "scatter", "x": [None], "y": [None], "name": "share of data"}
+    explained["hoverinfo"] = "skip"
+    if len(names) > MANY_GROUPS:
+        mark = {"symbol": "triangle-left", "size": 9}
+        # In one trace, of which each costs a browser as much as drawing tens of marks.
+        marks = {
+            **common,
+            "mode": "markers",
+            "x": [last + pad] * len(shown),
+            "y": [data_share[name] for name in shown],
+            "marker": {**mark, "color": [colour[name] for name in shown]},
+            "customdata": shown,
+            "hovertemplate": "%{customdata}<br>share of data: %{y:.1%}<extra></extra>",
+            "name": "shares of data",
+            "legendgroup": "share of data",
+        }
+        in_legend = {"mode": "markers", "marker": {**mark, "color": theme.MUTED}}
+        return [marks, {**explained, **in_legend, "legendgroup": "share of data"}]
+    lines = [
+        {
+            **common,
+            "mode": "lines",
+            "x": [first - pad, last + pad],
+            "y": [data_share[name]] * 2,
+            "line": {"color": colour[name], "width": 1.2, "dash": "dash"},
+            "name": f"{name}, share of data",
+            "legendgroup": name,
+            "hoverinfo": "skip",
+        }
+        for name in shown
+    ]
+    line = {"color": theme.MUTED, "width": 1.2, "dash": "dash"}
+    return [*lines, {**explained, "mode": "lines", "line": line}]
 
 
-def _add_worst(
-    figure: go.Figure, rows: pd.DataFrame, row: int | None = None, legend: str = "legend"
-) -> None:
-    for split, line in theme.SPLIT_LINES.items():
-        of_split = rows[rows["split"] == split].sort_values("step")
-        if of_split.empty:
-            continue
-        trace = go.Scatter(
-            x=of_split["step"],
-            y=of_split["value"],
-            name=split,
-            legend=legend,
-            mode=_mode(of_split["step"].nunique()),
-            line=dict(line),
-            hovertemplate="%{y:.1%}",
-        )
-        figure.add_trace(trace, row=row, col=None if row is None else 1)
+def _worst_traces(rows: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return one line a split that the rows have."""
+    of = dict(iter(rows.sort_values("step", kind="stable").groupby("split", sort=False)))
+    return [
+        {**_line(of[split]), "name": split, "line": dict(line), "hovertemplate": "%{y:.1%}"}
+        for split, line in theme.SPLIT_LINES.items()
+        if split in of
+    ]
 
 
 def _mark_step(
@@ -381,17 +392,22 @@ def _group_lines(
     colours: Mapping[str, str] | None,
     title: str,
     hover: str,
+    axis: Mapping[str, object],
 ) -> go.Figure:
-    figure = go.Figure()
     first, last = _ends(rows)
-    names, _ = _add_groups(figure, rows, colours, hover)
-    figure.update_layout(
-        height=max(340, 90 + theme.legend_height(len(names))),
-        hovermode=_hovermode(len(names)),
-        showlegend=True,
-        legend={"x": 1.02, "y": 1, "yanchor": "top", "title": {"text": "group"}},
+    names, colour = theme.names_of(rows["group"], colours)
+    figure = go.Figure(
+        _group_traces(rows, names, colour, colours, hover),
+        {
+            "xaxis": theme.step_axis(first, last),
+            "yaxis": {**axis, "title": {"text": title}},
+            "height": max(352, 102 + theme.legend_height(len(names))),
+            "hovermode": _hovermode(len(names)),
+            "showlegend": True,
+            "legend": _LEGEND,
+            "margin": theme.room(["100%"], legend=names),
+        },
     )
-    figure.update_xaxes(theme.step_axis(first, last)).update_yaxes(title_text=title)
     if rows.empty:
         return theme.note(figure, "This run recorded no such numbers.")
     if selected is not None:

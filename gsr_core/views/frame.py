@@ -37,12 +37,14 @@ a:focus-visible, button:focus-visible, summary:focus-visible, [tabindex]:focus-v
   outline: 3px solid #2f81f7 !important;
   outline-offset: 2px;
 }
+.stImage {column-gap: 0.5rem}
 [class*='st-key-'][class*='-card-'] {position: relative}
 [class*='st-key-open-'], [class*='st-key-open-'] * {position: static !important}
 [class*='st-key-open-'] button::after {content: ''; position: absolute !important; inset: 0}
 </style>
 """
-"""What has the focus of the keyboard is seen, and a click anywhere on a card opens its sample."""
+"""What has the focus of the keyboard is seen, images of a strip stand apart, and a click anywhere
+on a card opens its sample."""
 
 
 @dataclass(frozen=True)

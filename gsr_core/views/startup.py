@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import importlib
 import webbrowser
 from collections.abc import AsyncIterator
@@ -29,5 +30,15 @@ async def lifespan(app: st.App) -> AsyncIterator[None]:
     if not st.get_option("server.headless"):
         # The port is open by now: whoever comes early waits. A browser may take its time to start.
         loop.run_in_executor(None, webbrowser.open, where)
-    loop.run_in_executor(None, importlib.import_module, "gsr_core.views.frame")
+    loop.run_in_executor(None, _import_libraries)
     yield
+
+
+def _import_libraries() -> None:
+    """Import what pages need, and keep it out of the search for garbage.
+
+    Streamlit searches after each script. The 300,000 objects of the libraries, which live as long
+    as the server, would cost 0.1 s or more each time, in which nothing is sent to the browser.
+    """
+    importlib.import_module("gsr_core.views.frame")
+    gc.freeze()

@@ -10,9 +10,10 @@ from gsr_core.comparing.entries import entries, same_but_for_seed
 from gsr_core.comparing.scores import mean_history
 from gsr_core.data.bundle import Bundle
 from gsr_core.data.groups import UNKNOWN
+from gsr_core.figures.training import group_weight_over_steps
 from gsr_core.runs.store import Run
 from gsr_core.views import navigation as nav
-from gsr_core.views.charts import plain, show_rows
+from gsr_core.views.charts import plain, show, show_rows
 from gsr_core.views.face import face
 from gsr_core.views.frame import Frame, link
 from gsr_core.views.session import load_history, load_samples, load_weights_at
@@ -20,6 +21,7 @@ from gsr_core.views.session import load_history, load_samples, load_weights_at
 __all__ = [
     "choose_step",
     "data_counts",
+    "driving_groups",
     "extremes",
     "group_weights",
     "inferred_table",
@@ -165,6 +167,27 @@ def summary_table(history: pd.DataFrame, counts: dict[str, int], total: int, ste
             "effective samples": st.column_config.NumberColumn(format="%.0f"),
         },
     )
+
+
+@st.fragment
+def driving_groups(
+    history: pd.DataFrame, selected: int | None, colours: dict[str, str] | None
+) -> None:
+    """Draw what each group counts in what is minimised, once it is unfolded.
+
+    Args:
+        history: Of a run; nothing is drawn of one whose method has no such weights.
+        selected: The kept step, if there is one.
+        colours: Colour of each group; by order of appearance if None.
+    """
+    if not (history["metric"] == "group_weight").any():
+        return
+    folded = st.expander("Which group drives the weights", on_change="rerun", key="gamma fold")
+    if folded.open:
+        with folded:
+            st.caption("How much each group's loss counts in what is minimised.")
+            figure = group_weight_over_steps(history, selected=selected, colours=colours)
+            show(figure, key="gamma", alt="Aggregation weight of each group over the steps.")
 
 
 def extremes(bundle: Bundle, run: Run, step: int) -> None:

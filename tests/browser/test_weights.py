@@ -5,6 +5,12 @@ import re
 import pytest
 from playwright.sync_api import expect
 
+GROWN = """
+() => [...document.querySelectorAll('.js-plotly-plot')].flatMap(({_fullLayout: layout}) =>
+  ['l', 'r', 't', 'b'].filter(side => layout._size[side] > layout.margin[side] + 1)
+    .map(side => `${side} of ${layout.yaxis.title.text}: ${layout._size[side]}`))
+"""
+
 
 def test_every_chart_is_drawn_the_table_adds_up_and_the_slider_moves_both(screen, ids):
     screen.open("Weights", run=ids["gsr short"])
@@ -12,6 +18,8 @@ def test_every_chart_is_drawn_the_table_adds_up_and_the_slider_moves_both(screen
     screen.click(page.get_by_text("Which group drives the weights"))
     for key in ("shares", "spread", "ess", "gamma"):
         expect(screen.chart(key).locator(".trace, .bars").first).to_be_attached()
+    # A margin that grows means that the chart was drawn twice.
+    assert page.evaluate(GROWN) == []
     rows = screen.table("share of weight")
     assert len(rows) == 4
     assert sum(float(row["share of weight"]) for row in rows) == pytest.approx(1.0, abs=1e-4)

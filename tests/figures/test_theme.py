@@ -125,3 +125,12 @@ def test_a_figure_of_numbers_is_left_alone():
     figure = theme.finish(go.Figure(go.Scatter(x=values, y=values, name="a < b")))
     assert figure.data[0].name == "a &lt; b"
     np.testing.assert_array_equal(figure.data[0].x, values)
+
+
+def test_room_grows_with_what_is_beside_the_plot_up_to_where_labels_are_cut():
+    plain, long, endless = (theme.room(["100%", "a" * n]) for n in (2, 20, 200))
+    assert plain["l"] < long["l"] < endless["l"] == theme.room(["a" * 26])["l"]
+    assert theme.room(["a"], lines=0)["l"] < theme.room(["a"])["l"]
+    assert theme.room(["a"])["l"] < theme.room(["a"], lines=2)["l"]
+    assert "r" not in plain
+    assert theme.room(["a"], legend=["b"])["r"] < theme.room(["a"], legend=["b" * 20])["r"]

@@ -44,6 +44,19 @@ def test_weight_share_shows_the_share_of_the_data_and_the_worst_group(history):
     assert {t.name for t in figure.data} >= {"target", "val", "test", "share of data"}
 
 
+def test_shares_of_the_data_of_many_groups_are_marks_of_one_trace(history):
+    names = [f"g{g}" for g in range(16)]
+    data = {name: 0.01 * g for g, name in enumerate(names)}
+    figure = training.weight_share_over_steps(history(16, 5), data, 3)
+    (marks,) = named(figure, "shares of data")
+    (explained,) = named(figure, "share of data")
+    assert dict(zip(marks.customdata, marks.y, strict=True)) == data
+    assert list(marks.marker.color) == list(theme.group_colours(names).values())
+    assert min(marks.x) > 5
+    # What is clicked in the legend hides them.
+    assert marks.legendgroup == explained.legendgroup
+
+
 def test_another_step_than_the_kept_one_is_marked_apart(history):
     for at, texts in (
         (2, {"kept step 3", "step 2"}),

@@ -23,12 +23,16 @@ def test_distribution_rises_from_the_share_at_zero_to_all(m):
     before = table.copy(deep=True)
     figure = weights.weight_distribution(table, n=table["sample_id"].nunique())
     pd.testing.assert_frame_equal(table, before)
-    bars = {t.name: t for t in figure.data if t.type == "bar"}
+    (bars,) = [t for t in figure.data if t.type == "bar"]
+    at_zero = dict(zip(bars.customdata, bars.y, strict=True))
+    inks = dict(zip(bars.customdata, bars.marker.color, strict=True))
     lines = {t.name: t for t in figure.data if t.type == "scatter"}
-    assert set(bars) == set(lines) == {f"g{g}" for g in range(m)}
+    assert set(at_zero) == set(lines) == {f"g{g}" for g in range(m)}
+    assert len(set(bars.x)) == m
     for name, rows in table.groupby("group"):
         zero = (rows["weight"] == 0).mean()
-        assert bars[name].y[0] == pytest.approx(zero)
+        assert at_zero[name] == pytest.approx(zero)
+        assert inks[name] == lines[name].line.color
         y, x = np.asarray(lines[name].y), np.asarray(lines[name].x)
         assert y[0] == pytest.approx(zero)
         assert y[-1] == 1
@@ -47,6 +51,8 @@ def test_uniform_weights_stand_at_one():
 def test_distribution_is_small_whatever_the_number_of_samples():
     figure = weights.weight_distribution(sample_weights(2, 20_000), n=20_000)
     assert all(len(t.x) <= 512 for t in figure.data)
+    many = weights.weight_distribution(sample_weights(16, 2_000), n=32_000)
+    assert len(many.data) == 17  # a browser's time grows with these
 
 
 def test_a_group_all_at_zero_and_one_without_samples_are_drawn():
@@ -56,7 +62,9 @@ def test_a_group_all_at_zero_and_one_without_samples_are_drawn():
     figure = weights.weight_distribution(
         table, n=len(table), colours=theme.group_colours(["g0", "g1", "g2"])
     )
-    assert next(t for t in figure.data if t.name == "g0" and t.type == "bar").y[0] == 1
+    (bars,) = [t for t in figure.data if t.type == "bar"]
+    none = float((table.loc[table["group"] == "g2", "weight"] == 0).mean())
+    assert dict(zip(bars.customdata, bars.y, strict=True)) == {"g0": 1, "g2": none}
     figure.to_json()
     weights.weight_distribution(table.iloc[:0], n=1).to_json()
 
