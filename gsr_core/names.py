@@ -6,7 +6,7 @@ import re
 
 from gsr_core.errors import GsrError, SettingError
 
-__all__ = ["check_new_name", "check_text", "is_name"]
+__all__ = ["check_new_name", "check_text", "is_name", "method_label"]
 
 _LONGEST = 255
 """Bytes of a file's name, on the usual systems."""
@@ -86,3 +86,13 @@ def check_text(what: str, text: str) -> None:
             f"{what} {text!a} is no text that UTF-8 can write; type it again without what begins "
             "with a backslash here"
         ) from None
+
+
+def method_label(key: str) -> str:
+    """Return what a method is called in labels of runs, from its key.
+
+    >>> method_label("gsr"), method_label("network_jtt")
+    ('GSR', 'JTT network')
+    """
+    short = key.removeprefix("network_")
+    return key.upper() if short == key else f"{short.upper()} network"

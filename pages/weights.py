@@ -9,6 +9,7 @@ from gsr_core.figures.training import (
 )
 from gsr_core.figures.weights import weight_distribution, weight_share
 from gsr_core.methods.registry import METHODS
+from gsr_core.names import method_label
 from gsr_core.views.charts import colours_of, plain, show
 from gsr_core.views.frame import frame, link
 from gsr_core.views.session import load_history
@@ -31,8 +32,8 @@ assert run is not None
 history, colours, kept_step = load_history(run), colours_of(bundle), run.state.best_step
 if run.weights() is None:
     st.info(
-        f"{run.config.method.upper()} gives no sample weights: {plain(run.state.note)} Choose "
-        "another run above, or start one."
+        f"{method_label(run.config.method)} gives no sample weights: {plain(run.state.note)} "
+        "Choose another run above, or start one."
     )
     link("Run", "Start a run")
     st.stop()

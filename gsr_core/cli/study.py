@@ -10,6 +10,7 @@ import typer
 
 from gsr_core.cli import terminal
 from gsr_core.cli.terminal import DeviceOption, JsonOption, WorkspaceOption
+from gsr_core.names import method_label
 
 if TYPE_CHECKING:
     from gsr_core.experiments.study import Study
@@ -148,14 +149,13 @@ def _report(study: Study) -> None:
         summarise_flipped,
         summarise_outcomes,
     )
-    from gsr_core.methods.registry import METHODS
 
     record = study.record
     print(f"{study.name}: worst-group accuracy on {record.bundle}, mean over seeds ± one sd")
     table = terminal.table("method", _LEVEL[record.kind], "seeds", "test", "val", "val - test")
     for row in terminal.records(summarise_outcomes(outcomes(study))):
         table.add_row(
-            METHODS[row["method"]].name.upper(),
+            method_label(row["method"]),
             _level(record.kind, row),
             str(row["seeds"]),
             *(terminal.spread({"mean": row[k], "sd": row[f"{k}_sd"]}) for k in ("test", "val")),
@@ -175,7 +175,7 @@ def _report(study: Study) -> None:
     ).reindex(columns=[False, True])
     for method, level, group, clean, noisy in wide.reset_index().itertuples(index=False):
         shares = ("–" if value != value else f"{value:.2f}×" for value in (clean, noisy))
-        table.add_row(str(method).upper(), f"{100 * level:g}%", str(group), *shares)
+        table.add_row(method_label(str(method)), f"{100 * level:g}%", str(group), *shares)
     terminal.console().print(table)
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from gsr_core.data.variation import make_variation
 from gsr_core.errors import ComparisonError, GsrError
 from gsr_core.methods.registry import METHODS
+from gsr_core.names import method_label
 from gsr_core.progress import Status
 from gsr_core.runs.protocol import settings_of
 from gsr_core.runs.record import RunConfig
@@ -132,7 +133,9 @@ def _labels(first: Sequence[tuple[RunConfig, Run]]) -> list[str]:
         changed = [text for text in changed_settings(config) if not text.startswith("seed ")]
         sweep = [f"sweep {config.sweep}"] * bool(config.sweep)
         stopped = [_stopped_at(run)] * bool(_stopped_at(run))
-        labels.append(" · ".join([config.method.upper(), *changed, *variation, *sweep, *stopped]))
+        labels.append(
+            " · ".join([method_label(config.method), *changed, *variation, *sweep, *stopped])
+        )
     return [
         # The data differ, which `check_comparable` refuses but a list may show; or two runs ended
         # early at the same step.

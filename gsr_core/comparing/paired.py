@@ -24,6 +24,7 @@ from gsr_core.comparing.mcnemar import holm
 from gsr_core.errors import ComparisonError
 from gsr_core.methods.base import Values
 from gsr_core.methods.registry import METHODS
+from gsr_core.names import method_label
 from gsr_core.runs.store import Run
 from gsr_core.runs.summary import AVERAGES
 
@@ -122,8 +123,8 @@ def paired_values(a: Run, b: Run) -> pd.DataFrame:
     common = first.merge(second[["row", "weight"]], on="row", suffixes=("_a", "_b"))
     if common.empty:
         raise ComparisonError(
-            f"the values of {a.config.method.upper()} are on {a.values_split}, those of "
-            f"{b.config.method.upper()} on {b.values_split}: no sample has both"
+            f"the values of {method_label(a.config.method)} are on {a.values_split}, those of "
+            f"{method_label(b.config.method)} on {b.values_split}: no sample has both"
         )
     return common
 
@@ -131,7 +132,7 @@ def paired_values(a: Run, b: Run) -> pd.DataFrame:
 def _relative_values(run: Run) -> pd.DataFrame:
     table = run.weights(columns=["row", "sample_id", "weight"])
     if table is None:
-        name, values = run.config.method.upper(), METHODS[run.config.method].values
+        name, values = method_label(run.config.method), METHODS[run.config.method].values
         why = "its method makes none" if values is Values.NONE else "this run has none"
         raise ComparisonError(f"{name} has no values of single samples: {why}")
     return table.assign(weight=table["weight"] * len(table))

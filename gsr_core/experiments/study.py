@@ -37,7 +37,7 @@ from gsr_core.methods.registry import METHODS, make_method
 from gsr_core.names import check_new_name
 from gsr_core.records import newest_first, open_folder
 from gsr_core.runs.protocol import settings_of
-from gsr_core.runs.store import Run, now, open_run
+from gsr_core.runs.store import Run, check_variation, now, open_run
 from gsr_core.workspace import Workspace
 
 __all__ = [
@@ -141,7 +141,7 @@ class Cell:
     settings: dict[str, Any]
 
 
-def _variation(kind: Kind, level: float) -> Variation:
+def _variation(kind: str, level: float) -> Variation:
     if kind == "noise":
         return Variation(label_noise=level)
     if kind == "group_noise":
@@ -254,7 +254,9 @@ def make_study(
         raise SettingError(f"there are settings for {', '.join(unused)}, which is not in the study")
     for method in methods:
         # The last seed, so that one that is too large is refused at once.
-        values = make_method(method, {**changed.get(method, {}), "seed": seeds - 1}).settings()
+        made = make_method(method, {**changed.get(method, {}), "seed": seeds - 1})
+        check_variation(made, _variation(kind, max(chosen)))
+        values = made.settings()
         if method in changed:
             changed[method] = {key: values[key] for key in changed[method]}
     if kind == "balance":

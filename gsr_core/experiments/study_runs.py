@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from gsr_core.errors import RunStateError
 from gsr_core.experiments.study import Cell, Kind, Study, StudyRecord, cell_key, matched_runs
+from gsr_core.names import method_label
 from gsr_core.progress import Report, ShouldStop, Status, never, silent
 from gsr_core.runs.store import Run, create_run, list_runs
 
@@ -95,7 +96,7 @@ def cell_label(kind: Kind, cell: Cell) -> str:
         "leak": "one set for target and val" if cell.level else "sets of their own",
         "strength": f"{cell.level:.1%} conflicting",
     }[kind]
-    return f"{cell.method.upper()}, {level}, seed {cell.settings['seed']}"
+    return f"{method_label(cell.method)}, {level}, seed {cell.settings['seed']}"
 
 
 def _stopped(study: Study, done: int, wanted: int) -> str:

@@ -76,7 +76,7 @@ from gsr_core.workspace import Workspace
 TITLE_LENGTH = 80
 """Most characters of the user's name for a run."""
 
-__all__ = ["TITLE_LENGTH", "Run", "create_run", "list_runs", "now", "open_run"]
+__all__ = ["TITLE_LENGTH", "Run", "check_variation", "create_run", "list_runs", "now", "open_run"]
 
 
 def now() -> str:
@@ -512,7 +512,7 @@ def create_run(
     chosen = make_method(method, settings)
     chosen.check()
     varied = make_variation(variation)
-    _check_variation(chosen, varied)
+    check_variation(chosen, varied)
     if varied.seen_groups is not None:
         seen_groups(opened, varied).check_rows(
             positions_of(opened, chosen.seed, varied), chosen.fitted_split(opened.manifest)
@@ -546,8 +546,12 @@ def create_run(
     return run
 
 
-def _check_variation(method: Method, variation: Variation) -> None:
+def check_variation(method: Method, variation: Variation) -> None:
     """Refuse noise in the labels of rows that a method does not fit.
+
+    Args:
+        method: With its settings.
+        variation: Of its run.
 
     Raises:
         SettingError: If there would be some.

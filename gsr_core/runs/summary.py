@@ -11,6 +11,7 @@ import pandas as pd
 from gsr_core.data.variation import make_variation
 from gsr_core.methods.history import SEEN_VAL
 from gsr_core.methods.registry import make_method
+from gsr_core.names import method_label
 from gsr_core.runs.record import RunConfig
 from gsr_core.runs.store import Run
 
@@ -79,7 +80,7 @@ def run_label(run: Run) -> str:
     created = datetime.fromisoformat(config.created).astimezone()
     when = f"{created.day} {created:%b %H:%M}"
     own = [*changed_settings(config), *make_variation(config.variation).phrases]
-    name = [run.title] if run.title else [config.method.upper(), *own]
+    name = [run.title] if run.title else [method_label(config.method), *own]
     return " · ".join([*name, when])
 
 

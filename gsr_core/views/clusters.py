@@ -20,6 +20,7 @@ from gsr_core.data.bundle import Bundle
 from gsr_core.errors import GsrError
 from gsr_core.inference.registry import INFERENCES, make_inference
 from gsr_core.jobs.queue import start_job
+from gsr_core.names import method_label
 from gsr_core.runs.store import Run
 from gsr_core.views import navigation as nav
 from gsr_core.views.charts import show_error
@@ -41,7 +42,7 @@ def choose_clustering(bundle: Bundle, run: Run) -> Clustering | None:
     labels = {name: each.label for name, each in known.items()}
     if own is not None and own.name not in known:
         options[own.name] = ""
-        labels[own.name] = f"{run.config.method.upper()} {_OF_RUN}"
+        labels[own.name] = f"{method_label(run.config.method)} {_OF_RUN}"
     if not options:
         return None
     chosen = nav.select(

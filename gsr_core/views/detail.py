@@ -14,6 +14,7 @@ from gsr_core.data.bundle import SPLITS, Bundle
 from gsr_core.errors import GsrError
 from gsr_core.figures.weights import sample_influence, weight_path
 from gsr_core.maps.heads import map_head
+from gsr_core.names import method_label
 from gsr_core.progress import duration
 from gsr_core.runs.influence import influence_at, influence_seconds
 from gsr_core.runs.samples import INFLUENCE, goal_weights
@@ -198,7 +199,7 @@ def _influence(
             return
         st.caption(
             "Influence is defined for samples that carry a weight, under a head fitted to these "
-            f"weights; {run.config.method.upper()} has none for this sample."
+            f"weights; {method_label(run.config.method)} has none for this sample."
         )
         return
     kept = run.state.best_step

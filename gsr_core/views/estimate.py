@@ -12,6 +12,7 @@ from gsr_core.compute import pick
 from gsr_core.data.bundle import Bundle
 from gsr_core.errors import GsrError
 from gsr_core.methods.registry import make_method
+from gsr_core.names import method_label
 from gsr_core.progress import duration
 from gsr_core.runs.cost import Cost
 from gsr_core.runs.expected import expected_seconds, predict
@@ -36,7 +37,7 @@ def estimate(
     for method, settings, count in wanted:
         each = expected_seconds(runs, method, settings)
         if each is None:
-            unknown.append(method.upper())
+            unknown.append(method_label(method))
         else:
             known += each * count
     if not known:

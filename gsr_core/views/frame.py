@@ -17,6 +17,7 @@ from gsr_core.jobs.lock import BACKGROUND
 from gsr_core.jobs.queue import ensure_worker
 from gsr_core.methods.base import Values
 from gsr_core.methods.registry import METHODS
+from gsr_core.names import method_label
 from gsr_core.progress import Status
 from gsr_core.runs.job import device_queue, ensure_run_worker, submit
 from gsr_core.runs.store import Run, create_run, list_runs
@@ -300,7 +301,7 @@ def _step_of(run: Run, here: list[Run]) -> str:
     left = (state.steps - state.step) * state.seconds / max(state.step, 1)
     elsewhere = "" if run in here else f" on {plain(config.bundle)}"
     time = f" · {left:.0f} s left" * (state.step > 0)
-    return f"{config.method.upper()}{elsewhere} step {state.step} of {state.steps}{time}"
+    return f"{method_label(config.method)}{elsewhere} step {state.step} of {state.steps}{time}"
 
 
 @st.cache_resource(show_spinner=False)

@@ -17,7 +17,7 @@ from gsr_core.views.import_source import in_rows
 
 __all__ = ["method_form", "setting_field"]
 
-_UP_FRONT = ("steps", "lr", "l2", "temperature")
+_UP_FRONT = ("steps", "optimiser", "lr", "l2", "temperature")
 """Settings that are changed most; the others are one click away."""
 
 _BUNDLE = "the bundle's"

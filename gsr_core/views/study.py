@@ -19,6 +19,7 @@ from gsr_core.experiments.study_outcomes import (
 from gsr_core.figures.study import accuracy_over_levels, flipped_and_clean, val_against_test
 from gsr_core.jobs.queue import start_job
 from gsr_core.methods.registry import METHODS
+from gsr_core.names import method_label
 from gsr_core.progress import Status
 from gsr_core.runs.store import Run
 from gsr_core.views import navigation as nav
@@ -249,7 +250,7 @@ def study_results(study: Study, bundle: Bundle) -> None:
         columns={"test_worst_group_accuracy": "test", "val_worst_group_accuracy": "val"}
     )
     for each in (summary, points):
-        each["method"] = each["method"].str.upper()
+        each["method"] = each["method"].map(method_label)
     alt = f"Worst-group accuracy, {_TITLES[kind].lower()}."
     if kind == "leak":
         st.subheader("What val promises and test keeps", anchor=False)

@@ -15,6 +15,7 @@ from gsr_core.experiments.sweep_loop import best_trial
 from gsr_core.figures.sweep import best_so_far, parallel_settings
 from gsr_core.methods.base import Range
 from gsr_core.methods.registry import METHODS
+from gsr_core.names import method_label
 from gsr_core.progress import Status
 from gsr_core.runs.summary import headline
 from gsr_core.views import navigation as nav
@@ -204,7 +205,7 @@ def sweep_panel(page: Frame, jobs: int) -> None:
 
 def _label(record: SweepRecord) -> str:
     fixed = [f"{key} {value}" for key, value in record.fixed.items()]
-    return " · ".join([record.method.upper(), *fixed, f"{record.trials} trials", record.name])
+    return " · ".join([method_label(record.method), *fixed, f"{record.trials} trials", record.name])
 
 
 def _watch_terminal(sweep: Sweep, record: SweepRecord) -> None:

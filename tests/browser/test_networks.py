@@ -41,6 +41,6 @@ def test_a_network_is_trained_stopped_continued_and_looked_at(screen, dashboard,
     screen.open("Map", bundle="coloured-digits", run=run.run_id, split="test")
     screen.idle()
     screen.open("Compare", bundle="coloured-digits")
-    names = {row["method"].split(" ")[0] for row in screen.table("method")}
-    assert {"NETWORK_RWG", "GSR"} <= names
+    names = {row["method"].split(" · ")[0] for row in screen.table("method")}
+    assert {"RWG network", "GSR"} <= names
     screen.sound()

@@ -135,3 +135,8 @@ def test_a_study_of_strength_uses_a_bundle_for_each_level(digits_bundle, tmp_pat
     study.write(wrong)
     with pytest.raises(BundleError, match="is there already but is not"):
         compute_study(replace(study))
+
+
+def test_noise_in_labels_is_not_studied_on_whole_networks(workspace):
+    with pytest.raises(SettingError, match="network_erm trains a network on train; leave it out"):
+        make_study(workspace, "noise", "tiny", ["llr", "network_erm"])
