@@ -124,7 +124,7 @@ def cmnist(place: Workspace, name: str, seed: int, file: Path | None) -> None:
             "name": "own:lenet:lenet5",
             "trust": True,
             "arguments": {"classes": 5},
-            "overrides": {"image_size": 28, "mean": [0.5] * 3, "std": [0.5] * 3},
+            "overrides": {"image_size": 28, "resize": 28, "mean": [0.5] * 3, "std": [0.5] * 3},
         },
         training={
             "preset": "quick",

@@ -39,6 +39,12 @@ class _Unreadable:
     reason: str
 
 
+class _Whole(tuple[Any, Tensor]):
+    """A batch that needs no collation: inputs and labels (n,)."""
+
+    __slots__ = ()
+
+
 class _CropFlip:
     """A crop of part of the area, stretched to the network's size, mirrored every other time."""
 
@@ -84,8 +90,28 @@ class _Samples(Dataset[Any]):
             return _Unreadable(self.inputs.name(row), str(error))
         return prepared, int(self.labels[row])
 
+    def __getitems__(self, indices: Sequence[tuple[int, int]]) -> Sequence[Any]:
+        """Return the items of a batch; small images in memory together, as one."""
+        whole = self._at_once(indices)
+        return [self[index] for index in indices] if whole is None else whole
+
+    def _at_once(self, indices: Sequence[tuple[int, int]]) -> _Whole | None:
+        """Return a batch of images that lie in memory in the network's size, if they do."""
+        epochs, rows = {epoch for epoch, _ in indices}, [row for _, row in indices]
+        plain = self.crop_flip is None or epochs == {AS_IT_IS}
+        if not (
+            plain
+            and isinstance(self.inputs, ImageArrays)
+            and isinstance(self.preprocessing, ImagePreprocessing)
+        ):
+            return None
+        prepared = self.preprocessing.prepare_as_they_are(self.inputs.images[rows])
+        return None if prepared is None else _Whole((prepared, torch.tensor(self.labels[rows])))
+
     def collate(self, items: Sequence[tuple[Any, int] | _Unreadable]) -> Any:
         """Return a batch and its labels (n,), or what could not be read."""
+        if isinstance(items, _Whole):
+            return tuple(items)
         read = []
         for item in items:
             if isinstance(item, _Unreadable):
