@@ -11,15 +11,23 @@ import torch
 from safetensors.torch import load_file
 
 import gsr_core
+from gsr_core.clusterings.request import request_clustering
+from gsr_core.compute import pick
 from gsr_core.data.bundle import open_bundle
-from gsr_core.errors import BundleError, SettingError
+from gsr_core.errors import BundleError, RunStateError, SettingError
 from gsr_core.features.backbones import load_backbone
 from gsr_core.features.extract import extract
 from gsr_core.ingest.importing import import_data
 from gsr_core.ingest.plan import make_plan
 from gsr_core.ingest.reopen import check_inputs, inputs_of, network_of, training_of
+from gsr_core.maps.compute import compute_map
+from gsr_core.maps.config import map_config
+from gsr_core.maps.heads import map_head
+from gsr_core.methods.registry import make_method
 from gsr_core.progress import Status
 from gsr_core.runs.execute import continue_run, execute, run
+from gsr_core.runs.expected import predict
+from gsr_core.runs.new_bundle import bundle_of_run
 from gsr_core.runs.protocol import protocol_of
 from gsr_core.runs.samples import sample_table
 from gsr_core.runs.store import create_run, open_run
@@ -106,6 +114,48 @@ def test_a_run_leaves_the_network_and_what_it_makes_of_every_row(place, trained)
     means = heavy.groupby("group")["weight"].sum()
     np.testing.assert_allclose(means, len(heavy) / len(means))
     assert not list(trained.path.glob("extraction*"))
+
+
+def test_maps_are_of_the_features_that_were_trained(place, trained):
+    bundle = open_bundle(place, BUNDLE)
+    seen, head = trained.seen(bundle), map_head(trained.seen(bundle), trained)
+    own = map_config(bundle, None, space="features", splits=["test"])
+    other = map_config(seen, head, space="features", splits=["test"])
+    assert own.digest != other.digest
+    places = compute_map(place, seen, head, other)
+    expected = compute_map(place, bundle, None, own)
+    np.testing.assert_array_equal(places["row"], expected["row"])
+    assert not np.allclose(places[["x", "y"]], expected[["x", "y"]])
+    with pytest.raises(SettingError, match="trained the network anew; take head 'run'"):
+        map_head(seen, trained, "refit")
+    with pytest.raises(SettingError, match="clusters are of the bundle's own features"):
+        request_clustering(place, bundle, "grasp", {"reference": "backbone"}, run=trained)
+
+
+def test_a_bundle_of_its_features_takes_heads(place, trained):
+    bundle = bundle_of_run(trained, "birds-rwg")
+    np.testing.assert_array_equal(bundle.features, trained.seen().features)
+    erm = run(place, bundle.name, "erm", device="cpu")
+    shown = [sample_table(each, "test")["prediction"].to_numpy() for each in (erm, trained)]
+    np.testing.assert_array_equal(*shown)
+    weights = network_of(bundle, "trained", 0).module.state_dict()
+    kept = load_file(trained.path / "network.safetensors")
+    assert all(torch.equal(value, kept[name]) for name, value in weights.items())
+    check_inputs(bundle, inputs_of(bundle), CPU)
+    with pytest.raises(SettingError, match="fitted a head to the features of its bundle"):
+        bundle_of_run(erm, "more")
+    waiting = create_run(place, BUNDLE, "network_erm", device="cpu")
+    with pytest.raises(RunStateError, match="is queued and has no features yet"):
+        bundle_of_run(waiting, "more")
+
+
+def test_what_a_run_takes_is_said_by_trying_a_batch(place):
+    method = make_method("network_erm", {"steps": 7})
+    cost = predict(open_bundle(place, BUNDLE), method, pick("cpu"))
+    assert cost is not None
+    assert cost.steps == 7
+    assert cost.step_seconds > 0
+    assert "for 7 steps" in cost.in_words()
 
 
 def test_the_labels_of_train_are_counted(place, trained):
