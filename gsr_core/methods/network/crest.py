@@ -324,10 +324,10 @@ class _Selection:
 
     def _note(self) -> str:
         n, active = len(self.loop), int(self.kept["active"].sum())
-        rho = f", at the last of which rho was {self.rho:.3f}" if self.looks else ""
+        rho = f", rho {self.rho:.3f} at the last" if self.looks else ""
         return (
-            f"{self.size:,} batches; the coresets were renewed {self.renewals:,} times in "
-            f"{self.looks:,} looks{rho}. {n - active:,} of {n:,} samples are left out as learned."
+            f"Batches: {self.size:,}; new choices of coresets: {self.renewals:,}; looks at the "
+            f"model: {self.looks:,}{rho}. {n - active:,} of {n:,} samples are left out as learned."
         )
 
 

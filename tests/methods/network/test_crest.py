@@ -186,7 +186,7 @@ def test_rho_is_how_far_the_local_model_is_from_a_random_subset(make_network_pro
     reached = losses().mean().item()
     next(epoch.batches.rounds)
     rho = abs(predicted - reached) / reached
-    assert f"in 1 looks, at the last of which rho was {rho:.3f}" in epoch.note()
+    assert f"looks at the model: 1, rho {rho:.3f} at the last." in epoch.note()
 
 
 def test_coresets_are_renewed_where_rho_is_above_tau(make_network_problem):
@@ -198,7 +198,7 @@ def test_coresets_are_renewed_where_rho_is_above_tau(make_network_problem):
         loop.kept["first_norm"] = torch.tensor(0.0)
         epoch = next(epochs)
         loop.train(epoch)
-        assert f"renewed {renewals} times in 6 looks" in epoch.note()
+        assert f"new choices of coresets: {renewals}; looks at the model: 6," in epoch.note()
         assert torch.equal(members, loop.kept["members"]) == (renewals == 0)
 
 
