@@ -51,6 +51,7 @@ __all__ = [
     "gram",
     "inner_products",
     "project",
+    "residuals",
     "unit_rows",
 ]
 
@@ -254,16 +255,31 @@ def gradients(head: Head, features: Tensor, labels: Tensor) -> Gradients:
         features: (n, d).
         labels: (n,) int64 classes.
     """
-    wide = torch.float32 if features.device.type == "mps" else torch.float64
-    basis = centred_basis(len(head.bias), features.new_empty(0, dtype=wide))
-    parts = []
+    wide, parts = _wide(features), []
     for start in range(0, max(len(features), 1), 8192):
-        block, own = features[start : start + 8192].to(wide), labels[start : start + 8192, None]
-        residuals = torch.softmax(head.logits(block), dim=1)
-        # The negated sum of the other classes keeps its digits where p_y - 1 would lose them all.
-        others = residuals.scatter(1, own, 0.0).sum(dim=1, keepdim=True)
-        parts.append(residuals.scatter(1, own, -others) @ basis)
+        block = slice(start, start + 8192)
+        parts.append(residuals(head.logits(features[block].to(wide)), labels[block]))
     return Gradients(torch.cat(parts), features)
+
+
+def residuals(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the gradients by the logits, p - e_y, in the centred basis.
+
+    Their lengths, distances and inner products are those of p - e_y.
+
+    Args:
+        logits: (n, K).
+        labels: (n,) int64 classes.
+
+    Returns:
+        (n, K - 1), in float64 where the device has it.
+    """
+    logits = logits.to(_wide(logits))
+    basis = centred_basis(logits.shape[1], logits.new_empty(0))
+    softmax, own = torch.softmax(logits, dim=1), labels[:, None]
+    # The negated sum of the other classes keeps its digits where p_y - 1 would lose them all.
+    others = softmax.scatter(1, own, 0.0).sum(dim=1, keepdim=True)
+    return softmax.scatter(1, own, -others) @ basis
 
 
 def gram(left: AnyGradients, right: AnyGradients) -> Tensor:
@@ -395,3 +411,8 @@ def project(space: AnyGradients, rank: int, seed: int = 0) -> Tensor:
     leading = directions @ rotation
     sign = leading.gather(0, leading.abs().argmax(dim=0, keepdim=True)).sign()
     return projected @ (rotation * sign)
+
+
+def _wide(like: Tensor) -> torch.dtype:
+    """Return the widest type of a tensor's device."""
+    return torch.float32 if like.device.type == "mps" else torch.float64

@@ -37,10 +37,13 @@ from gsr_core.methods.network.balanced import (
     NetworkRWG,
     NetworkSUBG,
 )
+from gsr_core.methods.network.crest import NetworkCREST
+from gsr_core.methods.network.epic import NetworkEPIC
 from gsr_core.methods.network.group_dro import NetworkGroupDRO
 from gsr_core.methods.network.gsr import GSRFAH, GSRFEH, GSRFGN, GSRFHF
 from gsr_core.methods.network.jtt import NetworkJTT
 from gsr_core.methods.network.lff import NetworkLfF
+from gsr_core.methods.network.s2l import NetworkS2L
 from gsr_core.methods.optweights import OptWeights
 from gsr_core.methods.pde import PDE
 from gsr_core.methods.pgd import PGD
@@ -107,6 +110,9 @@ METHODS: dict[str, type[Method]] = {
         GSRFGN,
         GSRFAH,
         GSRFHF,
+        NetworkS2L,
+        NetworkEPIC,
+        NetworkCREST,
     )
 }
 

@@ -12,6 +12,7 @@ from gsr_core.gradients.representations import (
     gradients,
     gram,
     inner_products,
+    residuals,
     unit_rows,
 )
 from gsr_core.linear.head import Head
@@ -174,3 +175,13 @@ def test_centring_leaves_no_mean_in_any_class(sampled):
         torch.testing.assert_close(
             centred[labels == label].mean(dim=0), features.new_zeros(6), rtol=0, atol=1e-12
         )
+
+
+def test_residuals_are_as_far_apart_as_gradients_by_the_logits():
+    logits = 4 * torch.randn(30, 5, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(30) % 5
+    plain = logits.double().softmax(dim=1) - torch.nn.functional.one_hot(labels)
+    torch.testing.assert_close(
+        torch.cdist(residuals(logits, labels), residuals(logits, labels)),
+        torch.cdist(plain, plain),
+    )

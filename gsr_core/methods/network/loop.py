@@ -37,7 +37,7 @@ from gsr_core.progress import Stopped
 if TYPE_CHECKING:
     from gsr_core.methods.network.base import NetworkMethod
 
-__all__ = ["Batch", "Epoch", "Loop", "Update"]
+__all__ = ["Batch", "Epoch", "Loop", "Rounds", "Update"]
 
 _LOOK = 0.5
 """Seconds between two looks whether to stop."""
@@ -69,6 +69,19 @@ Update = Callable[[Batch], Tensor]
 
 
 @dataclass(frozen=True)
+class Rounds:
+    """Batches that are settled as the epoch goes on.
+
+    Attributes:
+        size: How many batches there are in all.
+        rounds: Gives the next batches once all before them are trained on.
+    """
+
+    size: int
+    rounds: Iterator[Sequence[np.ndarray]]
+
+
+@dataclass(frozen=True)
 class Epoch:
     """What comes next.
 
@@ -78,15 +91,15 @@ class Epoch:
         values: (n,) the method's value of each row, such as the probability of being drawn; they
             sum to one, none is negative. None if all count alike. Called once the epoch is done.
         group_weight: Likewise (m,) weights of the groups, or None.
-        note: What the user should know about the network after it, or "".
+        note: What the user should know about the network after it, or ""; likewise if it is called.
         candidate: Whether this network may be the one that is kept; a first network may not.
     """
 
-    batches: Sequence[np.ndarray]
+    batches: Sequence[np.ndarray] | Rounds
     update: Update | None = None
     values: Tensor | Callable[[], Tensor] | None = None
     group_weight: Callable[[], Tensor] | None = None
-    note: str = ""
+    note: str | Callable[[], str] = ""
     candidate: bool = True
 
 
@@ -267,9 +280,9 @@ class Loop:
             SettingError: If the loss is no longer finite or a batch does not fit into memory.
             Stopped: If it was asked to stop.
         """
-        loss = self._run(epoch)
+        loss, last = self._run(epoch)
         # Finite weights may be too large to give finite outputs.
-        usable = bool(self.logits(np.asarray(epoch.batches[-1])).isfinite().all())
+        usable = bool(self.logits(last).isfinite().all())
         self._check(loss if usable else math.nan)
         self.epoch += 1
         values = epoch.values if isinstance(epoch.values, Tensor | None) else epoch.values()
@@ -281,26 +294,28 @@ class Loop:
             objective=loss,
             group_weight=group_weight,
             checkpoint=self._state(),
-            note=epoch.note,
+            note=epoch.note if isinstance(epoch.note, str) else epoch.note(),
             candidate=epoch.candidate,
             network=self.learner.weights(),
             view=self._view,
         )
 
-    def _run(self, epoch: Epoch) -> float:
-        """Train on an epoch's batches; return the mean loss, nats.
+    def _run(self, epoch: Epoch) -> tuple[float, np.ndarray]:
+        """Train on an epoch's batches; return the mean loss, nats, and the last batch.
 
         Raises:
             SettingError: If there is no batch.
             Stopped: If it was asked to stop.
         """
         update = epoch.update or self.descent()
-        batches = [np.asarray(each) for each in epoch.batches]
-        if not batches:
+        planned = epoch.batches
+        if not isinstance(planned, Rounds):
+            planned = Rounds(len(planned), iter([planned]))
+        if not planned.size:
             raise SettingError(
                 f"epoch {self.epoch + 1} has fewer than two rows to train on; train on more rows"
             )
-        total, rows, looked = 0.0, 0, time.monotonic()
+        total, rows, places, looked = 0.0, 0, np.empty(0, dtype=np.int64), time.monotonic()
         begun = looked
         least = 2
         with (
@@ -309,28 +324,35 @@ class Loop:
         ):
             for learner in (self.learner, *self._others.values()):
                 learner.model.train()
-            read = self.batches.read([self.rows[places] for places in batches], self.epoch)
             sums = torch.zeros((), device=self.device)
-            for done, (places, (inputs, labels)) in enumerate(zip(batches, read, strict=True), 1):
+            for done, (places, inputs, labels) in enumerate(self._read(planned), 1):
                 batch = Batch(inputs, labels.to(self.device), torch.from_numpy(places))
                 sums += update(batch) * len(places)
                 rows += len(places)
-                if (now := time.monotonic()) - looked < _LOOK and done < len(batches):
+                if (now := time.monotonic()) - looked < _LOOK and done < planned.size:
                     continue
                 looked = now
                 # The one place that waits for a GPU.
                 total = float(sums)
                 self._check(total / rows)
-                if done < len(batches):
+                if done < planned.size:
                     if self.source.should_stop():
                         raise Stopped(f"stopped within epoch {self.epoch + 1}")
                     rate = rows / max(now - begun, 1e-9)
                     self.source.report(
-                        done / len(batches),
-                        f"Epoch {self.epoch + 1}: {done / len(batches):.0%}, loss "
+                        done / planned.size,
+                        f"Epoch {self.epoch + 1}: {done / planned.size:.0%}, loss "
                         f"{total / rows:.3f}, {rate:,.0f} rows/s",
                     )
-        return total / rows
+        return total / rows, places
+
+    def _read(self, planned: Rounds) -> Iterator[tuple[np.ndarray, Any, Tensor]]:
+        """Yield places, inputs and labels of each batch, augmented."""
+        for batches in planned.rounds:
+            batches = [np.asarray(each) for each in batches]
+            read = self.batches.read([self.rows[places] for places in batches], self.epoch)
+            for places, (inputs, labels) in zip(batches, read, strict=True):
+                yield places, inputs, labels
 
     def _check(self, loss: float) -> None:
         finite = loss if self.learner.is_finite() else math.nan
