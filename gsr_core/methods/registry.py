@@ -43,7 +43,9 @@ from gsr_core.methods.network.group_dro import NetworkGroupDRO
 from gsr_core.methods.network.gsr import GSRFAH, GSRFEH, GSRFGN, GSRFHF
 from gsr_core.methods.network.jtt import NetworkJTT
 from gsr_core.methods.network.lff import NetworkLfF
+from gsr_core.methods.network.pgd import NetworkPGD
 from gsr_core.methods.network.s2l import NetworkS2L
+from gsr_core.methods.network.spare import NetworkSpare
 from gsr_core.methods.optweights import OptWeights
 from gsr_core.methods.pde import PDE
 from gsr_core.methods.pgd import PGD
@@ -113,6 +115,8 @@ METHODS: dict[str, type[Method]] = {
         NetworkS2L,
         NetworkEPIC,
         NetworkCREST,
+        NetworkSpare,
+        NetworkPGD,
     )
 }
 
