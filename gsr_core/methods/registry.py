@@ -41,8 +41,10 @@ from gsr_core.methods.network.crest import NetworkCREST
 from gsr_core.methods.network.epic import NetworkEPIC
 from gsr_core.methods.network.group_dro import NetworkGroupDRO
 from gsr_core.methods.network.gsr import GSRFAH, GSRFEH, GSRFGN, GSRFHF
+from gsr_core.methods.network.inferred import NetworkEIIL, NetworkGeorge
 from gsr_core.methods.network.jtt import NetworkJTT
 from gsr_core.methods.network.lff import NetworkLfF
+from gsr_core.methods.network.pde import NetworkPDE
 from gsr_core.methods.network.pgd import NetworkPGD
 from gsr_core.methods.network.s2l import NetworkS2L
 from gsr_core.methods.network.spare import NetworkSpare
@@ -117,6 +119,9 @@ METHODS: dict[str, type[Method]] = {
         NetworkCREST,
         NetworkSpare,
         NetworkPGD,
+        NetworkPDE,
+        NetworkEIIL,
+        NetworkGeorge,
     )
 }
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
+from gsr_core.methods.fit import fit
 from gsr_core.methods.network.loop import Loop
 from gsr_core.methods.registry import METHODS, make_method
 
@@ -112,3 +113,43 @@ def test_the_first_network_of_pgd_descends_the_generalised_loss(make_network_pro
     loop.train(epoch)
     for start, gradient, now in zip(before, gradients, module.parameters(), strict=True):
         torch.testing.assert_close(now, start - 0.1 * gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_the_environments_are_what_the_first_network_gets_wrong(make_network_problem):
+    problem, _ = make_network_problem(minority=0.2)
+    _, first, loop, epoch = after_first("network_eiil", problem, first_epochs=4, steps=5)
+    judge = Loop(make_method("network_erm"), problem, None)
+    judge.learner.module.load_state_dict(first.network)
+    wrong = judge.logits().argmax(dim=1) != loop.labels
+    expected = 2 * loop.labels + wrong
+    # For two classes that is exact; a class without errors would stay whole.
+    assert len(expected.unique()) == 4
+    pairs = torch.stack([expected, epoch.inferred_group]).unique(dim=1)
+    assert pairs.shape[1] == 4
+    mass = torch.bincount(epoch.inferred_group, weights=epoch.values)
+    torch.testing.assert_close(mass, torch.full((4,), 0.25, dtype=torch.float64))
+    # The weights of the groups follow these groups, and are in no step.
+    step = loop.train(epoch)
+    assert step.group_weight is None
+    assert loop.kept["q"].shape == (4,)
+    assert float(loop.kept["q"].max()) > 0.25
+
+
+def test_the_clumps_of_a_first_networks_features_are_groups(make_network_problem):
+    problem, _ = make_network_problem(minority=0.3)
+    _, _, loop, epoch = after_first("network_george", problem, first_epochs=5, steps=6)
+    lacks = conflicting(problem)
+    for group in range(epoch.inferred_val.shape[1]):
+        inside = epoch.inferred_group == group
+        share = float(lacks[inside].double().mean())
+        assert min(share, 1 - share) < 0.2
+        assert len(loop.labels[inside].unique()) == 1
+
+
+def test_the_worst_inferred_group_of_val_can_choose_without_labels(make_network_problem):
+    problem, test = make_network_problem()
+    method = method_of("network_eiil", steps=4, selection="worst_inferred_group")
+    assert method.labels_used == ()
+    result = fit(method, problem, GROUPS, test=test)
+    assert result.step_index > 2
+    torch.testing.assert_close(result.step.inferred_group, result.last.inferred_group)
