@@ -37,6 +37,7 @@ from gsr_core.methods.network.balanced import (
     NetworkRWG,
     NetworkSUBG,
 )
+from gsr_core.methods.network.cnc import NetworkCnC
 from gsr_core.methods.network.crest import NetworkCREST
 from gsr_core.methods.network.epic import NetworkEPIC
 from gsr_core.methods.network.group_dro import NetworkGroupDRO
@@ -122,6 +123,7 @@ METHODS: dict[str, type[Method]] = {
         NetworkPDE,
         NetworkEIIL,
         NetworkGeorge,
+        NetworkCnC,
     )
 }
 

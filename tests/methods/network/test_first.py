@@ -153,3 +153,15 @@ def test_the_worst_inferred_group_of_val_can_choose_without_labels(make_network_
     result = fit(method, problem, GROUPS, test=test)
     assert result.step_index > 2
     torch.testing.assert_close(result.step.inferred_group, result.last.inferred_group)
+
+
+def test_what_a_first_network_says_repairs_the_second(make_network_problem):
+    problem, test = make_network_problem(minority=0.06)
+    worst = {}
+    for name in ("network_erm", "network_spare", "network_pgd", "network_eiil", "network_cnc"):
+        result = fit(method_of(name, steps=15), problem, GROUPS, test=test)
+        rows = result.history
+        last = rows[(rows["step"] == 15) & (rows["split"] == "test") & (rows["group"] == "")]
+        worst[name] = float(last[last["metric"] == "worst_group_loss"]["value"].iloc[0])
+    plain = worst.pop("network_erm")
+    assert max(worst.values()) < 0.8 * plain, worst
