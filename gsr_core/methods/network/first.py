@@ -15,7 +15,7 @@ import torch
 from pydantic import Field
 
 from gsr_core.data.groups import membership_from_index
-from gsr_core.inference.base import GroupInference, InferredGroups
+from gsr_core.inference.base import GroupInference, InferredGroups, say_small_cells
 from gsr_core.methods.base import SETTINGS_CONFIG, SearchSpace, settings
 from gsr_core.methods.network.base import NetworkMethod
 from gsr_core.methods.network.loop import Epoch, Update
@@ -74,13 +74,19 @@ def of_inferred(loop: Loop, epoch: Epoch) -> Epoch:
     """Return an epoch with the groups that `infer_groups` kept; weights of them are not shown."""
     group, in_val = loop.kept["group"], loop.kept["in_val"]
     sizes = torch.bincount(group, minlength=in_val.shape[1])
+    note = (
+        f"{len(sizes)} groups inferred from the first network, of {int(sizes.min()):,} to "
+        f"{int(sizes.max()):,} of {len(loop):,} samples."
+    )
+    small = say_small_cells(in_val.sum(dim=0).numpy())
+    if small and loop.method.selection == "worst_inferred_group":
+        note += f" Of its groups of val, {small}."
     return replace(
         epoch,
         group_weight=None,
         inferred_group=group,
         inferred_val=in_val,
-        note=f"{len(sizes)} groups inferred from the first network, of {int(sizes.min()):,} to "
-        f"{int(sizes.max()):,} of {len(loop):,} samples. {epoch.note}".strip(),
+        note=f"{note} {epoch.note}".strip(),
     )
 
 

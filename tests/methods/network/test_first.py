@@ -153,6 +153,7 @@ def test_the_worst_inferred_group_of_val_can_choose_without_labels(make_network_
     result = fit(method, problem, GROUPS, test=test)
     assert result.step_index > 2
     torch.testing.assert_close(result.step.inferred_group, result.last.inferred_group)
+    assert "groups of val" in result.step.note
 
 
 def test_what_a_first_network_says_repairs_the_second(make_network_problem):
