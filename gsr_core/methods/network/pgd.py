@@ -7,8 +7,9 @@ changes, each row has the gradient of its last layer, whose norm factorises into
 residual and of the layer's input (`gsr_core.methods.pgd`). The network goes on from where it is,
 with a new optimiser, by cross-entropy on n draws an epoch in proportion to these norms.
 
-The surer the first network gets, the more of the draws go to what conflicts with it, up to well
-beyond balance: `first_epochs` decides.
+A first network that is sure of the shortcut gives nearly all draws to what conflicts with it, which
+turns the shortcut round where conflicts are not very rare; the note says so, and a `power` below one
+takes it back.
 """
 
 from __future__ import annotations
@@ -47,7 +48,11 @@ class NetworkPGD(FirstNetwork, GradientSampling):
     )
     needs: ClassVar[LabelNeeds] = LabelNeeds.NONE
     values: ClassVar[Values] = Values.PROBABILITIES
-    search: ClassVar[SearchSpace] = {**FirstNetwork.search, "alpha": (0.3, 0.5, 0.7, 0.9)}
+    search: ClassVar[SearchSpace] = {
+        **FirstNetwork.search,
+        "alpha": (0.3, 0.5, 0.7, 0.9),
+        "power": (0.25, 0.5, 1.0),
+    }
 
     def epochs(self, loop: Loop) -> Iterator[Epoch]:
         """Yield the biased network's epochs, then n draws an epoch for the same network.
