@@ -8,8 +8,8 @@ residual and of the layer's input (`gsr_core.methods.pgd`). The network goes on 
 with a new optimiser, by cross-entropy on n draws an epoch in proportion to these norms.
 
 A first network that is sure of the shortcut gives nearly all draws to what conflicts with it, which
-turns the shortcut round where conflicts are not very rare; the note says so, and a `power` below one
-takes it back.
+turns the shortcut round where conflicts are not very rare; the note says how many, and a `power`
+below one makes them fewer.
 """
 
 from __future__ import annotations
