@@ -38,27 +38,31 @@ from gsr_core.inference.base import (
 from gsr_core.inference.references import Reference, logits_of_splits, reference_head
 from gsr_core.linear.head import Head
 
-__all__ = ["EIILInference", "EnvironmentSearch", "loss_by_scale", "penalty", "search"]
+__all__ = [
+    "EIILInference",
+    "EnvironmentRate",
+    "EnvironmentSteps",
+    "Restarts",
+    "loss_by_scale",
+    "penalty",
+    "search",
+]
 
 _DECAY, _EPSILON = (0.9, 0.999), 1e-8
 """Adam's usual constants."""
 
 
-@settings(frozen=True, kw_only=True, config=INFERENCE_CONFIG)
-class EnvironmentSearch:
-    """How the environments are searched."""
-
-    environment_steps: Annotated[
-        int, Field(ge=1, le=100_000, description="Steps of Adam on the assignment.")
-    ] = 500
-    environment_lr: Annotated[float, Field(gt=0, description="Step size of Adam.")] = 0.1
-    restarts: Annotated[
-        int, Field(ge=1, le=50, description="Starts at random; the largest penalty is taken.")
-    ] = 3
+EnvironmentSteps = Annotated[
+    int, Field(ge=1, le=100_000, description="Steps of Adam on the assignment.")
+]
+EnvironmentRate = Annotated[float, Field(gt=0, description="Step size of Adam.")]
+Restarts = Annotated[
+    int, Field(ge=1, le=50, description="Starts at random; the largest penalty is taken.")
+]
 
 
 @settings(frozen=True, kw_only=True, config=INFERENCE_CONFIG)
-class EIILInference(GroupInference, EnvironmentSearch):
+class EIILInference(GroupInference):
     """Split the rows so that a reference head differs most between the two parts."""
 
     title: ClassVar[str] = "EIIL: inferred environments"
@@ -75,6 +79,9 @@ class EIILInference(GroupInference, EnvironmentSearch):
             "the backbone's own (an early one where there is none), or one fitted to the end."
         ),
     ] = "early"
+    environment_steps: EnvironmentSteps = 500
+    environment_lr: EnvironmentRate = 0.1
+    restarts: Restarts = 3
 
     def reference_of(self, problem: Problem) -> Head:
         """Return the head whose failures are split off.

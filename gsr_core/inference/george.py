@@ -108,7 +108,7 @@ class Mixtures:
 
 
 @settings(frozen=True, kw_only=True, config=INFERENCE_CONFIG)
-class GeorgeInference(GroupInference, Mixtures):
+class GeorgeInference(Mixtures, GroupInference):
     """Fit a Gaussian mixture to the features of each class."""
 
     title: ClassVar[str] = "GEORGE: mixtures of features"

@@ -33,24 +33,20 @@ from gsr_core.inference.kmeans import Centres, best_centres
 from gsr_core.inference.references import early_heads, logits_of_splits, reference_head
 from gsr_core.linear.head import Head
 
-__all__ = ["OutputClusters", "SpareInference"]
+__all__ = ["MostClusters", "Outputs", "SpareInference"]
+
+
+Outputs = Annotated[
+    Literal["softmax", "logits"],
+    Field(description="What is clustered of them; softmax is as published."),
+]
+MostClusters = Annotated[
+    int, Field(ge=2, le=20, description="Most clusters of a class that are tried.")
+]
 
 
 @settings(frozen=True, kw_only=True, config=INFERENCE_CONFIG)
-class OutputClusters:
-    """What of the outputs is clustered, and how finely."""
-
-    outputs: Annotated[
-        Literal["softmax", "logits"],
-        Field(description="What is clustered of them; softmax is as published."),
-    ] = "softmax"
-    max_clusters: Annotated[
-        int, Field(ge=2, le=20, description="Most clusters of a class that are tried.")
-    ] = 5
-
-
-@settings(frozen=True, kw_only=True, config=INFERENCE_CONFIG)
-class SpareInference(GroupInference, OutputClusters):
+class SpareInference(GroupInference):
     """Cluster each class by what an early head puts out."""
 
     title: ClassVar[str] = "SPARE: clusters of early outputs"
@@ -66,6 +62,7 @@ class SpareInference(GroupInference, OutputClusters):
             "backbone's own head (an early one where there is none)."
         ),
     ] = "early"
+    outputs: Outputs = "softmax"
     early_steps: Annotated[
         int,
         Field(
@@ -75,6 +72,7 @@ class SpareInference(GroupInference, OutputClusters):
             "the best mean silhouette is taken.",
         ),
     ] = 64
+    max_clusters: MostClusters = 5
 
     def partition(self, problem: Problem) -> InferredGroups:
         """Cluster the rows class by class; those of target and val go to the nearest centre.

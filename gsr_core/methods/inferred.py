@@ -207,7 +207,7 @@ def _about(inferred: InferredGroups) -> str:
 
 
 @settings(frozen=True, kw_only=True, config=SETTINGS_CONFIG)
-class Spare(InferThenTrain, SpareInference, Importance):
+class Spare(Importance, InferThenTrain, SpareInference):
     """Clusters of early outputs, drawn inversely to a power of their size."""
 
     name: ClassVar[str] = "spare"

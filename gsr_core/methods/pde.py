@@ -64,7 +64,7 @@ class Expansion:
 
 
 @settings(frozen=True, kw_only=True, config=SETTINGS_CONFIG)
-class PDE(FittedHead, Expansion):
+class PDE(Expansion, FittedHead):
     """Descend on a balanced subset first, then on sets that grow by a few rows a stage.
 
     Step 1 is the warm-up, every further step one stage of expansion.

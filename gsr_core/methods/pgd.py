@@ -81,7 +81,7 @@ class GradientSampling:
 
 
 @settings(frozen=True, kw_only=True, config=SETTINGS_CONFIG)
-class PGD(FittedHead, GradientSampling):
+class PGD(GradientSampling, FittedHead):
     """Refit the head on samples drawn by the gradient norm that they have at a biased head."""
 
     name: ClassVar[str] = "pgd"

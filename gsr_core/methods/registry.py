@@ -40,9 +40,10 @@ from gsr_core.methods.network.balanced import (
 from gsr_core.methods.network.cnc import NetworkCnC
 from gsr_core.methods.network.crest import NetworkCREST
 from gsr_core.methods.network.epic import NetworkEPIC
+from gsr_core.methods.network.eiil import NetworkEIIL
+from gsr_core.methods.network.george import NetworkGeorge
 from gsr_core.methods.network.group_dro import NetworkGroupDRO
 from gsr_core.methods.network.gsr import GSRFAH, GSRFEH, GSRFGN, GSRFHF
-from gsr_core.methods.network.inferred import NetworkEIIL, NetworkGeorge
 from gsr_core.methods.network.jtt import NetworkJTT
 from gsr_core.methods.network.lff import NetworkLfF
 from gsr_core.methods.network.pde import NetworkPDE

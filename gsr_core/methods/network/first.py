@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC
 from collections.abc import Iterator
 from dataclasses import fields, replace
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 
 import torch
 from pydantic import Field
@@ -23,7 +23,9 @@ from gsr_core.methods.network.loop import Epoch, Update
 if TYPE_CHECKING:
     from gsr_core.methods.network.loop import Loop
 
-__all__ = ["FirstNetwork", "infer_groups", "of_inferred", "shared"]
+__all__ = ["FirstNetwork", "by_first", "infer_groups", "of_inferred"]
+
+_Inference = TypeVar("_Inference", bound=GroupInference)
 
 
 @settings(frozen=True, kw_only=True, config=SETTINGS_CONFIG)
@@ -90,6 +92,13 @@ def of_inferred(loop: Loop, epoch: Epoch) -> Epoch:
     )
 
 
-def shared(method: NetworkMethod, kind: type) -> dict[str, Any]:
-    """Return the settings that a method has from a class of settings."""
-    return {each.name: getattr(method, each.name) for each in fields(kind)}
+def by_first(method: NetworkMethod, kind: type[_Inference], **settings: Any) -> _Inference:
+    """Return an inference with the settings that it shares with a method.
+
+    Args:
+        method: Its seed is the inference's too.
+        kind: Which inference.
+        settings: Those that the method does not have.
+    """
+    known = {each.name for each in fields(kind)} & set(method.settings())
+    return kind(**{name: getattr(method, name) for name in known}, **settings)

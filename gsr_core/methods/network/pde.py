@@ -38,7 +38,7 @@ __all__ = ["NetworkPDE"]
 
 
 @settings(frozen=True, kw_only=True, config=SETTINGS_CONFIG)
-class NetworkPDE(NetworkMethod, Expansion):
+class NetworkPDE(Expansion, NetworkMethod):
     """Train the network on a balanced set first, then on sets that grow by a few rows a stage."""
 
     name: ClassVar[str] = "network_pde"

@@ -34,7 +34,7 @@ __all__ = ["NetworkPGD"]
 
 
 @settings(frozen=True, kw_only=True, config=SETTINGS_CONFIG)
-class NetworkPGD(FirstNetwork, GradientSampling):
+class NetworkPGD(GradientSampling, FirstNetwork):
     """Train a biased network on with rows drawn by the norm of their gradient."""
 
     name: ClassVar[str] = "network_pgd"

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
-from gsr_core.inference.spare import OutputClusters, SpareInference
+from gsr_core.inference.spare import MostClusters, Outputs, SpareInference
 from gsr_core.methods.base import SETTINGS_CONFIG, LabelNeeds, SearchSpace, Values, settings
 from gsr_core.methods.importance import Importance, importance, importance_in_words
-from gsr_core.methods.network.first import FirstNetwork, infer_groups, of_inferred, shared
+from gsr_core.methods.network.first import FirstNetwork, by_first, infer_groups, of_inferred
 from gsr_core.methods.network.loop import Epoch
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ __all__ = ["NetworkSpare"]
 
 
 @settings(frozen=True, kw_only=True, config=SETTINGS_CONFIG)
-class NetworkSpare(FirstNetwork, OutputClusters, Importance):
+class NetworkSpare(Importance, FirstNetwork):
     """Train a second network on draws inversely to the sizes of the first one's clusters."""
 
     name: ClassVar[str] = "network_spare"
@@ -50,6 +50,9 @@ class NetworkSpare(FirstNetwork, OutputClusters, Importance):
         "power_blurred": (0.0, 1.0, 2.0),
     }
 
+    outputs: Outputs = "softmax"
+    max_clusters: MostClusters = 5
+
     def epochs(self, loop: Loop) -> Iterator[Epoch]:
         """Yield the first network's epochs, then n draws an epoch for the second.
 
@@ -58,9 +61,7 @@ class NetworkSpare(FirstNetwork, OutputClusters, Importance):
         """
         yield from self.first(loop, "whose outputs are clustered")
         if "power" not in loop.kept:
-            inference = SpareInference(
-                seed=self.seed, clustered="backbone", **shared(self, OutputClusters)
-            )
+            inference = by_first(self, SpareInference, clustered="backbone")
             found = infer_groups(loop, inference, "logits")
             power = self.powers(found, loop.n_classes)
             powers = [power[label] for label in sorted(power)]
