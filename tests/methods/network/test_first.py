@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
+from gsr_core.linear.head import Head
 from gsr_core.methods.fit import fit
-from gsr_core.methods.network.loop import Loop
+from gsr_core.methods.network.loop import Epoch, Loop
 from gsr_core.methods.registry import METHODS, make_method
 
 GROUPS = ["a", "b", "c", "d"]
@@ -33,6 +34,23 @@ def after_first(name, problem, **changed):
 def conflicting(problem):
     """Which trained rows lack the shortcut."""
     return problem.weighted.groups[:, [1, 2]].any(dim=1).cpu()
+
+
+def test_an_inference_sees_the_network_as_it_is(make_network_problem):
+    problem, _ = make_network_problem()
+    loop = Loop(make_method("network_erm"), problem, None)
+    loop.train(Epoch(loop.shuffled()))
+    module = loop.learner.module.eval()
+    for space, columns in (("features", 6), ("logits", 2)):
+        seen = loop.seen(space)
+        head = Head(*seen.backbone_head)
+        assert len(seen.target) == 0
+        for rows in (seen.weighted, seen.val):
+            assert rows.features.shape == (len(rows), columns)
+            inputs = torch.from_numpy(problem.network.inputs.array[rows.position])
+            torch.testing.assert_close(
+                head.logits(rows.features), module(inputs.to(loop.device)).detach()
+            )
 
 
 @pytest.mark.parametrize("name", FIRST)
