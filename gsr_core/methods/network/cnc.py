@@ -22,8 +22,8 @@ Where we differ, and why:
   one anchor with positives and negatives of its own: the same terms from a fraction of the passes.
 - An epoch draws as many rows as there are, where the paper's has every anchor with all that belongs
   to it, so that an epoch here costs one of plain training.
-- Where a part has no rows, others of the class, or of other classes, stand in, so that no class is
-  lost; they have no part in the contrast.
+- Where a part has no rows, others of the class, or of other classes, stand in, so that a class that
+  was learned without an error is not lost; they have no part in the contrast.
 """
 
 from __future__ import annotations
