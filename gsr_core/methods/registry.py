@@ -39,8 +39,8 @@ from gsr_core.methods.network.balanced import (
 )
 from gsr_core.methods.network.cnc import NetworkCnC
 from gsr_core.methods.network.crest import NetworkCREST
-from gsr_core.methods.network.epic import NetworkEPIC
 from gsr_core.methods.network.eiil import NetworkEIIL
+from gsr_core.methods.network.epic import NetworkEPIC
 from gsr_core.methods.network.george import NetworkGeorge
 from gsr_core.methods.network.group_dro import NetworkGroupDRO
 from gsr_core.methods.network.gsr import GSRFAH, GSRFEH, GSRFGN, GSRFHF

@@ -72,8 +72,14 @@ def infer_groups(
     return found
 
 
-def of_inferred(loop: Loop, epoch: Epoch) -> Epoch:
-    """Return an epoch with the groups that `infer_groups` kept; weights of them are not shown."""
+def of_inferred(loop: Loop, epoch: Epoch, about: str = "") -> Epoch:
+    """Return an epoch with the groups that `infer_groups` kept; weights of them are not shown.
+
+    Args:
+        loop: Keeps the groups.
+        epoch: The epoch.
+        about: What else the user should know.
+    """
     group, in_val = loop.kept["group"], loop.kept["in_val"]
     sizes = torch.bincount(group, minlength=in_val.shape[1])
     note = (
@@ -88,7 +94,7 @@ def of_inferred(loop: Loop, epoch: Epoch) -> Epoch:
         group_weight=None,
         inferred_group=group,
         inferred_val=in_val,
-        note=f"{note} {epoch.note}".strip(),
+        note=f"{note} {about}".strip(),
     )
 
 

@@ -70,5 +70,5 @@ class NetworkSpare(Importance, FirstNetwork):
         drawn = importance(loop.kept["group"].numpy(), loop.labels.numpy(), power)
         probability, note = torch.from_numpy(drawn), importance_in_words(power, drawn)
         while True:
-            epoch = Epoch(loop.drawn(probability), values=probability, note=note)
-            yield of_inferred(loop, epoch)
+            epoch = Epoch(loop.drawn(probability), values=probability)
+            yield of_inferred(loop, epoch, note)

@@ -9,11 +9,12 @@ from torch.nn.functional import cross_entropy
 
 from gsr_core.linear.head import Head
 from gsr_core.methods.fit import fit
+from gsr_core.methods.network.first import FirstNetwork
 from gsr_core.methods.network.loop import Epoch, Loop
 from gsr_core.methods.registry import METHODS, make_method
 
 GROUPS = ["a", "b", "c", "d"]
-FIRST = [name for name, each in METHODS.items() if "first_epochs" in each.__dataclass_fields__]
+FIRST = [name for name, each in METHODS.items() if issubclass(each, FirstNetwork)]
 KNOWN = {"max_clusters": 2, "reduce": "pca"}
 """What keeps an inference quick."""
 
