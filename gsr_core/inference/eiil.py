@@ -38,10 +38,27 @@ from gsr_core.inference.base import (
 from gsr_core.inference.references import Reference, logits_of_splits, reference_head
 from gsr_core.linear.head import Head
 
-__all__ = ["EIILInference", "loss_by_scale", "penalty", "search"]
+__all__ = [
+    "EIILInference",
+    "EnvironmentRate",
+    "EnvironmentSteps",
+    "Restarts",
+    "loss_by_scale",
+    "penalty",
+    "search",
+]
 
 _DECAY, _EPSILON = (0.9, 0.999), 1e-8
 """Adam's usual constants."""
+
+
+EnvironmentSteps = Annotated[
+    int, Field(ge=1, le=100_000, description="Steps of Adam on the assignment.")
+]
+EnvironmentRate = Annotated[float, Field(gt=0, description="Step size of Adam.")]
+Restarts = Annotated[
+    int, Field(ge=1, le=50, description="Starts at random; the largest penalty is taken.")
+]
 
 
 @settings(frozen=True, kw_only=True, config=INFERENCE_CONFIG)
@@ -62,13 +79,9 @@ class EIILInference(GroupInference):
             "the backbone's own (an early one where there is none), or one fitted to the end."
         ),
     ] = "early"
-    environment_steps: Annotated[
-        int, Field(ge=1, le=100_000, description="Steps of Adam on the assignment.")
-    ] = 500
-    environment_lr: Annotated[float, Field(gt=0, description="Step size of Adam.")] = 0.1
-    restarts: Annotated[
-        int, Field(ge=1, le=50, description="Starts at random; the largest penalty is taken.")
-    ] = 3
+    environment_steps: EnvironmentSteps = 500
+    environment_lr: EnvironmentRate = 0.1
+    restarts: Restarts = 3
 
     def reference_of(self, problem: Problem) -> Head:
         """Return the head whose failures are split off.

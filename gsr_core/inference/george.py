@@ -42,7 +42,7 @@ from gsr_core.inference.references import Reference, logits_of_splits, reference
 if TYPE_CHECKING:
     from sklearn.mixture import GaussianMixture
 
-__all__ = ["GeorgeInference"]
+__all__ = ["GeorgeInference", "Mixtures"]
 
 _NEIGHBOURS = 10
 """Of UMAP, as published."""
@@ -83,15 +83,8 @@ class _Mixture:
 
 
 @settings(frozen=True, kw_only=True, config=INFERENCE_CONFIG)
-class GeorgeInference(GroupInference):
-    """Fit a Gaussian mixture to the features of each class."""
-
-    title: ClassVar[str] = "GEORGE: mixtures of features"
-    summary: ClassVar[str] = (
-        "Fits a Gaussian mixture to the reduced features of each class, with as many components "
-        "as the silhouette says."
-    )
-    space: ClassVar[Space] = "features"
+class Mixtures:
+    """How features are reduced, and which mixtures are fitted to them."""
 
     reduce: Annotated[
         Literal["pca", "umap"],
@@ -112,6 +105,19 @@ class GeorgeInference(GroupInference):
             "many; 1 leaves them.",
         ),
     ] = 1
+
+
+@settings(frozen=True, kw_only=True, config=INFERENCE_CONFIG)
+class GeorgeInference(Mixtures, GroupInference):
+    """Fit a Gaussian mixture to the features of each class."""
+
+    title: ClassVar[str] = "GEORGE: mixtures of features"
+    summary: ClassVar[str] = (
+        "Fits a Gaussian mixture to the reduced features of each class, with as many components "
+        "as the silhouette says."
+    )
+    space: ClassVar[Space] = "features"
+
     reference: Annotated[
         Reference,
         Field(

@@ -33,7 +33,16 @@ from gsr_core.inference.kmeans import Centres, best_centres
 from gsr_core.inference.references import early_heads, logits_of_splits, reference_head
 from gsr_core.linear.head import Head
 
-__all__ = ["SpareInference"]
+__all__ = ["MostClusters", "Outputs", "SpareInference"]
+
+
+Outputs = Annotated[
+    Literal["softmax", "logits"],
+    Field(description="What is clustered of them; softmax is as published."),
+]
+MostClusters = Annotated[
+    int, Field(ge=2, le=20, description="Most clusters of a class that are tried.")
+]
 
 
 @settings(frozen=True, kw_only=True, config=INFERENCE_CONFIG)
@@ -53,10 +62,7 @@ class SpareInference(GroupInference):
             "backbone's own head (an early one where there is none)."
         ),
     ] = "early"
-    outputs: Annotated[
-        Literal["softmax", "logits"],
-        Field(description="What is clustered of them; softmax is as published."),
-    ] = "softmax"
+    outputs: Outputs = "softmax"
     early_steps: Annotated[
         int,
         Field(
@@ -66,9 +72,7 @@ class SpareInference(GroupInference):
             "the best mean silhouette is taken.",
         ),
     ] = 64
-    max_clusters: Annotated[
-        int, Field(ge=2, le=20, description="Most clusters of a class that are tried.")
-    ] = 5
+    max_clusters: MostClusters = 5
 
     def partition(self, problem: Problem) -> InferredGroups:
         """Cluster the rows class by class; those of target and val go to the nearest centre.

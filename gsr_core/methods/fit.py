@@ -109,7 +109,8 @@ def _drive(
     if resume is not None:
         index, earlier, last = resume.last_index, resume.seconds, resume.last
         kept = _alike(resume.step, problem), resume.step_index
-        best = _val_score(method, records_at(resume.history, resume.step_index))
+        if resume.step.candidate:
+            best = _val_score(method, records_at(resume.history, resume.step_index))
     steps = method.iterate(problem, None if resume is None else resume.last.checkpoint)
     rule = method.rule
 
@@ -135,11 +136,12 @@ def _drive(
         step = _alike(step, problem)
         index, last = index + 1, step
         scores = scorer(index, step)
-        score = _val_score(method, scores)
+        # What may not be kept need not have what the rule looks at, such as inferred groups.
+        score = _val_score(method, scores) if step.candidate else None
         if (
             kept is None
             or not kept[0].candidate
-            or (step.candidate and (rule.last or rule.improves(score, best)))
+            or (score is not None and (rule.last or rule.improves(score, best)))
         ):
             best, kept = score, (step, index)
         scores += step_records(index, step, time.perf_counter() - begun)

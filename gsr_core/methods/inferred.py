@@ -12,12 +12,8 @@ and a group-aware method runs on that unchanged. It reads no true group unless i
   worst group (`risk=group_dro`), since otherwise it would read no groups.
 - The inference is repeated when a run goes on, with the same result to the bit.
 
-SPARE's own training draws row i of class c and cluster V with probability
-
-.. math:: p_i \propto |V|^{-\lambda_c}
-
-within its class, all classes equally often: clusters have mass :math:`\propto |V|^{1 - \lambda}`.
-As everywhere here, the head is fitted under p instead of to draws from it.
+SPARE's own training draws rows by `importance`; as everywhere here, the head is fitted under these
+probabilities instead of to draws from them.
 
 The module is long because it lists the settings of seven methods.
 """
@@ -55,6 +51,7 @@ from gsr_core.methods.base import (
 from gsr_core.methods.group_dro import GroupDRO
 from gsr_core.methods.gsr import GSR
 from gsr_core.methods.gsr_variants import GSRHF
+from gsr_core.methods.importance import Importance, importance, importance_in_words
 from gsr_core.methods.inner import FittedHead
 from gsr_core.methods.maple import MAPLE
 from gsr_core.methods.pde import PDE
@@ -70,7 +67,6 @@ __all__ = [
     "GraSP",
     "InferThenTrain",
     "Spare",
-    "importance",
     "with_inferred",
 ]
 
@@ -199,33 +195,6 @@ def with_inferred(problem: Problem, inferred: InferredGroups) -> tuple[Problem, 
     return replaced, torch.from_numpy(kept).to(problem.weighted.labels.device)
 
 
-def importance(group: np.ndarray, labels: np.ndarray, power: Mapping[int, float]) -> np.ndarray:
-    """Return SPARE's sampling probabilities.
-
-    Args:
-        group: (n,) cluster of each row, within one class each.
-        labels: (n,) classes.
-        power: Lambda of each class: 1 makes its clusters equally likely, 2 the smaller ones the
-            likelier, 0 makes all its rows equally likely.
-
-    Returns:
-        (n,), each class with the same sum, one in all.
-
-    Example:
-        >>> group, labels = np.array([0, 0, 0, 1, 2, 2]), np.array([0, 0, 0, 0, 1, 1])
-        >>> importance(group, labels, {0: 1.0, 1: 0.0}).round(4)
-        array([0.0833, 0.0833, 0.0833, 0.25  , 0.25  , 0.25  ])
-    """
-    sizes = np.bincount(group)[group].astype(np.float64)
-    present = np.unique(labels)
-    probability = np.empty(len(group))
-    for label in present:
-        inside = labels == label
-        chance = sizes[inside] ** -power[int(label)]
-        probability[inside] = chance / chance.sum() / len(present)
-    return probability
-
-
 def _about(inferred: InferredGroups) -> str:
     """Return a sentence about the inferred groups."""
     text = f"{inferred.n_groups} groups inferred"
@@ -238,7 +207,7 @@ def _about(inferred: InferredGroups) -> str:
 
 
 @settings(frozen=True, kw_only=True, config=SETTINGS_CONFIG)
-class Spare(InferThenTrain, SpareInference):
+class Spare(Importance, InferThenTrain, SpareInference):
     """Clusters of early outputs, drawn inversely to a power of their size."""
 
     name: ClassVar[str] = "spare"
@@ -268,28 +237,6 @@ class Spare(InferThenTrain, SpareInference):
             "gsr, gsr_hf or maple by those of target."
         ),
     ] = "importance"
-    clear: Annotated[
-        float,
-        Field(ge=-1, le=1, description="importance: silhouette from which clusters are clear-cut."),
-    ] = 0.9
-    power_clear: Annotated[
-        float,
-        Field(
-            ge=0,
-            le=2,
-            description="importance: power of the inverse cluster size in a class with clear-cut "
-            "clusters; 1 makes them equally likely, 0 leaves the class as it is.",
-        ),
-    ] = 1.0
-    power_blurred: Annotated[
-        float,
-        Field(
-            ge=0,
-            le=2,
-            description="importance: the same in any other class; 2 makes smaller clusters "
-            "likelier, which reverses the imbalance if they are pure.",
-        ),
-    ] = 2.0
 
     def train(
         self,
@@ -311,22 +258,7 @@ class Spare(InferThenTrain, SpareInference):
         labels = known.weighted.labels.cpu().numpy()
         power = self.powers(inferred, known.n_classes)
         drawn = importance(known.weighted.groups.cpu().numpy().argmax(axis=1), labels, power)
-        effective = 1 / np.square(drawn).sum()
-        each = ", ".join(f"{power[label]:g}" for label in sorted(power))
-        yield inner.step(
-            inner.basis.new_tensor(drawn),
-            note=f"Drawn by powers {each} of the inverse cluster size; effective sample size "
-            f"{effective:,.0f} of {len(drawn):,}.",
-        )
-
-    def powers(self, inferred: InferredGroups, n_classes: int) -> dict[int, float]:
-        """Return lambda of each class: by its silhouette, and 1 where there is one cluster."""
-        powers = dict.fromkeys(range(n_classes), 1.0)
-        for row in inferred.candidates.to_dict("records"):
-            if row["chosen"]:
-                clear = row["silhouette"] >= self.clear
-                powers[row["class"]] = self.power_clear if clear else self.power_blurred
-        return powers
+        yield inner.step(inner.basis.new_tensor(drawn), note=importance_in_words(power, drawn))
 
 
 @settings(frozen=True, kw_only=True, config=SETTINGS_CONFIG)

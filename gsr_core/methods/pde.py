@@ -50,11 +50,21 @@ from gsr_core.methods.draws import per_row
 from gsr_core.methods.inner import FittedHead
 from gsr_core.methods.subg import balanced_subset
 
-__all__ = ["PDE", "joining_order"]
+__all__ = ["PDE", "Expansion", "joining_order", "stage_in_words"]
 
 
 @settings(frozen=True, kw_only=True, config=SETTINGS_CONFIG)
-class PDE(FittedHead):
+class Expansion:
+    """How the set grows after the warm-up."""
+
+    add: Annotated[int, Field(ge=1, description="Samples that join at each stage.")] = 10
+    expansion_lr: Annotated[
+        float, Field(gt=0, le=1, description="Factor on the learning rate after the warm-up.")
+    ] = 0.01
+
+
+@settings(frozen=True, kw_only=True, config=SETTINGS_CONFIG)
+class PDE(Expansion, FittedHead):
     """Descend on a balanced subset first, then on sets that grow by a few rows a stage.
 
     Step 1 is the warm-up, every further step one stage of expansion.
@@ -80,7 +90,6 @@ class PDE(FittedHead):
         int,
         Field(ge=1, le=100_000, description="Stages, the warm-up included; fewer if rows run out."),
     ] = 200
-    add: Annotated[int, Field(ge=1, description="Samples that join at each stage.")] = 10
     warmup_updates: Annotated[
         int, Field(ge=1, le=1_000_000, description="Updates of the head in the warm-up.")
     ] = 500
@@ -88,9 +97,6 @@ class PDE(FittedHead):
         int, Field(ge=1, le=1_000_000, description="Updates of the head in each later stage.")
     ] = 10
     lr: Annotated[float, Field(gt=0, description="Learning rate of the warm-up.")] = 0.01
-    expansion_lr: Annotated[
-        float, Field(gt=0, le=1, description="Factor on the learning rate after the warm-up.")
-    ] = 0.01
     momentum: Annotated[
         float, Field(ge=0, lt=1, description="Share of the last update that is kept.")
     ] = 0.9
@@ -140,8 +146,7 @@ class PDE(FittedHead):
                 relative_gradient_norm=norm / max(float(start), torch.finfo(u.dtype).tiny),
                 step_size=lr,
                 checkpoint={"u": u, "velocity": velocity, "done": u.new_tensor(done)},
-                note=f"{'Warm-up' if done == 1 else f'Stage {done}'}: "
-                f"{size:,} of {len(weight):,} samples are in the set.",
+                note=stage_in_words(done, size, len(weight)),
             )
 
 
@@ -175,3 +180,15 @@ def joining_order(rows: Rows, generator: np.random.Generator) -> tuple[np.ndarra
         in_set[row] = True
         size += members[row]
         order.append(row)
+
+
+def stage_in_words(stage: int, size: int, n: int) -> str:
+    """Return a sentence about a stage, of which the warm-up is number 1.
+
+    Args:
+        stage: Its number.
+        size: Rows in the set.
+        n: Rows in all.
+    """
+    name = "Warm-up" if stage == 1 else f"Stage {stage}"
+    return f"{name}: {size:,} of {n:,} samples are in the set."

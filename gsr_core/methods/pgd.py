@@ -47,7 +47,7 @@ from gsr_core.methods.base import (
 from gsr_core.methods.biased import curvature_bound, gce_gradient
 from gsr_core.methods.inner import FittedHead, InnerProblem
 
-__all__ = ["PGD", "biased_state", "gradient_norms"]
+__all__ = ["PGD", "GradientSampling", "biased_state", "gradient_norms", "top_in_words"]
 
 _ORDERS = {"l1": 1.0, "l2": 2.0, "linf": float("inf")}
 _TOP = 0.1
@@ -55,7 +55,33 @@ _TOP = 0.1
 
 
 @settings(frozen=True, kw_only=True, config=SETTINGS_CONFIG)
-class PGD(FittedHead):
+class GradientSampling:
+    """How biased the first model is, and how often a sample is drawn by its gradient there."""
+
+    alpha: Annotated[
+        float,
+        Field(
+            gt=0,
+            le=1,
+            description="Exponent of the generalised cross-entropy; towards 0 it is cross-entropy.",
+        ),
+    ] = 0.7
+    norm: Annotated[Literal["l1", "l2", "linf"], Field(description="Norm of the gradients.")] = "l2"
+    power: Annotated[float, Field(gt=0, description="Power to which the norms are raised.")] = 1.0
+
+    def chances(self, design: Tensor, residuals: Tensor) -> Tensor:
+        """Return h (n,), which sums to one.
+
+        Args:
+            design: (n, d + 1) features and a one.
+            residuals: (n, K) probabilities less the one-hot label.
+        """
+        score = gradient_norms(design, residuals, self.norm) ** self.power
+        return score / score.sum()
+
+
+@settings(frozen=True, kw_only=True, config=SETTINGS_CONFIG)
+class PGD(GradientSampling, FittedHead):
     """Refit the head on samples drawn by the gradient norm that they have at a biased head."""
 
     name: ClassVar[str] = "pgd"
@@ -75,19 +101,9 @@ class PGD(FittedHead):
         "updates": Range(3, 1000),
     }
 
-    alpha: Annotated[
-        float,
-        Field(
-            gt=0,
-            le=1,
-            description="Exponent of the generalised cross-entropy; towards 0 it is cross-entropy.",
-        ),
-    ] = 0.7
     updates: Annotated[
         int, Field(ge=1, le=100_000, description="Full-batch steps of the biased head.")
     ] = 10
-    norm: Annotated[Literal["l1", "l2", "linf"], Field(description="Norm of the gradients.")] = "l2"
-    power: Annotated[float, Field(gt=0, description="Power to which the norms are raised.")] = 1.0
     resample: Annotated[
         bool,
         Field(
@@ -113,16 +129,9 @@ class PGD(FittedHead):
         scaling = FeatureMap.fit(
             rows.features, standardise=self.standardise, dtype=dtype, row_space=False
         )
-        norms = gradient_norms(scaling.design(rows.features, dtype), residuals, self.norm)
-        score = norms**self.power
-        probability = score / score.sum()
+        probability = self.chances(scaling.design(rows.features, dtype), residuals)
         weight = self._draw(rows, probability) if self.resample else probability
-
-        most = probability.sort(descending=True).values[: max(int(_TOP * len(rows)), 1)]
-        note = (
-            f"The {_TOP:.0%} of the samples with the largest gradients are drawn "
-            f"{float(most.sum()):.0%} of the time."
-        )
+        note = top_in_words(probability)
         step = inner.step(weight, target=inner.scored(problem.target), note=note)
         yield replace(step, sample_weight=probability)
 
@@ -159,3 +168,13 @@ def gradient_norms(design: Tensor, residuals: Tensor, norm: str) -> Tensor:
     order = _ORDERS[norm]
     vector_norm = torch.linalg.vector_norm
     return vector_norm(residuals, order, dim=1) * vector_norm(design, order, dim=1)
+
+
+def top_in_words(probability: Tensor) -> str:
+    """Return a sentence about how often the samples with the largest gradients (n,) are drawn."""
+    top = max(int(_TOP * len(probability)), 1)
+    mass = float(probability.sort(descending=True).values[:top].sum())
+    return (
+        f"The {_TOP:.0%} of the samples with the largest gradients are drawn {mass:.0%} of the "
+        "time."
+    )

@@ -37,13 +37,19 @@ from gsr_core.methods.network.balanced import (
     NetworkRWG,
     NetworkSUBG,
 )
+from gsr_core.methods.network.cnc import NetworkCnC
 from gsr_core.methods.network.crest import NetworkCREST
+from gsr_core.methods.network.eiil import NetworkEIIL
 from gsr_core.methods.network.epic import NetworkEPIC
+from gsr_core.methods.network.george import NetworkGeorge
 from gsr_core.methods.network.group_dro import NetworkGroupDRO
 from gsr_core.methods.network.gsr import GSRFAH, GSRFEH, GSRFGN, GSRFHF
 from gsr_core.methods.network.jtt import NetworkJTT
 from gsr_core.methods.network.lff import NetworkLfF
+from gsr_core.methods.network.pde import NetworkPDE
+from gsr_core.methods.network.pgd import NetworkPGD
 from gsr_core.methods.network.s2l import NetworkS2L
+from gsr_core.methods.network.spare import NetworkSpare
 from gsr_core.methods.optweights import OptWeights
 from gsr_core.methods.pde import PDE
 from gsr_core.methods.pgd import PGD
@@ -113,6 +119,12 @@ METHODS: dict[str, type[Method]] = {
         NetworkS2L,
         NetworkEPIC,
         NetworkCREST,
+        NetworkSpare,
+        NetworkPGD,
+        NetworkPDE,
+        NetworkEIIL,
+        NetworkGeorge,
+        NetworkCnC,
     )
 }
 

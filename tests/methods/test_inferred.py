@@ -14,6 +14,7 @@ from gsr_core.methods.fit import fit
 from gsr_core.methods.group_dro import GroupDRO
 from gsr_core.methods.gsr import GSR
 from gsr_core.methods.gsr_variants import GSRHF
+from gsr_core.methods.importance import importance
 from gsr_core.methods.inferred import (
     EIIL,
     SSA,
@@ -22,7 +23,6 @@ from gsr_core.methods.inferred import (
     George,
     GraSP,
     Spare,
-    importance,
     with_inferred,
 )
 from gsr_core.methods.llr import LLR

@@ -13,7 +13,9 @@ batch lacks keeps its weight. A row in several groups counts in each, one in non
 
 from __future__ import annotations
 
+from abc import ABC
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import torch
@@ -36,24 +38,13 @@ from gsr_core.methods.rwg import group_shares, groups_with_rows
 if TYPE_CHECKING:
     from gsr_core.methods.network.loop import Loop
 
-__all__ = ["NetworkGroupDRO", "robust_update"]
+__all__ = ["NetworkGroupDRO", "Robust", "robust_update"]
 
 
 @settings(frozen=True, kw_only=True, config=SETTINGS_CONFIG)
-class NetworkGroupDRO(NetworkMethod):
-    """Train the network for the least loss of the worst group."""
+class Robust(NetworkMethod, ABC):
+    """A method that trains the network for the least loss of the worst group, whoever named it."""
 
-    name: ClassVar[str] = "network_group_dro"
-    title: ClassVar[str] = "Network Group DRO: least loss of the worst group"
-    summary: ClassVar[str] = (
-        "Trains the whole network against group weights that follow, batch by batch, the group "
-        "with the highest loss."
-    )
-    use_when: ClassVar[str] = (
-        "Every training row has a group label, and some groups are harder than others, not only "
-        "smaller."
-    )
-    needs: ClassVar[LabelNeeds] = LabelNeeds.TRAIN
     values: ClassVar[Values] = Values.PROBABILITIES
     search: ClassVar[SearchSpace] = {
         **NetworkMethod.search,
@@ -69,13 +60,14 @@ class NetworkGroupDRO(NetworkMethod):
         Field(ge=0, description="C: C over the root of a group's size is added to its loss."),
     ] = 0.0
 
-    def epochs(self, loop: Loop) -> Iterator[Epoch]:
+    def robust(self, loop: Loop, groups: Tensor) -> Iterator[Epoch]:
         """Yield n draws an epoch, all groups equally often.
 
         Args:
-            loop: Where training stands; it keeps the groups' weights.
+            loop: Where training stands; it keeps the groups' weights, `q`.
+            groups: (n, m) bool membership, on the CPU.
         """
-        rows = loop.trained
+        rows = replace(loop.trained, groups=groups)
         probability = group_shares(rows, torch.zeros(0, dtype=torch.float64)).mean(dim=1)
         if "q" not in loop.kept:
             present = groups_with_rows(rows).double()
@@ -84,25 +76,51 @@ class NetworkGroupDRO(NetworkMethod):
         while True:
             yield Epoch(
                 loop.drawn(probability),
-                update=robust_update(loop, self.group_lr, self.adjustment),
+                update=robust_update(loop, groups, self.group_lr, self.adjustment),
                 values=probability,
                 group_weight=lambda: loop.kept["q"],
             )
 
 
-def robust_update(loop: Loop, group_lr: float, adjustment: float) -> Update:
+@settings(frozen=True, kw_only=True, config=SETTINGS_CONFIG)
+class NetworkGroupDRO(Robust):
+    """Train the network for the least loss of the worst group."""
+
+    name: ClassVar[str] = "network_group_dro"
+    title: ClassVar[str] = "Network Group DRO: least loss of the worst group"
+    summary: ClassVar[str] = (
+        "Trains the whole network against group weights that follow, batch by batch, the group "
+        "with the highest loss."
+    )
+    use_when: ClassVar[str] = (
+        "Every training row has a group label, and some groups are harder than others, not only "
+        "smaller."
+    )
+    needs: ClassVar[LabelNeeds] = LabelNeeds.TRAIN
+
+    def epochs(self, loop: Loop) -> Iterator[Epoch]:
+        """Yield n draws an epoch, all groups equally often.
+
+        Args:
+            loop: Where training stands; it keeps the groups' weights.
+        """
+        yield from self.robust(loop, loop.groups)
+
+
+def robust_update(loop: Loop, groups: Tensor, group_lr: float, adjustment: float) -> Update:
     """Return the update of algorithm 1, which moves `loop.kept["q"]`, the groups' weights.
 
     Args:
-        loop: Whose groups and network.
+        loop: Whose network.
+        groups: (n, m) bool membership of its rows, on the CPU.
         group_lr: Step of the weights' logarithms, per nat.
         adjustment: C.
     """
-    margin = adjustment / loop.groups.sum(dim=0).double().sqrt()
+    margin = adjustment / groups.sum(dim=0).double().sqrt()
 
     def update(batch: Batch) -> Tensor:
         losses = cross_entropy(loop.learner.logits(batch.inputs), batch.labels, reduction="none")
-        members = loop.groups[batch.places].to(losses)
+        members = groups[batch.places].to(losses)
         count = members.sum(dim=0)
         present = (count > 0).cpu()
         group_losses = losses @ members / count.clamp(min=1)

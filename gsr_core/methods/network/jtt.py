@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import Field
 
 from gsr_core.methods.base import SETTINGS_CONFIG, LabelNeeds, Range, SearchSpace, settings
-from gsr_core.methods.network.base import NetworkMethod
+from gsr_core.methods.network.first import FirstNetwork
 from gsr_core.methods.network.loop import Epoch
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ __all__ = ["NetworkJTT"]
 
 
 @settings(frozen=True, kw_only=True, config=SETTINGS_CONFIG)
-class NetworkJTT(NetworkMethod):
+class NetworkJTT(FirstNetwork):
     """Train a second network with the first one's errors counted many times."""
 
     name: ClassVar[str] = "network_jtt"
@@ -39,15 +39,8 @@ class NetworkJTT(NetworkMethod):
         "minority."
     )
     needs: ClassVar[LabelNeeds] = LabelNeeds.NONE
-    search: ClassVar[SearchSpace] = {
-        **NetworkMethod.search,
-        "first_epochs": (1, 2, 3, 5),
-        "up": Range(2, 100),
-    }
+    search: ClassVar[SearchSpace] = {**FirstNetwork.search, "up": Range(2, 100)}
 
-    first_epochs: Annotated[
-        int, Field(ge=1, description="Epochs of the first network, among `steps`.")
-    ] = 2
     up: Annotated[
         int, Field(ge=1, le=100_000, description="How many times a misclassified row comes.")
     ] = 20
@@ -58,12 +51,7 @@ class NetworkJTT(NetworkMethod):
         Args:
             loop: Where training stands; it keeps how often each row comes.
         """
-        while loop.epoch < self.first_epochs:
-            yield Epoch(
-                loop.shuffled(),
-                note="This is the first network, whose errors are counted.",
-                candidate=False,
-            )
+        yield from self.first(loop, "whose errors are counted")
         if "copies" not in loop.kept:
             wrong = loop.logits().argmax(dim=1) != loop.labels
             loop.kept["copies"] = 1 + (self.up - 1) * wrong.long()

@@ -9,15 +9,15 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from gsr_core.data.problem import Problem
+from gsr_core.data.problem import Problem, Rows
 from gsr_core.errors import SettingError
 from gsr_core.features.backbones import Network
 from gsr_core.features.batches import Batches, automatic_workers, to_device
@@ -91,6 +91,8 @@ class Epoch:
         values: (n,) the method's value of each row, such as the probability of being drawn; they
             sum to one, none is negative. None if all count alike. Called once the epoch is done.
         group_weight: Likewise (m,) weights of the groups, or None.
+        inferred_group: (n,) int64 group that the method inferred for each row, or None.
+        inferred_val: (N, m') bool membership of the rows of val in these groups, or None.
         note: What the user should know about the network after it, or ""; likewise if it is called.
         candidate: Whether this network may be the one that is kept; a first network may not.
     """
@@ -99,6 +101,8 @@ class Epoch:
     update: Update | None = None
     values: Tensor | Callable[[], Tensor] | None = None
     group_weight: Callable[[], Tensor] | None = None
+    inferred_group: Tensor | None = None
+    inferred_val: Tensor | None = None
     note: str | Callable[[], str] = ""
     candidate: bool = True
 
@@ -243,6 +247,31 @@ class Loop:
             part = slice(at, at + size)
             yield to_device(inputs, self.device), labels[part], weight[part]
 
+    def seen(self, space: Literal["features", "logits"]) -> Problem:
+        """Return the data as the scored network has them, for an inference; target has no rows.
+
+        Args:
+            space: What an inference looks at: `features`, the inputs of the head, or `logits`,
+                which then stand for features, with the identity for a head, as they are fewer.
+        """
+
+        def rows(known: Rows) -> Rows:
+            passed = self._pass(known.position, self.learner)
+            parts = [each[0] if space == "features" else each[1] for each in passed]
+            return replace(known, source=torch.cat(parts).to(self.device))
+
+        head = self.head()
+        identity = torch.eye(self.n_classes, device=self.device), torch.zeros_like(head.bias)
+        trained = rows(self.trained)
+        target = (trained.features[:0], trained.labels[:0], trained.groups[:0])
+        return replace(
+            self.problem,
+            weighted=trained,
+            target=Rows(*target, trained.position[:0]),
+            val=rows(self.problem.val),
+            backbone_head=(head.weight, head.bias) if space == "features" else identity,
+        )
+
     def captured(self, learner: Learner) -> Any:
         """Return a context that gives a list, to which each pass adds the head's input (b, d)."""
         return _Captured(learner.module.get_submodule(self.network.head_name))
@@ -271,6 +300,11 @@ class Loop:
         """Go on from the network's weights with a new optimiser."""
         self.learner = self._learner(self.network)
 
+    def rate(self, share: float) -> None:
+        """Go on at a share of the learning rate, which checkpoints do not have."""
+        for group in self.learner.optimiser.param_groups:
+            group["lr"] = share * self.training.lr
+
     # What the driver does ------------------------------------------------------------------
 
     def train(self, epoch: Epoch) -> Step:
@@ -286,13 +320,14 @@ class Loop:
         self._check(loss if usable else math.nan)
         self.epoch += 1
         values = epoch.values if isinstance(epoch.values, Tensor | None) else epoch.values()
-        weight = None if values is None else values.to(self.device)
-        group_weight = None if epoch.group_weight is None else epoch.group_weight().to(self.device)
+        group_weight = None if epoch.group_weight is None else epoch.group_weight()
         return Step(
             head=self.head(),
-            sample_weight=weight,
+            sample_weight=_on(self.device, values),
             objective=loss,
-            group_weight=group_weight,
+            group_weight=_on(self.device, group_weight),
+            inferred_group=_on(self.device, epoch.inferred_group),
+            inferred_val=_on(self.device, epoch.inferred_val),
             checkpoint=self._state(),
             note=epoch.note if isinstance(epoch.note, str) else epoch.note(),
             candidate=epoch.candidate,
@@ -449,6 +484,10 @@ class _Captured:
 
     def __exit__(self, *_: object) -> None:
         self._handle.remove()
+
+
+def _on(device: torch.device, values: Tensor | None) -> Tensor | None:
+    return None if values is None else values.to(device)
 
 
 def _part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -15,7 +15,17 @@ from gsr_core.progress import Status, Stopped
 
 GROUPS = ["a", "b", "c", "d"]
 NETWORKS = [name for name, each in METHODS.items() if each.acts_on == "network"]
-QUICK = {"steps": 4, "first_epochs": 2, "warmup": 2, "every": 1, "budget": 0.5, "max_depth": 3}
+QUICK = {
+    "steps": 4,
+    "first_epochs": 2,
+    "warmup": 2,
+    "every": 1,
+    "budget": 0.5,
+    "max_depth": 3,
+    "max_clusters": 2,
+    "reduce": "pca",
+    "environment_steps": 50,
+}
 
 
 def quick(name, **changed):

@@ -102,7 +102,7 @@ def test_group_weights_follow_the_losses(make_network_problem):
             expected[group] *= torch.exp(0.5 * (losses[members].mean() + 2 / sizes[group].sqrt()))
     inputs = torch.from_numpy(problem.network.inputs.array[places])
     labels = loop.labels[places].to(loop.device)
-    robust_update(loop, 0.5, 2.0)(Batch(inputs, labels, torch.from_numpy(places)))
+    robust_update(loop, loop.groups, 0.5, 2.0)(Batch(inputs, labels, torch.from_numpy(places)))
     torch.testing.assert_close(loop.kept["q"], expected / expected.sum(), rtol=1e-5, atol=1e-7)
 
 
@@ -216,6 +216,58 @@ def test_weights_move_against_the_influence_through_all_parameters(
     found = second.sample_weight.cpu()
     torch.testing.assert_close(found, expected / expected.sum(), rtol=1e-3, atol=1e-5)
     torch.testing.assert_close(second.group_weight.cpu(), gamma, rtol=1e-4, atol=1e-6)
+
+
+def test_a_balanced_set_grows_by_rows_that_stay(make_network_problem):
+    problem, _ = make_network_problem(minority=0.3)
+    settings = {"steps": 20, "warmup": 2, "every": 2, "add": 12, "expansion_lr": 0.25}
+    method, loop = loop_of("network_pde", problem, **settings)
+    sets, rates = [], []
+    for epoch in method.epochs(loop):
+        rows = np.concatenate(epoch.batches)
+        assert len(set(rows.tolist())) == len(rows)
+        size = round(1 / float(epoch.values.max()))
+        assert size - 1 <= len(rows) <= size
+        sets.append(epoch.values > 0)
+        assert int(sets[-1].sum()) == size
+        rates.append(loop.learner.optimiser.param_groups[0]["lr"])
+        loop.epoch += 1
+    warm = int(sets[0].sum())
+    assert len(set(loop.groups[sets[0]].sum(dim=0).tolist())) == 1
+    assert warm == 4 * int(loop.groups.sum(dim=0).min())
+    stages = -(-(96 - warm) // 12)
+    assert [int(each.sum()) for each in sets] == [
+        min(warm + 12 * stage, 96) for stage in range(stages + 1) for _ in range(2)
+    ]
+    for before, after in itertools.pairwise(sets):
+        assert bool(after[before].all())
+    assert rates == pytest.approx([1e-2] * 2 + [2.5e-3] * (2 * stages))
+
+
+def test_the_expansion_goes_on_at_its_rate_with_the_momentum_that_was(
+    make_network_problem, compute
+):
+    problem, _ = make_network_problem()
+    plain = {"optimiser": "sgd", "lr": 0.1, "momentum": 0.5, "weight_decay": 0.0}
+    settings = {"steps": 2, "warmup": 1, "expansion_lr": 0.25, "batch_size": 96}
+    method, loop = loop_of("network_pde", problem, **plain, **settings)
+    warm = loop.train(next(method.epochs(loop)))
+    loop = Loop(method, problem, warm.checkpoint)
+    module, momentum = loop.learner.module, loop.learner.optimiser.state_dict()["state"]
+    module[3].p = 0.0
+    before = [each.detach().clone() for each in module.parameters()]
+    velocity = [momentum[each]["momentum_buffer"].clone() for each in range(len(before))]
+    epoch = next(method.epochs(loop))
+    (order,) = epoch.batches
+    x = torch.from_numpy(problem.network.inputs.array[order]).to(compute.device)
+    loss = cross_entropy(module.train()(x), problem.weighted.labels[torch.from_numpy(order)])
+    gradients = torch.autograd.grad(loss, list(module.parameters()))
+    loop.train(epoch)
+    moves = zip(before, velocity, gradients, module.parameters(), strict=True)
+    for start, past, gradient, now in moves:
+        torch.testing.assert_close(
+            now, start - 0.025 * (0.5 * past + gradient), rtol=1e-4, atol=1e-6
+        )
 
 
 def test_balancing_repairs_what_plain_training_gets_wrong(make_network_problem):
