@@ -88,7 +88,8 @@ class StepScorer:
         self.valued_split = "target" if on_target else problem.weighted_split
         valued = problem.target if on_target else problem.weighted
         self.members = valued.groups
-        self.leaves_out = method.values is Values.SUBSET
+        # Of heads it would be new to stored runs that go on, and bars at zero show it.
+        self.leaves_out = method.values is Values.SUBSET and method.acts_on == "network"
 
     def __call__(self, index: int, step: Step) -> list[Record]:
         """Return the records of a step: scores of each split, and weights of each group."""
