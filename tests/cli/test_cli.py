@@ -40,6 +40,7 @@ COMMANDS = (
     "audit",
     "export",
     "influence",
+    "features",
     "clean",
     "rename",
     "delete",

@@ -137,6 +137,6 @@ def test_a_study_of_strength_uses_a_bundle_for_each_level(digits_bundle, tmp_pat
         compute_study(replace(study))
 
 
-def test_noise_in_labels_is_not_studied_on_whole_networks(workspace):
+def test_noise_in_labels_is_not_studied_on_whole_networks(place):
     with pytest.raises(SettingError, match="network_erm trains a network on train; leave it out"):
-        make_study(workspace, "noise", "tiny", ["llr", "network_erm"])
+        make_study(place, "noise", "tiny", ["llr", "network_erm"])
