@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gsr_core.cli import terminal
+from gsr_core.cli.bundles import OverwriteOption
 from gsr_core.cli.terminal import DeviceOption, JsonOption, WorkspaceOption
 from gsr_core.errors import DiskFullError
 from gsr_core.progress import Report
@@ -164,6 +165,7 @@ def influence(
 def features(
     run_id: Annotated[str, typer.Argument(help="A run, or the beginning of its name.")],
     name: Annotated[str, typer.Argument(help="Of the new bundle.", show_default=False)],
+    overwrite: OverwriteOption = False,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -171,12 +173,16 @@ def features(
     from gsr_core.runs.new_bundle import bundle_of_run
     from gsr_core.runs.store import open_run
 
-    bundle = bundle_of_run(open_run(terminal.open_workspace(workspace), run_id), name)
+    run = open_run(terminal.open_workspace(workspace), run_id)
+    bundle, state = bundle_of_run(run, name, overwrite=overwrite), run.state
     n, d = bundle.features.shape
     if as_json:
         terminal.print_json({"bundle": bundle.name, "rows": n, "features": d})
     else:
-        print(f"{bundle.name}: {n:,} rows of {d:,} features; next: gsr run {bundle.name}")
+        print(
+            f"{bundle.name}: {n:,} rows of {d:,} features, of step {state.best_step} of a run that "
+            f"is {state.status}; next: gsr run {bundle.name}"
+        )
 
 
 def continue_(

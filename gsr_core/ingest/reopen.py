@@ -19,7 +19,14 @@ from gsr_core.ingest.compute import encode_columns
 from gsr_core.ingest.plan import BackboneChoice, plan_of
 from gsr_core.ingest.read import read
 
-__all__ = ["check_inputs", "inputs_of", "network_choice", "network_of", "training_of"]
+__all__ = [
+    "check_inputs",
+    "check_trainable",
+    "inputs_of",
+    "network_choice",
+    "network_of",
+    "training_of",
+]
 
 _TRIED = 8
 """Inputs that go through the bundle's own network once more."""
@@ -36,13 +43,8 @@ def inputs_of(bundle: Bundle) -> Inputs:
         SourceError: If the files are no longer there.
         BundleError: If they are other rows now.
     """
-    plan = plan_of(bundle)
-    if plan.backbone is None:
-        raise SettingError(
-            f"bundle '{bundle.name}' was imported as ready features, so that there is no network "
-            "to train; import the inputs with --backbone"
-        )
-    source, roles = read(plan)
+    check_trainable(bundle, "trained")
+    source, roles = read(plan_of(bundle))
     dataset, _ = encode_columns(define(source, roles), roles)
     place = {name: row for row, name in enumerate(dataset.samples["sample_id"].astype(str))}
     names = bundle.column("sample_id").to_pandas().astype(str)
@@ -63,6 +65,31 @@ def inputs_of(bundle: Bundle) -> Inputs:
     return dataset.inputs.take(positions)
 
 
+def check_trainable(bundle: Bundle, start: str) -> None:
+    """Look whether a bundle says which inputs and which network it was made of, and opens neither.
+
+    Args:
+        bundle: The bundle.
+        start: Which weights are wanted.
+
+    Raises:
+        SettingError: If it does not, or the file of the weights is gone.
+    """
+    plan = plan_of(bundle)
+    if plan.backbone is None:
+        raise SettingError(
+            f"bundle '{bundle.name}' was imported as ready features, so that there is no network "
+            "to train; import the inputs with --backbone"
+        )
+    # The trained network is looked at too, to see whether the inputs are those of the import.
+    for choice in (network_choice(bundle, "trained"), network_choice(bundle, start)):
+        if choice.checkpoint and not choice.call()["checkpoint"].exists():
+            raise SettingError(
+                f"the network of bundle '{bundle.name}' is gone: there is no file "
+                f"{choice.checkpoint}; put it back, or import the data anew"
+            )
+
+
 def network_of(bundle: Bundle, start: Start, seed: int) -> Network:
     """Return the network behind a bundle, to be trained.
 
@@ -75,6 +102,7 @@ def network_of(bundle: Bundle, start: Start, seed: int) -> Network:
         SettingError: If the bundle does not say which network it was, or it cannot be trained.
         CheckpointError: If its weights are gone or are others now.
     """
+    check_trainable(bundle, start)
     choice = network_choice(bundle, start)
     try:
         with torch.random.fork_rng(devices=[]):
@@ -116,7 +144,7 @@ def check_inputs(bundle: Bundle, inputs: Inputs, device: torch.device) -> None:
         )
 
 
-def network_choice(bundle: Bundle, start: Start) -> BackboneChoice:
+def network_choice(bundle: Bundle, start: str) -> BackboneChoice:
     """Return which network to load, and with which weights.
 
     Args:

@@ -71,11 +71,13 @@ def predict(bundle: Bundle, method: Method, compute: Compute) -> Cost | None:
         compute: Where it is to run.
 
     Raises:
-        GsrError: If the method trains a network and the bundle has none that can be trained.
+        GsrError: If the method trains a network and the bundle has none that can be trained, or
+            its settings do not go together.
 
     Returns:
         None if the method is not predicted.
     """
+    method.check()
     if isinstance(method, NetworkMethod):
         # Here, not on top: who predicts heads need not load what trains networks.
         from gsr_core.runs.network import predict_network

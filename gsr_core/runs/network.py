@@ -100,7 +100,7 @@ def keep_network(run: Run, trainable: Trainable, step: Step) -> None:
         folder,
         device=trainable.device,
         precision="float32",
-        progress=lambda now: trainable.report(now.done / max(now.total, 1), f"Features: {now}"),
+        progress=lambda now: trainable.report(now.done / max(now.total, 1), str(now)),
     )
     if not result.complete:
         raise SettingError("the features of the kept network are not complete; continue the run")

@@ -18,7 +18,7 @@ _RENEWED = ("Group '", "There is no heldout split")
 """Beginnings of notes that writing a bundle adds again."""
 
 
-def bundle_of_run(run: Run, name: str) -> Bundle:
+def bundle_of_run(run: Run, name: str, *, overwrite: bool = False) -> Bundle:
     """Write a bundle with the features and the head of the network that a run trained.
 
     Rows, groups and splits stay as they are in the run's bundle. The features' file is shared with
@@ -27,6 +27,7 @@ def bundle_of_run(run: Run, name: str) -> Bundle:
     Args:
         run: A run of a method that trains the whole network, ended with a kept step.
         name: Of the new bundle.
+        overwrite: Replace a bundle of that name.
 
     Raises:
         RunStateError: If the run has no features yet.
@@ -39,11 +40,17 @@ def bundle_of_run(run: Run, name: str) -> Bundle:
             "others; give a run of a method that trains the whole network ('gsr methods')"
         )
     if not run.features_file.exists():
-        raise RunStateError(
-            f"run '{run.run_id}' is {run.state.status} and has no features yet; wait until it has "
-            f"ended, or go on with it: gsr continue {run.run_id} --steps {run.state.step + 1}"
+        state = run.state
+        further = (
+            f"go on with it: gsr continue {run.run_id} --steps {state.step + 1}"
+            if state.step
+            else "start a new one, since it has no stored step"
         )
-    directory = bundle_directory(run.workspace, name)
+        raise RunStateError(
+            f"run '{run.run_id}' is {state.status} and has no features"
+            + (" yet; wait until it has ended" if state.active else f"; {further}")
+        )
+    directory = bundle_directory(run.workspace, name, overwrite=overwrite)
     bundle = run.unchanged_bundle()
     seen, manifest = run.seen(bundle), bundle.manifest
     choice = trained_choice(bundle, run.path / NETWORK)
@@ -73,4 +80,5 @@ def bundle_of_run(run: Run, name: str) -> Bundle:
         recipe=json.loads(json.dumps({**(manifest.recipe or {}), "network": choice})),
         # A run writes a new file when it goes on, so that both can share this one.
         adopt_features=True,
+        overwrite=overwrite,
     )

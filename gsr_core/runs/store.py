@@ -511,6 +511,11 @@ def create_run(
     opened = open_bundle(workspace, bundle)
     chosen = make_method(method, settings)
     chosen.check()
+    if chosen.acts_on == "network":
+        # Here, not on top: whoever lists runs need not load what opens networks.
+        from gsr_core.ingest.reopen import check_trainable
+
+        check_trainable(opened, str(chosen.settings()["start"]))
     varied = make_variation(variation)
     check_variation(chosen, varied)
     if varied.seen_groups is not None:
@@ -580,10 +585,12 @@ def open_run(workspace: Workspace, run_id: str) -> Run:
     if not is_name(run_id) or not (run.path / "config.json").is_file():
         near = [each for each in list_runs(workspace) if each.run_id.startswith(run_id)]
         if len(near) != 1 or not run_id:
+            names = ", ".join(each.run_id for each in near[:3])
+            more = ", ..." if len(near) > 3 else ""
             raise RunNotFoundError(
-                f"no run '{run_id}' in {workspace.runs}"
-                + (f"; {len(near)} runs begin so, type more of the name" if near else "")
-                + "; 'gsr runs' lists them"
+                f"'{run_id}' begins the names of {len(near)} runs, {names}{more}; type more of one"
+                if near and run_id
+                else f"no run '{run_id}' in {workspace.runs}; 'gsr runs' lists them"
             )
         run = near[0]
     _check(run)

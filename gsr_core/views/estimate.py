@@ -18,7 +18,7 @@ from gsr_core.runs.cost import Cost
 from gsr_core.runs.expected import expected_seconds, predict
 from gsr_core.runs.job import RunJob
 from gsr_core.runs.store import Run
-from gsr_core.views.charts import sentence
+from gsr_core.views.charts import plain, sentence
 
 __all__ = ["estimate", "show_cost", "show_time_left"]
 
@@ -61,16 +61,19 @@ def show_cost(bundle: Bundle, jobs: Sequence[RunJob]) -> None:
         return
     settings = json.dumps({**job.settings, "seed": 0}, sort_keys=True)
     cost = _cost(str(bundle.path), bundle.manifest.digest, job.method, settings, bundle)
-    if cost is not None:
+    if isinstance(cost, str):
+        st.warning(plain(sentence(cost)) + ".")
+    elif cost is not None:
         st.caption(f"{sentence(cost.in_words(len(jobs)))}.")
 
 
 @st.cache_data(max_entries=256, show_spinner="Trying how long it takes")
-def _cost(path: str, digest: str, method: str, settings: str, _bundle: Bundle) -> Cost | None:
+def _cost(path: str, digest: str, method: str, settings: str, _bundle: Bundle) -> Cost | str | None:
+    """Return what a run will take, or why it cannot be."""
     try:
         return predict(_bundle, make_method(method, json.loads(settings)), pick("cpu"))
-    except GsrError:
-        return None  # Whoever starts it will be told why.
+    except GsrError as error:
+        return str(error)
 
 
 def show_time_left(seconds: Iterable[float], missing: int, at_a_time: int = 1) -> None:

@@ -227,7 +227,7 @@ def test_what_cannot_be_compared_is_refused(gsr, ids):
     refused(gsr("compare"), "name runs, or a bundle")
     refused(gsr("compare", "llr", "--bundle", "tiny"), "name runs, or a bundle")
     refused(gsr("compare", "none"), "no run 'none'")
-    refused(gsr("compare", "gsr"), "3 runs begin so")
+    refused(gsr("compare", "gsr"), "begins the names of 3 runs")
     refused(gsr("compare", *ids["waiting"]), "has no result to compare: it is queued")
     refused(gsr("compare", "--bundle", "none"), "no bundle 'none'")
     refused(

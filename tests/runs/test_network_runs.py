@@ -30,7 +30,7 @@ from gsr_core.runs.expected import predict
 from gsr_core.runs.new_bundle import bundle_of_run
 from gsr_core.runs.protocol import protocol_of
 from gsr_core.runs.samples import sample_table
-from gsr_core.runs.store import create_run, open_run
+from gsr_core.runs.store import create_run, list_runs, open_run
 from gsr_core.workspace import Workspace
 
 BUNDLE = "birds"
@@ -155,6 +155,9 @@ def test_what_a_run_takes_is_said_by_trying_a_batch(place):
     assert cost is not None
     assert cost.steps == 7
     assert cost.step_seconds > 0
+    wrong = make_method("network_jtt", {"steps": 3, "first_epochs": 50})
+    with pytest.raises(SettingError, match="first_epochs is 50 of 3 steps"):
+        predict(open_bundle(place, BUNDLE), wrong, pick("cpu"))
     assert "for 7 steps" in cost.in_words()
 
 
@@ -194,30 +197,43 @@ def test_a_run_whose_process_died_has_no_head_and_can_be_continued(place):
     assert dead.head() is not None
 
 
-def test_what_cannot_be_trained_says_why_and_leaves_no_head(place):
+def test_what_cannot_be_trained_is_refused_before_a_run_is_made(place):
     def without_recipe(manifest):
         manifest["recipe"] = None
 
     def without_network(manifest):
         manifest["recipe"]["plan"] |= {"backbone": None, "training": None}
 
+    def without_weights(manifest):
+        manifest["recipe"]["network"]["checkpoint"] = "gone.safetensors"
+
+    before = len(list_runs(place))
+    for change, said in (
+        (without_recipe, "does not say how it was imported"),
+        (without_network, "was imported as ready features"),
+        (without_weights, "is gone: there is no file gone.safetensors; put it back"),
+    ):
+        bundle = edited(place, f"bad-{change.__name__.replace('_', '-')}", change)
+        with pytest.raises(SettingError, match=said):
+            create_run(place, bundle.name, "network_erm", device="cpu")
+        with pytest.raises(SettingError, match=said):
+            predict(bundle, make_method("network_erm"), pick("cpu"))
+    with pytest.raises(SettingError, match="label noise"):
+        create_run(place, BUNDLE, "network_erm", device="cpu", variation={"label_noise": 0.1})
+    assert len(list_runs(place)) == before
+
+
+def test_inputs_that_are_gone_end_a_run_with_a_sentence(place):
     def other_data(manifest):
         manifest["recipe"]["plan"]["settings"]["path"] = str(place.root)
 
-    for number, (change, said) in enumerate(
-        (
-            (without_recipe, "does not say how it was imported"),
-            (without_network, "was imported as ready features"),
-            (other_data, "metadata.csv"),
-        )
-    ):
-        bundle = edited(place, f"bad-{number}", change)
-        failed = run(place, bundle.name, "network_erm", device="cpu", steps=1)
-        assert failed.state.status is Status.FAILED
-        assert said in failed.state.message
-        assert failed.head() is None
-    with pytest.raises(SettingError, match="label noise"):
-        create_run(place, BUNDLE, "network_erm", device="cpu", variation={"label_noise": 0.1})
+    bundle = edited(place, "bad-data", other_data)
+    failed = run(place, bundle.name, "network_erm", device="cpu", steps=1)
+    assert failed.state.status is Status.FAILED
+    assert "metadata.csv" in failed.state.message
+    assert failed.head() is None
+    with pytest.raises(RunStateError, match="start a new one, since it has no stored step"):
+        bundle_of_run(failed, "more")
 
 
 def test_settings_that_do_not_go_together_are_refused_before_the_start(place):

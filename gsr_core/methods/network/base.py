@@ -51,8 +51,8 @@ class NetworkMethod(Method):
         Start,
         Field(
             description="Weights to begin with. initial: those that the bundle's own training "
-            "began with, or was given; trained: those that gave the bundle's features; random: "
-            "new ones."
+            "began with, or was given; trained: those that gave the bundle's features, "
+            "which are a run's own where 'gsr features' made the bundle; random: new ones."
         ),
     ] = "initial"
     optimiser: Annotated[

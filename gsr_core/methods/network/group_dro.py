@@ -23,12 +23,12 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from gsr_core.linear.influence import mean_shares
 from gsr_core.methods.base import (
     SETTINGS_CONFIG,
     LabelNeeds,
     Range,
     SearchSpace,
-    Values,
     settings,
 )
 from gsr_core.methods.network.base import NetworkMethod
@@ -45,7 +45,6 @@ __all__ = ["NetworkGroupDRO", "Robust", "robust_update"]
 class Robust(NetworkMethod, ABC):
     """A method that trains the network for the least loss of the worst group, whoever named it."""
 
-    values: ClassVar[Values] = Values.PROBABILITIES
     search: ClassVar[SearchSpace] = {
         **NetworkMethod.search,
         "group_lr": Range(1e-3, 1e-1),
@@ -77,7 +76,8 @@ class Robust(NetworkMethod, ABC):
             yield Epoch(
                 loop.drawn(probability),
                 update=robust_update(loop, groups, self.group_lr, self.adjustment),
-                values=probability,
+                # What a row counts in the objective, not how often it is drawn.
+                values=lambda: mean_shares(groups, loop.kept["q"]) @ loop.kept["q"],
                 group_weight=lambda: loop.kept["q"],
             )
 

@@ -145,7 +145,7 @@ def test_the_environments_are_what_the_first_network_gets_wrong(make_network_pro
     assert len(expected.unique()) == 4
     pairs = torch.stack([expected, epoch.inferred_group]).unique(dim=1)
     assert pairs.shape[1] == 4
-    mass = torch.bincount(epoch.inferred_group, weights=epoch.values)
+    mass = torch.bincount(epoch.inferred_group, weights=epoch.values())
     torch.testing.assert_close(mass, torch.full((4,), 0.25, dtype=torch.float64))
     # The weights of the groups follow these groups, and are in no step.
     step = loop.train(epoch)
