@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Batch", "Epoch", "Loop", "Rounds", "Update"]
 
+_TRIED = 4
+"""Rows that are passed after an epoch to see whether the network still gives finite numbers."""
 _LOOK = 0.5
 """Seconds between two looks whether to stop."""
 _BLOCK = 256
@@ -316,7 +318,7 @@ class Loop:
         """
         loss, last = self._run(epoch)
         # Finite weights may be too large to give finite outputs.
-        usable = bool(self.logits(last).isfinite().all())
+        usable = bool(self.logits(last[:_TRIED]).isfinite().all())
         self._check(loss if usable else math.nan)
         self.epoch += 1
         values = epoch.values if isinstance(epoch.values, Tensor | None) else epoch.values()
