@@ -132,7 +132,7 @@ def test_a_run_is_opened_by_an_unambiguous_beginning_of_its_name(make, workspace
     gsr, erm, other = make(), make("erm"), make("erm")
     assert open_run(workspace, "g") == gsr
     assert open_run(workspace, erm.run_id) == erm
-    with pytest.raises(RunNotFoundError, match="2 runs begin so, type more of the name"):
+    with pytest.raises(RunNotFoundError, match="begins the names of 2 runs, erm-"):
         open_run(workspace, "erm-")
     assert other.run_id != erm.run_id
 
