@@ -130,7 +130,7 @@ def _report_cost(
             }
         )
     elif cost is None:
-        print(f"{method} fits no weighted head, so what it takes is not predicted")
+        print(f"what {method} takes is not predicted")
     else:
         print(cost.in_words(count))
 

@@ -82,7 +82,7 @@ def predict(bundle: Bundle, method: Method, compute: Compute) -> Cost | None:
         # Here, not on top: who predicts heads need not load what trains networks.
         from gsr_core.runs.network import predict_network
 
-        return predict_network(bundle, method, compute)
+        return predict_network(bundle, method, compute) if method.predicted else None
     if not isinstance(method, FittedHead):
         return None
     sizes, n_classes = bundle.manifest.split_sizes, len(bundle.manifest.classes)

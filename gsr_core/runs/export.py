@@ -12,7 +12,7 @@ from typing import Any
 
 from gsr_core.data.bundle import Bundle
 from gsr_core.errors import RunStateError, SettingError
-from gsr_core.files import new_directory
+from gsr_core.files import new_directory, sha256
 from gsr_core.runs.store import Run
 from gsr_core.runs.summary import summarise
 
@@ -58,7 +58,7 @@ def export_run(run: Run, to: Path) -> list[str]:
             weights.to_csv(temporary / "weights.csv", index=False)
         summary = json.dumps(summarise(run), indent=2, allow_nan=False)
         (temporary / "summary.json").write_text(summary + "\n")
-        content = _about(bundle)
+        content = _about(run, bundle)
         if (checkpoint := _own_checkpoint(run, content["network"])) is not None:
             name = f"network{checkpoint.suffix}"
             shutil.copyfile(checkpoint, temporary / name)
@@ -92,21 +92,31 @@ def export_archive(run: Run) -> bytes:
 def _own_checkpoint(run: Run, network: dict[str, Any] | None) -> Path | None:
     """Return the network's checkpoint if it is one of the workspace's and still there."""
     checkpoint = Path((network or {}).get("checkpoint") or "")
-    folder = (run.workspace.root / "backbones").resolve()
-    inside = checkpoint.is_file() and checkpoint.resolve().is_relative_to(folder)
+    if not checkpoint.is_file():
+        return None
+    folders = (run.workspace.root / "backbones", run.workspace.runs)
+    inside = any(checkpoint.resolve().is_relative_to(each.resolve()) for each in folders)
     return checkpoint if inside else None
 
 
-def _about(bundle: Bundle) -> dict[str, Any]:
-    """Return what is needed to use a head elsewhere, in what JSON can hold."""
+def _about(run: Run, bundle: Bundle) -> dict[str, Any]:
+    """Return what is needed to use a run's head elsewhere, in what JSON can hold."""
     manifest, recipe = bundle.manifest, bundle.manifest.recipe or {}
+    network = recipe.get("network") or recipe.get("plan", {}).get("backbone")
+    digest = manifest.backbone.get("sha256")
+    if run.features_file.exists():
+        # Here, not on top: whoever exports heads need not load what opens networks.
+        from gsr_core.runs.network import NETWORK, trained_choice
+
+        network = trained_choice(bundle, run.path / NETWORK)
+        digest = sha256(run.path / NETWORK)
     return {
         "bundle": manifest.name,
         "source": manifest.source,
         "classes": manifest.classes,
         "groups": [group.model_dump(mode="json") for group in manifest.groups],
         "n_features": manifest.n_features,
-        "network": recipe.get("network") or recipe.get("plan", {}).get("backbone"),
-        "network_sha256": manifest.backbone.get("sha256"),
+        "network": network,
+        "network_sha256": digest,
         "preprocessing": recipe.get("preprocessing"),
     }

@@ -10,16 +10,18 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from gsr_core.compute import Compute
 from gsr_core.data.bundle import Bundle
 from gsr_core.errors import SettingError
-from gsr_core.features.batches import Batches
+from gsr_core.features.batches import Batches, to_device
 from gsr_core.features.checkpoints import save_checkpoint
 from gsr_core.features.extract import extract
 from gsr_core.features.learner import Learner, autocast_dtype, random_states
@@ -33,6 +35,7 @@ from gsr_core.ingest.reopen import (
 )
 from gsr_core.methods.base import Step
 from gsr_core.methods.network.base import NetworkMethod
+from gsr_core.methods.network.gsr import NetworkGSR
 from gsr_core.progress import Report, ShouldStop
 from gsr_core.runs.cost import Cost
 from gsr_core.runs.store import Run
@@ -88,11 +91,13 @@ def keep_network(run: Run, trainable: Trainable, step: Step) -> None:
         SourceError: If an input can no longer be read.
     """
     assert step.network is not None
-    network = trainable.network("random", run.config.seed)
+    config = run.config
+    network = trainable.network(config.settings["start"], config.seed)
     network.module.load_state_dict(step.network)
-    save_checkpoint(
-        network.module, run.path / NETWORK, training=f"{run.config.method}, run {run.run_id}"
-    )
+    # Until its head is written the run has none: that of before is of other features.
+    run.head_file.unlink(missing_ok=True)
+    how = f"{config.method}, run {run.run_id}"
+    save_checkpoint(network.module, run.path / NETWORK, training=how)
     folder = run.path / "extraction"
     result = extract(
         network.backbone(),
@@ -121,6 +126,9 @@ def trained_choice(bundle: Bundle, checkpoint: Path) -> dict[str, Any]:
 
 def predict_network(bundle: Bundle, method: NetworkMethod, compute: Compute) -> Cost:
     """Predict what a run takes by training on a batch of its inputs, on a copy of the network.
+
+    A move of full-network GSR's weights counts with all the passes that its solve may take. What
+    methods do once, such as clustering, does not count.
 
     Args:
         bundle: The data.
@@ -155,9 +163,26 @@ def predict_network(bundle: Bundle, method: NetworkMethod, compute: Compute) -> 
             seconds[trains] = min(tries) / len(batch)
     sizes = bundle.manifest.split_sizes
     looked_at = sum(sizes.get(split, 0) for split in ("target", "val", "test"))
+    training_seconds = seconds[True] * len(rows)
+    if isinstance(method, NetworkGSR):
+
+        def two_batches() -> Iterator[tuple[Any, Tensor, Tensor]]:
+            for prepared, labels in batches.read([batch, batch]):
+                yield to_device(prepared, device), labels, torch.ones(len(labels))
+
+        move = method.move_cost(
+            learner.module,
+            two_batches,
+            training.weight_decay / 2,
+            rows=len(rows),
+            target_rows=sizes.get("target", 0),
+        )
+        outer = (method.max_steps - method.warmup) / method.max_steps
+        training_seconds *= 1 + outer * (method.inner_epochs - 1)
+        training_seconds += outer * move.step_seconds
     numbers = sum(each.numel() for each in network.module.state_dict().values())
     return Cost(
-        step_seconds=seconds[True] * len(rows) + seconds[False] * looked_at,
+        step_seconds=training_seconds + seconds[False] * looked_at,
         steps=method.max_steps,
         # Weights, gradients, two moments, and copies of them for the checkpoint and the kept step.
         bytes=_PROCESS + 4 * _COPIES * numbers,

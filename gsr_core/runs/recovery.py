@@ -38,9 +38,11 @@ def recover(run: Run, state: RunState) -> RunState:
             run.write_metrics(history[history["step"] <= state.step])
             if "sample_weight" in kept:
                 _recover_weights(run, state, kept)
-            # A head of a network that the run trained itself needs that network's features.
             if not any(key.startswith(NETWORK_PREFIX) for key in kept):
                 run.write_kept(kept)
+            elif (head := run.head()) and not np.array_equal(head[0], kept["head_weight"]):
+                # A head needs the features of its network, which are those of an earlier step.
+                run.head_file.unlink()
         else:
             # Half of a first step.
             for name in ("metrics.parquet", "weight_history.safetensors"):

@@ -233,8 +233,12 @@ class Run:
 
     def head(self) -> tuple[np.ndarray, np.ndarray] | None:
         """Return weight (K, d) and bias (K,) of the kept head, or None before the end."""
-        file = self.path / "head.safetensors"
-        return load_head(file) if file.exists() else None
+        return load_head(self.head_file) if self.head_file.exists() else None
+
+    @property
+    def head_file(self) -> Path:
+        """Where the kept head is."""
+        return self.path / "head.safetensors"
 
     @property
     def features_file(self) -> Path:
@@ -429,7 +433,7 @@ class Run:
             (self.path / "influence.npy").unlink(missing_ok=True)
         # Last: who sees a new head may take the other files for new as well.
         self.write_arrays(
-            "head.safetensors",
+            self.head_file.name,
             {
                 "weight": kept["head_weight"].astype(np.float32),
                 "bias": kept["head_bias"].astype(np.float32),

@@ -129,10 +129,10 @@ def test_a_network_trained_in_the_workspace_comes_along(done, tmp_path, monkeypa
     outside = tmp_path / "elsewhere.safetensors"
     for file in (inside, outside):
         file.write_bytes(b"weights")
-    about = export._about(run.bundle)
+    about = export._about(run, run.bundle)
     for file, named in ((inside, "network.safetensors"), (outside, str(outside))):
         changed = {**about, "network": {**network, "checkpoint": str(file)}}
-        monkeypatch.setattr(export, "_about", lambda _, changed=changed: changed)
+        monkeypatch.setattr(export, "_about", lambda *_, changed=changed: changed)
         names = export_run(run, tmp_path / file.stem)
         kept = json.loads((tmp_path / file.stem / "about.json").read_text())
         assert kept["network"] == {**network, "checkpoint": named}

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 import gsr_core
@@ -18,7 +19,7 @@ from gsr_core.errors import BundleError, RunStateError, SettingError
 from gsr_core.features.backbones import load_backbone
 from gsr_core.features.extract import extract
 from gsr_core.ingest.importing import import_data
-from gsr_core.ingest.plan import make_plan
+from gsr_core.ingest.plan import make_plan, plan_of
 from gsr_core.ingest.reopen import check_inputs, inputs_of, network_of, training_of
 from gsr_core.maps.compute import compute_map
 from gsr_core.maps.config import map_config
@@ -27,6 +28,7 @@ from gsr_core.methods.registry import make_method
 from gsr_core.progress import Status
 from gsr_core.runs.execute import continue_run, execute, run
 from gsr_core.runs.expected import predict
+from gsr_core.runs.export import export_run
 from gsr_core.runs.new_bundle import bundle_of_run
 from gsr_core.runs.protocol import protocol_of
 from gsr_core.runs.samples import sample_table
@@ -159,6 +161,48 @@ def test_what_a_run_takes_is_said_by_trying_a_batch(place):
     with pytest.raises(SettingError, match="first_epochs is 50 of 3 steps"):
         predict(open_bundle(place, BUNDLE), wrong, pick("cpu"))
     assert "for 7 steps" in cost.in_words()
+
+
+def test_a_move_of_weights_counts_with_all_its_passes(place):
+    bundle, compute = open_bundle(place, BUNDLE), pick("cpu")
+
+    def seconds(name, **settings):
+        cost = predict(bundle, make_method(name, {"steps": 10, **settings}), compute)
+        return cost.step_seconds
+
+    many = seconds("gsr_f_eh", max_products=1000)
+    assert many > 10 * seconds("gsr_f_hf")
+    assert many > 3 * seconds("gsr_f_eh", max_products=1000, warmup=9)
+    assert predict(bundle, make_method("network_crest"), compute) is None
+
+
+def test_an_export_classifies_with_the_network_that_was_trained(place, trained, tmp_path):
+    bundle = open_bundle(place, BUNDLE)
+    export_run(trained, tmp_path / "taken")
+    table = sample_table(trained, "test", bundle)
+    folder = Path(plan_of(bundle).settings["path"])
+    files = bundle.samples["path"].to_numpy()[table["row"].to_numpy()][:20]
+    use = runpy.run_path(str(tmp_path / "taken" / "use.py"))
+    images = [np.asarray(Image.open(folder / file).convert("RGB")) for file in files]
+    features, rows = use["network_features"](images), table["row"].to_numpy()[:20]
+    np.testing.assert_allclose(features, trained.seen().features[rows], rtol=1e-4, atol=1e-5)
+    assert not np.allclose(features, bundle.features[rows], rtol=1e-2, atol=1e-2)
+    found, probability = use["predict"](features)
+    assert found == [bundle.manifest.classes[y] for y in table["prediction"][:20]]
+    np.testing.assert_allclose(probability.max(axis=1), table["confidence"][:20], rtol=1e-4)
+
+
+def test_a_head_whose_network_has_no_features_is_not_kept(place, trained):
+    cut = create_run(place, BUNDLE, "network_erm", {"steps": 2}, device="cpu")
+    execute(cut)
+    stored = cut.checkpoint()
+    for moved, there in ((0.0, True), (1.0, False)):
+        # As if the process had died with a later step kept than the one that was written out.
+        arrays = {**stored, "kept.head_weight": stored["kept.head_weight"] + moved}
+        cut.write_arrays("checkpoint.safetensors", arrays)
+        cut.write_state(cut.stored_state().model_copy(update={"status": Status.RUNNING}))
+        assert cut.state.status is Status.FAILED
+        assert (cut.head() is not None) == there
 
 
 def test_the_labels_of_train_are_counted(place, trained):

@@ -38,6 +38,8 @@ class NetworkMethod(Method):
     """A method that trains all parameters of a network, on the rows of `train`."""
 
     acts_on: ClassVar[Literal["head", "network"]] = "network"
+    predicted: ClassVar[bool] = True
+    """Whether what it takes is known from passing a batch."""
     search: ClassVar[SearchSpace] = {
         "optimiser": ("sgd", "adam", "adamw"),
         "lr": Range(1e-5, 1e-1),

@@ -102,6 +102,8 @@ class NetworkCREST(NetworkMethod):
     )
     needs: ClassVar[LabelNeeds] = LabelNeeds.NONE
     values: ClassVar[Values] = Values.WEIGHTS
+    # How often coresets and model are renewed is known afterwards only.
+    predicted: ClassVar[bool] = False
     search: ClassVar[SearchSpace] = {
         **NetworkMethod.search,
         "budget": Range(0.05, 0.5),

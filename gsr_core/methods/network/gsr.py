@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
+from torch import nn
 from torch.nn.functional import cross_entropy
 
 from gsr_core.linear.influence import mean_shares
@@ -49,6 +50,8 @@ from gsr_core.methods.network.base import NetworkMethod
 from gsr_core.methods.network.loop import Epoch
 
 if TYPE_CHECKING:
+    from gsr_core.curvature.cost import NetworkCost
+    from gsr_core.curvature.network import ReadBatches
     from gsr_core.curvature.solving import Solve
     from gsr_core.methods.network.loop import Loop
 
@@ -118,6 +121,23 @@ class NetworkGSR(NetworkMethod, ABC):
                 group_weight=lambda: loop.kept["gamma"].exp(),
                 note=note,
             )
+
+    def move_cost(
+        self, module: nn.Module, batches: ReadBatches, l2: float, *, rows: int, target_rows: int
+    ) -> NetworkCost:
+        """Say what a move of the weights costs, by trying each part of it on a batch.
+
+        Args:
+            module: The network.
+            batches: A batch or two, as a pass would read them.
+            l2: Penalty of the objective.
+            rows: n.
+            target_rows: Of target.
+        """
+        from gsr_core.curvature.engine import Curvature
+
+        engine = Curvature(module, batches, l2=l2)
+        return engine.predict(1, rows=rows, target_rows=target_rows, how=self.how())
 
     def _move(self, loop: Loop) -> str:
         """Move the weights by the network as it is now; return what to say of the solve."""
