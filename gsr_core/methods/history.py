@@ -94,16 +94,18 @@ class StepScorer:
     def __call__(self, index: int, step: Step) -> list[Record]:
         """Return the records of a step: scores of each split, and weights of each group."""
         records: list[Record] = []
+        of_val = _features(step, self.val)
         for split, rows in self.splits.items():
-            score = group_scores(step.head, _features(step, rows), rows.labels, rows.groups)
+            features = of_val if split == "val" else _features(step, rows)
+            score = group_scores(step.head, features, rows.labels, rows.groups)
             records += self._of_split(index, split, score, self.names, self.shares)
         if self.seen_split == SEEN_VAL:
-            val = self.val
-            score = group_scores(step.head, _features(step, val), val.labels, val.groups)
+            score = group_scores(step.head, of_val, self.val.labels, self.val.groups)
             seen = self.seen_names, self.seen.training_shares
             records += self._of_split(index, SEEN_VAL, score, *seen)
-        records += self._of_ranking(index, step) if self.ranks else []
-        return records + self._of_inferred_groups(index, step) + self._of_weights(index, step)
+        records += self._of_ranking(index, step, of_val) if self.ranks else []
+        records += self._of_inferred_groups(index, step, of_val)
+        return records + self._of_weights(index, step)
 
     def _of_split(
         self,
@@ -129,9 +131,8 @@ class StepScorer:
             (index, split, "", "adjusted_accuracy", score.adjusted_accuracy(shares)),
         ]
 
-    def _of_ranking(self, index: int, step: Step) -> list[Record]:
+    def _of_ranking(self, index: int, step: Step, features: Tensor | FeatureBlocks) -> list[Record]:
         """Return the lowest AUROC of a group of val, which only some rules of selection want."""
-        features = _features(step, self.val)
         parts = features.split(max(_BLOCK // features.shape[1], 1))
         logits = torch.cat([step.head.logits(part) for part in parts])
         probability = logits.double().softmax(dim=1).cpu().numpy()
@@ -144,12 +145,14 @@ class StepScorer:
         known = [value for value in each if not math.isnan(value)]
         return [(index, self.seen_split, "", "worst_group_auroc", min(known, default=math.nan))]
 
-    def _of_inferred_groups(self, index: int, step: Step) -> list[Record]:
+    def _of_inferred_groups(
+        self, index: int, step: Step, features: Tensor | FeatureBlocks
+    ) -> list[Record]:
         if step.inferred_val is None:
             return []
         counts = cells_that_count(step.inferred_val.sum(dim=0).cpu().numpy())
         cells = step.inferred_val[:, torch.from_numpy(counts).to(step.inferred_val.device)]
-        score = group_scores(step.head, _features(step, self.val), self.val.labels, cells)
+        score = group_scores(step.head, features, self.val.labels, cells)
         return [
             (index, "val", "", "worst_inferred_group_accuracy", score.worst_group_accuracy),
             (index, "val", "", "worst_inferred_group_loss", score.worst_group_loss),
@@ -198,8 +201,15 @@ class StepScorer:
 
 
 def _features(step: Step, rows: Rows) -> Tensor | FeatureBlocks:
-    """Return the features of rows that a step's head is for."""
-    return rows.source if step.view is None else step.view(rows.position)
+    """Return the features of rows that a step's head is for.
+
+    What a network makes of few rows is computed once, since it may be looked at several times.
+    """
+    if step.view is None:
+        return rows.source
+    features = step.view(rows.position)
+    n, d = features.shape
+    return torch.cat(list(features.split(max(n, 1)))) if 0 < n * d <= _BLOCK else features
 
 
 def step_records(index: int, step: Step, seconds: float) -> list[Record]:

@@ -7,6 +7,7 @@ accuracy", CLeaR 2022: rows are drawn with replacement, n an epoch).
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, ClassVar
 
@@ -51,14 +52,14 @@ class NetworkERM(NetworkMethod):
 
 
 @settings(frozen=True, kw_only=True, config=SETTINGS_CONFIG)
-class _Drawn(NetworkMethod):
+class _Drawn(NetworkMethod, ABC):
     """Train on rows drawn with replacement by probabilities that never change."""
 
     values: ClassVar[Values] = Values.PROBABILITIES
 
+    @abstractmethod
     def probability(self, loop: Loop) -> Tensor:
         """Return (n,) float64, sums to one."""
-        raise NotImplementedError
 
     def epochs(self, loop: Loop) -> Iterator[Epoch]:
         """Yield n draws an epoch.

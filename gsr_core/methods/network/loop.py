@@ -186,7 +186,7 @@ class Loop:
         size = self.training.batch_size
         batches = [places[start : start + size] for start in range(0, len(places), size)]
         # Batch normalisation has no variance of one row.
-        return batches[:-1] if len(batches[-1]) < 2 else batches
+        return batches[:-1] if batches and len(batches[-1]) < 2 else batches
 
     def descent(self, weight: Tensor | None = None) -> Update:
         """Return plain descent of the scored network on the cross-entropy.

@@ -37,7 +37,7 @@ from gsr_core.methods.base import (
     Values,
     settings,
 )
-from gsr_core.methods.network.base import NetworkMethod
+from gsr_core.methods.network.first import FirstNetwork
 from gsr_core.methods.network.loop import Epoch
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ _ITERATIONS = 20
 
 
 @settings(frozen=True, kw_only=True, config=SETTINGS_CONFIG)
-class NetworkS2L(NetworkMethod):
+class NetworkS2L(FirstNetwork):
     """Train a second network on rows drawn evenly from clusters of the first one's losses."""
 
     name: ClassVar[str] = "network_s2l"
@@ -65,7 +65,7 @@ class NetworkS2L(NetworkMethod):
     needs: ClassVar[LabelNeeds] = LabelNeeds.NONE
     values: ClassVar[Values] = Values.SUBSET
     search: ClassVar[SearchSpace] = {
-        **NetworkMethod.search,
+        **FirstNetwork.search,
         "first_epochs": (2, 4, 6, 8),
         "budget": Range(0.05, 0.5),
         "clusters": (5, 20, 50, 100, 200),
@@ -101,11 +101,7 @@ class NetworkS2L(NetworkMethod):
             if loop.epoch:
                 self._note_losses(loop)
             if loop.epoch < self.first_epochs:
-                yield Epoch(
-                    loop.shuffled(),
-                    note="This is the first network, whose losses are noted.",
-                    candidate=False,
-                )
+                yield next(self.first(loop, "whose losses are noted"))
             else:
                 self._choose(loop)
                 loop.restart()
