@@ -26,9 +26,9 @@ _BUNDLE = "the bundle's"
 _ACTS_ON = {"head": "the head", "network": "the whole network"}
 
 _NEEDS = {
-    LabelNeeds.NONE: "no group labels",
-    LabelNeeds.TARGET: "labels of target",
-    LabelNeeds.TRAIN: "labels of all rows",
+    LabelNeeds.NONE: "none",
+    LabelNeeds.TARGET: "target",
+    LabelNeeds.TRAIN: "all rows",
 }
 
 
@@ -53,7 +53,7 @@ def method_form(bundle: Bundle, devices: list[str]) -> list[RunJob]:
     able = {name: each for name, each in METHODS.items() if each.acts_on == acts_on}
     known = {each.needs for each in able.values()}
     needs = st.segmented_control(
-        "Methods that train with",
+        "Methods that train with group labels of",
         ["all", *(each for each in LabelNeeds if each in known)],
         format_func=lambda key: _NEEDS.get(key, "any"),
         default="all",
