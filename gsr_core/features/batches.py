@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
-from torchvision.transforms import RandomResizedCrop
 
 from gsr_core.data.inputs import ImageArrays, Inputs, Numbers
 from gsr_core.errors import InputError, SettingError, SourceError
@@ -54,6 +53,9 @@ class _CropFlip:
 
     def prepare(self, image: np.ndarray, epoch: int, row: int) -> Tensor:
         """Return the network's input (3, size, size) of an image (H, W, 3)."""
+        # Here, since pages import this module, and torchvision takes a second.
+        from torchvision.transforms import RandomResizedCrop
+
         state = np.random.SeedSequence((self.seed, epoch, row)).generate_state(1, np.uint64)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(int(state[0]) >> 1)

@@ -23,8 +23,6 @@ import torch
 from PIL import Image
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from torch import Tensor
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2 import functional
 
 from gsr_core.data.inputs import Modality
 from gsr_core.errors import InputError, SettingError
@@ -143,6 +141,9 @@ class ImagePreprocessing(Preprocessing, frozen=True):
 
     def _normalised(self, pixels: Tensor) -> Tensor:
         """Return pixels (..., 3, H, W) uint8 on the network's scale."""
+        # Here, and below, since pages import this module, and torchvision takes a second.
+        from torchvision.transforms.v2 import functional
+
         scaled = functional.to_dtype(pixels.contiguous(), torch.float32, scale=True)
         return functional.normalize(scaled, list(self.mean), list(self.std))
 
@@ -155,6 +156,9 @@ class ImagePreprocessing(Preprocessing, frozen=True):
         Raises:
             InputError: If it is something else.
         """
+        from torchvision.transforms import InterpolationMode
+        from torchvision.transforms.v2 import functional
+
         if not isinstance(item, np.ndarray) or item.dtype != np.uint8 or item.shape[2:] != (3,):
             shape = getattr(item, "shape", type(item).__name__)
             raise InputError(f"found {shape} where the network takes an image (H, W, 3) of uint8")

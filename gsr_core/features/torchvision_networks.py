@@ -6,17 +6,19 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import torch
-import torchvision
 from torch import nn
-from torchvision.models import WeightsEnum
 
 from gsr_core.errors import SettingError
 from gsr_core.features.kinds import Built, Request, downloading
 from gsr_core.features.preprocessing import ImagePreprocessing
 from gsr_core.settings import suggestion
+
+if TYPE_CHECKING:
+    from torchvision.models import WeightsEnum
 
 __all__ = [
     "build_torchvision",
@@ -40,7 +42,7 @@ def build_torchvision(name: str, n_classes: int) -> nn.Module:
     settings: dict[str, Any] = (
         {"init_weights": False} if name in {"googlenet", "inception_v3"} else {}
     )
-    return torchvision.models.get_model(name, weights=None, num_classes=n_classes, **settings)
+    return _models().get_model(name, weights=None, num_classes=n_classes, **settings)
 
 
 def load_torchvision(request: Request) -> Built:
@@ -57,7 +59,7 @@ def load_torchvision(request: Request) -> Built:
         module = build_torchvision(name, _classes(request))
         return Built(module, published_preprocessing(name))
 
-    published = torchvision.models.get_model_weights(name)
+    published = _models().get_model_weights(name)
     if request.weights not in published.__members__:
         raise SettingError(
             f"weights '{request.weights}' of {request.architecture} are unknown; allowed are "
@@ -98,7 +100,7 @@ def published_preprocessing(name: str, weights: str = "") -> ImagePreprocessing:
         SettingError: If there is no classification model of that name.
     """
     _check(name)
-    published = torchvision.models.get_model_weights(name)
+    published = _models().get_model_weights(name)
     if weights in published.__members__:
         return _from_transforms(published[weights])
     # The first weights, not the default ones: the usual recipe, and what fine-tuning code uses.
@@ -107,7 +109,14 @@ def published_preprocessing(name: str, weights: str = "") -> ImagePreprocessing:
 
 def torchvision_models() -> list[str]:
     """Return the names of torchvision's classification models."""
-    return torchvision.models.list_models(module=torchvision.models)
+    return _models().list_models(module=_models())
+
+
+def _models() -> ModuleType:
+    """Return `torchvision.models`; pages, which import this file, do not wait for it."""
+    from torchvision import models
+
+    return models
 
 
 def _check(name: str) -> None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
 from gsr_core.data.inputs import Inputs
-from gsr_core.features.backbones import Network
 from gsr_core.features.presets import Training
 from gsr_core.progress import Report, ShouldStop, never, silent
+
+if TYPE_CHECKING:  # Pages import this, and what opens networks takes long to import.
+    from gsr_core.features.backbones import Network
 
 __all__ = ["Start", "Trainable"]
 

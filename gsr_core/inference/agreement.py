@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
 from gsr_core.data.groups import patterns
 
@@ -77,6 +76,9 @@ def agreement(
         group_names: Of the m true groups; their numbers if None.
         names: Of the inferred groups; their numbers if None.
     """
+    # Not above: pages import this file, and scikit-learn takes a second.
+    from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+
     _, true = patterns(groups)
     kept = inferred >= 0
     present, cluster = np.unique(inferred[kept], return_inverse=True)

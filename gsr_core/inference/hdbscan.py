@@ -21,7 +21,6 @@ from typing import Annotated, ClassVar
 import numpy as np
 from pydantic import Field
 from scipy.sparse import coo_array
-from sklearn.cluster import HDBSCAN
 
 from gsr_core.inference.base import CLASSES_IN_WORDS, INFERENCE_CONFIG, OUTLIER, settings
 from gsr_core.inference.density import nearest_others, order, silhouettes
@@ -99,6 +98,9 @@ class HdbscanInference(InSpace, PairwiseInference):  # pyright: ignore[reportInc
         A chain of the samples in that order, with the edges by which they were reached, falls
         apart at every radius as the spanning tree does.
         """
+        # Not above: importing scikit-learn would keep the dashboard's pages waiting.
+        from sklearn.cluster import HDBSCAN
+
         n = len(places)
         chain = np.maximum(np.sqrt(2 * lengths[1:].astype(np.float64)), _SHORTEST)
         edges = coo_array((chain, (places[:-1], places[1:])), shape=(n, n)).tocsr()

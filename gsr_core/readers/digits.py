@@ -12,9 +12,6 @@ import numpy as np
 import pandas as pd
 import torch
 from pydantic import Field
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
-from torchvision.transforms.v2 import functional
 
 from gsr_core.data.bundle import SPLITS
 from gsr_core.data.inputs import ImageArrays
@@ -94,6 +91,10 @@ class ColouredDigits(Reader):
 
     def _draw(self) -> tuple[np.ndarray, pd.DataFrame]:
         """Return the images (n, 3, H, W) uint8, split by split, and what is known about each."""
+        # Not above: pages import this file, and these take seconds.
+        from sklearn.datasets import load_digits
+        from torchvision.transforms.v2 import functional
+
         rng = np.random.default_rng(self.seed)
         pixels, digits = map(np.asarray, load_digits(return_X_y=True))
         small = torch.from_numpy(pixels.reshape(-1, 1, 8, 8) / 16).float()
@@ -128,6 +129,7 @@ class ColouredDigits(Reader):
 
 def _split_sources(digits: np.ndarray, seed: int) -> dict[str, np.ndarray]:
     """Return the positions of each split's source images, stratified by digit."""
+    from sklearn.model_selection import train_test_split
 
     def part(rows: np.ndarray, size: float | int) -> tuple[np.ndarray, np.ndarray]:
         first, rest = train_test_split(

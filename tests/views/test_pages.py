@@ -2,6 +2,8 @@
 
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from urllib.parse import parse_qs
 
@@ -510,3 +512,17 @@ def test_every_document_is_read_in_the_app(workspace, name: str):
     # No link leads to a file that the app does not serve.
     assert not re.search(r"\]\((?!https?://|\?|#)", text)
     assert "![" not in text
+
+
+def test_pages_import_no_library_that_only_computing_needs():
+    views = sorted(each.stem for each in (Path(gsr_core.__file__).parent / "views").glob("*.py"))
+    code = "\n".join(
+        [
+            "import sys",
+            *(f"import gsr_core.views.{name}" for name in views if name != "__init__"),
+            "heavy = {'torchvision', 'torch._dynamo', 'sklearn', 'scipy.optimize', 'scipy.stats'}",
+            "print(*sorted(heavy & set(sys.modules)))",
+        ]
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""

@@ -19,7 +19,6 @@ from torch.nn.functional import cross_entropy
 
 from gsr_core.data.problem import Problem, Rows
 from gsr_core.errors import SettingError
-from gsr_core.features.backbones import Network
 from gsr_core.features.batches import Batches, automatic_workers, to_device
 from gsr_core.features.heads import head_arrays
 from gsr_core.features.learner import (
@@ -35,6 +34,7 @@ from gsr_core.methods.base import Step
 from gsr_core.progress import Stopped
 
 if TYPE_CHECKING:
+    from gsr_core.features.backbones import Network
     from gsr_core.methods.network.base import NetworkMethod
 
 __all__ = ["Batch", "Epoch", "Loop", "Rounds", "Update"]
