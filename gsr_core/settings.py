@@ -12,15 +12,39 @@ from gsr_core.errors import SettingError
 __all__ = ["check_known", "suggestion", "what_is_wrong"]
 
 
+_OTHER_WORDS = {
+    "epochs": "steps",
+    "iterations": "steps",
+    "learning_rate": "lr",
+    "optimizer": "optimiser",
+    "wd": "weight_decay",
+}
+"""What other programs call a setting, and what it is here."""
+
+_MOST = 3
+
+
 def suggestion(name: str, known: Iterable[str]) -> str:
-    """Return " (did you mean '...'?)" with the nearest known name, or "" if none is near.
+    """Return " (did you mean '...'?)" with the known names that are meant, or "" if none is near.
+
+    Those are what other programs call so, else those that have the name as a part, up to three,
+    else the one that is spelled most alike.
 
     Example:
         >>> suggestion("lr2", ["lr", "steps"])
         " (did you mean 'lr'?)"
+        >>> suggestion("dro", ["erm", "group_dro", "network_group_dro"])
+        " (did you mean 'group_dro' or 'network_group_dro'?)"
+        >>> suggestion("epochs", ["lr", "steps"])
+        " (did you mean 'steps'?)"
     """
-    near = difflib.get_close_matches(name, list(known), n=1)
-    return f" (did you mean '{near[0]}'?)" if near else ""
+    known = list(known)
+    near = [each for each in known if each == _OTHER_WORDS.get(name)]
+    if not near and len(name) > 2:
+        near = [each for each in known if name.lower() in each.lower()]
+    if not near or len(near) > _MOST:
+        near = difflib.get_close_matches(name, known, n=1)
+    return f" (did you mean {' or '.join(map(repr, near))}?)" if near else ""
 
 
 def check_known(owner: str, names: Iterable[str], known: Iterable[str]) -> None:

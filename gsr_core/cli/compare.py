@@ -204,7 +204,10 @@ def _show_method(method: dict[str, Any]) -> None:
     if method["source"]:
         print(f"source: {method['source']}")
     table = terminal.table("setting", "default", "allowed", "what it is")
-    table.columns[-1].no_wrap = False
+    for column in table.columns[-2:]:
+        column.no_wrap = False
+    # Long choices would leave no room to say what they are.
+    table.columns[-2].max_width = 24
     for each in method["parameters"]:
         table.add_row(each["name"], str(each["default"]), _allowed(each), each["help"])
     terminal.console().print(table)
@@ -218,5 +221,12 @@ def _allowed(setting: dict[str, Any]) -> str:
     if setting["type"] == "boolean":
         return "true, false"
     ends = {"minimum": "from", "above": "above", "maximum": "to", "below": "below"}
-    parts = [f"{word} {setting[key]:g}" for key, word in ends.items() if setting[key] is not None]
+    parts = [
+        f"{word} {_figure(setting[key])}" for key, word in ends.items() if setting[key] is not None
+    ]
     return " ".join(parts) or setting["type"]
+
+
+def _figure(value: float) -> str:
+    """Return a number in full, where `g` would leave out digits of a long one."""
+    return f"{value:,.0f}" if value >= 1000 and value == int(value) else f"{value:g}"

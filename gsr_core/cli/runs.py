@@ -396,7 +396,7 @@ def _execute(run: Run, as_json: bool) -> None:
     """Compute a run with a progress bar, report it, and exit 1 unless it finished."""
     finished = _compute(run, f"{run.config.method} on {run.config.bundle}")
     if run.state.step:
-        _report_run(run, as_json)
+        _report_run(run, as_json, said=not finished)
     if not finished:
         sys.exit(1)
 
@@ -466,6 +466,12 @@ def _compute(run: Run, title: str) -> bool:
             f"gsr: run {run.run_id} {state.status}: {terminal.visible(state.message)}",
             file=sys.stderr,
         )
+        if 0 < state.step < state.steps:
+            print(
+                f"gsr: {state.step} of {state.steps} steps are kept; "
+                f"'gsr continue {run.run_id} --steps {state.steps}' goes on",
+                file=sys.stderr,
+            )
     return finished
 
 
@@ -502,10 +508,11 @@ def _report_seeds(done: list[Run], as_json: bool) -> None:
     print("accuracies on test at the kept step; ± is one sd over seeds", file=sys.stderr)
 
 
-def _report_run(run: Run, as_json: bool) -> None:
+def _report_run(run: Run, as_json: bool, *, said: bool = False) -> None:
+    """Print a run; not why it ended if that was said."""
     from gsr_core.data.variation import make_variation
     from gsr_core.runs.cautions import cautions
-    from gsr_core.runs.summary import AVERAGES, summarise
+    from gsr_core.runs.summary import AVERAGES, changed_settings, summarise
 
     summary = {**summarise(run), "cautions": cautions(run)}
     if as_json:
@@ -515,8 +522,10 @@ def _report_run(run: Run, as_json: bool) -> None:
         f"{summary['run_id']}: {summary['status']}, kept step {summary['best_step']} of "
         f"{summary['steps']}, {summary['seconds']:.1f} s on {summary['device']}"
     )
+    settings = ", ".join(changed_settings(run.config))
+    print(f"{run.config.method} on {run.config.bundle}, {settings or 'default settings'}")
     changed = make_variation(summary["variation"]).phrases
-    for text in (summary["message"], summary["note"], *changed):
+    for text in ("" if said else summary["message"], summary["note"], *changed):
         if text:
             print(terminal.visible(text))
     if summary["unsolved_steps"]:

@@ -149,8 +149,7 @@ def make_method(name: str, values: Mapping[str, Any] | None = None) -> Method:
     """
     if name not in METHODS:
         raise SettingError(
-            f"there is no method '{name}'{suggestion(name, METHODS)}; methods are "
-            f"{', '.join(METHODS)}"
+            f"there is no method '{name}'{suggestion(name, METHODS)}; 'gsr methods' lists all"
         )
     method = METHODS[name]
     check_known(name, values or {}, [each.name for each in fields(method)])

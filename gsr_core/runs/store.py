@@ -643,6 +643,6 @@ def _check(run: Run) -> RunConfig:
     if config.method not in METHODS or "seed" not in config.settings:
         raise GsrError(
             f"run '{run.run_id}' is of the method '{config.method}', which this version does not "
-            f"have; its methods are {', '.join(METHODS)}"
+            "have; 'gsr methods' lists those that it has"
         )
     return config

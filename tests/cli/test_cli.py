@@ -435,7 +435,7 @@ def test_a_name_that_is_taken_or_not_allowed_is_refused(gsr, npz, bundle, worksp
     ("arguments", "said"),
     [
         (["none"], ["no bundle 'none'", "tiny", "gsr demo"]),
-        (["tiny", "--method", "gs"], ["no method 'gs'", "methods are ", "gsr"]),
+        (["tiny", "--method", "gs"], ["no method 'gs'", "did you mean 'gsr'", "'gsr methods'"]),
         (["tiny", "--set", "stesp=3"], ["no setting 'stesp'", "did you mean 'steps'"]),
         (["tiny", "--set", "steps=many"], ["steps is 'many'"]),
         (["tiny", "--set", "l2=0"], ["l2 is '0'"]),

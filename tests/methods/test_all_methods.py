@@ -149,7 +149,9 @@ def test_a_penalty_must_be_positive_and_finite(name, value):
 
 
 def test_an_unknown_method_is_named_with_those_there_are():
-    with pytest.raises(SettingError, match=r"no method 'gs' \(did you mean 'gsr'\?\); methods are"):
+    with pytest.raises(
+        SettingError, match=r"no method 'gs' \(did you mean 'gsr'\?\); 'gsr methods'"
+    ):
         make_method("gs")
 
 
