@@ -137,7 +137,7 @@ def _kind(*, drop: bool, times: float | None, relabel: str) -> EditKind:
         "times": times is not None,
         "relabel": bool(relabel),
     }
-    given = [kind for kind, there in asked.items() if there]
+    given: list[EditKind] = [kind for kind, there in asked.items() if there]
     if len(given) != 1:
         terminal.fail(f"{len(given)} edits were asked for; give one of {_EDITS}")
     return given[0]

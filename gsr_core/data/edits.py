@@ -8,13 +8,14 @@ from others and loaded again; positions are written as ranges, which a lasso has
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
+from functools import lru_cache
 from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from gsr_core.errors import SettingError
+from gsr_core.jobs.command import option
 from gsr_core.settings import suggestion
 
 __all__ = ["MOST_TIMES", "EditKind", "RowEdit", "class_of", "rows_as_text", "rows_from_text"]
@@ -48,10 +49,10 @@ class RowEdit(BaseModel):
     label: str = ""
     about: str = ""
 
-    @cached_property
+    @property
     def positions(self) -> np.ndarray:
-        """(q,) int64 positions in the bundle, ascending."""
-        return rows_from_text(self.rows)
+        """(q,) int64 positions in the bundle, ascending. Not to be changed."""
+        return _positions(self.rows)
 
     @property
     def factor(self) -> float:
@@ -68,6 +69,14 @@ class RowEdit(BaseModel):
         if self.kind == "times":
             return f"{which} × {self.times:g}"
         return f"{which} as '{self.label}'"
+
+    @property
+    def command(self) -> list[str]:
+        """The words of `gsr` that fit the run's head after the edit."""
+        what = {"times": f"{self.times:g}", "relabel": self.label}.get(self.kind)
+        words = ["whatif", self.base]
+        words += [f"--{self.kind}"] if what is None else option(f"--{self.kind}", what)
+        return [*words, *option("--rows", self.rows)]
 
     def weights(
         self, weight: np.ndarray, position: np.ndarray, rows: np.ndarray | None = None
@@ -168,3 +177,8 @@ def rows_from_text(text: str, below: int | None = None) -> np.ndarray:
             )
         stretches.append(np.arange(min(ends), max(ends) + 1, dtype=np.int64))
     return np.unique(np.concatenate(stretches))
+
+
+@lru_cache(maxsize=64)
+def _positions(text: str) -> np.ndarray:
+    return rows_from_text(text)

@@ -102,14 +102,10 @@ class RunJob(Job):
     def words(self, seeds: int = 1) -> list[str]:
         """Return the words of `gsr run` for so many seeds, from the job's own on.
 
-        Those of an edit are of `gsr whatif`.
+        Those of an edit are `gsr whatif`.
         """
         if self.edits:
-            edit = self.edits[-1]
-            what = {"times": f"{edit.times:g}", "relabel": edit.label}.get(edit.kind)
-            words = ["whatif", edit.base, *([f"--{edit.kind}"] if what is None else [])]
-            words += [] if what is None else option(f"--{edit.kind}", what)
-            return [*words, *option("--rows", edit.rows), "--keep"]
+            return [*self.edits[-1].command, "--keep"]
         settings = {key: value for key, value in self.settings.items() if key != "seed"}
         words = ["run", self.bundle, "--method", self.method, *pairs("--set", settings)]
         words += ["--seed", str(self.settings["seed"])]
