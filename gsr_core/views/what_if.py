@@ -6,6 +6,7 @@ it is of: another choice hides it until it is asked for.
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 from typing import NoReturn, get_args
@@ -16,7 +17,7 @@ import streamlit as st
 
 from gsr_core.data.bundle import Bundle
 from gsr_core.data.edits import EditKind, RowEdit
-from gsr_core.errors import GsrError
+from gsr_core.errors import GsrError, SettingError
 from gsr_core.figures.what_if import group_changes, predicted_against_happened
 from gsr_core.jobs.command import shell_line
 from gsr_core.metrics import worst_group
@@ -35,7 +36,7 @@ from gsr_core.what_if.selection import ORDERS, Selection, make_edit, the_first
 
 __all__ = ["choose_edit", "outcome_of", "show_outcome"]
 
-_EDITS: dict[EditKind, str] = {
+_EDITS: dict[str, str] = {
     "drop": "leave them out",
     "times": "multiply their weights",
     "relabel": "call them another class",
@@ -80,60 +81,54 @@ def choose_edit(bundle: Bundle, run: Run) -> tuple[Refits, RowEdit]:
         refits = load_refits(run)
     except GsrError as error:
         _stop(error)
+    classes, count, times, label = bundle.manifest.classes, "", "", ""
+    table = load_samples(run, run.values_split)
+    orders = [name for name, (column, _) in ORDERS.items() if column in table.columns]
     with st.container(horizontal=True, vertical_alignment="bottom", key="edit"):
-        chosen = _rows(bundle, run, refits)
-        kind: EditKind = next(
-            kind
-            for kind in get_args(EditKind)
-            if kind
-            == nav.select("edit", "Edit", list(_EDITS), format_func=_EDITS.__getitem__, width=210)
+        default = _PICKED if nav.get("slice") else orders[0]
+        what = nav.select("rows", "Rows", [_PICKED, *orders], default=default, width=190)
+        picked = choose_slice(bundle) if what == _PICKED else None
+        if what != _PICKED:
+            count = nav.write("count", "How many", placeholder=f"{_COUNT}", width=90)
+        wanted = nav.select(
+            "edit", "Edit", list(_EDITS), format_func=lambda each: _EDITS[each], width=210
         )
-        times, label = _TIMES, bundle.manifest.classes[0]
+        kind = next(each for each in get_args(EditKind) if each == wanted)
         if kind == "times":
-            times = _number(
-                nav.write("times", "Times", placeholder=f"{_TIMES:g}", width=90), _TIMES
-            )
+            times = nav.write("times", "Times", placeholder=f"{_TIMES:g}", width=90)
         elif kind == "relabel":
-            label = nav.select("label", "New class", bundle.manifest.classes, width=160)
-    if chosen is None:
+            label = nav.select("label", "New class", classes, width=160)
+    if what == _PICKED and picked is None:
         st.info(
             "Choose a slice, or come from Samples or the Map with a selection. Or choose the "
             "heaviest or most harmful rows here."
         )
         st.stop()
     try:
-        return refits, make_edit(refits, chosen, kind, times=times, label=label)
-    except GsrError as error:
-        _stop(error)
-
-
-def _rows(bundle: Bundle, run: Run, refits: Refits) -> Selection | None:
-    """Draw the choice of rows, and return them; None if none are chosen."""
-    table = load_samples(run, run.values_split)
-    orders = [name for name, (column, _) in ORDERS.items() if column in table.columns]
-    default = _PICKED if nav.get("slice") else orders[0]
-    what = nav.select("rows", "Rows", [_PICKED, *orders], default=default, width=190)
-    if what == _PICKED:
-        slice_ = choose_slice(bundle)
-        return None if slice_ is None else Selection(slice_.rows, slice_.label)
-    count = nav.write("count", "How many", placeholder=str(_COUNT), width=90)
-    try:
-        return the_first(run, round(_number(count, _COUNT)), what, table)
+        if picked is not None:
+            chosen = Selection(picked.rows, picked.label)
+        else:
+            chosen = the_first(run, round(_number(count, _COUNT)), what, table)
+        factor = _number(times, _TIMES)
+        return refits, make_edit(refits, chosen, kind, times=factor, label=label)
     except GsrError as error:
         _stop(error)
 
 
 def _number(text: str, usual: float) -> float:
-    """Return what was typed, or the usual number if nothing was; stop if it is no number."""
+    """Return what was typed, or the usual number if nothing was.
+
+    Raises:
+        SettingError: If it is no number.
+    """
     try:
         value = float(text or usual)
     except ValueError:
-        value = np.nan
-    if not np.isfinite(value):
-        show_error(
+        value = math.nan
+    if not math.isfinite(value):
+        raise SettingError(
             f"'{text}' is not a number; type one, such as {usual:g}, or leave the field empty"
         )
-        st.stop()
     return value
 
 
