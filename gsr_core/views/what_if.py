@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
-from typing import NoReturn, get_args
+from typing import Any, NoReturn, get_args
 
 import numpy as np
 import pandas as pd
@@ -26,8 +26,8 @@ from gsr_core.runs.job import submit
 from gsr_core.runs.store import Run
 from gsr_core.views import navigation as nav
 from gsr_core.views.charts import colours_of, percent, plain, show, show_error, show_rows
-from gsr_core.views.frame import link
-from gsr_core.views.session import load_refits, load_samples, workspace
+from gsr_core.views.frame import Frame, link
+from gsr_core.views.session import is_active, load_refits, load_samples, workspace
 from gsr_core.views.slices import choose_slice
 from gsr_core.what_if.chance import DRAWS, Chance, beyond_chance, draw, validity
 from gsr_core.what_if.keep import keep_refit
@@ -45,6 +45,8 @@ _PICKED = "a slice or selection"
 _COUNT, _TIMES = 20, 2.0
 _KEPT = "what if"
 """In the session: the last refit that was asked for."""
+_NO_POINTS = 0.05
+"""What is rounded to nothing."""
 
 
 @dataclass
@@ -156,7 +158,7 @@ def outcome_of(refits: Refits, edit: RowEdit) -> _Asked:
     return asked
 
 
-def show_outcome(bundle: Bundle, refits: Refits, asked: _Asked) -> None:
+def show_outcome(page: Frame, refits: Refits, asked: _Asked) -> None:
     """Draw what an edit did to each group, what influence foresaw, and what can be done with it."""
     with st.container(horizontal=True, vertical_alignment="bottom", key="what happened"):
         split = nav.select("split", "Split", list(SPLITS), width=120)
@@ -168,7 +170,7 @@ def show_outcome(bundle: Bundle, refits: Refits, asked: _Asked) -> None:
             key="what if measure",
         )
         _ask_chance(refits, asked)
-        _keep(refits, asked)
+        _keep(page, refits, asked)
     table = refits.changes(asked.outcome, split)
     chance = asked.chance
     if chance is not None:
@@ -192,7 +194,7 @@ def show_outcome(bundle: Bundle, refits: Refits, asked: _Asked) -> None:
             predicted_against_happened(
                 table,
                 cloud=None if chance is None else _cloud(chance, refits, split),
-                colours=colours_of(bundle),
+                colours=colours_of(page.bundle),
             ),
             key="predicted and happened",
             alt=f"Predicted against refitted change of the loss of each group of {split}.",
@@ -225,8 +227,10 @@ def _ask_chance(refits: Refits, asked: _Asked) -> None:
         st.rerun()
 
 
-def _keep(refits: Refits, asked: _Asked) -> None:
-    """Draw the button that keeps the refit as a run, or the links to the run."""
+def _keep(page: Frame, refits: Refits, asked: _Asked) -> None:
+    """Draw the button that keeps the refit as a run, or the link to the run."""
+    if asked.kept not in [each.run_id for each in page.runs]:
+        asked.kept = ""  # It was deleted since.
     if not asked.kept and st.button(
         "Keep as a run",
         icon=":material/save:",
@@ -240,7 +244,9 @@ def _keep(refits: Refits, asked: _Asked) -> None:
             _stop(error)
         asked.kept = kept.run_id
         st.rerun()
-    if asked.kept:
+    if asked.kept in [each.run_id for each in page.runs if is_active(each)]:
+        st.caption("Kept as a run, which is being computed.")
+    elif asked.kept:
         runs = f"{refits.run.run_id},{asked.kept}"
         link("Compare", "Kept: compare the two", runs=runs, reference=refits.run.run_id)
 
@@ -256,7 +262,7 @@ def _numbers(refits: Refits, asked: _Asked, table: pd.DataFrame, split: str) -> 
         st.metric(
             f"Worst group: {plain(table['group'].iloc[worst])}",
             percent(after[worst]),
-            delta=f"{100 * (after[worst] - np.nanmin(before)):+.1f} points",
+            **_delta(after[worst] - np.nanmin(before)),
             border=True,
             help=f"Lowest accuracy of a group of {split} after the edit, and what it is above the "
             "lowest before.",
@@ -264,7 +270,7 @@ def _numbers(refits: Refits, asked: _Asked, table: pd.DataFrame, split: str) -> 
         st.metric(
             "Mean accuracy",
             percent(means[1]),
-            delta=f"{100 * (means[1] - means[0]):+.1f} points",
+            **_delta(means[1] - means[0]),
             border=True,
         )
         if asked.chance is not None:
@@ -278,6 +284,13 @@ def _numbers(refits: Refits, asked: _Asked, table: pd.DataFrame, split: str) -> 
                 f"{asked.chance.size:,} rows, mean over the groups: 1 ranks them all rightly, 0 is "
                 "no better than chance.",
             )
+
+
+def _delta(change: float) -> dict[str, Any]:
+    """Return how a metric shows the change of an accuracy."""
+    if abs(points := 100 * change) < _NO_POINTS:
+        return {"delta": "as before", "delta_color": "off", "delta_arrow": "off"}
+    return {"delta": f"{points:+.1f} points"}
 
 
 def _tables(table: pd.DataFrame, chance: Chance | None, refits: Refits, split: str) -> None:
