@@ -45,6 +45,8 @@ _PICKED = "a slice or selection"
 _COUNT, _TIMES = 20, 2.0
 _KEPT = "what if"
 """In the session: the last refit that was asked for."""
+_SOON = 300.0
+"""Seconds that a page may spend on random subsets."""
 _NO_POINTS = 0.05
 """What is rounded to nothing."""
 
@@ -206,9 +208,18 @@ def show_outcome(page: Frame, refits: Refits, asked: _Asked) -> None:
 
 
 def _ask_chance(refits: Refits, asked: _Asked) -> None:
-    """Draw the button that does the same to random rows."""
+    """Draw the button that does the same to random rows, or the command where it takes long."""
+    if asked.chance is not None:
+        return
+    if asked.seconds * DRAWS > _SOON:
+        words = " ".join(["gsr", *asked.edit.command[:3], "...", "--random", str(DRAWS)])
+        st.caption(
+            f"{DRAWS} random subsets would take about {duration(asked.seconds * DRAWS)}: "
+            f"'{plain(words)}' draws them in a terminal."
+        )
+        return
     expected = duration(max(asked.seconds * DRAWS, 1.0))
-    if asked.chance is None and st.button(
+    if st.button(
         f"{DRAWS} random subsets",
         icon=":material/casino:",
         key="random subsets",
