@@ -186,7 +186,7 @@ def _selection(
 def _report(result: dict[str, Any], table: pd.DataFrame, score: pd.DataFrame | None) -> None:
     moved = f"{result['changed']:,} of {result['rows']:,} rows change"
     print(
-        f"{terminal.visible(result['run_id'])} {terminal.visible(result['edit'])}: {moved}, which "
+        f"{terminal.visible(result['run_id'])}, {terminal.visible(result['edit'])}: {moved}, which "
         f"had {terminal.percent(result['weight'])} of the weight"
     )
     if result["note"]:

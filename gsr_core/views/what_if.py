@@ -25,7 +25,7 @@ from gsr_core.progress import duration
 from gsr_core.runs.job import submit
 from gsr_core.runs.store import Run
 from gsr_core.views import navigation as nav
-from gsr_core.views.charts import colours_of, percent, plain, show, show_error, show_rows
+from gsr_core.views.charts import colours_of, percent, plain, sentence, show, show_error, show_rows
 from gsr_core.views.frame import Frame, link
 from gsr_core.views.session import is_active, load_refits, load_samples, workspace
 from gsr_core.views.slices import choose_slice
@@ -47,6 +47,8 @@ _KEPT = "what if"
 """In the session: the last refit that was asked for."""
 _SOON = 300.0
 """Seconds that a page may spend on random subsets."""
+_LONG = 2000
+"""Characters of rows that a command line is to have at most."""
 _NO_POINTS = 0.05
 """What is rounded to nothing."""
 
@@ -140,9 +142,9 @@ def outcome_of(refits: Refits, edit: RowEdit) -> _Asked:
     """Draw the button that fits the head anew; return what came of it, stop if not asked for."""
     n, share = len(edit.positions), float(refits.weight[refits.places(edit)].sum())
     st.caption(
-        f"The head of the run {plain(edit.words)}: {n:,} of {len(refits.position):,} rows, with "
-        f"{percent(share)} of the weight. It is fitted anew under the run's weights at the kept "
-        "step, divided by their new sum; the penalty stays."
+        f"{sentence(edit.words)}: {n:,} of {len(refits.position):,} rows, with {percent(share)} of "
+        "the weight. The head is fitted anew under the run's weights at the kept step, divided by "
+        "their new sum; the penalty stays."
     )
     if st.button("Refit", type="primary", icon=":material/replay:", key="refit"):
         begun = time.perf_counter()
@@ -203,8 +205,13 @@ def show_outcome(page: Frame, refits: Refits, asked: _Asked) -> None:
         )
     _tables(table, chance, refits, split)
     with st.expander("The same from a terminal"):
-        line = shell_line(asked.edit.command, workspace())
-        st.code(line, language="bash", wrap_lines=True)
+        words = asked.edit.command
+        if len(asked.edit.rows) > _LONG:
+            st.caption(
+                "So many rows are better saved as a slice, by whose name a command finds them."
+            )
+            words = [*words[: words.index("--rows")], "--slice", "NAME"]
+        st.code(shell_line(words, workspace()), language="bash", wrap_lines=True)
 
 
 def _ask_chance(refits: Refits, asked: _Asked) -> None:

@@ -27,7 +27,7 @@ def test_samples_are_taken_out_of_a_run_and_the_refit_is_kept(screen, dashboard,
     screen.press("What if?")
     screen.arrive("What if")
     assert screen.query["slice"]
-    said = f"without {len(rows)} rows (the selection): {len(rows)} of {len(refits.position)} rows"
+    said = f"Without {len(rows)} rows (the selection): {len(rows)} of {len(refits.position)} rows"
     expect(screen.page.get_by_text(said)).to_be_visible()
     screen.press("Refit")
     edit = make_edit(refits, Selection(rows, "the selection"), "drop")
