@@ -15,6 +15,7 @@ from gsr_core.curation.flags import flag_rows
 from gsr_core.curation.slices import name_slice
 from gsr_core.data.edits import RowEdit, rows_as_text, rows_from_text
 from gsr_core.errors import RunStateError, SettingError
+from gsr_core.runs.cautions import cautions
 from gsr_core.runs.execute import continue_run, execute
 from gsr_core.runs.removal import delete_run
 from gsr_core.runs.samples import sample_table
@@ -263,6 +264,7 @@ def test_the_paired_interval_covers_what_it_says():
 def test_a_kept_refit_is_a_run_like_others_and_outlives_its_base(refits, workspace, name):
     edit = make_edit(refits, chosen(refits), **EDITS[name])
     kept = keep_refit(refits, edit)
+    assert not any("edit" in each for each in cautions(refits.run))
     delete_run(refits.run)
     assert str(execute(kept).status) == "finished"
     kept = open_run(workspace, kept.run_id)
@@ -282,6 +284,7 @@ def test_a_kept_refit_is_a_run_like_others_and_outlives_its_base(refits, workspa
     with pytest.raises(SettingError, match="there is nothing to continue"):
         continue_run(kept, 9)
     assert kept.influence() is not None
+    assert any("choose edits by val" in each for each in cautions(kept))
 
 
 def test_a_kept_refit_can_be_asked_again(refits):
