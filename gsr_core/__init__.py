@@ -42,6 +42,9 @@ if TYPE_CHECKING:
     from gsr_core.runs.execute import continue_run, execute, run
     from gsr_core.runs.store import Run, create_run, list_runs, open_run
     from gsr_core.runs.summary import summarise
+    from gsr_core.what_if.keep import keep_refit
+    from gsr_core.what_if.refits import open_refits
+    from gsr_core.what_if.selection import Selection, make_edit
     from gsr_core.workspace import Workspace
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -106,6 +109,11 @@ _WHERE = {
     "make_sweep": "gsr_core.experiments.sweep",
     "open_sweep": "gsr_core.experiments.sweep",
     "run_sweep": "gsr_core.experiments.sweep_loop",
+    # what if
+    "Selection": "gsr_core.what_if.selection",
+    "make_edit": "gsr_core.what_if.selection",
+    "open_refits": "gsr_core.what_if.refits",
+    "keep_refit": "gsr_core.what_if.keep",
     # errors
     "GsrError": "gsr_core.errors",
 }
@@ -123,6 +131,7 @@ __all__ = [
     "Problem",
     "Rows",
     "Run",
+    "Selection",
     "Step",
     "Workspace",
     "cluster_table",
@@ -139,12 +148,14 @@ __all__ = [
     "flag_rows",
     "flagged",
     "import_data",
+    "keep_refit",
     "list_bundles",
     "list_clusterings",
     "list_runs",
     "list_slices",
     "load_backbone",
     "load_problem",
+    "make_edit",
     "make_inference",
     "make_method",
     "make_plan",
@@ -153,6 +164,7 @@ __all__ = [
     "name_slice",
     "open_bundle",
     "open_clustering",
+    "open_refits",
     "open_run",
     "open_study",
     "open_sweep",

@@ -8,7 +8,7 @@ from gsr_core.views.frame import frame
 from gsr_core.views.gallery import gallery
 from gsr_core.views.samples import choose_samples, download
 from gsr_core.views.slice_tools import manage_slices
-from gsr_core.views.slices import save_and_flag
+from gsr_core.views.slices import ask_what_if, save_and_flag
 
 page = frame("Samples", "Which samples got the most and the least weight, and why?", needs_run=True)
 bundle, run = page.bundle, page.run
@@ -33,6 +33,8 @@ with st.container(horizontal=True, key="with these"):
         f"Samples of {filters}, run {run.run_id}",
         order=order,
     )
+    if "weight" in table.columns:
+        ask_what_if(bundle, table["row"].to_numpy()[places])
 cards()
 with st.container(horizontal=True, key="take home"):
     download(bundle, run, table, places)

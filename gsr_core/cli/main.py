@@ -24,6 +24,7 @@ from gsr_core.cli import (
     study,
     sweep,
     terminal,
+    what_if,
 )
 from gsr_core.errors import GsrError
 
@@ -53,6 +54,7 @@ for name, command in {
     "study": study.study,
     "sweep": sweep.sweep,
     "cluster": cluster.cluster,
+    "whatif": what_if.what_if,
     "slices": slices.slices,
     "flags": slices.flags,
     "runs": runs.runs,

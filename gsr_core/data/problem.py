@@ -85,6 +85,8 @@ class Problem:
         compute: Where and how precisely to compute.
         network: What a method trains that acts on the whole network, a
             `features.trainable.Trainable`; None for all others.
+        given: (n,) weights of the weighted rows, with sum one, that a head is to be fitted under
+            without a method that finds them; None otherwise.
 
     Example:
         >>> problem, _ = gsr.load_problem(gsr.open_bundle(place, "birds"), gsr.pick("cpu"))
@@ -102,6 +104,7 @@ class Problem:
     train: Callable[[], Rows] | None = None
     weighted_split: str = "heldout"
     network: object | None = None
+    given: Tensor | None = None
 
     @property
     def n_groups(self) -> int:
@@ -283,16 +286,15 @@ def seen_labels(bundle: Bundle, seed: int, variation: Variation | None = None) -
         seed: Of the run.
         variation: Of the run.
     """
-    if variation is None or not variation.label_noise:
-        return bundle.y
-    rows, y = bundle.rows_of[bundle.manifest.weighted_split], bundle.y.copy()
-    y[rows] = flip_labels(
-        y[rows],
-        rows,
-        share=variation.label_noise,
-        n_classes=len(bundle.manifest.classes),
-        seed=seed,
-    )
+    y, classes = bundle.y, bundle.manifest.classes
+    if variation is None:
+        return y
+    if variation.label_noise:
+        rows, y = bundle.rows_of[bundle.manifest.weighted_split], y.copy()
+        share = variation.label_noise
+        y[rows] = flip_labels(y[rows], rows, share=share, n_classes=len(classes), seed=seed)
+    for edit in variation.edits:
+        y = edit.labels(y, classes)
     return y
 
 

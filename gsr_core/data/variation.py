@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from gsr_core.data.edits import RowEdit
 from gsr_core.errors import SettingError
 from gsr_core.settings import check_known, what_is_wrong
 
@@ -59,6 +60,9 @@ class Variation(BaseModel):
             word `class` may be among them and changes nothing. None leaves it the bundle's own.
             Rows are drawn and the run is judged by the bundle's own in any case, so that runs
             that see different groups compare.
+        edits: Changes of the weighted rows of the run that this one is made of, oldest first. All
+            of them change classes, and the last one weights: those that it begins with have been
+            through the others.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -69,6 +73,7 @@ class Variation(BaseModel):
     target_share: Annotated[float, Field(gt=0, le=1)] = 1.0
     leak: bool = False
     seen_groups: tuple[str, ...] | None = None
+    edits: tuple[RowEdit, ...] = ()
 
     @field_validator("seen_groups")
     @classmethod
@@ -82,15 +87,22 @@ class Variation(BaseModel):
     @property
     def seeded(self) -> bool:
         """Whether a seed may decide what is changed."""
-        return not self.changes().keys() <= {"seen_groups"}
+        return not self.changes().keys() <= {"seen_groups", "edits"}
+
+    @property
+    def changes_labels(self) -> bool:
+        """Whether the method may see a row as another class than the bundle's."""
+        return self.label_noise > 0 or any(edit.kind == "relabel" for edit in self.edits)
 
     @property
     def phrases(self) -> list[str]:
         """What differs from the data as they are, in words."""
         values = self.changes()
+        values.pop("edits", None)
         if self.seen_groups is not None:
             values["seen_groups"] = in_words(self.seen_groups)
-        return [f"{name.replace('_', ' ')} {value}" for name, value in values.items()]
+        named = [f"{name.replace('_', ' ')} {value}" for name, value in values.items()]
+        return [*named, *(edit.words for edit in self.edits)]
 
 
 def in_words(attributes: Sequence[str]) -> str:

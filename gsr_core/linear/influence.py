@@ -37,6 +37,7 @@ __all__ = [
     "influence",
     "influence_along",
     "mean_shares",
+    "predicted_change",
     "shortfall",
 ]
 
@@ -112,6 +113,30 @@ def shortfall(ending: SolveEnding) -> str:
     if ending is SolveEnding.REACHED:
         return ""
     return f" The influence is not solved: {ending}."
+
+
+def predicted_change(edited: HeadObjective, state: State, directions: Tensor) -> Tensor:
+    r"""Return the change of losses that influence predicts of an edit of the inner problem.
+
+    The edit takes the objective F to F' of other weights, which sum to one again, or of other
+    classes. To first order its minimiser moves by one step with the old Hessian,
+
+    .. math::
+        \Delta R_g \approx -\,\nabla F'(\hat\theta)^\top H^{-1} \nabla R_g ,
+        \qquad \nabla F'(\hat\theta) = \sum_i (\bar w'_i \nabla \ell'_i - \bar w_i \nabla \ell_i) .
+
+    Under other weights alone it is :math:`\sum_i (\bar w'_i - \bar w_i) I_{ig}`; a new class of a
+    row adds the difference of its two gradients.
+
+    Args:
+        edited: F'; the penalty is that of F.
+        state: Of `edited`, at the minimiser of F.
+        directions: (p, c, r) the solutions of `H v = grad R_g`.
+
+    Returns:
+        (r,) nats.
+    """
+    return -torch.einsum("pc,pcr->r", edited.gradient(state), directions)
 
 
 def influence_along(objective: HeadObjective, state: State, directions: Tensor) -> Tensor:

@@ -183,6 +183,10 @@ class HeadObjective(ABC):
         """Return the objective under other weights (n,), and another penalty if one is given."""
 
     @abstractmethod
+    def relabelled(self, labels: Tensor) -> Self:
+        """Return the objective of the same rows with other classes (n,)."""
+
+    @abstractmethod
     def at(self, u: Tensor) -> State:
         """Evaluate the objective at u, (p, c)."""
 
@@ -314,6 +318,10 @@ class Objective(HeadObjective):
     def weighted(self, sample_weight: Tensor, l2: float | None = None) -> Self:
         """Return the objective under other weights (n,), and another penalty if one is given."""
         return replace(self, sample_weight=sample_weight, l2=self.l2 if l2 is None else l2)
+
+    def relabelled(self, labels: Tensor) -> Self:
+        """Return the objective of the same rows with other classes (n,)."""
+        return replace(self, labels=labels)
 
     def at(self, u: Tensor) -> State:
         """Evaluate the objective at u, (p, c)."""

@@ -86,6 +86,10 @@ class StreamedObjective(HeadObjective):
         """Return the objective under other weights (n,), and another penalty if one is given."""
         return replace(self, sample_weight=sample_weight, l2=self.l2 if l2 is None else l2)
 
+    def relabelled(self, labels: Tensor) -> Self:
+        """Return the objective of the same rows with other classes (n,)."""
+        return replace(self, labels=labels)
+
     def at(self, u: Tensor) -> State:
         """Evaluate the objective at u, (p, c)."""
         losses = self.basis.new_empty(len(self.labels))

@@ -24,6 +24,7 @@ def cautions(run: Run, bundle: Bundle | None = None) -> list[str]:
       that of every step lies in the kept one's 95 % interval, although they are not equal. All are
       of the same samples, so that a pair of steps may still differ by more than chance; that the
       kept one is best may not.
+    - The rows were edited by somebody who may have looked at test.
 
     Args:
         run: A run; nothing is said of one without a head.
@@ -38,6 +39,11 @@ def cautions(run: Run, bundle: Bundle | None = None) -> list[str]:
         # Of other data, or of settings of another version: nothing is known of its numbers.
         return []
     said = []
+    if run.config.variation.get("edits"):
+        said.append(
+            "The rows of another run were edited for this one: if the edit was chosen by what it "
+            "does on test, test no longer tells how good the head is; choose edits by val."
+        )
     predictions = keep_scores(run, bundle)[bundle.rows_of["test"]]["prediction"]
     if len(predictions) and (predictions == predictions[0]).all():
         label = bundle.manifest.classes[int(predictions[0])]

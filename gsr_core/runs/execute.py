@@ -17,12 +17,13 @@ from gsr_core.compute import Compute, pick
 from gsr_core.data.bundle import Bundle
 from gsr_core.data.problem import Problem, judged_by, load_problem
 from gsr_core.data.seen import seen_groups
-from gsr_core.data.variation import make_variation
+from gsr_core.data.variation import Variation, make_variation
 from gsr_core.errors import GsrError, RunStateError, SettingError
 from gsr_core.files import is_full
 from gsr_core.linear.head import Head
 from gsr_core.linear.influence import Influence
 from gsr_core.methods.base import Method, Step
+from gsr_core.methods.edited import edited_refit
 from gsr_core.methods.fit import FitResult, fit
 from gsr_core.methods.monitor import Monitor
 from gsr_core.progress import Report, Status, Stopped, silent
@@ -94,6 +95,11 @@ def continue_run(run: Run, steps: int) -> None:
             raise RunStateError(
                 f"run '{run.run_id}' is {state.status}; it can be continued once ended"
             )
+        if config.variation.get("edits"):
+            raise SettingError(
+                f"run '{run.run_id}' is one head, fitted anew after an edit of another run's rows; "
+                "there is nothing to continue"
+            )
         if "steps" not in config.settings:
             raise SettingError(
                 f"method '{config.method}' has one step; there is nothing to continue"
@@ -161,10 +167,10 @@ def _compute(
     run.write_state(state)
     recorder: Recorder | None = None
     try:
-        method = config.make_method()
+        variation, method = make_variation(config.variation), config.make_method()
         compute = pick(config.device)
         bundle = run.unchanged_bundle()
-        whole, variation = method.acts_on == "network", make_variation(config.variation)
+        whole = method.acts_on == "network"
         problem, test = load_problem(
             bundle,
             compute,
@@ -175,6 +181,8 @@ def _compute(
             **({"in_memory": 0} if whole else {}),
         )
         seen = seen_groups(bundle, variation)
+        if variation.edits:
+            method, problem = edited_refit(method), _with_weights(run, problem, variation)
         run.log(f"computing on {compute} in process {os.getpid()}")
         resume = _resume(run, stored, compute, method, problem)
         finish = None
@@ -230,6 +238,15 @@ def _ended(
     state = state.model_copy(update={"status": status, "message": message})
     run.write_state(state)
     return state
+
+
+def _with_weights(run: Run, problem: Problem, variation: Variation) -> Problem:
+    """Return the problem with the weights that the last edit leaves."""
+    rows = problem.weighted.position
+    weight = variation.edits[-1].weights(run.base_weights(), rows)
+    compute = problem.compute
+    given = torch.from_numpy(weight).to(compute.device, compute.accumulate_dtype)
+    return replace(problem, given=given)
 
 
 def _with_network(

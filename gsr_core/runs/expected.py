@@ -54,7 +54,10 @@ def expected_seconds(runs: Iterable[Run], method: str, settings: Mapping[str, An
     """
     known = []
     for run in runs:
-        if run.config.method == method and (state := run.state).step and state.seconds:
+        config = run.config
+        if config.method != method or config.variation.get("edits"):
+            continue
+        if (state := run.state).step and state.seconds:
             known.append(state.seconds / state.step)
         if len(known) == _RECENT:
             break

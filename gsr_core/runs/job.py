@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Self
 
+from gsr_core.data.edits import RowEdit
 from gsr_core.data.variation import CLASS, Variation, make_variation
 from gsr_core.errors import DeviceError, RunStateError
 from gsr_core.jobs.base import Job
@@ -27,7 +28,9 @@ class RunJob(Job):
         method: A key of the registry.
         settings: What differs from the method's defaults, and the seed.
         device: As asked for.
-        seen_groups: As in `Variation`; other variations are of studies, which make their own runs.
+        seen_groups: As in `Variation`; other variations are of studies, which make their own runs,
+            or are edits.
+        edits: Likewise; of a refit, whose run is made by `what_if.keep.keep_refit`.
         run_id: Name of the run; "" until there is one.
     """
 
@@ -41,12 +44,14 @@ class RunJob(Job):
     settings: dict[str, Any]
     device: str = "auto"
     seen_groups: tuple[str, ...] | None = None
+    edits: tuple[RowEdit, ...] = ()
     run_id: str = ""
 
     @classmethod
     def of(cls, config: RunConfig) -> Self:
         """Return the job of a run."""
         defaults = make_method(config.method).settings()
+        variation = make_variation(config.variation)
         return cls(
             bundle=config.bundle,
             method=config.method,
@@ -56,7 +61,8 @@ class RunJob(Job):
                 if key == "seed" or value != defaults.get(key)
             },
             device=config.device,
-            seen_groups=make_variation(config.variation).seen_groups,
+            seen_groups=variation.seen_groups,
+            edits=variation.edits,
             run_id=config.run_id,
         )
 
@@ -94,7 +100,12 @@ class RunJob(Job):
             return  # Another process has it.
 
     def words(self, seeds: int = 1) -> list[str]:
-        """Return the words of `gsr run` for so many seeds, from the job's own on."""
+        """Return the words of `gsr run` for so many seeds, from the job's own on.
+
+        Those of an edit are `gsr whatif`.
+        """
+        if self.edits:
+            return [*self.edits[-1].command, "--keep"]
         settings = {key: value for key, value in self.settings.items() if key != "seed"}
         words = ["run", self.bundle, "--method", self.method, *pairs("--set", settings)]
         words += ["--seed", str(self.settings["seed"])]

@@ -15,6 +15,8 @@
                                      saw, rows as in weights.parquet
          influence/STEP.npy          the same at another step, where somebody asked for it
          scores-*.npy                what the kept head says of every row (`runs.samples`)
+         base_weights.npy            (n,) the weights that the last edit of the variation changes,
+                                     where it has one: the kept ones of the run that was edited
          log.txt                     what happened when
          title.txt                   the user's name for it, if it has one
          lock                        held by the process that computes
@@ -65,6 +67,7 @@ from gsr_core.errors import (
 )
 from gsr_core.files import disk_full, is_full, replace_file
 from gsr_core.methods.base import Method
+from gsr_core.methods.edited import edited_refit
 from gsr_core.methods.history import HISTORY_COLUMNS
 from gsr_core.methods.registry import METHODS, make_method
 from gsr_core.names import is_name
@@ -239,6 +242,14 @@ class Run:
     def head_file(self) -> Path:
         """Where the kept head is."""
         return self.path / "head.safetensors"
+
+    def base_weights(self) -> np.ndarray:
+        """Return the (n,) weights that the last edit of the run's variation changes."""
+        return np.load(self._base_weights_file, allow_pickle=False)
+
+    @property
+    def _base_weights_file(self) -> Path:
+        return self.path / "base_weights.npy"
 
     @property
     def features_file(self) -> Path:
@@ -417,7 +428,7 @@ class Run:
             }
             config = self.config
             variation = make_variation(config.variation)
-            if variation.label_noise:
+            if variation.changes_labels:
                 columns["y"] = seen_labels(bundle, config.seed, variation)[rows]
                 columns["flipped"] = columns["y"] != bundle.y[rows]
             if "inferred_group" in kept:
@@ -488,6 +499,7 @@ def create_run(
     variation: dict[str, Any] | None = None,
     part_of: str = "",
     sweep: str = "",
+    base_weights: np.ndarray | None = None,
 ) -> Run:
     """Check everything that can be checked, then make a run that waits to be computed.
 
@@ -500,10 +512,13 @@ def create_run(
         variation: See `RunConfig`; the names and values are those of `data.variation.Variation`.
         part_of: See `RunConfig`.
         sweep: See `RunConfig`.
+        base_weights: (n,) the weights that the last edit of the variation changes; only with one.
 
     Raises:
         GsrError: If the bundle, the method, a setting or the device is not right; then nothing is
             left behind.
+        SettingError: If the variation has edits and there are no weights to change, or the other
+            way round.
 
     >>> run = create_run(place, "birds", "gsr", {"steps": 3})
     >>> print(run.state.status)
@@ -522,6 +537,11 @@ def create_run(
         check_trainable(opened, str(chosen.settings()["start"]))
     varied = make_variation(variation)
     check_variation(chosen, varied)
+    if (base_weights is None) != (not varied.edits):
+        raise SettingError(
+            "an edit is of the rows of a finished run; make one with 'gsr whatif RUN', on the page "
+            "What if, or by what_if.keep_refit"
+        )
     if varied.seen_groups is not None:
         seen_groups(opened, varied).check_rows(
             positions_of(opened, chosen.seed, varied), chosen.fitted_split(opened.manifest)
@@ -545,7 +565,9 @@ def create_run(
     try:
         with disk_full("a new run"):
             run.path.mkdir(parents=True)
-            run.write_state(RunState(steps=chosen.max_steps))
+            if base_weights is not None:
+                np.save(run._base_weights_file, base_weights)
+            run.write_state(RunState(steps=1 if varied.edits else chosen.max_steps))
             # The configuration comes last: a directory without one is not a run yet.
             run.write_config(config)
     except BaseException:
@@ -556,7 +578,7 @@ def create_run(
 
 
 def check_variation(method: Method, variation: Variation) -> None:
-    """Refuse noise in the labels of rows that a method does not fit.
+    """Refuse changes of the labels or weights of rows that a method does not fit.
 
     Args:
         method: With its settings.
@@ -566,6 +588,8 @@ def check_variation(method: Method, variation: Variation) -> None:
         SettingError: If there would be some.
     """
     noise = {"label noise": variation.label_noise, "group noise": variation.group_noise}
+    if variation.edits:
+        edited_refit(method)
     for what, share in noise.items():
         if share and method.acts_on == "network":
             raise SettingError(

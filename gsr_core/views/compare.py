@@ -14,7 +14,6 @@ from gsr_core.comparing.entries import Entry, entries, identity
 from gsr_core.comparing.scores import group_scores, scores, spread
 from gsr_core.comparing.slices import slice_scores
 from gsr_core.data.bundle import Bundle
-from gsr_core.data.variation import make_variation
 from gsr_core.errors import GsrError
 from gsr_core.figures.compare import group_dots
 from gsr_core.jobs.queue import enqueue
@@ -271,7 +270,7 @@ def add_seeds(page: Frame, compared: list[Entry]) -> None:
         for entry in compared
         if len(entry.seeds) == 1
         and not (entry.stopped or entry.every_seed)
-        and not (make_variation(entry.config.variation).seeded or entry.config.part_of)
+        and not (entry.config.variation.keys() - {"seen_groups"} or entry.config.part_of)
         and not entry.config.sweep
         and identity(entry.runs[0]) not in under_way
     ]

@@ -126,7 +126,9 @@ def _in_full(run: Run) -> None:
             link("Weights", "See the weights", run=run.run_id)
             link("Samples", "See the samples", run=run.run_id, sort="heaviest")
             link("Compare", "Compare")
-            if "steps" in run.config.settings and not state.active:
+            config = run.config
+            edited = bool(config.variation.get("edits"))
+            if "steps" in config.settings and not edited and not state.active:
                 _continue(run, state)
     run_actions(run)
     run_settings(run)

@@ -10,7 +10,7 @@ from gsr_core.curation.tables import describe_rows
 from gsr_core.views.charts import percent, show_rows
 from gsr_core.views.gallery import gallery
 from gsr_core.views.map_choices import MapView
-from gsr_core.views.slices import downloads, open_in_samples, save_and_flag
+from gsr_core.views.slices import ask_what_if, downloads, open_in_samples, save_and_flag
 
 __all__ = ["selection"]
 
@@ -45,6 +45,8 @@ def selection(view: MapView, rows: np.ndarray) -> None:
     _by_group(view, table)
     with st.container(horizontal=True, vertical_alignment="center", key="selected actions"):
         open_in_samples(bundle, rows, "Open these in Samples")
+        if "weight" in table.columns:
+            ask_what_if(bundle, rows, "selected")
         save_and_flag(bundle, rows, f"selected on the map of {view.split}")
         downloads(
             lambda: describe_rows(bundle, rows),

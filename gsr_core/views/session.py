@@ -32,6 +32,7 @@ from gsr_core.runs.cautions import cautions
 from gsr_core.runs.quality import quality_table
 from gsr_core.runs.samples import sample_table
 from gsr_core.runs.store import Run, list_runs
+from gsr_core.what_if.refits import Refits, open_refits
 from gsr_core.workspace import Workspace
 
 __all__ = [
@@ -47,6 +48,7 @@ __all__ = [
     "load_outcome",
     "load_places",
     "load_quality",
+    "load_refits",
     "load_samples",
     "load_search",
     "load_values",
@@ -178,6 +180,17 @@ def _accuracies(
     _bundle: Bundle,
 ) -> pd.DataFrame:
     return accuracies_on(_run(path), split, _slices, _bundle)
+
+
+def load_refits(run: Run) -> Refits:
+    """Return `what_if.refits.open_refits` of a run that has ended. Not to be changed."""
+    return _refits(str(run.path), _stamp(run.path / "head.safetensors"))
+
+
+@st.cache_resource(max_entries=4, show_spinner="Fitting the run's head")
+def _refits(path: str, stamp: int) -> Refits:
+    run = _run(path)
+    return open_refits(run, load_bundle(run.config.bundle))
 
 
 def load_bootstrap(entry: Entry, reference: Entry, bundle: Bundle) -> dict[str, Bootstrap]:

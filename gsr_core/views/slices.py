@@ -34,6 +34,7 @@ __all__ = [
     "FLAGGED",
     "NO_SLICE",
     "SliceChoice",
+    "ask_what_if",
     "change_and_redraw",
     "choose_slice",
     "downloads",
@@ -233,6 +234,25 @@ def open_in_samples(bundle: Bundle, rows: np.ndarray, text: str) -> None:
         slice=save_slice(workspace(), bundle, rows),
         **dict.fromkeys(("group", "y", "prediction", "changed")),
     )
+
+
+def ask_what_if(bundle: Bundle, rows: np.ndarray, key: str = "these") -> None:
+    """Draw a button to the page that fits the run's head anew without these samples.
+
+    Args:
+        bundle: The data.
+        rows: (q,) positions in the bundle.
+        key: Identity on the page.
+    """
+    if st.button(
+        "What if?",
+        icon=":material/replay:",
+        key=f"what if {key}",
+        help="Fit the run's head anew without these samples, or with other weights or another "
+        "class, and see what that does to each group.",
+    ):
+        # The set is written down only when it is asked for.
+        nav.go("What if", slice=save_slice(workspace(), bundle, rows), rows=None)
 
 
 def downloads(content: Callable[[], pd.DataFrame], *, label: str, name: str, key: str) -> None:

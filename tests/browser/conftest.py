@@ -579,7 +579,8 @@ class Screen:
     def open(self, name: str, **query: object) -> None:
         """Go to a page by its address."""
         words = urlencode({key: str(value) for key, value in query.items()})
-        self.page.goto(f"{self.url}/{name.lower()}" + (f"?{words}" if words else ""))
+        path = name.lower().replace(" ", "_")
+        self.page.goto(f"{self.url}/{path}" + (f"?{words}" if words else ""))
         self.arrive(name)
 
     def follow(self, name: str) -> None:

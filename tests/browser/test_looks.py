@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import expect
 
-PAGES = ("Setup", "Audit", "Run", "Weights", "Samples", "Map", "Compare", "Study", "Sweep", "Guide")
+PAGES = (
+    *("Setup", "Audit", "Run", "Weights", "Samples", "Map", "What if", "Compare", "Study", "Sweep"),
+    "Guide",
+)
 NARROW = {"width": 900, "height": 800}
 NO_SIDEWAYS_SCROLLING = """
 () => {

@@ -5,7 +5,7 @@ import torch
 
 from gsr_core.linear import objective as objectives
 from gsr_core.linear.feature_map import FeatureMap
-from gsr_core.linear.influence import Inverted, influence, mean_shares
+from gsr_core.linear.influence import Inverted, influence, mean_shares, predicted_change
 from gsr_core.linear.iterative import SolveEnding
 from gsr_core.linear.objective import Objective, centred_basis
 from gsr_core.linear.solver import Solver
@@ -174,6 +174,30 @@ def test_the_row_space_path_equals_the_dense_path(n_classes, standardise):
     basis_of_rows = FeatureMap.fit(features, standardise=standardise, dtype=torch.float64).basis
     projected = torch.einsum("dp,dcm->pcm", basis_of_rows, full)
     torch.testing.assert_close(in_rows[3], projected, rtol=1e-8, atol=1e-9)
+
+
+def test_a_prediction_is_the_slope_of_weights_and_classes_that_change_together(
+    make_objective, target
+):
+    objective, rows = make_objective(n_classes=3), target(3)
+    state = minimum(objective)
+    solved = invert(objective, state, 1e-12)(gradients_of(objective, state, rows)).columns
+    heavier = objective.sample_weight.clone()
+    heavier[[2, 9, 40]] *= 3
+    edited = replace(objective, sample_weight=heavier / heavier.sum())
+    labels = objective.labels.clone()
+    labels[[5, 9]] = (labels[[5, 9]] + 1) % 3
+    edited = edited.relabelled(labels)
+    predicted = predicted_change(edited, edited.at(state.u), solved)
+    # Between both objectives lies a mixture of rows: old ones, and new ones with other classes.
+    design = torch.cat([objective.design, objective.design])
+    both = replace(objective, design=design, labels=torch.cat([objective.labels, labels]))
+    step, ends = 1e-5, []
+    for size in (step, -step):
+        mixed = (1 - size) * objective.sample_weight, size * edited.sample_weight
+        at = minimum(replace(both, sample_weight=torch.cat(mixed)), state.u)
+        ends.append(group_losses(objective, at.u, rows))
+    torch.testing.assert_close(predicted, (ends[0] - ends[1]) / (2 * step), rtol=1e-5, atol=1e-8)
 
 
 def test_overlapping_groups_give_the_same_as_lists_of_indices(make_objective, target):

@@ -72,6 +72,8 @@ def test_values_and_derivatives_are_those_of_rows_in_memory(pair, random_columns
         lambda each, state: each.hessian(state),
         lambda each, state: each.mean_curvature(state),
         lambda each, state: each.weighted(share[:, 0].abs()).gradient(state),
+        lambda each, state: each.relabelled(each.labels.flip(0)).gradient(state),
+        lambda each, state: each.relabelled(each.labels.flip(0)).at(state.u).value,
     ):
         torch.testing.assert_close(law(streamed, at_streamed), law(dense, at_dense))
 
