@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from gsr_core.clusterings.describe import cluster_table, clusters_as_bundle, describe_clusters
     from gsr_core.clusterings.request import request_clustering
     from gsr_core.clusterings.store import Clustering, list_clusterings, open_clustering
+    from gsr_core.comparing.radar import radar
     from gsr_core.compute import pick
     from gsr_core.curation.flags import flag_rows, flagged
     from gsr_core.curation.slices import find_slice, list_slices, name_slice
@@ -97,6 +98,8 @@ _WHERE = {
     "open_run": "gsr_core.runs.store",
     "list_runs": "gsr_core.runs.store",
     "summarise": "gsr_core.runs.summary",
+    # what a repair did
+    "radar": "gsr_core.comparing.radar",
     # studies and sweeps
     "make_study": "gsr_core.experiments.study",
     "open_study": "gsr_core.experiments.study",
@@ -158,6 +161,7 @@ __all__ = [
     "open_sweep",
     "outcomes",
     "pick",
+    "radar",
     "request_clustering",
     "run",
     "run_study",

@@ -21,6 +21,7 @@ from gsr_core.views.compare_pairs import (
     value_against_value,
 )
 from gsr_core.views.frame import frame
+from gsr_core.views.radar import what_broke
 
 page = frame("Compare", "Which method serves the worst group best, and what does it cost?")
 bundle = page.bundle
@@ -52,7 +53,9 @@ if len(compared) > 1:
     with left:
         st.subheader("Fixed and broken samples", anchor=False)
         best = table.sort_values("worst", ascending=False)["label"].iloc[0]
-        fixed_and_broken(bundle, compared, reference, best)
+        other = fixed_and_broken(bundle, compared, reference, best)
     with right:
         st.subheader("Weight against weight", anchor=False)
         value_against_value(bundle, compared)
+    st.subheader("What did it break?", anchor=False)
+    what_broke(bundle, reference, other)

@@ -1,0 +1,104 @@
+"""What a repair broke, on the Compare page: the subsets that lost most, one click from the samples.
+
+The pair is the page's reference and the entry held against it, by their runs of one seed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import streamlit as st
+
+from gsr_core.comparing.changes import shared_run
+from gsr_core.comparing.entries import Entry
+from gsr_core.comparing.radar import Radar
+from gsr_core.curation.slices import save_slice
+from gsr_core.curation.subsets import Subset
+from gsr_core.data.bundle import Bundle
+from gsr_core.errors import GsrError
+from gsr_core.runs.store import Run
+from gsr_core.views.charts import percent, plain, show_error, show_rows
+from gsr_core.views.compare_pairs import count_link
+from gsr_core.views.session import load_radar, workspace
+from gsr_core.views.slices import slices_of
+
+__all__ = ["what_broke"]
+
+_SHOWN = 8
+"""Subsets that are shown with links; the table below has all."""
+
+
+def what_broke(bundle: Bundle, reference: Entry, other: Entry) -> None:
+    """Draw the subsets on which an entry is worse than the reference, the surest harm first.
+
+    Args:
+        bundle: The data.
+        reference: What the other repairs.
+        other: The repair.
+    """
+    one, two = shared_run(reference, other)
+    try:
+        found = load_radar(one, two, slices_of(bundle), bundle)
+    except GsrError as error:
+        show_error(error)
+        return
+    table = found.table
+    harmed = table[table["net"] < 0]
+    sure = int((table["verdict"] == "worse").sum())
+    st.markdown(
+        f"**{plain(other.label)} is worse on {sure:,}** and better on "
+        f"{int((table['verdict'] == 'better').sum()):,} of {len(table):,} subsets, beyond chance. "
+        f"{len(harmed):,} lost more samples than they gained."
+    )
+    if len(harmed):
+        _rows(bundle, found, harmed.head(_SHOWN).to_dict("records"), one, two)
+    with st.expander("Every subset in numbers"):
+        _all(found)
+    st.caption(
+        "Subsets are the groups, saved slices, clusters, and values of the class and attributes "
+        "crossed up to three at a time, of at least 20 test samples. McNemar's exact test on the "
+        "same samples before and after, p corrected for all subsets (Holm). They overlap, so that "
+        "one harm can show in several."
+    )
+
+
+def _rows(bundle: Bundle, found: Radar, harmed: list[dict[Any, Any]], one: Run, two: Run) -> None:
+    widths, gap = [6, 4, 2, 2], "xsmall"
+    with st.container(key="radar", gap="xsmall"):
+        heads = ("subset", "accuracy", "fixed", "broken")
+        for place, head in zip(st.columns(widths, gap=gap), heads, strict=True):
+            place.caption(head)
+        for row, subset in zip(harmed, found.subsets, strict=False):
+            cells = st.columns(widths, gap=gap, vertical_alignment="center")
+            verdict = f"**{row['verdict']}**" if row["verdict"] == "worse" else row["verdict"]
+            cells[0].markdown(
+                f"{plain(row['name'])}  \n:small[:gray[{row['kind']}, {row['samples']:,} samples: "
+                f"{verdict}, p {row['p_holm']:.2g}]]"
+            )
+            cells[1].markdown(f"{percent(row['base'])} → {percent(row['repair'])}")
+            for cell, what in zip(cells[2:], ("fixed", "broken"), strict=True):
+                with cell:
+                    count_link(row[what], what, one, two, *_place(bundle, subset))
+
+
+def _place(bundle: Bundle, subset: Subset) -> tuple[str, str | None]:
+    """Return the group and the set of samples by which Samples finds a subset."""
+    if subset.kind == "group":
+        return subset.name, None
+    return "", save_slice(workspace(), bundle, subset.rows)
+
+
+def _all(found: Radar) -> None:
+    share = st.column_config.NumberColumn(format="percent")
+    shown = found.table.rename(columns={"name": "subset", "base": "before", "repair": "after"})
+    show_rows(
+        shown[
+            ["subset", "kind", "samples", "before", "after", "fixed", "broken", "verdict", "p_holm"]
+        ],
+        column_config={
+            "subset": st.column_config.Column(width="medium", pinned=True),
+            "before": share,
+            "after": share,
+            "p_holm": st.column_config.NumberColumn("p (Holm)", format="%.2g"),
+        },
+    )
