@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from gsr_core.clusterings.describe import cluster_table, clusters_as_bundle, describe_clusters
     from gsr_core.clusterings.request import request_clustering
     from gsr_core.clusterings.store import Clustering, list_clusterings, open_clustering
+    from gsr_core.comparing.gate import Checks, check
     from gsr_core.comparing.radar import radar
     from gsr_core.compute import pick
     from gsr_core.curation.flags import flag_rows, flagged
@@ -100,6 +101,8 @@ _WHERE = {
     "summarise": "gsr_core.runs.summary",
     # what a repair did
     "radar": "gsr_core.comparing.radar",
+    "Checks": "gsr_core.comparing.gate",
+    "check": "gsr_core.comparing.gate",
     # studies and sweeps
     "make_study": "gsr_core.experiments.study",
     "open_study": "gsr_core.experiments.study",
@@ -117,6 +120,7 @@ __all__ = [
     "INFERENCES",
     "METHODS",
     "Bundle",
+    "Checks",
     "Clustering",
     "FitResult",
     "GsrError",
@@ -128,6 +132,7 @@ __all__ = [
     "Run",
     "Step",
     "Workspace",
+    "check",
     "cluster_table",
     "clusters_as_bundle",
     "coloured_digits",

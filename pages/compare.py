@@ -21,6 +21,7 @@ from gsr_core.views.compare_pairs import (
     value_against_value,
 )
 from gsr_core.views.frame import frame
+from gsr_core.views.gate import gate
 from gsr_core.views.radar import what_broke
 
 page = frame("Compare", "Which method serves the worst group best, and what does it cost?")
@@ -59,3 +60,5 @@ if len(compared) > 1:
         value_against_value(bundle, compared)
     st.subheader("What did it break?", anchor=False)
     what_broke(bundle, reference, other)
+    st.subheader("Is it good enough to use?", anchor=False)
+    gate(bundle, reference, other)

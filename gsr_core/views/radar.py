@@ -57,8 +57,9 @@ def what_broke(bundle: Bundle, reference: Entry, other: Entry) -> None:
     st.caption(
         "Subsets are the groups, saved slices, clusters, and values of the class and attributes "
         "crossed up to three at a time, of at least 20 test samples. McNemar's exact test on the "
-        "same samples before and after, p corrected for all subsets (Holm). They overlap, so that "
-        "one harm can show in several."
+        "same samples before and after, p corrected for all subsets (Holm), so that a "
+        "group can be worse among the groups above and not for sure among so many here. Subsets "
+        "overlap: one harm can show in several."
     )
 
 
