@@ -22,7 +22,7 @@ from gsr_core.views.compare_pairs import (
 )
 from gsr_core.views.frame import frame
 from gsr_core.views.gate import gate
-from gsr_core.views.radar import what_broke
+from gsr_core.views.radar import what_broke, what_it_leans_on
 
 page = frame("Compare", "Which method serves the worst group best, and what does it cost?")
 bundle = page.bundle
@@ -58,7 +58,12 @@ if len(compared) > 1:
     with right:
         st.subheader("Weight against weight", anchor=False)
         value_against_value(bundle, compared)
-    st.subheader("What did it break?", anchor=False)
-    what_broke(bundle, reference, other)
+    left, right = st.columns(2, gap="large")
+    with left:
+        st.subheader("What did it break?", anchor=False)
+        what_broke(bundle, reference, other)
+    with right:
+        st.subheader("What does the head lean on?", anchor=False)
+        what_it_leans_on(bundle, reference, other)
     st.subheader("Is it good enough to use?", anchor=False)
     gate(bundle, reference, other)

@@ -11,6 +11,8 @@ from gsr_core.cli import terminal
 from gsr_core.cli.terminal import JsonOption, WorkspaceOption
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from gsr_core.comparing.radar import Radar
 
 __all__ = ["radar"]
@@ -36,6 +38,7 @@ def radar(
     from gsr_core.clusterings.describe import cluster_subsets
     from gsr_core.clusterings.store import list_clusterings
     from gsr_core.comparing.radar import radar as look
+    from gsr_core.runs.reliance import reliance_table
     from gsr_core.runs.store import open_run
 
     place = terminal.open_workspace(workspace)
@@ -45,10 +48,13 @@ def radar(
     clusters = cluster_subsets(list_clusterings(place, bundle), rows)
     found = look(before, after, clusters, depth=depth, min_rows=min_rows)
     answer = {"base": before.run_id, "repair": after.run_id, "bundle": bundle.name}
+    leans = reliance_table([before, after], bundle=bundle)
     if as_json:
-        terminal.print_json({**answer, "split": "test", **found.record()})
+        reliance = terminal.records(leans)
+        terminal.print_json({**answer, "split": "test", **found.record(), "reliance": reliance})
     else:
         _report(answer, found, top)
+        _report_reliance(leans)
 
 
 def _report(answer: dict[str, Any], found: Radar, top: int) -> None:
@@ -83,3 +89,33 @@ def _report(answer: dict[str, Any], found: Radar, top: int) -> None:
     notes += [f"{more:,} more subsets lost rows; see them with --top"] * (more > 0)
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
+
+
+def _report_reliance(leans: pd.DataFrame) -> None:
+    """Print how far the heads lean on each attribute, before and after."""
+    if leans.empty:
+        print(
+            "note: no attribute has enough rows in every class to say what the heads lean on",
+            file=sys.stderr,
+        )
+        return
+    print("\nreliance on attributes, in standard deviations of the score")
+    table = terminal.table("", "towards", "before", "after", "share of the score", "AUROC")
+    for attribute, pair in leans.groupby("attribute", sort=False):
+        before, after = pair.to_dict("records")
+        table.add_row(
+            f"{attribute}={before['value']}",
+            before["two"],
+            *(
+                f"{each['lean']:+.2f} [{each['lean_low']:+.2f}, {each['lean_high']:+.2f}]"
+                for each in (before, after)
+            ),
+            f"{before['share']:.0%} → {after['share']:.0%}",
+            f"{before['auroc']:.2f} → {after['auroc']:.2f}",
+        )
+    terminal.console().print(table)
+    print(
+        "note: [ ] is the 95 % interval; 0 is no reliance, and AUROC 0.5; the share is that of "
+        "the variance of mean scores over class and attribute",
+        file=sys.stderr,
+    )

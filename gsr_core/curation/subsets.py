@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
-import pandas as pd
-import pyarrow as pa
 
 from gsr_core.curation.slices import Slice
+from gsr_core.data.attributes import attribute_values
 from gsr_core.data.bundle import MIN_GROUP_SIZE, Bundle
 from gsr_core.errors import SettingError
 
@@ -23,9 +22,6 @@ __all__ = ["DEEPEST", "Subset", "crossings", "distinct", "group_subsets", "slice
 
 DEEPEST = 3
 """Columns that are crossed at most."""
-
-_MOST_VALUES = 20
-"""Values that an attribute may have to be crossed."""
 
 _MANY_COLUMNS = 12
 """With more columns than this, two are crossed at most: all triples would be too many to judge."""
@@ -100,13 +96,9 @@ def crossings(
 def _columns(bundle: Bundle, rows: np.ndarray) -> Iterator[tuple[str, tuple[np.ndarray, list]]]:
     """Yield name, codes (n,), -1 for no value, and the values as text, of what can be crossed."""
     yield "class", (bundle.y[rows], bundle.manifest.classes)
-    places = pa.array(rows)
-    for attribute in bundle.manifest.attributes:
-        values = bundle.column(attribute).take(places).to_pandas()
-        codes, known = pd.factorize(values)
-        if 1 < len(known) <= _MOST_VALUES:
-            name = attribute if attribute != "class" else "attribute: class"
-            yield name, (codes, [str(value) for value in known])
+    for attribute, codes, values in attribute_values(bundle, rows):
+        if len(values) > 1:
+            yield attribute if attribute != "class" else "attribute: class", (codes, values)
 
 
 def _cells(

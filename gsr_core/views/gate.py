@@ -12,7 +12,7 @@ import streamlit as st
 
 from gsr_core.comparing.changes import shared_run
 from gsr_core.comparing.entries import Entry
-from gsr_core.comparing.gate import Checks, Gate, check
+from gsr_core.comparing.gate import Checks, Gate, Result, check
 from gsr_core.data.bundle import Bundle
 from gsr_core.errors import GsrError
 from gsr_core.jobs.command import option, pairs, shell_line
@@ -42,7 +42,7 @@ def gate(bundle: Bundle, reference: Entry, other: Entry) -> None:
             step=0.05,
             placeholder="0.8",
             help="Least accuracy of every group, and of the slices chosen here.",
-            width=130,
+            width=170,
         )
         drop = st.number_input(
             "Largest drop",
@@ -52,10 +52,10 @@ def gate(bundle: Bundle, reference: Entry, other: Entry) -> None:
             step=0.01,
             placeholder="0.02",
             help=f"Most accuracy that any of them may lose against {plain(reference.label)}.",
-            width=130,
+            width=170,
         )
         rows = st.number_input(
-            "Least rows", 1, None, 30, help="Fewer test rows are too few to judge.", width=130
+            "Least rows", 1, None, 30, help="Fewer test rows are too few to judge.", width=170
         )
         slices = st.multiselect("Slices held to the floor", names, width=300) if names else []
         asked = st.form_submit_button("Check", type="primary", icon=":material/rule:")
@@ -110,16 +110,18 @@ def _show(result: Gate, label: str) -> None:
         st.success(f"{label} passes: {said}.", icon=":material/check_circle:")
     else:
         st.error(f"{label} does not pass: {said}.", icon=":material/block:")
+    order = [Result.FAIL, Result.FEW, Result.PASS]
+    lines = sorted(result.lines, key=lambda line: order.index(line.result))
     show_rows(
         {
-            "result": [str(line.result) for line in result.lines],
-            "of": [f"{line.kind} {line.name}" for line in result.lines],
-            "check": [line.check for line in result.lines],
-            "limit": [line.limit for line in result.lines],
-            "measured": [line.value for line in result.lines],
-            "at least": [line.bound for line in result.lines],
-            "rows": [line.rows for line in result.lines],
-            "why": [line.reason for line in result.lines],
+            "result": [str(line.result) for line in lines],
+            "of": [f"{line.kind} {line.name}" for line in lines],
+            "check": [line.check for line in lines],
+            "limit": [line.limit for line in lines],
+            "measured": [line.value for line in lines],
+            "at least": [line.bound for line in lines],
+            "rows": [line.rows for line in lines],
+            "why": [line.reason for line in lines],
         },
         column_config={
             **{

@@ -1,4 +1,4 @@
-"""What a repair broke, on the Compare page: the subsets that lost most, one click from the samples.
+"""What a repair did, on the Compare page: the subsets that lost most, and what the head leans on.
 
 The pair is the page's reference and the entry held against it, by their runs of one seed.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pandas as pd
 import streamlit as st
 
 from gsr_core.comparing.changes import shared_run
@@ -16,16 +17,19 @@ from gsr_core.curation.slices import save_slice
 from gsr_core.curation.subsets import Subset
 from gsr_core.data.bundle import Bundle
 from gsr_core.errors import GsrError
+from gsr_core.figures.reliance import lean_before_after
 from gsr_core.runs.store import Run
-from gsr_core.views.charts import percent, plain, show_error, show_rows
+from gsr_core.views.charts import percent, plain, show, show_error, show_rows
 from gsr_core.views.compare_pairs import count_link
-from gsr_core.views.session import load_radar, workspace
+from gsr_core.views.session import load_radar, load_reliance, workspace
 from gsr_core.views.slices import slices_of
 
-__all__ = ["what_broke"]
+__all__ = ["what_broke", "what_it_leans_on"]
 
 _SHOWN = 8
 """Subsets that are shown with links; the table below has all."""
+_ATTRIBUTES = 10
+"""Attributes that are drawn; the table below has all."""
 
 
 def what_broke(bundle: Bundle, reference: Entry, other: Entry) -> None:
@@ -101,5 +105,71 @@ def _all(found: Radar) -> None:
             "before": share,
             "after": share,
             "p_holm": st.column_config.NumberColumn("p (Holm)", format="%.2g"),
+        },
+    )
+
+
+def what_it_leans_on(bundle: Bundle, reference: Entry, other: Entry) -> None:
+    """Draw how far each head leans on each attribute, before and after.
+
+    Args:
+        bundle: The data.
+        reference: The head before.
+        other: The head after.
+    """
+    one, two = shared_run(reference, other)
+    try:
+        table = load_reliance(one, two, bundle)
+    except GsrError as error:
+        show_error(error)
+        return
+    if table.empty:
+        st.info(
+            "No attribute of this bundle has ten test samples with and without a value in two "
+            "classes, which is what it takes to say what a head leans on."
+        )
+        return
+    figure = lean_before_after(
+        table.head(2 * _ATTRIBUTES), before=reference.label, after=other.label
+    )
+    show(figure, key="reliance", alt="Pull of each attribute on the score, before and after.")
+    st.caption(
+        "How far the score moves, in its standard deviations inside a class, when the attribute "
+        "changes and the class does not; 0 is no reliance. Bars: 95 % intervals of test samples "
+        "drawn anew. Share: of the score's variance over class and attribute, that of the "
+        "attribute."
+    )
+    with st.expander("Reliance in numbers"):
+        _numbers(table, {one.run_id: reference.label, two.run_id: other.label})
+
+
+def _numbers(table: pd.DataFrame, labels: dict[str, str]) -> None:
+    share = st.column_config.NumberColumn(format="percent")
+    number = st.column_config.NumberColumn(format="%.2f")
+    shown = table.assign(
+        method=table["run"].map(labels), attribute=table["attribute"] + "=" + table["value"]
+    ).rename(
+        columns={
+            "two": "towards",
+            "lean": "pull",
+            "core": "pull of the class",
+            "joint_share": "of both together",
+            "whitened": "whitened cosine",
+            "worst_error": "worst error, if normal",
+        }
+    )
+    columns = ["attribute", "method", "towards", "pull", "pull of the class", "share"]
+    columns += ["of both together", "auroc", "whitened cosine", "worst error, if normal"]
+    show_rows(
+        shown[columns],
+        column_config={
+            **dict.fromkeys(("pull", "pull of the class", "auroc", "whitened cosine"), number),
+            **dict.fromkeys(("share", "of both together", "worst error, if normal"), share),
+            "auroc": st.column_config.NumberColumn(
+                "AUROC",
+                format="%.2f",
+                help="Chance that of two samples of a class the one with the value has the higher "
+                "score; 0.5 is no reliance.",
+            ),
         },
     )

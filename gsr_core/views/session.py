@@ -33,6 +33,7 @@ from gsr_core.maps.heads import map_head
 from gsr_core.maps.rows import map_rows
 from gsr_core.runs.cautions import cautions
 from gsr_core.runs.quality import quality_table
+from gsr_core.runs.reliance import reliance_table
 from gsr_core.runs.samples import sample_table
 from gsr_core.runs.store import Run, list_runs
 from gsr_core.workspace import Workspace
@@ -51,6 +52,7 @@ __all__ = [
     "load_places",
     "load_quality",
     "load_radar",
+    "load_reliance",
     "load_samples",
     "load_search",
     "load_values",
@@ -228,6 +230,18 @@ def _radar(
     one, two = (_run(path) for path, _ in runs)
     clusters = cluster_subsets(_clusterings, np.sort(one.rows_of("test", _bundle)))
     return radar(one, two, clusters, read=load_samples)
+
+
+def load_reliance(one: Run, two: Run, bundle: Bundle) -> pd.DataFrame:
+    """Return `runs.reliance.reliance_table` of two runs on test. Not to be changed."""
+    runs = tuple((str(run.path), _stamp(run.head_file)) for run in (one, two))
+    return _reliance(runs, bundle.manifest.digest, bundle)
+
+
+@st.cache_resource(max_entries=32, show_spinner="Measuring what the heads lean on")
+def _reliance(runs: tuple[tuple[str, int], ...], digest: str, _bundle: Bundle) -> pd.DataFrame:
+    del digest
+    return reliance_table([_run(path) for path, _ in runs], bundle=_bundle)
 
 
 def load_values(bundle: Bundle, most: int) -> dict[str, list[str]]:
