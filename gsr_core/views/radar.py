@@ -68,7 +68,7 @@ def what_broke(bundle: Bundle, reference: Entry, other: Entry) -> None:
 
 
 def _rows(bundle: Bundle, found: Radar, harmed: list[dict[Any, Any]], one: Run, two: Run) -> None:
-    widths, gap = [6, 4, 2, 2], "xsmall"
+    widths, gap = [5, 5, 2, 3], "xsmall"
     with st.container(key="radar", gap="xsmall"):
         heads = ("subset", "accuracy", "fixed", "broken")
         for place, head in zip(st.columns(widths, gap=gap), heads, strict=True):
