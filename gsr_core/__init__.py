@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from gsr_core.methods.fit import FitResult, fit
     from gsr_core.methods.registry import METHODS, make_method
     from gsr_core.runs.execute import continue_run, execute, run
+    from gsr_core.runs.reliance import reliance_table
     from gsr_core.runs.store import Run, create_run, list_runs, open_run
     from gsr_core.runs.summary import summarise
     from gsr_core.workspace import Workspace
@@ -101,6 +102,7 @@ _WHERE = {
     "summarise": "gsr_core.runs.summary",
     # what a repair did
     "radar": "gsr_core.comparing.radar",
+    "reliance_table": "gsr_core.runs.reliance",
     "Checks": "gsr_core.comparing.gate",
     "check": "gsr_core.comparing.gate",
     # studies and sweeps
@@ -167,6 +169,7 @@ __all__ = [
     "outcomes",
     "pick",
     "radar",
+    "reliance_table",
     "request_clustering",
     "run",
     "run_study",
