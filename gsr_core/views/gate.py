@@ -23,6 +23,7 @@ from gsr_core.views.slices import slices_of
 __all__ = ["gate"]
 
 
+@st.fragment
 def gate(bundle: Bundle, reference: Entry, other: Entry) -> None:
     """Draw a form of checks, and how an entry fares in them.
 
