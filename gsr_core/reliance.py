@@ -142,9 +142,8 @@ def leanings(
     squares = np.zeros(classes * many)
     logits = np.empty((len(rows), classes))
     for part, block in _blocks(features, rows):
-        order = np.argsort(cell[part], kind="stable")
-        found, starts = np.unique(cell[part][order], return_index=True)
-        sums[found] += np.add.reduceat(block[order], starts, axis=0)
+        member = cell[part][:, None] == np.arange(classes * many)
+        sums += member.T.astype(np.float64) @ block
         squares += np.bincount(cell[part], np.square(block).sum(axis=1), classes * many)
         logits[part] = block @ weight.T
     sums, squares = sums.reshape(classes, many, -1), squares.reshape(classes, many)

@@ -28,7 +28,9 @@ def radar(
         int, typer.Option(min=1, help="Clusters and crossings with fewer test rows are left out.")
     ] = 20,
     depth: Annotated[int, typer.Option(min=1, max=3, help="Columns crossed at most.")] = 3,
-    top: Annotated[int, typer.Option(min=1, help="Harmed subsets to print, the worst first.")] = 12,
+    top: Annotated[
+        int, typer.Option(min=1, help="Harmed subsets, and attributes, to print; the worst first.")
+    ] = 12,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -48,7 +50,7 @@ def radar(
     clusters = cluster_subsets(list_clusterings(place, bundle), rows)
     found = look(before, after, clusters, depth=depth, min_rows=min_rows)
     answer = {"base": before.run_id, "repair": after.run_id, "bundle": bundle.name}
-    leans = reliance_table([before, after], bundle=bundle)
+    leans = reliance_table([before, after], bundle=bundle, most=None if as_json else top)
     if as_json:
         reliance = terminal.records(leans)
         terminal.print_json({**answer, "split": "test", **found.record(), "reliance": reliance})

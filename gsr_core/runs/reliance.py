@@ -18,7 +18,11 @@ __all__ = ["reliance_table"]
 
 
 def reliance_table(
-    runs: Sequence[Run], split: str = "test", bundle: Bundle | None = None
+    runs: Sequence[Run],
+    split: str = "test",
+    bundle: Bundle | None = None,
+    *,
+    most: int | None = None,
 ) -> pd.DataFrame:
     """Measure how far the kept heads of runs lean on each attribute with 2 to 20 values.
 
@@ -30,6 +34,7 @@ def reliance_table(
         runs: On one bundle, ended, such as those before and after a repair.
         split: One of the bundle's splits, as the first run drew it.
         bundle: The runs' bundle, if it is open already.
+        most: Only so many attributes, those of the largest leans; None takes all.
 
     Returns:
         One row for each attribute and run, attributes of the largest lean first: attribute, value
@@ -45,16 +50,19 @@ def reliance_table(
     rows = np.sort(runs[0].rows_of(split, bundle))
     labels, classes = bundle.y[rows], bundle.manifest.classes
     heads = [(run.run_id, run.seen(bundle).features, *_head(run)) for run in runs]
-    found = []
+    chosen = []
     for attribute, codes, values in attribute_values(bundle, rows):
         every = [leanings(each, rows, labels, codes, weight) for _, each, weight, _ in heads]
-        tables = [table.assign(run=place) for place, table in enumerate(every)]
-        largest = pd.concat(tables, ignore_index=True)
-        if largest["lean"].isna().all():
-            continue
-        top = largest.iloc[int(np.nanargmax(largest["lean"].abs().to_numpy()))]
+        largest = pd.concat(every, ignore_index=True).sort_values(
+            "lean", key=abs, ascending=False, kind="stable"
+        )
+        if largest["lean"].notna().any():
+            chosen.append((largest.iloc[0], every[0], attribute, codes, values))
+    chosen.sort(key=lambda each: -abs(each[0]["lean"]))
+    found = []
+    for top, first, attribute, codes, values in chosen[:most]:
         value, one, two = (int(top[name]) for name in ("value", "one", "two"))
-        if _first_lean(every[0], value, one, two) < 0:
+        if _lean_of(first, value, one, two) < 0:
             one, two = two, one
         inside = (codes >= 0) & np.isin(labels, [one, two])
         for name, features, weight, bias in heads:
@@ -69,14 +77,10 @@ def reliance_table(
             )
             own = {"attribute": attribute, "value": values[value], "run": name}
             found.append({**own, "one": classes[one], "two": classes[two], **asdict(measured)})
-    table = pd.DataFrame(found)
-    if table.empty:
-        return table
-    size = table["lean"].abs().groupby(table["attribute"]).transform("max")
-    return table.iloc[np.argsort(-size, kind="stable")].reset_index(drop=True)
+    return pd.DataFrame(found)
 
 
-def _first_lean(table: pd.DataFrame, value: int, one: int, two: int) -> float:
+def _lean_of(table: pd.DataFrame, value: int, one: int, two: int) -> float:
     same = (table["value"] == value) & (table["one"] == one) & (table["two"] == two)
     return float(table["lean"].to_numpy()[same.to_numpy()][0])
 

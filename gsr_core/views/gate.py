@@ -60,9 +60,11 @@ def gate(bundle: Bundle, reference: Entry, other: Entry) -> None:
         )
         slices = st.multiselect("Slices held to the floor", names, width=300) if names else []
         asked = st.form_submit_button("Check", type="primary", icon=":material/rule:")
+    # Slices are the bundle's own.
+    kept = f"gate {bundle.manifest.digest}"
     if asked:
-        st.session_state["gate values"] = _values(floor, drop, rows, slices, one.run_id)
-    values: dict[str, Any] | None = st.session_state.get("gate values")
+        st.session_state[kept] = _values(floor, drop, rows, slices, one.run_id)
+    values: dict[str, Any] | None = st.session_state.get(kept)
     if values is None:
         st.caption(
             "A group passes where even the lower end of its 95 % interval is good enough, so that "

@@ -29,7 +29,7 @@ __all__ = ["what_broke", "what_it_leans_on"]
 _SHOWN = 8
 """Subsets that are shown with links; the table below has all."""
 _ATTRIBUTES = 10
-"""Attributes that are drawn; the table below has all."""
+"""Attributes that are measured, those of the largest pull."""
 
 
 def what_broke(bundle: Bundle, reference: Entry, other: Entry) -> None:
@@ -119,7 +119,7 @@ def what_it_leans_on(bundle: Bundle, reference: Entry, other: Entry) -> None:
     """
     one, two = shared_run(reference, other)
     try:
-        table = load_reliance(one, two, bundle)
+        table = load_reliance(one, two, bundle, _ATTRIBUTES)
     except GsrError as error:
         show_error(error)
         return
@@ -129,9 +129,7 @@ def what_it_leans_on(bundle: Bundle, reference: Entry, other: Entry) -> None:
             "classes, which is what it takes to say what a head leans on."
         )
         return
-    figure = lean_before_after(
-        table.head(2 * _ATTRIBUTES), before=reference.label, after=other.label
-    )
+    figure = lean_before_after(table, before=reference.label, after=other.label)
     show(figure, key="reliance", alt="Pull of each attribute on the score, before and after.")
     st.caption(
         "How far the score moves, in its standard deviations inside a class, when the attribute "

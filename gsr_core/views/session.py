@@ -232,16 +232,18 @@ def _radar(
     return radar(one, two, clusters, read=load_samples)
 
 
-def load_reliance(one: Run, two: Run, bundle: Bundle) -> pd.DataFrame:
+def load_reliance(one: Run, two: Run, bundle: Bundle, most: int) -> pd.DataFrame:
     """Return `runs.reliance.reliance_table` of two runs on test. Not to be changed."""
     runs = tuple((str(run.path), _stamp(run.head_file)) for run in (one, two))
-    return _reliance(runs, bundle.manifest.digest, bundle)
+    return _reliance(runs, bundle.manifest.digest, most, bundle)
 
 
 @st.cache_resource(max_entries=32, show_spinner="Measuring what the heads lean on")
-def _reliance(runs: tuple[tuple[str, int], ...], digest: str, _bundle: Bundle) -> pd.DataFrame:
+def _reliance(
+    runs: tuple[tuple[str, int], ...], digest: str, most: int, _bundle: Bundle
+) -> pd.DataFrame:
     del digest
-    return reliance_table([_run(path) for path, _ in runs], bundle=_bundle)
+    return reliance_table([_run(path) for path, _ in runs], bundle=_bundle, most=most)
 
 
 def load_values(bundle: Bundle, most: int) -> dict[str, list[str]]:
