@@ -36,7 +36,6 @@ from itertools import combinations
 
 import numpy as np
 import pandas as pd
-from scipy.linalg import LinAlgError, solve
 from scipy.special import ndtr
 
 from gsr_core.errors import SettingError
@@ -354,9 +353,9 @@ def _whitened(
     shrunk = (1 - shrinkage) * covariance
     shrunk[np.diag_indices(wide)] += shrinkage * trace / wide
     try:
-        back = solve(shrunk, direction, assume_a="pos")
-    except LinAlgError as error:
+        half = np.linalg.solve(np.linalg.cholesky(shrunk), direction)
+    except np.linalg.LinAlgError as error:
         raise SettingError(
             "the covariance inside the cells cannot be inverted; choose a shrinkage above 0"
         ) from error
-    return float(product / (spread * np.sqrt(direction @ back)))
+    return float(product / (spread * np.sqrt(half @ half)))

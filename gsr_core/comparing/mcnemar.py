@@ -24,7 +24,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.optimize import brentq
 from scipy.special import bdtr
 
 __all__ = ["LEVEL", "difference_bound", "holm", "judge", "mcnemar", "rows_needed"]
@@ -116,6 +115,9 @@ def difference_bound(samples: int, fixed: int, broken: int, z: float) -> float:
         >>> round(difference_bound(100, 0, 0, 1.644854), 4)
         -0.0263
     """
+    # Pages import this module, and most of them need no root.
+    from scipy.optimize import brentq
+
     if broken == samples:
         return -1.0
 
