@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from gsr_core.clusterings.describe import cluster_table, clusters_as_bundle, describe_clusters
     from gsr_core.clusterings.request import request_clustering
     from gsr_core.clusterings.store import Clustering, list_clusterings, open_clustering
+    from gsr_core.comparing.gate import Checks, check
+    from gsr_core.comparing.radar import radar
     from gsr_core.compute import pick
     from gsr_core.curation.flags import flag_rows, flagged
     from gsr_core.curation.slices import find_slice, list_slices, name_slice
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from gsr_core.methods.fit import FitResult, fit
     from gsr_core.methods.registry import METHODS, make_method
     from gsr_core.runs.execute import continue_run, execute, run
+    from gsr_core.runs.reliance import reliance_table
     from gsr_core.runs.store import Run, create_run, list_runs, open_run
     from gsr_core.runs.summary import summarise
     from gsr_core.what_if.keep import keep_refit
@@ -100,6 +103,11 @@ _WHERE = {
     "open_run": "gsr_core.runs.store",
     "list_runs": "gsr_core.runs.store",
     "summarise": "gsr_core.runs.summary",
+    # what a repair did
+    "radar": "gsr_core.comparing.radar",
+    "reliance_table": "gsr_core.runs.reliance",
+    "Checks": "gsr_core.comparing.gate",
+    "check": "gsr_core.comparing.gate",
     # studies and sweeps
     "make_study": "gsr_core.experiments.study",
     "open_study": "gsr_core.experiments.study",
@@ -122,6 +130,7 @@ __all__ = [
     "INFERENCES",
     "METHODS",
     "Bundle",
+    "Checks",
     "Clustering",
     "FitResult",
     "GsrError",
@@ -134,6 +143,7 @@ __all__ = [
     "Selection",
     "Step",
     "Workspace",
+    "check",
     "cluster_table",
     "clusters_as_bundle",
     "coloured_digits",
@@ -170,6 +180,8 @@ __all__ = [
     "open_sweep",
     "outcomes",
     "pick",
+    "radar",
+    "reliance_table",
     "request_clustering",
     "run",
     "run_study",

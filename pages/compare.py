@@ -21,6 +21,8 @@ from gsr_core.views.compare_pairs import (
     value_against_value,
 )
 from gsr_core.views.frame import frame
+from gsr_core.views.gate import gate
+from gsr_core.views.radar import what_broke, what_it_leans_on
 
 page = frame("Compare", "Which method serves the worst group best, and what does it cost?")
 bundle = page.bundle
@@ -52,7 +54,16 @@ if len(compared) > 1:
     with left:
         st.subheader("Fixed and broken samples", anchor=False)
         best = table.sort_values("worst", ascending=False)["label"].iloc[0]
-        fixed_and_broken(bundle, compared, reference, best)
+        other = fixed_and_broken(bundle, compared, reference, best)
     with right:
         st.subheader("Weight against weight", anchor=False)
         value_against_value(bundle, compared)
+    left, right = st.columns(2, gap="large")
+    with left:
+        st.subheader("What did it break?", anchor=False)
+        what_broke(bundle, reference, other)
+    with right:
+        st.subheader("What does the head lean on?", anchor=False)
+        what_it_leans_on(bundle, reference, other)
+    st.subheader("Is it good enough to use?", anchor=False)
+    gate(bundle, reference, other)

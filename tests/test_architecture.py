@@ -22,7 +22,7 @@ LAYERS = [
     {"curation"},
     {"runs", "figures", "examples"},
     {"ingest"},
-    {"methods"},
+    {"methods", "reliance"},
     {"inference", "quality"},
     {"gradients", "curvature", "metrics"},
     {"linear", "features", "readers"},

@@ -1,7 +1,8 @@
 """The command line: `gsr`.
 
 Results go to stdout, progress and messages to stderr. Exit status 0 is success, 2 a bad input
-with one line that says what to do, 1 a run that failed or was cancelled. Everything heavy is
+with one line that says what to do, 1 a run that failed or was
+cancelled, or a check that was not passed. Everything heavy is
 imported inside the commands, so that `gsr --help` answers at once.
 """
 
@@ -14,11 +15,13 @@ import typer
 
 from gsr_core.cli import (
     bundles,
+    check,
     clean,
     cluster,
     compare,
     dashboard,
     import_data,
+    radar,
     runs,
     slices,
     study,
@@ -51,6 +54,8 @@ for name, command in {
     "cancel": runs.cancel,
     "methods": compare.methods,
     "compare": compare.compare,
+    "radar": radar.radar,
+    "check": check.check,
     "study": study.study,
     "sweep": sweep.sweep,
     "cluster": cluster.cluster,

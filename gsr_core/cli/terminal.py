@@ -144,9 +144,11 @@ def pairs(option: str, texts: list[str] | None) -> dict[str, str]:
 _PAIR = {
     "--set": "KEY=VALUE; for instance --set steps=50",
     "--bins": "COLUMN=N; for instance --bins age=4",
+    "--group": "NAME=FLOOR; for instance --group 'cat, red=0.8'",
+    "--slice": "NAME=FLOOR; for instance --slice night=0.75",
     "--split-word": "VALUE=SPLIT; for instance --split-word 2=test",
 }
-_LAST = ("--bins", "--split-word")
+_LAST = ("--bins", "--group", "--slice", "--split-word")
 """Options whose keys are the user's own words, which may contain an equals sign."""
 
 

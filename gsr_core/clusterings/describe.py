@@ -7,12 +7,14 @@ file, or the groups of a new bundle.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
 
 from gsr_core.clusterings.store import Clustering
 from gsr_core.curation.flags import flag_rows
+from gsr_core.curation.subsets import Subset
 from gsr_core.curation.tables import describe_rows
 from gsr_core.data.bundle import SPLITS, Bundle, open_bundle
 from gsr_core.data.bundle_writing import bundle_directory, write_bundle
@@ -21,6 +23,7 @@ from gsr_core.errors import BundleError
 from gsr_core.inference.base import OUTLIER
 
 __all__ = [
+    "cluster_subsets",
     "cluster_table",
     "clusters_as_bundle",
     "describe_clusters",
@@ -96,6 +99,24 @@ def cluster_table(clustering: Clustering, samples: pd.DataFrame, bundle: Bundle)
             }
         )
     return pd.DataFrame(table)
+
+
+def cluster_subsets(clusterings: Iterable[Clustering], rows: np.ndarray) -> list[Subset]:
+    """Return the clusters of some clusterings as subsets of some rows.
+
+    Outliers are no cluster; a clustering that did not look at the rows has none here.
+
+    Args:
+        clusterings: Of one bundle.
+        rows: (n,) positions in the bundle, ascending.
+    """
+    return [
+        Subset("cluster", f"{clustering.label}: {name}", rows[inside])
+        for clustering in clusterings
+        for assigned in [clustering.clusters_of(rows)]
+        for cluster, name in clustering.names.items()
+        if (inside := assigned == cluster).any()
+    ]
 
 
 def strips(

@@ -11,7 +11,7 @@ from gsr_core.data.bundle import Bundle
 from gsr_core.errors import ComparisonError
 from gsr_core.runs.store import Run
 
-__all__ = ["changed_samples", "shared_run"]
+__all__ = ["changed_samples", "flips", "shared_run"]
 
 
 def shared_run(reference: Entry, other: Entry) -> tuple[Run, Run]:
@@ -20,6 +20,29 @@ def shared_run(reference: Entry, other: Entry) -> tuple[Run, Run]:
     if shared:
         return reference.run_of(shared[0]), other.run_of(shared[0])
     return reference.runs[0], other.runs[0]
+
+
+def flips(
+    reference: pd.DataFrame, other: pd.DataFrame
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return which rows only one of two heads gets right.
+
+    Args:
+        reference: `sample_table` of one run.
+        other: `sample_table` of another, of the same split and rows.
+
+    Returns:
+        (n,) positions in the bundle, and which of them are fixed (wrong under the reference, right
+        under the other) and broken (the other way round), (n,) bool.
+
+    Raises:
+        ComparisonError: If the two are not of the same rows.
+    """
+    rows = reference["row"].to_numpy()
+    if not np.array_equal(rows, other["row"].to_numpy()):
+        raise ComparisonError("the two runs were not scored on the same samples")
+    before, after = reference["correct"].to_numpy(), other["correct"].to_numpy()
+    return rows, ~before & after, before & ~after
 
 
 def changed_samples(
@@ -41,11 +64,7 @@ def changed_samples(
     Raises:
         ComparisonError: If the two are not of the same rows.
     """
-    rows = reference["row"].to_numpy()
-    if not np.array_equal(rows, other["row"].to_numpy()):
-        raise ComparisonError("the two runs were not scored on the same samples")
-    before, after = reference["correct"].to_numpy(), other["correct"].to_numpy()
-    fixed, broken = ~before & after, before & ~after
+    rows, fixed, broken = flips(reference, other)
     members = bundle.membership[rows]
     table = pd.DataFrame(
         {

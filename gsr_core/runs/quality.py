@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from gsr_core.data.attributes import attribute_values
 from gsr_core.data.bundle import Bundle
 from gsr_core.errors import RunStateError
 from gsr_core.quality import group_quality
@@ -14,8 +15,6 @@ __all__ = ["quality_table"]
 
 _CHUNK = 1 << 26
 """Bytes of features that are held at a time."""
-_MOST_VALUES = 20
-"""Values that an attribute may have to be split by."""
 
 
 def quality_table(run: Run, split: str, bundle: Bundle | None = None) -> pd.DataFrame:
@@ -48,11 +47,8 @@ def quality_table(run: Run, split: str, bundle: Bundle | None = None) -> pd.Data
     logits, labels = np.concatenate(parts), bundle.y[rows]
     table = group_quality(logits, labels, bundle.membership[rows], bundle.group_names)
     tables = [table.assign(kind="group")]
-    for attribute in bundle.manifest.attributes:
-        values = bundle.column(attribute).take(rows).to_pandas()
-        known = sorted(values.dropna().unique(), key=str)
-        if 0 < len(known) <= _MOST_VALUES:
-            members = np.stack([(values == value).to_numpy(bool) for value in known], axis=1)
-            names = [f"{attribute}={value}" for value in known]
-            tables.append(group_quality(logits, labels, members, names).assign(kind="attribute"))
+    for attribute, codes, values in attribute_values(bundle, rows):
+        members = codes[:, None] == np.arange(len(values))
+        names = [f"{attribute}={value}" for value in values]
+        tables.append(group_quality(logits, labels, members, names).assign(kind="attribute"))
     return pd.concat([each for each in tables if len(each)] or tables[:1], ignore_index=True)

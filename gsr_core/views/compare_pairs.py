@@ -24,9 +24,15 @@ from gsr_core.runs.summary import run_label
 from gsr_core.views import navigation as nav
 from gsr_core.views.charts import colours_of, plain, sentence, show, show_rows, single_group
 from gsr_core.views.session import load_bootstrap, load_samples
-from gsr_core.views.slices import SliceChoice, choose_slice, within
+from gsr_core.views.slices import choose_slice, within
 
-__all__ = ["choose_reference", "differences", "fixed_and_broken", "value_against_value"]
+__all__ = [
+    "choose_reference",
+    "count_link",
+    "differences",
+    "fixed_and_broken",
+    "value_against_value",
+]
 
 _MOST_POINTS = 30_000
 _MOST_SEEDS, _MOST_ROWS = 100, 100
@@ -133,8 +139,10 @@ def _needed(row: Mapping[Any, Any]) -> str:
     return " or ".join(ways) or "no such number in reach"
 
 
-def fixed_and_broken(bundle: Bundle, compared: list[Entry], reference: Entry, best: str) -> None:
+def fixed_and_broken(bundle: Bundle, compared: list[Entry], reference: Entry, best: str) -> Entry:
     """Draw how many test samples of each group only one of two entries gets right, as links.
+
+    Returns the entry that is held against the reference.
 
     Args:
         bundle: The data.
@@ -153,7 +161,7 @@ def fixed_and_broken(bundle: Bundle, compared: list[Entry], reference: Entry, be
         table, fixed, broken = changed_samples(bundle, before, after)
     except ComparisonError as error:
         st.info(sentence(error))
-        return
+        return other
     widths, gap = [5, 3, 3, 3, 2], "xsmall"
     heads = ("group", "samples", "fixed", "broken", "net")
     with st.container(key="changed", gap="xsmall"):
@@ -176,7 +184,9 @@ def fixed_and_broken(bundle: Bundle, compared: list[Entry], reference: Entry, be
             cells[1].markdown(f"{row['samples']:,}")
             for cell, what in zip(cells[2:4], ("fixed", "broken"), strict=True):
                 with cell:
-                    _count(row[what], what, row["group"], one, two, chosen)
+                    count_link(
+                        row[what], what, one, two, row["group"], chosen.key if chosen else None
+                    )
             cells[4].markdown(f"{row['net']:+,}")
     st.caption(
         f"Fixed: wrong under {plain(run_label(one))}, right under "
@@ -187,6 +197,7 @@ def fixed_and_broken(bundle: Bundle, compared: list[Entry], reference: Entry, be
         "samples as it needs would tell such a difference from chance four times in five. "
         "Too few changed: not even if all of them had changed the same way."
     )
+    return other
 
 
 def _verdict(row: dict[Any, Any]) -> str:
@@ -202,9 +213,19 @@ def _verdict(row: dict[Any, Any]) -> str:
     return str(verdict)
 
 
-def _count(
-    count: int, what: str, group: str, one: Run, two: Run, chosen: SliceChoice | None
+def count_link(
+    count: int, what: str, one: Run, two: Run, group: str = "", key: str | None = None
 ) -> None:
+    """Draw a number of changed samples as a link that opens them.
+
+    Args:
+        count: How many.
+        what: `fixed` or `broken`.
+        one: The run before.
+        two: The run after.
+        group: Only samples of this group; "" for all.
+        key: Only samples of this slice; None for all.
+    """
     if not count:
         st.markdown("0")
         return
@@ -215,7 +236,7 @@ def _count(
         split="test",
         group=group,
         sort="highest loss",
-        slice=chosen.key if chosen else None,
+        slice=key,
         **dict.fromkeys(("y", "prediction", "sample", *nav.FOUND_BY)),
     )
     st.page_link(

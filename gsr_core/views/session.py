@@ -14,8 +14,11 @@ import pandas as pd
 import streamlit as st
 import torch
 
+from gsr_core.clusterings.describe import cluster_subsets
+from gsr_core.clusterings.store import Clustering, list_clusterings
 from gsr_core.comparing.bootstrap import Bootstrap, bootstrap_entries
 from gsr_core.comparing.entries import Entry
+from gsr_core.comparing.radar import Radar, radar
 from gsr_core.comparing.scores import outcome
 from gsr_core.curation.accuracy import accuracies_on
 from gsr_core.curation.slices import Slice
@@ -30,6 +33,7 @@ from gsr_core.maps.heads import map_head
 from gsr_core.maps.rows import map_rows
 from gsr_core.runs.cautions import cautions
 from gsr_core.runs.quality import quality_table
+from gsr_core.runs.reliance import reliance_table
 from gsr_core.runs.samples import sample_table
 from gsr_core.runs.store import Run, list_runs
 from gsr_core.what_if.refits import Refits, open_refits
@@ -49,6 +53,8 @@ __all__ = [
     "load_places",
     "load_quality",
     "load_refits",
+    "load_radar",
+    "load_reliance",
     "load_samples",
     "load_search",
     "load_values",
@@ -212,6 +218,45 @@ def _bootstrap(
 ) -> dict[str, Bootstrap]:
     del named, against
     return bootstrap_entries(_entry, _reference, _bundle)
+
+
+def load_radar(one: Run, two: Run, slices: Sequence[Slice], bundle: Bundle) -> Radar:
+    """Return `comparing.radar.radar` of two runs, with all clusterings. Not to be changed."""
+    clusterings = list_clusterings(workspace(), bundle)
+    runs = tuple((str(run.path), _stamp(run.head_file)) for run in (one, two))
+    looked_at = (
+        *((each.name, each.key) for each in slices),
+        *((each.name, str(each.stamp)) for each in clusterings),
+    )
+    return _radar(runs, looked_at, bundle.manifest.digest, clusterings, bundle)
+
+
+@st.cache_resource(max_entries=32, show_spinner="Looking for what broke")
+def _radar(
+    runs: tuple[tuple[str, int], ...],
+    looked_at: tuple[tuple[str, str], ...],
+    digest: str,
+    _clusterings: Sequence[Clustering],
+    _bundle: Bundle,
+) -> Radar:
+    del looked_at, digest
+    one, two = (_run(path) for path, _ in runs)
+    clusters = cluster_subsets(_clusterings, np.sort(one.rows_of("test", _bundle)))
+    return radar(one, two, clusters, read=load_samples)
+
+
+def load_reliance(one: Run, two: Run, bundle: Bundle, most: int) -> pd.DataFrame:
+    """Return `runs.reliance.reliance_table` of two runs on test. Not to be changed."""
+    runs = tuple((str(run.path), _stamp(run.head_file)) for run in (one, two))
+    return _reliance(runs, bundle.manifest.digest, most, bundle)
+
+
+@st.cache_resource(max_entries=32, show_spinner="Measuring what the heads lean on")
+def _reliance(
+    runs: tuple[tuple[str, int], ...], digest: str, most: int, _bundle: Bundle
+) -> pd.DataFrame:
+    del digest
+    return reliance_table([_run(path) for path, _ in runs], bundle=_bundle, most=most)
 
 
 def load_values(bundle: Bundle, most: int) -> dict[str, list[str]]:

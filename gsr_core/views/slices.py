@@ -105,7 +105,7 @@ def choose_slice(bundle: Bundle) -> SliceChoice | None:
         selection = load_slice(workspace(), bundle, key)
         if selection is not None:
             st.button(
-                f"{len(selection):,} selected on the map",
+                f"{len(selection):,} selected",
                 icon=":material/close:",
                 help="Show all samples again",
                 key="drop slice",

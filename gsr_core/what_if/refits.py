@@ -16,7 +16,7 @@ that nobody has to believe a score which can be tested. Koh and Liang (ICML 2017
 theirs in the same way, row by row.
 
 Changes are of the same rows of val and test before and after. Intervals are of 95 % over these
-rows: Bonett and Price's for accuracy, Student's t for the loss. They say how far another draw of
+rows: Tango's for accuracy, Student's t for the loss. They say how far another draw of
 rows of the group could differ, not another draw of the rows that were fitted.
 """
 

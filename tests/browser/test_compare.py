@@ -1,6 +1,7 @@
 """Methods beside each other, over seeds and sample by sample."""
 
 import re
+from collections import Counter
 from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
@@ -8,7 +9,11 @@ import pytest
 from playwright.sync_api import expect
 
 from gsr_core.comparing.changes import changed_samples
+from gsr_core.comparing.gate import Checks, check
+from gsr_core.comparing.radar import radar
+from gsr_core.curation.slices import name_slice
 from gsr_core.runs.execute import run as compute_run
+from gsr_core.runs.reliance import reliance_table
 from gsr_core.runs.samples import sample_table
 from gsr_core.runs.store import open_run
 from gsr_core.runs.summary import summarise
@@ -164,3 +169,44 @@ def test_an_address_with_a_run_that_was_computed_again_shows_its_method(screen, 
     compute_run(dashboard.workspace, "coloured-digits", "llr", device="cpu")
     screen.open("Compare", runs=f"{ids['llr']},{ids['gsr']}")
     assert [row["method"] for row in screen.table("seeds")] == ["LLR", "GSR"]
+
+
+def test_what_a_repair_broke_leans_on_and_whether_it_may_pass(screen, dashboard, ids):
+    place, bundle = dashboard.workspace, dashboard.bundle()
+    base, repair = (open_run(place, ids[name]) for name in ("erm", "gsr"))
+    test = bundle.rows_of["test"]
+    name_slice(place, bundle, "high digits", test[bundle.y[test] == 1])
+    screen.open("Compare", runs=f"{ids['erm']},{ids['gsr']}")
+    # What is looked at, and one click from a count to its samples.
+    found = radar(base, repair)
+    harmed = found.table[found.table["net"] < 0]
+    crossing = int(np.flatnonzero((harmed["kind"] == "crossing").to_numpy())[0])
+    row = harmed.iloc[crossing]
+    panel = screen.keyed("radar")
+    expect(panel).to_contain_text(row["name"])
+    shown = screen.page.get_by_text(re.compile(f"of {len(found.table)} subsets, beyond chance"))
+    expect(shown).to_be_visible()
+    leans = reliance_table([base, repair])
+    expect(screen.chart("reliance")).to_contain_text(f"colour={leans.iloc[0]['value']}")
+    share = " → ".join(f"{each:.0%}" for each in leans["share"].iloc[:2])
+    expect(screen.chart("reliance")).to_contain_text(f"share {share}")
+    # The gate: what the library says of the same checks.
+    screen.pick(screen.box("Slices held to the floor"), "high digits")
+    screen.page.keyboard.press("Escape")
+    screen.enter("Floor", 0.6)
+    screen.enter("Largest drop", 0.02)
+    values = {"floor": 0.6, "max-drop": 0.02, "against": base.run_id, "slice": {"high digits": 0.6}}
+    expected = check(repair, Checks.of(values), base)
+    counts = Counter((str(line.result), line.check) for line in expected.lines)
+    rows = screen.table("at least")
+    assert Counter((each["result"], each["check"]) for each in rows) == counts
+    assert any(each["of"] == "slice high digits" for each in rows)
+    verdict = "passes" if expected.passed else "does not pass"
+    expect(screen.page.get_by_text(re.compile(f"{verdict}: "))).to_be_visible()
+    links = panel.get_by_role("link")
+    before = harmed.iloc[:crossing]
+    place_of_link = int((before[["fixed", "broken"]] > 0).to_numpy().sum()) + (row["fixed"] > 0)
+    screen.click(links.nth(int(place_of_link)))
+    screen.arrive("Samples")
+    screen.wait_query(run=ids["gsr"], reference=ids["erm"], changed="broken", split="test")
+    expect(screen.keyed("gallery bar")).to_contain_text(f"of {row['broken']} samples")

@@ -122,7 +122,7 @@ def test_a_lasso_on_one_map_fills_the_gallery_marks_the_other_and_goes_to_sample
     pca.page.reload()
     pca.arrive("Samples")
     expect(pca.keyed("gallery bar")).to_contain_text(f"of {many:,} samples")
-    pca.press(f"{many:,} selected on the map")
+    pca.press(f"{many:,} selected")
     expect(pca.keyed("gallery bar")).to_contain_text("of 644 samples")
     pca.wait_query(slice=None)
 

@@ -1,0 +1,36 @@
+"""The values of a bundle's attributes on some rows, where there are few enough to tell apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+
+from gsr_core.data.bundle import Bundle
+
+__all__ = ["attribute_values"]
+
+_MOST_VALUES = 20
+
+
+def attribute_values(
+    bundle: Bundle, rows: np.ndarray
+) -> Iterator[tuple[str, np.ndarray, list[str]]]:
+    """Yield each attribute that has 1 to 20 values on these rows.
+
+    Args:
+        bundle: The data.
+        rows: (n,) positions in the bundle.
+
+    Yields:
+        Its name, (n,) the number of each row's value, -1 for none, and the values as text, sorted.
+    """
+    places = pa.array(rows)
+    for attribute in bundle.manifest.attributes:
+        values = bundle.column(attribute).take(places).to_pandas()
+        known = sorted(values.dropna().unique(), key=str)
+        if 0 < len(known) <= _MOST_VALUES:
+            number = {value: place for place, value in enumerate(known)}
+            codes = values.map(number).fillna(-1).to_numpy(np.int64)
+            yield attribute, codes, [str(value) for value in known]
