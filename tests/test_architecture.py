@@ -22,7 +22,7 @@ LAYERS = [
     {"runs", "figures", "examples"},
     {"ingest"},
     {"methods"},
-    {"inference", "quality"},
+    {"inference", "quality", "fairness"},
     {"gradients", "curvature", "metrics"},
     {"linear", "features", "readers"},
     {"data"},
