@@ -36,7 +36,7 @@ from gsr_core.metrics import wilson_interval
 
 __all__ = ["RATES", "Fairness", "fairness"]
 
-RATES = ("predicted", "right of the class", "wrong of the rest")
+RATES = ("predicted", "recall", "false alarms")
 """Shares predicted as a class: of all rows, of those of the class, of those of other classes."""
 
 _DRAWS, _FEWEST_DRAWS = 2000, 100

@@ -1,6 +1,6 @@
 """What concerns runs: `gsr run`, `gsr continue`, `gsr show`, `gsr influence` and others.
 
-The module is long because it has ten commands, which share how a run is computed and reported.
+The module is long because it has many commands, which share how a run is computed and reported.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from gsr_core.workspace import Workspace
 
 __all__ = [
-    "audit",
     "cancel",
     "continue_",
     "delete",
@@ -277,49 +276,6 @@ def show(
     from gsr_core.runs.store import open_run
 
     _report_run(open_run(terminal.open_workspace(workspace), run_id), as_json)
-
-
-def audit(
-    run_id: Annotated[str, typer.Argument(help="A run, or the beginning of its name.")],
-    split: Annotated[str, typer.Option(help="test, val or target.")] = "test",
-    workspace: WorkspaceOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Audit a head: gap, recall, calibration and ranking of each group and attribute value."""
-    from gsr_core.runs.cautions import cautions
-    from gsr_core.runs.quality import quality_table
-    from gsr_core.runs.store import open_run
-
-    if split not in ("test", "val", "target"):
-        terminal.fail(f"--split is {split}; choose test, val or target")
-    run = open_run(terminal.open_workspace(workspace), run_id)
-    found, said = quality_table(run, split), cautions(run)
-    if as_json:
-        groups = terminal.records(found)
-        terminal.print_json(
-            {"run_id": run.run_id, "split": split, "groups": groups, "cautions": said}
-        )
-        return
-    print(f"{run.run_id}: kept head on {split}")
-    table = terminal.table(
-        *("", "n", "accuracy", "gap to the rest", "lowest recall", "calibration error", "Brier"),
-        "AUROC",
-    )
-    for row in found.to_dict("records"):
-        chance = f"{row['calibration']:.3f} (chance {row['calibration_chance']:.3f})"
-        table.add_row(
-            row["group"],
-            f"{row['n']:,}",
-            f"{row['accuracy']:.1%} [{row['low']:.1%}, {row['high']:.1%}]",
-            f"{row['gap']:+.1%} [{row['gap_low']:+.1%}, {row['gap_high']:+.1%}]",
-            f"{row['recall']:.1%}",
-            chance,
-            f"{row['brier']:.3f}",
-            f"{row['auroc']:.3f} [{row['auroc_low']:.3f}, {row['auroc_high']:.3f}]",
-        )
-    terminal.console().print(table)
-    for text in said:
-        print(f"caution: {terminal.visible(text)}")
 
 
 def export(
