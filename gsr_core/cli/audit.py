@@ -130,15 +130,13 @@ def _groups(run: Run, split: str, as_json: bool) -> dict[str, Any]:
 def _scaling(run: Run, split: str, trade: float, average: str, as_json: bool) -> dict[str, Any]:
     from gsr_core.comparing.operating import AVERAGE_NAMES, operating_points
 
-    bundle = run.unchanged_bundle()
-    found = operating_points(run, split, bundle, trade=trade, average=average)
-    classes = bundle.manifest.classes
+    found = operating_points(run, split, trade=trade, average=average)
     if as_json:
         path = found.path.assign(offset=[each.tolist() for each in found.path["offset"]])
         return {
             "trade": trade,
             "average": average,
-            "offset": dict(zip(classes, found.offset.tolist(), strict=True)),
+            "offset": found.by_class,
             "points": terminal.records(found.points),
             "change": {name: _interval(each) for name, each in found.change.items()},
             "groups": terminal.records(found.groups),
@@ -159,8 +157,8 @@ def _scaling(run: Run, split: str, trade: float, average: str, as_json: bool) ->
         wrong = (f"{number:,} of {row['n']:,} wrong" for number in (own, chosen))
         table.add_row(f"  {row['group']}", *wrong, f"{chosen - own:+,}")
     terminal.console().print(table)
-    offsets = zip(classes, found.offset, strict=True)
-    print(terminal.visible("offsets: " + ", ".join(f"{name} {by:+.3g}" for name, by in offsets)))
+    offsets = ", ".join(f"{name} {by:+.3g}" for name, by in found.by_class.items())
+    print(terminal.visible(f"offsets: {offsets}"))
     return {}
 
 
@@ -180,6 +178,7 @@ def _thresholds(run: Run, split: str, cost: float, as_json: bool) -> dict[str, A
             "positive": found.positive,
             "negative": found.negative,
             "threshold": found.threshold,
+            "offset": found.by_class,
             "calibrated": found.calibrated,
             "val_cost": found.val_cost,
             "cost": found.cost,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gsr_core.cli import terminal
+from gsr_core.cli.audit import AverageOption, CostOption, TradeOption
 from gsr_core.cli.bundles import OverwriteOption
 from gsr_core.cli.terminal import DeviceOption, JsonOption, WorkspaceOption
 from gsr_core.errors import DiskFullError
@@ -281,14 +282,36 @@ def show(
 def export(
     run_id: Annotated[str, typer.Argument(help="A run, or the beginning of its name.")],
     to: Annotated[Path, typer.Option("--to", help="A new directory.", show_default=False)],
+    trade: TradeOption = None,
+    average: AverageOption = None,
+    cost: CostOption = None,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write a run's head, weights, metrics and summary elsewhere."""
+    """Write a run's head, weights, metrics and summary elsewhere.
+
+    With --trade or --cost the head has other offsets between its classes, chosen on val: those that
+    'gsr audit' shows with the same options.
+    """
     from gsr_core.runs.export import export_run
     from gsr_core.runs.store import open_run
 
-    files = export_run(open_run(terminal.open_workspace(workspace), run_id), to)
+    if trade is not None and cost is not None:
+        terminal.fail("--trade and --cost both choose offsets; give one of them")
+    if average is not None and trade is None:
+        terminal.fail("--average is what --trade weighs the worst group against; give that too")
+    run = open_run(terminal.open_workspace(workspace), run_id)
+    offset = None
+    if trade is not None:
+        from gsr_core.comparing.operating import operating_points
+
+        chosen = average or "mean_accuracy"
+        offset = operating_points(run, "val", trade=trade, average=chosen).by_class
+    elif cost is not None:
+        from gsr_core.comparing.thresholds import thresholds_of
+
+        offset = thresholds_of(run, "val", cost=cost).by_class
+    files = export_run(run, to, offset=offset)
     if as_json:
         terminal.print_json({"directory": str(to.resolve()), "files": files})
     else:

@@ -88,6 +88,7 @@ class OperatingPoints:
     """What other offsets would do for a run.
 
     Attributes:
+        classes: Their K names.
         offset: (K,) chosen on val, added to the logits; 0 for the most frequent class of val.
         points: Two rows, column point one of `POINTS`: average and worst on the split with _low
             and _high (95 %, Wilson; of a mean of groups with as many rows as have its variance),
@@ -99,11 +100,17 @@ class OperatingPoints:
         change: On the split, chosen less as it is, of `worst` and `average`.
     """
 
+    classes: list[str]
     offset: np.ndarray
     points: pd.DataFrame
     path: pd.DataFrame
     groups: pd.DataFrame
     change: dict[str, Bootstrap]
+
+    @property
+    def by_class(self) -> dict[str, float]:
+        """The offset of each class, as `runs.export` takes it."""
+        return dict(zip(self.classes, self.offset.tolist(), strict=True))
 
 
 def operating_points(
@@ -164,6 +171,7 @@ def operating_points(
     groups = _by_group(shown, own, other, bundle.group_names)
     _add_intervals(points, groups, shown, shares[1])
     return OperatingPoints(
+        classes=bundle.manifest.classes,
         offset=chosen.offset.numpy(),
         points=points,
         path=path,

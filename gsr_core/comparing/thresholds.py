@@ -46,6 +46,7 @@ class Thresholds:
         positive: The class b.
         negative: The class a.
         threshold: Probability of b from which a row is decided for it, chosen on val.
+        by_class: The offset of each class that does so, as `runs.export` takes it.
         calibrated: That of a calibrated head.
         val_cost: Mean cost of a row of val at 1/2 and at the threshold, in false alarms.
         cost: The same on the split.
@@ -61,6 +62,7 @@ class Thresholds:
     positive: str
     negative: str
     threshold: float
+    by_class: dict[str, float]
     calibrated: float
     val_cost: tuple[float, float]
     cost: tuple[float, float]
@@ -122,6 +124,7 @@ def thresholds_of(
         positive=classes[positive],
         negative=classes[1 - positive],
         threshold=float(expit(offset)),
+        by_class=dict(zip(classes, scaling.offset.tolist(), strict=True)),
         calibrated=1 / (1 + cost),
         val_cost=(float(costs[0][0].mean()), float(costs[0][1].mean())),
         cost=(float(own.mean()), float(chosen.mean())),

@@ -201,23 +201,30 @@ def reliability_curves(
         return theme.note(go.Figure(), "No group is chosen.").update_layout(height=160)
     across = min(_ACROSS, len(names))
     down = -(-len(names) // across)
-    height = 90 + 220 * down
+    height = 110 + 230 * down
     figure = make_subplots(
         rows=down,
         cols=across,
-        shared_xaxes=True,
-        shared_yaxes=True,
+        specs=[
+            [{} if row * across + column < len(names) else None for column in range(across)]
+            for row in range(down)
+        ],
         horizontal_spacing=0.03,
-        vertical_spacing=62 / height,
+        vertical_spacing=70 / height,
         subplot_titles=[f"<b>{theme.short(str(name))}</b><br>{notes[name]}" for name in names],
     )
+    figure.update_annotations(font_size=11)
     traces = []
     for place, name in enumerate(names):
         rows = table[table["group"] == name]
         axes = {"xaxis": f"x{place + 1}", "yaxis": f"y{place + 1}", "showlegend": False}
         colour = (colours or {}).get(name, theme.HELPS)
         outside = (rows["accuracy"] < rows["low"]) | (rows["accuracy"] > rows["high"])
-        edge = rows["confidence"]
+        edge, low, high = (rows[each].to_numpy() for each in ("confidence", "low", "high"))
+        if len(rows) == 1:
+            # A band of no width would not be seen.
+            edge = edge + np.array([-0.01, 0.01])
+            low, high = np.repeat(low, 2), np.repeat(high, 2)
         traces += [
             go.Scatter(
                 x=[0, 1],
@@ -229,7 +236,7 @@ def reliability_curves(
             ),
             go.Scatter(
                 x=[*edge, *edge[::-1]],
-                y=[*rows["low"], *rows["high"][::-1]],
+                y=[*low, *high[::-1]],
                 mode="lines",
                 line={"width": 0},
                 fill="toself",
@@ -255,11 +262,23 @@ def reliability_curves(
             ),
         ]
     figure.add_traces(traces)
-    least = max(min(float(table["confidence"].min()), float(table["accuracy"].min())) - 0.03, -0.02)
-    figure.update_xaxes(
-        tickformat=".0%", range=[max(float(table["confidence"].min()) - 0.03, -0.02), 1.02]
-    )
-    figure.update_yaxes(tickformat=".0%", range=[least, 1.03])
-    figure.update_xaxes(title_text="confidence", row=down)
-    figure.update_yaxes(title_text="accuracy", col=1)
-    return figure.update_layout(height=height, margin={"t": 52}, hovermode="closest")
+    # The same on all, so that a look tells panels apart; named only at the edges of the grid.
+    sure = float(table["confidence"].min())
+    least = min(sure, float(table["accuracy"].min()))
+    figure.update_layout(height=height, margin={"t": 64, "r": 24}, hovermode="closest")
+    for place in range(len(names)):
+        figure.layout[f"xaxis{place + 1}"].update(
+            range=[max(sure - 0.03, -0.02), 1.02],
+            tickformat=".0%",
+            matches="x",
+            showticklabels=place + across >= len(names),
+            title_text="confidence" if place + across >= len(names) else "",
+        )
+        figure.layout[f"yaxis{place + 1}"].update(
+            range=[max(least - 0.03, -0.02), 1.03],
+            tickformat=".0%",
+            matches="y",
+            showticklabels=place % across == 0,
+            title_text="accuracy" if place % across == 0 else "",
+        )
+    return figure

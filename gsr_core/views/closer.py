@@ -120,7 +120,7 @@ def _scaling(run: Run, split: str, bundle: Bundle) -> None:
             key="scaling groups",
             alt="Accuracy of each group as it is and with the chosen offsets.",
         )
-    _take(run, bundle, found.offset, key="scaling")
+    _take(run, found.by_class, key="scaling")
     if run.config.method == "erm" and trade == "1":
         st.caption(
             "The method *RS: class scaling* makes a run of exactly these, with which Compare and "
@@ -180,19 +180,17 @@ def _by_point(found: OperatingPoints) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def _take(run: Run, bundle: Bundle, offset: np.ndarray, *, key: str) -> None:
+def _take(run: Run, offset: dict[str, float], *, key: str) -> None:
     """Draw the button that takes the head with offsets home."""
-    classes = bundle.manifest.classes
-    by = dict(zip(classes, offset.tolist(), strict=True))
     st.download_button(
         "Export the head with these offsets",
-        data=lambda: export_archive(run, offset=by),
+        data=lambda: export_archive(run, offset=offset),
         file_name=f"{run.run_id}-offsets.zip",
         mime="application/zip",
         on_click="ignore",
         icon=":material/download:",
         key=f"export {key}",
-        disabled=not offset.any(),
+        disabled=not any(offset.values()),
         help="The export of the run, with the offsets added to the biases of its head.",
     )
 
@@ -241,20 +239,23 @@ def _thresholds(run: Run, split: str, bundle: Bundle) -> None:
                 "group": groups["group"],
                 "samples": groups["n"],
                 **{
-                    f"{kind}, {at}": groups[f"{point}_{name}"]
+                    kind: [
+                        f"{own:,} → {chosen:,}"
+                        for own, chosen in zip(
+                            groups[f"own_{name}"], groups[f"chosen_{name}"], strict=True
+                        )
+                    ]
                     for kind, name in (("missed", "missed"), ("false alarms", "false"))
-                    for at, point in (("at 0.5", "own"), ("chosen", "chosen"))
                 },
             },
             column_config={"group": st.column_config.Column(width="medium", pinned=True)},
         )
     st.caption(
         f"Missed: {plain(found.positive)} taken for {plain(found.negative)}; false alarms: the "
-        f"other way round. The threshold is chosen on val; curve and counts are of {split}."
+        f"other way round; counts at 0.5 → as chosen. The threshold is chosen on val; curve and "
+        f"counts are of {split}."
     )
-    odds = np.log(found.threshold / (1 - found.threshold)) if 0 < found.threshold < 1 else 0.0
-    at = bundle.manifest.classes.index(found.positive)
-    _take(run, bundle, np.where(np.arange(2) == at, -odds, 0.0), key="thresholds")
+    _take(run, found.by_class, key="thresholds")
 
 
 def _calibration(run: Run, split: str, bundle: Bundle) -> None:
@@ -274,8 +275,8 @@ def _calibration(run: Run, split: str, bundle: Bundle) -> None:
     order = {name: place for place, name in enumerate(chosen)}
     panels = panels.sort_values("group", key=lambda names: names.map(order), kind="stable")
     notes = {
-        name: f"error {row['calibration']:.3f}, by chance {row['calibration_chance']:.3f} · "
-        f"Brier {row['brier']:.3f} · n = {int(row['n']):,}"
+        name: f"error {row['calibration']:.3f}, chance {row['calibration_chance']:.3f}<br>"
+        f"Brier {row['brier']:.3f}, n = {int(row['n']):,}"
         for name, row in zip(numbers.index, numbers.to_dict("records"), strict=True)
     }
     figure = reliability_curves(panels, notes, colours=colours_of(bundle))
@@ -283,8 +284,9 @@ def _calibration(run: Run, split: str, bundle: Bundle) -> None:
     st.caption(
         "Each mark is a bin of equally many samples: mean confidence in the predicted class, and "
         "share that is right. Below the dotted line the head is too sure. The band is what a "
-        "calibrated head shows 95 times in 100; marks outside it have a ring. Brier score: "
-        "summed over the classes, from 0 (sure and right) to 2"
+        "calibrated head shows 95 times in 100; marks outside it have a ring. Error: the "
+        "calibration error, beside what a calibrated head stays below 95 times in 100. Brier "
+        "score: summed over the classes, from 0 (sure and right) to 2"
         + (
             "; half of it is the score with one probability."
             if len(bundle.manifest.classes) == 2
