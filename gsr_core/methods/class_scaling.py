@@ -298,9 +298,9 @@ def choose_offsets(
     right = (logits.argmax(dim=1) == labels).to(logits)
     of_groups = right @ members.to(logits) / members.sum(dim=0)
     average = right.mean() if shares is None else of_groups @ shares.to(logits)
-    none = torch.zeros_like(labels[:1])
+    zero, none = torch.zeros_like(offset), torch.zeros_like(frequent[:1])
     nothing = Tradeoff(
-        offset[:1], average[None], of_groups.amin()[None], none, frequent[:1], offset[None].clone()
+        zero[:1], average[None], of_groups.amin()[None], none, frequent[:1], zero[None]
     )
     before = after = float(nothing.worst)
     passed = [nothing]
