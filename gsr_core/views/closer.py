@@ -223,33 +223,30 @@ def _thresholds(run: Run, split: str, bundle: Bundle) -> None:
             help="With a 95 % interval: samples drawn anew within the classes. Grey: not "
             "distinguishable from none.",
         )
-    left, right = st.columns([3, 2], gap="large")
-    with left:
-        figure = errors_by_threshold(
-            found.curve,
-            threshold=found.threshold,
-            positive=found.positive,
-            colours=colours_of(bundle),
-        )
-        show(figure, key="thresholds", alt="Share of each group that is wrong at each threshold.")
-    with right:
-        groups = found.groups
-        show_rows(
-            {
-                "group": groups["group"],
-                "samples": groups["n"],
-                **{
-                    kind: [
-                        f"{own:,} → {chosen:,}"
-                        for own, chosen in zip(
-                            groups[f"own_{name}"], groups[f"chosen_{name}"], strict=True
-                        )
-                    ]
-                    for kind, name in (("missed", "missed"), ("false alarms", "false"))
-                },
+    figure = errors_by_threshold(
+        found.curve,
+        threshold=found.threshold,
+        positive=found.positive,
+        colours=colours_of(bundle),
+    )
+    show(figure, key="thresholds", alt="Share of each group that is wrong at each threshold.")
+    groups = found.groups
+    show_rows(
+        {
+            "group": groups["group"],
+            "samples": groups["n"],
+            **{
+                kind: [
+                    f"{own:,} → {chosen:,}"
+                    for own, chosen in zip(
+                        groups[f"own_{name}"], groups[f"chosen_{name}"], strict=True
+                    )
+                ]
+                for kind, name in (("missed", "missed"), ("false alarms", "false"))
             },
-            column_config={"group": st.column_config.Column(width="medium", pinned=True)},
-        )
+        },
+        column_config={"group": st.column_config.Column(width="medium", pinned=True)},
+    )
     st.caption(
         f"Missed: {plain(found.positive)} taken for {plain(found.negative)}; false alarms: the "
         f"other way round; counts at 0.5 → as chosen. The threshold is chosen on val; curve and "
@@ -270,6 +267,8 @@ def _calibration(run: Run, split: str, bundle: Bundle) -> None:
         list(numbers.index),
         default=[name for name in named if name in set(first)],
         key=f"reliability {run.run_id} {split}",
+        help=f"Up to {_FIRST_PANELS} groups are drawn at first: those whose calibration error "
+        "exceeds what chance explains by most.",
     )
     panels = curves[curves["group"].isin(chosen)]
     order = {name: place for place, name in enumerate(chosen)}
