@@ -79,8 +79,8 @@ def fairness(
         seed: Of the draws.
 
     Example:
-        >>> labels = np.array([1, 1, 0, 0] * 25)
-        >>> values = np.repeat(["a", "b"], 50)
+        >>> labels = np.array([1, 1, 0, 0] * 26)
+        >>> values = np.repeat(["a", "b"], 52)
         >>> found = fairness(np.where(values == "a", labels, 0), labels, values, 2)
         >>> found.overall["parity_difference"], found.overall["odds_difference"]
         (0.5, 1.0)
@@ -202,24 +202,11 @@ def _columns(
 
 
 def _table(counts: np.ndarray, classes: list[int], known: np.ndarray) -> pd.DataFrame:
-    above, below = _rates(counts)
-    rows = []
-    for which in classes:
-        for rate, name in enumerate(RATES):
-            n = below[rate, :, which]
-            share = above[rate, :, which] / np.where(n > 0, n, np.nan)
-            low, high = wilson_interval(share, n)
-            rows.append(
-                pd.DataFrame(
-                    {
-                        "class": which,
-                        "value": [str(value) for value in known],
-                        "rate": name,
-                        "n": n,
-                        "share": share,
-                        "low": low,
-                        "high": high,
-                    }
-                )
-            )
-    return pd.concat(rows, ignore_index=True)
+    # One row after another: (class, rate, value).
+    above, below = (np.moveaxis(each, 2, 0)[classes].ravel() for each in _rates(counts))
+    share = above / np.where(below > 0, below, np.nan)
+    low, high = wilson_interval(share, below)
+    values = [str(value) for value in known]
+    named = pd.MultiIndex.from_product([classes, RATES, values], names=["class", "rate", "value"])
+    table = named.to_frame(index=False)[["class", "value", "rate"]]
+    return table.assign(n=below, share=share, low=low, high=high)
