@@ -10,9 +10,9 @@ from gsr_core.views.audit import (
     confusion_table,
     nothing_within,
     pick_run,
-    show_quality,
 )
 from gsr_core.views.charts import colours_of, percent, plain, show, show_cautions
+from gsr_core.views.closer import closer_look
 from gsr_core.views.frame import frame, link
 from gsr_core.views.session import load_cautions, load_samples
 from gsr_core.views.slice_accuracy import accuracy_of_slices
@@ -96,7 +96,7 @@ with st.container(horizontal=True):
             slice=chosen.key if chosen else None,
             changed=None,
         )
-if chosen is None and st.toggle("Gaps, recall, calibration and ranking in numbers", key="quality"):
-    show_quality(run, split, bundle)
+if chosen is None:
+    closer_look(run, split, bundle)
 accuracy_of_slices(bundle, run, split, everyone)
 link("Run", "Next: repair it", run=nav.get("run") or None)

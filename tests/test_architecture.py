@@ -23,7 +23,7 @@ LAYERS = [
     {"runs", "figures", "examples"},
     {"ingest"},
     {"methods", "reliance"},
-    {"inference", "quality"},
+    {"inference", "quality", "fairness"},
     {"gradients", "curvature", "metrics"},
     {"linear", "features", "readers"},
     {"data"},

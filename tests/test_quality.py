@@ -5,6 +5,7 @@ import pytest
 from scipy.special import softmax
 from sklearn.metrics import roc_auc_score
 
+import gsr_core.quality
 from gsr_core.metrics import wilson_interval
 from gsr_core.quality import (
     auroc,
@@ -12,6 +13,7 @@ from gsr_core.quality import (
     difference_interval,
     group_auroc,
     group_quality,
+    reliability,
 )
 
 
@@ -102,6 +104,38 @@ def test_bins_have_equal_mass_and_the_order_of_rows_does_not_matter(rng):
     # Not even where many are equally sure.
     few = confidence.round(1)
     assert calibration_error(few[moved], right[moved]) == calibration_error(few, right)
+
+
+@pytest.mark.parametrize("n", [7, 90, 613])
+def test_the_curve_is_what_the_error_sums_up(rng, n):
+    confidence, right = rng.beta(4, 2, n).round(2), rng.random(n) < 0.7
+    curve = reliability(confidence, right)
+    away = (curve["accuracy"] - curve["confidence"]).abs()
+    error = (curve["n"] * away).sum() / n
+    assert error == pytest.approx(calibration_error(confidence, right)[0])
+    assert curve["n"].sum() == n
+    assert curve["n"].max() - curve["n"].min() <= 1
+    assert (curve["n"] @ curve["accuracy"]) == pytest.approx(right.sum())
+    assert (curve["n"] @ curve["confidence"]) == pytest.approx(confidence.sum())
+    assert curve["confidence"].is_monotonic_increasing
+    moved = rng.permutation(n)
+    assert reliability(confidence[moved], right[moved]).equals(curve)
+
+
+def test_a_calibrated_head_is_inside_the_band_as_often_as_it_says(rng, monkeypatch):
+    monkeypatch.setattr(gsr_core.quality, "_DRAWS", 300)
+    inside, bins, biased = 0, 0, 0
+    for seed in range(30):
+        confidence = rng.uniform(0.5, 0.95, 300)
+        curve = reliability(confidence, rng.random(300) < confidence, seed=seed)
+        inside += curve["accuracy"].between(curve["low"], curve["high"]).sum()
+        bins += len(curve)
+        # Planted: a head that is too sure.
+        curve = reliability(confidence, rng.random(300) < confidence - 0.25, seed=seed)
+        biased += (curve["accuracy"] < curve["low"]).sum()
+    assert 0.93 < inside / bins < 0.99
+    assert biased / bins > 0.4
+    assert reliability(np.empty(0), np.empty(0, dtype=bool)).empty
 
 
 def test_certain_and_right_is_calibrated():

@@ -14,6 +14,7 @@ import sys
 import typer
 
 from gsr_core.cli import (
+    audit,
     bundles,
     check,
     clean,
@@ -65,7 +66,7 @@ for name, command in {
     "runs": runs.runs,
     "bundles": bundles.bundles,
     "show": runs.show,
-    "audit": runs.audit,
+    "audit": audit.audit,
     "export": runs.export,
     "influence": runs.influence,
     "features": runs.features,

@@ -1,6 +1,6 @@
 """What concerns runs: `gsr run`, `gsr continue`, `gsr show`, `gsr influence` and others.
 
-The module is long because it has ten commands, which share how a run is computed and reported.
+The module is long because it has many commands, which share how a run is computed and reported.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gsr_core.cli import terminal
+from gsr_core.cli.audit import AverageOption, CostOption, TradeOption
 from gsr_core.cli.bundles import OverwriteOption
 from gsr_core.cli.terminal import DeviceOption, JsonOption, WorkspaceOption
 from gsr_core.errors import DiskFullError
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from gsr_core.workspace import Workspace
 
 __all__ = [
-    "audit",
     "cancel",
     "continue_",
     "delete",
@@ -279,60 +279,39 @@ def show(
     _report_run(open_run(terminal.open_workspace(workspace), run_id), as_json)
 
 
-def audit(
-    run_id: Annotated[str, typer.Argument(help="A run, or the beginning of its name.")],
-    split: Annotated[str, typer.Option(help="test, val or target.")] = "test",
-    workspace: WorkspaceOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Audit a head: gap, recall, calibration and ranking of each group and attribute value."""
-    from gsr_core.runs.cautions import cautions
-    from gsr_core.runs.quality import quality_table
-    from gsr_core.runs.store import open_run
-
-    if split not in ("test", "val", "target"):
-        terminal.fail(f"--split is {split}; choose test, val or target")
-    run = open_run(terminal.open_workspace(workspace), run_id)
-    found, said = quality_table(run, split), cautions(run)
-    if as_json:
-        groups = terminal.records(found)
-        terminal.print_json(
-            {"run_id": run.run_id, "split": split, "groups": groups, "cautions": said}
-        )
-        return
-    print(f"{run.run_id}: kept head on {split}")
-    table = terminal.table(
-        *("", "n", "accuracy", "gap to the rest", "lowest recall", "calibration error", "Brier"),
-        "AUROC",
-    )
-    for row in found.to_dict("records"):
-        chance = f"{row['calibration']:.3f} (chance {row['calibration_chance']:.3f})"
-        table.add_row(
-            row["group"],
-            f"{row['n']:,}",
-            f"{row['accuracy']:.1%} [{row['low']:.1%}, {row['high']:.1%}]",
-            f"{row['gap']:+.1%} [{row['gap_low']:+.1%}, {row['gap_high']:+.1%}]",
-            f"{row['recall']:.1%}",
-            chance,
-            f"{row['brier']:.3f}",
-            f"{row['auroc']:.3f} [{row['auroc_low']:.3f}, {row['auroc_high']:.3f}]",
-        )
-    terminal.console().print(table)
-    for text in said:
-        print(f"caution: {terminal.visible(text)}")
-
-
 def export(
     run_id: Annotated[str, typer.Argument(help="A run, or the beginning of its name.")],
     to: Annotated[Path, typer.Option("--to", help="A new directory.", show_default=False)],
+    trade: TradeOption = None,
+    average: AverageOption = None,
+    cost: CostOption = None,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write a run's head, weights, metrics and summary elsewhere."""
+    """Write a run's head, weights, metrics and summary elsewhere.
+
+    With --trade or --cost the head has other offsets between its classes, chosen on val: those that
+    'gsr audit' shows with the same options.
+    """
     from gsr_core.runs.export import export_run
     from gsr_core.runs.store import open_run
 
-    files = export_run(open_run(terminal.open_workspace(workspace), run_id), to)
+    if trade is not None and cost is not None:
+        terminal.fail("--trade and --cost both choose offsets; give one of them")
+    if average is not None and trade is None:
+        terminal.fail("--average is what --trade weighs the worst group against; give that too")
+    run = open_run(terminal.open_workspace(workspace), run_id)
+    offset = None
+    if trade is not None:
+        from gsr_core.comparing.operating import operating_points
+
+        chosen = average or "mean_accuracy"
+        offset = operating_points(run, "val", trade=trade, average=chosen).by_class
+    elif cost is not None:
+        from gsr_core.comparing.thresholds import thresholds_of
+
+        offset = thresholds_of(run, "val", cost=cost).by_class
+    files = export_run(run, to, offset=offset)
     if as_json:
         terminal.print_json({"directory": str(to.resolve()), "files": files})
     else:

@@ -9,9 +9,10 @@ import pyarrow as pa
 
 from gsr_core.data.bundle import Bundle
 
-__all__ = ["attribute_values"]
+__all__ = ["MOST_VALUES", "attribute_values"]
 
-_MOST_VALUES = 20
+MOST_VALUES = 20
+"""Values that an attribute may have to be split by."""
 
 
 def attribute_values(
@@ -30,7 +31,7 @@ def attribute_values(
     for attribute in bundle.manifest.attributes:
         values = bundle.column(attribute).take(places).to_pandas()
         known = sorted(values.dropna().unique(), key=str)
-        if 0 < len(known) <= _MOST_VALUES:
+        if 0 < len(known) <= MOST_VALUES:
             number = {value: place for place, value in enumerate(known)}
             codes = values.map(number).fillna(-1).to_numpy(np.int64)
             yield attribute, codes, [str(value) for value in known]

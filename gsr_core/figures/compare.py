@@ -120,7 +120,9 @@ def worst_against_average(
     )
 
 
-def group_dots(table: pd.DataFrame, *, points: pd.DataFrame | None = None) -> go.Figure:
+def group_dots(
+    table: pd.DataFrame, *, points: pd.DataFrame | None = None, measure: str = "accuracy"
+) -> go.Figure:
     """Draw each group's accuracy under each method, one row a group and one dot a method.
 
     Answers: whom did a method help, whom did it cost, and by more than chance?
@@ -129,6 +131,7 @@ def group_dots(table: pd.DataFrame, *, points: pd.DataFrame | None = None) -> go
         table: Columns label, group, accuracy, low, high (fractions). Groups are drawn from the
             top, and labels within a row, in the order in which they appear.
         points: Columns label, seed, group, accuracy: every seed, drawn faintly.
+        measure: What the fractions are, if not accuracies.
     """
     figure = go.Figure()
     if table.empty:
@@ -184,7 +187,7 @@ def group_dots(table: pd.DataFrame, *, points: pd.DataFrame | None = None) -> go
                 ),
             )
         )
-    figure.update_xaxes(title_text="accuracy", tickformat=".0%")
+    figure.update_xaxes(title_text=measure, tickformat=".0%")
     figure.update_yaxes(
         tickvals=list(range(len(groups))),
         ticktext=[theme.short(str(group)) for group in groups],

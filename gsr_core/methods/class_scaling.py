@@ -23,7 +23,8 @@ by which the row i turns to c. So the rows are sorted by t, the counts of right 
 are running sums, and every interval between two t is looked at: all that the class's offset can do,
 in O(n log n). Classes go from most to least frequent, until a round gains nothing. An offset moves
 only to what is strictly better; of equals, it takes the smallest in magnitude. For two classes one
-sweep is the optimum, for more it is a coordinate search, which may end below it.
+sweep is the optimum, for more it is a coordinate search, which may end below it. The method looks
+for the best worst group; `comparing.operating` also for what lies between that and the best mean.
 
 Where we differ, and why:
 
@@ -40,8 +41,8 @@ Where we differ, and why:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -53,7 +54,15 @@ from gsr_core.methods.base import SETTINGS_CONFIG, LabelNeeds, Step, settings
 from gsr_core.methods.offsets import OffsetMethod, with_offsets
 from gsr_core.methods.rwg import groups_with_rows
 
-__all__ = ["ClassScaling", "Scaling", "Tradeoff", "choose_offsets", "robust_coverage", "sweep"]
+__all__ = [
+    "ClassScaling",
+    "Scaling",
+    "Tradeoff",
+    "choose_offsets",
+    "narrowest_of",
+    "robust_coverage",
+    "sweep",
+]
 
 _ROUNDING = 8
 """Units of rounding of the largest logit by which two thresholds may differ and still be one."""
@@ -113,7 +122,7 @@ class ClassScaling(OffsetMethod):
             scored.to(problem.compute.accumulate_dtype),
             rows.labels,
             members,
-            narrowest=_ROUNDING * torch.finfo(scored.dtype).eps * float(scored.abs().max()),
+            narrowest=narrowest_of(scored),
         )
         low, high = (float(end) for end in found.offset.aminmax())
         note = (
@@ -130,17 +139,51 @@ class ClassScaling(OffsetMethod):
 
 @dataclass(frozen=True)
 class Tradeoff:
-    """Accuracies that offsets can reach.
+    """Accuracies that offsets can reach, in R sweeps.
 
     Attributes:
         offset: (S,) the offset of the class that was swept.
-        average: (S,) fraction of all rows that are right.
+        average: (S,) fraction of all rows that are right, or the mean of groups that was asked for.
         worst: (S,) fraction of the worst group's rows that are right.
+        sweep: (S,) int64, in which sweep.
+        which: (R,) int64, the class that each swept.
+        start: (R, K) the offsets of all other classes meanwhile.
     """
 
     offset: Tensor
     average: Tensor
     worst: Tensor
+    sweep: Tensor
+    which: Tensor
+    start: Tensor
+
+    def offsets(self, places: Tensor) -> Tensor:
+        """Return the offsets (P, K) of all classes at some settings.
+
+        Args:
+            places: (P,) int64.
+        """
+        of = self.sweep[places]
+        offsets = self.start[of].clone()
+        offsets[torch.arange(len(of), device=of.device), self.which[of]] = self.offset[places]
+        return offsets
+
+    def front(self) -> Tensor:
+        """Return the settings that no other beats on both accuracies, (P,) by falling average."""
+        order = self.worst.argsort(descending=True, stable=True)
+        order = order[self.average[order].argsort(descending=True, stable=True)]
+        best = self.worst[order].cummax(dim=0).values
+        before = torch.cat([torch.full_like(best[:1], -torch.inf), best[:-1]])
+        return order[best > before]
+
+    @staticmethod
+    def of(sweeps: Sequence[Tradeoff]) -> Tradeoff:
+        """Return several as one."""
+        first = torch.tensor([0] + [len(each.which) for each in sweeps[:-1]]).cumsum(0).tolist()
+        shifted = [each.sweep + before for each, before in zip(sweeps, first, strict=True)]
+        parts = ("offset", "average", "worst", "which", "start")
+        joined = {part: torch.cat([getattr(each, part) for each in sweeps]) for part in parts}
+        return Tradeoff(sweep=torch.cat(shifted), **joined)
 
 
 @dataclass(frozen=True)
@@ -150,7 +193,7 @@ class Scaling:
     Attributes:
         offset: (K,) added to the logits; 0 for the most frequent class.
         before: Worst-group accuracy without them.
-        after: Worst-group accuracy with them; no lower.
+        after: Worst-group accuracy with them; no lower where nothing else was looked for.
         tradeoff: All that was looked at on the way, and no offsets at all.
     """
 
@@ -160,8 +203,23 @@ class Scaling:
     tradeoff: Tradeoff
 
 
+def narrowest_of(scored: Tensor) -> float:
+    """Return the width of `sweep` below which logits cannot tell two thresholds apart.
+
+    Args:
+        scored: (n, K) logits, in the precision in which they were computed.
+    """
+    return _ROUNDING * torch.finfo(scored.dtype).eps * float(scored.abs().max())
+
+
 def sweep(
-    logits: Tensor, labels: Tensor, members: Tensor, which: int, *, narrowest: float = 0.0
+    logits: Tensor,
+    labels: Tensor,
+    members: Tensor,
+    which: int,
+    *,
+    narrowest: float = 0.0,
+    shares: Tensor | None = None,
 ) -> Tradeoff:
     """Return all that the offset of one class can do, with the other logits as they are.
 
@@ -171,6 +229,8 @@ def sweep(
         members: (n, m) bool, overlap allowed; every group has a row.
         which: The class whose logit gets the offset.
         narrowest: Width that an interval between two thresholds must exceed to be looked at.
+        shares: (m,) weights of the groups' accuracies in the average, which sum to one; every row
+            counts the same if None.
 
     Returns:
         One offset for each interval, in ascending order: 0 in the one around it, else its middle.
@@ -197,6 +257,7 @@ def sweep(
         [torch.zeros_like(turned[:1]), turned[order].cumsum(dim=0)]
     )
     accuracy = right.to(logits) / counted.sum(dim=0).to(logits)
+    average = accuracy[:, -1] if shares is None else accuracy[:, :-1] @ shares.to(logits)
 
     beyond = 2 * (1 + narrowest)
     low = torch.cat([threshold[:1] - beyond, threshold])
@@ -205,11 +266,20 @@ def sweep(
     outer_low, outer_high = low.clone(), high.clone()
     outer_low[0], outer_high[-1] = -torch.inf, torch.inf
     offset = torch.where((outer_low < 0) & (outer_high > 0), 0.0, (low + high) / 2)
-    return Tradeoff(offset[wide], accuracy[wide, -1], accuracy[wide, :-1].amin(dim=1))
+    worst, none = accuracy[wide, :-1].amin(dim=1), torch.zeros_like(labels[:1])
+    start = logits.new_zeros(1, logits.shape[1])
+    of = none.expand(len(worst))
+    return Tradeoff(offset[wide], average[wide], worst, of, none + which, start)
 
 
 def choose_offsets(
-    logits: Tensor, labels: Tensor, members: Tensor, *, narrowest: float = 0.0
+    logits: Tensor,
+    labels: Tensor,
+    members: Tensor,
+    *,
+    narrowest: float = 0.0,
+    trade: float = 1.0,
+    shares: Tensor | None = None,
 ) -> Scaling:
     """Return offsets under which the worst group has the highest accuracy, by exact sweeps.
 
@@ -218,29 +288,41 @@ def choose_offsets(
         labels: (n,) int64.
         members: (n, m) bool, overlap allowed; every group has a row.
         narrowest: As in `sweep`.
+        trade: Weight of the worst group in what is to be highest, from 0 to 1; the average has the
+            rest.
+        shares: As in `sweep`.
     """
     n_classes = logits.shape[1]
     frequent = torch.bincount(labels, minlength=n_classes).argsort(descending=True, stable=True)
     offset = logits.new_zeros(n_classes)
     right = (logits.argmax(dim=1) == labels).to(logits)
-    average = right.mean()
-    worst = (right @ members.to(logits) / members.sum(dim=0)).amin()
-    before, passed = float(worst), [Tradeoff(offset[:1], average[None], worst[None])]
-    after, gained = before, True
+    of_groups = right @ members.to(logits) / members.sum(dim=0)
+    average = right.mean() if shares is None else of_groups @ shares.to(logits)
+    zero, none = torch.zeros_like(offset), torch.zeros_like(frequent[:1])
+    nothing = Tradeoff(
+        zero[:1], average[None], of_groups.amin()[None], none, frequent[:1], zero[None]
+    )
+    before = after = float(nothing.worst)
+    passed = [nothing]
+
+    def goal(found: Tradeoff) -> Tensor:
+        return trade * found.worst + (1 - trade) * found.average
+
+    best, gained = float(goal(nothing)), True
     while gained:
         gained = False
         for which in frequent[1:].tolist():
             moved = logits + offset
             moved[:, which] = logits[:, which]
-            found = sweep(moved, labels, members, which, narrowest=narrowest)
-            passed.append(found)
-            if float(found.worst.max()) > after:
-                after, gained = float(found.worst.max()), True
-                size = found.offset.abs().where(found.worst == after, torch.inf)
+            found = sweep(moved, labels, members, which, narrowest=narrowest, shares=shares)
+            passed.append(replace(found, start=offset[None].clone()))
+            reached = goal(found)
+            if float(reached.max()) > best:
+                best, gained = float(reached.max()), True
+                size = found.offset.abs().where(reached == best, torch.inf)
                 offset[which] = found.offset[size.argmin()]
-    parts = ("offset", "average", "worst")
-    joined = (torch.cat([getattr(each, part) for each in passed]) for part in parts)
-    return Scaling(offset, before, after, Tradeoff(*joined))
+                after = float(found.worst[size.argmin()])
+    return Scaling(offset, before, after, Tradeoff.of(passed))
 
 
 def robust_coverage(average: Tensor, worst: Tensor) -> float:

@@ -7,8 +7,12 @@ import json
 import shutil
 import tempfile
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
 
 from gsr_core.data.bundle import Bundle
 from gsr_core.errors import RunStateError, SettingError
@@ -21,12 +25,15 @@ __all__ = ["export_archive", "export_run"]
 _FILES = ("config.json", "head.safetensors", "metrics.parquet", "weights.parquet", "influence.npy")
 
 
-def export_run(run: Run, to: Path) -> list[str]:
+def export_run(run: Run, to: Path, *, offset: Mapping[str, float] | None = None) -> list[str]:
     """Write what a run left behind to a new directory: whole, or not at all.
 
     Args:
         run: A run that ended with at least one step.
         to: The directory to make.
+        offset: By class, what is added to the biases of the exported head, as `about.json` then
+            says (`logit_offset`): thresholds between the classes other than those that the run
+            was scored with. All else is that of the run.
 
     Returns:
         Names of the files: `summary.json`, `config.json`, `head.safetensors`,
@@ -37,7 +44,7 @@ def export_run(run: Run, to: Path) -> list[str]:
 
     Raises:
         RunStateError: If the run has nothing to export yet.
-        SettingError: If the directory exists.
+        SettingError: If the directory exists, or the offsets are not of the classes.
         BundleError: If its bundle is gone or is another one now: its classes are not known then.
     """
     state = run.state
@@ -59,6 +66,9 @@ def export_run(run: Run, to: Path) -> list[str]:
         summary = json.dumps(summarise(run), indent=2, allow_nan=False)
         (temporary / "summary.json").write_text(summary + "\n")
         content = _about(run, bundle)
+        if offset is not None:
+            _shift(temporary / "head.safetensors", offset, bundle.manifest.classes)
+            content["logit_offset"] = dict(offset)
         if (checkpoint := _own_checkpoint(run, content["network"])) is not None:
             name = f"network{checkpoint.suffix}"
             shutil.copyfile(checkpoint, temporary / name)
@@ -71,22 +81,39 @@ def export_run(run: Run, to: Path) -> list[str]:
         return sorted(file.name for file in temporary.iterdir())
 
 
-def export_archive(run: Run) -> bytes:
+def export_archive(run: Run, *, offset: Mapping[str, float] | None = None) -> bytes:
     """Return what `export_run` writes as a ZIP file.
 
     Args:
         run: As for `export_run`.
+        offset: As for `export_run`.
 
     Raises:
         GsrError: As `export_run`.
     """
     packed = io.BytesIO()
     with tempfile.TemporaryDirectory() as folder:
-        names = export_run(run, Path(folder) / run.run_id)
+        names = export_run(run, Path(folder) / run.run_id, offset=offset)
         with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
             for name in names:
                 archive.write(Path(folder) / run.run_id / name, f"{run.run_id}/{name}")
     return packed.getvalue()
+
+
+def _shift(head: Path, offset: Mapping[str, float], classes: list[str]) -> None:
+    """Add offsets to the biases of a head on disk.
+
+    Raises:
+        SettingError: If they are not of its classes.
+    """
+    if set(offset) != set(classes):
+        raise SettingError(
+            f"offsets are of {', '.join(offset) or 'no class'}; give one for each of "
+            f"{', '.join(classes)}"
+        )
+    parts = load_file(head)
+    by = np.array([offset[name] for name in classes], dtype=parts["bias"].dtype)
+    save_file({**parts, "bias": parts["bias"] + by}, head)
 
 
 def _own_checkpoint(run: Run, network: dict[str, Any] | None) -> Path | None:

@@ -70,6 +70,11 @@ DEFAULTS = {
     "clusters": "",
     "slice": "",
     "classifier": "",
+    "closer": "",
+    "trade": "",
+    "cost": "",
+    "over": "",
+    "held": "",
     "average": "",
     "reference": "",
     "against": "",
@@ -201,7 +206,8 @@ def select(
     st.session_state[key] = current
 
     def changed() -> None:
-        _choices()[name] = drawn[name] = str(st.session_state[key])
+        # None where the widget lets a choice be taken back.
+        _choices()[name] = drawn[name] = _text({name: st.session_state[key]})[name]
         put(**dict.fromkeys(clears))
 
     (draw or st.selectbox)(label, options, key=key, on_change=changed, **arguments)

@@ -18,11 +18,14 @@ from gsr_core.clusterings.describe import cluster_subsets
 from gsr_core.clusterings.store import Clustering, list_clusterings
 from gsr_core.comparing.bootstrap import Bootstrap, bootstrap_entries
 from gsr_core.comparing.entries import Entry
+from gsr_core.comparing.operating import OperatingPoints, operating_points
 from gsr_core.comparing.radar import Radar, radar
 from gsr_core.comparing.scores import outcome
+from gsr_core.comparing.thresholds import Thresholds, thresholds_of
 from gsr_core.curation.accuracy import accuracies_on
 from gsr_core.curation.slices import Slice
 from gsr_core.data.bundle import Bundle, list_bundles, open_bundle
+from gsr_core.fairness import Fairness
 from gsr_core.gradients.graph import NeighbourGraph
 from gsr_core.gradients.neighbours import nearest
 from gsr_core.gradients.representations import CentredGradients, gradients
@@ -32,7 +35,7 @@ from gsr_core.maps.graphs import graph_path, read_graph
 from gsr_core.maps.heads import map_head
 from gsr_core.maps.rows import map_rows
 from gsr_core.runs.cautions import cautions
-from gsr_core.runs.quality import quality_table
+from gsr_core.runs.quality import fairness_of, quality_table, reliability_table
 from gsr_core.runs.reliance import reliance_table
 from gsr_core.runs.samples import sample_table
 from gsr_core.runs.store import Run, list_runs
@@ -47,16 +50,20 @@ __all__ = [
     "load_bootstrap",
     "load_bundle",
     "load_cautions",
+    "load_fairness",
     "load_history",
     "load_neighbours",
+    "load_operating",
     "load_outcome",
     "load_places",
     "load_quality",
-    "load_refits",
     "load_radar",
+    "load_refits",
+    "load_reliability",
     "load_reliance",
     "load_samples",
     "load_search",
+    "load_thresholds",
     "load_values",
     "load_weight_paths",
     "load_weights_at",
@@ -155,6 +162,51 @@ def load_quality(run: Run, split: str) -> pd.DataFrame:
 def _quality(path: str, split: str, stamp: int) -> pd.DataFrame:
     run = _run(path)
     return quality_table(run, split, load_bundle(run.config.bundle))
+
+
+def load_reliability(run: Run, split: str) -> pd.DataFrame:
+    """Return `reliability_table` of a run that has ended. Not to be changed."""
+    return _reliability(str(run.path), split, _stamp(run.path / "head.safetensors"))
+
+
+@st.cache_resource(max_entries=64, show_spinner="Drawing what a calibrated head would show")
+def _reliability(path: str, split: str, stamp: int) -> pd.DataFrame:
+    run = _run(path)
+    return reliability_table(run, split, load_bundle(run.config.bundle))
+
+
+def load_fairness(run: Run, split: str, attribute: str) -> Fairness:
+    """Return `fairness_of` a run that has ended. Not to be changed."""
+    return _fairness(str(run.path), split, attribute, _stamp(run.path / "head.safetensors"))
+
+
+@st.cache_resource(max_entries=64, show_spinner="Drawing samples anew")
+def _fairness(path: str, split: str, attribute: str, stamp: int) -> Fairness:
+    run = _run(path)
+    return fairness_of(run, split, attribute, load_bundle(run.config.bundle))
+
+
+def load_operating(run: Run, split: str, trade: float, average: str) -> OperatingPoints:
+    """Return `operating_points` of a run that has ended. Not to be changed."""
+    return _operating(str(run.path), split, trade, average, _stamp(run.path / "head.safetensors"))
+
+
+@st.cache_resource(max_entries=256, show_spinner="Looking for offsets on val")
+def _operating(path: str, split: str, trade: float, average: str, stamp: int) -> OperatingPoints:
+    run = _run(path)
+    bundle = load_bundle(run.config.bundle)
+    return operating_points(run, split, bundle, trade=trade, average=average)
+
+
+def load_thresholds(run: Run, split: str, cost: float) -> Thresholds:
+    """Return `thresholds_of` a run that has ended. Not to be changed."""
+    return _thresholds(str(run.path), split, cost, _stamp(run.path / "head.safetensors"))
+
+
+@st.cache_resource(max_entries=256, show_spinner=False)
+def _thresholds(path: str, split: str, cost: float, stamp: int) -> Thresholds:
+    run = _run(path)
+    return thresholds_of(run, split, load_bundle(run.config.bundle), cost=cost)
 
 
 def load_cautions(run: Run) -> list[str]:

@@ -679,3 +679,46 @@ def test_an_audit_is_of_every_group(gsr, only_run):
     refused = gsr("audit", only_run, "--split", "train")
     assert refused.code == 2
     assert "choose test, val or target" in refused.err
+
+
+def test_an_audit_shows_other_offsets_calibration_and_fairness(gsr, npz, tmp_path):
+    colour = np.array(["red", "green"])[tiny_arrays()["group"] % 2]
+    assert gsr("import", "npz", npz(attribute_colour=colour), "--name", "tiny").code == 0
+    run = json.loads(gsr("run", "tiny", *FEW, "--json").out)["run_id"]
+    shown = {
+        "scaling": "offsets: ",
+        "thresholds": "a calibrated head would have",
+        "calibration": "a calibrated head has",
+        "fairness": "equalised odds difference",
+    }
+    of = {"fairness": ("--attribute", "colour"), "thresholds": ("--cost", "3")}
+    found = {}
+    for part, said in shown.items():
+        words = ("audit", run, "--show", part, *of.get(part, ()))
+        outcome = gsr(*words)
+        assert outcome.code == 0
+        assert said in outcome.out
+        found[part] = json.loads(gsr(*words, "--json").out)
+    own, chosen = found["scaling"]["points"]
+    assert chosen["val_worst"] >= own["val_worst"]
+    assert 0 <= found["thresholds"]["threshold"] <= 1
+    assert sum(each["n"] for each in found["calibration"]["bins"]) > 0
+    assert 0 <= found["fairness"]["overall"]["odds_difference"] <= 1
+
+    # What was shown can be taken home, with the same options.
+    taken = gsr("export", run, "--to", tmp_path / "mine", "--cost", "3")
+    assert taken.code == 0
+    about = json.loads((tmp_path / "mine" / "about.json").read_text())
+    assert about["logit_offset"] == found["thresholds"]["offset"]
+
+    for words, said in (
+        (("audit", run, "--cost", "3"), "--cost is of --show thresholds"),
+        (("audit", run, "--show", "fairness"), "needs --attribute NAME; the bundle's are "),
+        (("audit", run, "--show", "scaling", "--trade", "2"), "is 2; choose 0 to 1"),
+        (("export", run, "--to", "x", "--trade", "1", "--cost", "1"), "give one of them"),
+        (("export", run, "--to", "x", "--average", "mean_accuracy"), "give that too"),
+    ):
+        refused = gsr(*words)
+        assert refused.code == 2
+        assert said in refused.err
+        assert refused.err.count("\n") == 1

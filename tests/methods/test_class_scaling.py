@@ -102,6 +102,47 @@ def test_for_more_classes_no_single_class_can_gain_more(seed):
     assert best <= found.after + 0.1
 
 
+@pytest.mark.parametrize("n_classes", [2, 4])
+@pytest.mark.parametrize("grouped", [False, True])
+def test_every_setting_can_be_had_again_and_none_beats_the_front(n_classes, grouped):
+    logits, labels, members = scores(60, n_classes, seed=6)
+    shares = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64) if grouped else None
+    found = choose_offsets(logits, labels, members, trade=0.5, shares=shares).tradeoff
+
+    def reached(offset):
+        average, worst = accuracies(logits + offset, labels, members)
+        if grouped:
+            right = ((logits + offset).argmax(dim=1) == labels).double()
+            average = float(right @ members.double() / members.sum(dim=0) @ shares)
+        return average, worst
+
+    places = torch.arange(0, len(found.offset), 7)
+    for place, offset in zip(places, found.offsets(places), strict=True):
+        both = float(found.average[place]), float(found.worst[place])
+        assert both == pytest.approx(reached(offset), abs=1e-12)
+    front = found.front()
+    for place in front:
+        better = (found.average >= found.average[place]) & (found.worst >= found.worst[place])
+        equal = (found.average == found.average[place]) & (found.worst == found.worst[place])
+        assert torch.equal(better, equal)
+    assert (found.average[front].diff() < 0).all()
+    assert (found.worst[front].diff() > 0).all()
+
+
+@pytest.mark.parametrize("trade", [0.0, 0.3, 1.0])
+def test_what_is_asked_for_is_what_two_classes_get(trade):
+    logits, labels, members = scores(120, 2, seed=7)
+    found = choose_offsets(logits, labels, members, trade=trade)
+    margin = (logits[:, 0] - logits[:, 1]).sort().values
+    best = 0.0
+    for offset in torch.cat([margin[:1] - 1, (margin[1:] + margin[:-1]) / 2, margin[-1:] + 1]):
+        average, worst = accuracies(logits + torch.tensor([0.0, offset]), labels, members)
+        best = max(best, trade * worst + (1 - trade) * average)
+    average, worst = accuracies(logits + found.offset, labels, members)
+    assert trade * worst + (1 - trade) * average == pytest.approx(best, abs=1e-12)
+    assert found.after == worst
+
+
 def test_of_equals_the_smallest_offset_is_taken_and_none_where_none_helps():
     logits, labels, members = scores(80, 2, seed=1)
     found = choose_offsets(logits, labels, members)
