@@ -67,6 +67,7 @@ for name, command in {
     "show": runs.show,
     "audit": runs.audit,
     "export": runs.export,
+    "merge": runs.merge,
     "influence": runs.influence,
     "features": runs.features,
     "clean": clean.clean,
