@@ -209,7 +209,8 @@ def uncut(trunk: nn.Module, seat: Seat, weight: np.ndarray, bias: np.ndarray) ->
 
 def head_arrays(layer: nn.Module) -> tuple[np.ndarray, np.ndarray]:
     """Return weight (K, d) and bias (K,) of a linear layer, float32; no bias is one of zeros."""
-    weight, bias = layer.weight, layer.bias
+    # Traced programs lack the name where there is no bias.
+    weight, bias = layer.weight, getattr(layer, "bias", None)
     assert isinstance(weight, Tensor)
     array = weight.detach().float().cpu().flatten(1).numpy()
     zeros = np.zeros(len(array), np.float32)

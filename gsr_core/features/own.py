@@ -139,4 +139,5 @@ def write_pickled(merge: Merge, folder: Path) -> Written:
         SettingError: If the features are not those before its head.
     """
     torch.save(merge.network(), folder / "model.pt")
-    return Written("of_pickle", "torch.load('model.pt', weights_only=False)")
+    about = {"model": "model.pt", "inputs": None}
+    return Written("of_program", "torch.load('model.pt', weights_only=False)", about=about)

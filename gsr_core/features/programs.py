@@ -186,7 +186,7 @@ def _unmask(
         CheckpointError: If the program does not take the batch.
     """
     weight, bias = head_arrays(layer)
-    parameters = [each for each in (layer.weight, layer.bias) if each is not None]
+    parameters = [each for each in (layer.weight, getattr(layer, "bias", None)) if each is not None]
     before = [each.data for each in parameters]
     try:
         with torch.inference_mode():
@@ -338,7 +338,7 @@ def write_torchscript(merge: Merge, folder: Path) -> Written:
     layer = _last_layer(merge)
     program = _read_torchscript(merge.program)
     head: Any = dict(program.named_modules())[layer]
-    if head.bias is None:
+    if getattr(head, "bias", None) is None:
         raise SettingError(_WITHOUT_BIAS.format(merge.architecture, layer))
     for parameter, value in ((head.weight, merge.weight), (head.bias, merge.bias)):
         parameter.data = torch.tensor(value)

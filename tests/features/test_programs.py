@@ -1,5 +1,6 @@
 """TorchScript, torch.export and ONNX: exported here from a network whose answer is known."""
 
+import copy
 import pickle
 import warnings
 
@@ -156,3 +157,47 @@ def test_a_program_given_as_checkpoint_is_named(tmp_path, network):
         ).n_features
         == 64
     )
+
+
+@pytest.mark.parametrize(
+    ("kind", "file", "batch"),
+    [("scripted", "model.ts", 2), ("export", "model.pt2", 2), ("onnx", "model.onnx", 1)],
+)
+def test_a_head_goes_back_into_a_program(tmp_path, network, put_back, photos, kind, file, batch):
+    name = write(kind, network, tmp_path / "program", batch=batch)
+    put = (name, tmp_path / "new", photos)
+    given = {"trust": kind != "onnx", "overrides": {"image_size": 32}}
+    logits = put_back(*put, **given)
+    # What was written is a program like the one before, with another head.
+    again = f"{name.partition(':')[0]}:{tmp_path / 'new' / file}"
+    backbone = load_backbone(again, **given)
+    prepared = [backbone.preprocessing.prepare(photo) for photo in photos]
+    with torch.inference_mode():
+        features = backbone.trunk(torch.stack(prepared)).numpy()
+    weight, bias = backbone.head
+    np.testing.assert_allclose(features @ weight.T + bias, logits, rtol=1e-4, atol=1e-5)
+
+
+def test_a_softmax_stays_behind_the_head_of_a_graph(tmp_path, network, put_back, photos):
+    # The exporter writes a product without a sum where the layer has no bias.
+    network = copy.deepcopy(network)
+    network.fc = nn.Linear(64, 3, bias=False)
+    name = write("onnx", WithSoftmax(network).eval(), tmp_path / "p.onnx")
+    put_back(name, tmp_path / "new", photos, gives="probabilities", overrides={"image_size": 32})
+
+
+@pytest.mark.parametrize("kind", ["torchscript", "onnx"])
+def test_programs_without_a_place_for_a_head_are_refused(tmp_path, network, put_back, photos, kind):
+    name = write(kind, Embedding(network).eval(), tmp_path / "program")
+    given = {"trust": True, "overrides": {"image_size": 32}}
+    with pytest.raises(SettingError, match=r"has no place for the head: .*'gsr export' writes the"):
+        put_back(name, tmp_path / "new", photos, **given)
+    if kind != "onnx":
+        network = copy.deepcopy(network)
+        network.fc = nn.Linear(64, 3, bias=False)
+        name = write(kind, network, tmp_path / "program")
+        with pytest.raises(
+            SettingError, match=r"the last layer 'fc' of .* has no bias, and a prog"
+        ):
+            put_back(name, tmp_path / "new", photos, **given)
+    assert not (tmp_path / "new").exists()
