@@ -33,7 +33,7 @@ __all__ = [
     "save_tokenizer",
 ]
 
-HEAD_ALONE = "'gsr export' writes the head alone"
+HEAD_ALONE = "an export ('gsr export', or Export on the Run page) has the head alone"
 _INPUTS = {"image": "pixels", "text": "tokens", "numbers": "numbers"}
 
 

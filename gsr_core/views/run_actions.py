@@ -71,7 +71,7 @@ def run_actions(run: Run) -> None:
 
 def _merge(run: Run) -> None:
     """Draw the way from a head back into its network; it takes a while and can be refused."""
-    with st.popover("Merge", icon=":material/merge:", key=f"merge {run.run_id}"):
+    with st.popover("Merge into network", icon=":material/merge:", key=f"merge {run.run_id}"):
         st.write(
             "Puts the head back into the network that gave the features, as the network's own "
             "library writes it, with scripts that open and run it without this one. It is run on "

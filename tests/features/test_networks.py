@@ -420,7 +420,7 @@ def test_a_head_goes_back_into_an_own_network(tmp_path, own_module, put_back):
     found = hidden @ state["2.weight"].T + state["2.bias"]
     np.testing.assert_allclose(found, logits, rtol=1e-4, atol=1e-5)
     for layer, message in (
-        ("0", "taken before '0', and it does not end there; 'gsr export'"),
+        ("0", "taken before '0', and it does not end there; an export"),
         ("output", "no linear layer is known that comes after its features"),
     ):
         with pytest.raises(SettingError, match=message):
