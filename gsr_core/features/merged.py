@@ -15,7 +15,6 @@ and has to give the logits of the head on their features; else nothing stays.
 from __future__ import annotations
 
 import json
-import runpy
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,8 +108,8 @@ def write_merged(
             _write_about(folder, known)
             shutil.copyfile(_SCRIPTS / f"{written.script}.py", folder / "network.py")
             shutil.copyfile(_SCRIPTS / "predict.py", folder / "predict.py")
-            network = runpy.run_path(str(folder / "network.py"))["load"]()
-            outputs = runpy.run_path(str(folder / "predict.py"))["outputs"](network, inputs)
+            network = _names_of(folder / "network.py")["load"]()
+            outputs = _names_of(folder / "predict.py")["outputs"](network, inputs)
         except Exception as error:
             # Libraries raise whatever they like, and a missing file of theirs is an OSError too.
             if isinstance(error, GsrError) or is_full(error):
@@ -132,6 +131,16 @@ def write_merged(
             file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()
         )
         return Merged(files, written.how, gives, len(inputs), deviation)
+
+
+def _names_of(script: Path) -> dict[str, Any]:
+    """Run a script and return its names.
+
+    It is not imported: that would leave byte code beside it, and the dashboard merges in threads.
+    """
+    names: dict[str, Any] = {"__name__": script.stem, "__file__": str(script)}
+    exec(compile(script.read_text(), script, "exec"), names)
+    return names
 
 
 def _write_about(folder: Path, about: dict[str, Any]) -> None:

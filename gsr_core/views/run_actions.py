@@ -81,14 +81,16 @@ def _merge(run: Run) -> None:
             # Here, not on top: pages need not load what opens networks.
             from gsr_core.runs.merge import merge_archive
 
-            # One at a time: they are as large as their networks.
-            st.session_state.pop("merged", None)
+            # One at a time: they are as large as their networks. The last goes with its session.
+            if (before := st.session_state.pop("merged", None)) is not None:
+                before[2].cleanup()
             folder = tempfile.TemporaryDirectory()
             file = Path(folder.name) / f"{run.run_id}-network.zip"
             try:
                 with st.spinner("Opening the network, its inputs and what was written"):
                     merged = merge_archive(run, file)
             except GsrError as error:
+                folder.cleanup()
                 show_error(error)
             else:
                 st.session_state["merged"] = (run.run_id, run.state.best_step, folder, file, merged)

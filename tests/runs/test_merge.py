@@ -14,6 +14,7 @@ import torch
 from safetensors.numpy import load
 
 import gsr_core
+from gsr_core.cli import runs
 from gsr_core.errors import BundleError, CheckpointError, RunStateError, SettingError
 from gsr_core.features import torchvision_networks
 from gsr_core.features.backbones import build, save_checkpoint
@@ -90,6 +91,18 @@ def test_the_merged_network_classifies_by_its_library_alone(fitted, tmp_path, mo
 @pytest.mark.parametrize("file", sorted(ALONE.glob("*.py")), ids=lambda file: file.name)
 def test_scripts_that_are_copied_need_none_of_us(file):
     assert "gsr_core" not in file.read_text()
+
+
+def test_the_command_says_what_it_wrote_and_how_it_was_checked(place, fitted, tmp_path, capsys):
+    runs.merge(fitted.run_id, tmp_path / "one", place.root, True)
+    said = json.loads(capsys.readouterr().out)
+    assert said["directory"] == str((tmp_path / "one").resolve())
+    assert said["files"] == sorted(file.name for file in (tmp_path / "one").iterdir())
+    assert said["gives"] == "logits"
+    runs.merge(fitted.run_id, tmp_path / "two", place.root, False)
+    _, opened, checked = capsys.readouterr().out.splitlines()
+    assert opened.startswith(f"opened by torchvision.models.get_model('{MODEL}', num_classes=2)")
+    assert checked.startswith("run on 8 of the bundle's inputs, it gives the logits of the head")
 
 
 def test_an_archive_holds_the_same_files(fitted, tmp_path):
