@@ -21,10 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from gsr_core.errors import CheckpointError, GsrError
 from gsr_core.features import alone
-from gsr_core.features.kinds import KINDS, first_line
+from gsr_core.features.kinds import KINDS
 from gsr_core.features.merging import HEAD_ALONE, Merge, save_tokenizer
 from gsr_core.files import is_full, new_directory
 
@@ -86,7 +87,8 @@ def write_merged(
         FileExistsError: If the directory exists.
     """
     logits = features.astype(np.float64) @ merge.weight.T.astype(np.float64) + merge.bias
-    with new_directory(to.resolve()) as folder:
+    # Libraries draw the numbers of a network before they load them.
+    with torch.random.fork_rng(devices=[]), new_directory(to.resolve()) as folder:
         try:
             written = KINDS[merge.kind].write(merge, folder)
             preprocessing = merge.backbone.preprocessing
@@ -114,9 +116,10 @@ def write_merged(
             # Libraries raise whatever they like, and a missing file of theirs is an OSError too.
             if isinstance(error, GsrError) or is_full(error):
                 raise
+            # Several lines, of which torch has the tensor's name in the second.
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise CheckpointError(
-                f"the head cannot be put back into {merge.architecture} ({first_line(error)}); "
-                f"{HEAD_ALONE}"
+                f"the head cannot be put back into {merge.architecture} ({reason}); {HEAD_ALONE}"
             ) from error
         gives, deviation = _compared(outputs, logits)
         if not deviation <= TOLERANCE:

@@ -89,6 +89,13 @@ class Merge:
             self.refuse()
         return uncut(self.backbone.trunk, seat, self.weight, self.bias)
 
+    @property
+    def place(self) -> dict[str, Any]:
+        """Where the head sits, for a script that puts an empty one there before it loads."""
+        seat = self.backbone.seat
+        assert seat is not None
+        return {"name": seat.name, "inputs": seat.n_features, "pointwise": seat.pointwise}
+
     def refuse(self) -> NoReturn:
         """Say that the network has no place for the head.
 

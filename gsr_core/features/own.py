@@ -120,15 +120,13 @@ def write_own(merge: Merge, folder: Path) -> Written:
     Raises:
         SettingError: If the features are not those before its head.
     """
-    network, seat = merge.network(), merge.backbone.seat
-    assert seat is not None
-    save_state(network, folder)
-    layer = {"name": seat.name, "inputs": seat.n_features, "pointwise": seat.pointwise}
+    save_state(merge.network(), folder)
+    place = merge.place
     return Written(
         "of_own",
-        f"{merge.name}(...) with '{seat.name}' for {len(merge.classes)} classes, with "
+        f"{merge.name}(...) with '{place['name']}' for {len(merge.classes)} classes, with "
         "model.safetensors",
-        about={"factory": merge.name, "arguments": merge.arguments, "head": layer},
+        about={"factory": merge.name, "arguments": merge.arguments, "head": place},
     )
 
 

@@ -166,6 +166,10 @@ def write_torchvision(merge: Merge, folder: Path) -> Written:
         SettingError: If the features are not those before its head.
     """
     network: Any = merge.network()
+    seat = merge.backbone.seat
+    assert seat is not None
+    with torch.device("meta"):
+        own: Any = build_torchvision(merge.name, len(merge.classes)).get_submodule(seat.name)
     arguments: dict[str, Any] = {}
     if merge.name in _AUXILIARY:
         # Their auxiliary classifiers, which only training uses, are for other classes.
@@ -179,5 +183,10 @@ def write_torchvision(merge: Merge, folder: Path) -> Written:
         "of_torchvision",
         f"torchvision.models.get_model('{merge.name}', num_classes={len(merge.classes)}) with "
         "model.safetensors",
-        about={"model": merge.name, "arguments": arguments},
+        # MaxViT's own head has no bias.
+        about={
+            "model": merge.name,
+            "arguments": arguments,
+            "head": merge.place if own.bias is None else None,
+        },
     )

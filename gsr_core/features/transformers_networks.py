@@ -325,8 +325,7 @@ def _as_classifier(transformers: Any, merge: Merge, pooled: Pooled) -> Logits | 
     config = copy.deepcopy(encoder.config)
     config.num_labels = len(merge.classes)
     try:
-        with torch.random.fork_rng(devices=[]):
-            model = auto.from_config(config, trust_remote_code=merge.trust).float().eval()
+        model = auto.from_config(config, trust_remote_code=merge.trust).float().eval()
         body = getattr(model, model.base_model_prefix)
         if body.load_state_dict(encoder.state_dict(), strict=False).missing_keys:
             return None

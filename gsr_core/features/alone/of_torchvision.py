@@ -23,6 +23,8 @@ def load() -> Callable[[np.ndarray], np.ndarray]:
     network = torchvision.models.get_model(
         about["model"], weights=None, num_classes=len(about["classes"]), **about["arguments"]
     )
+    if head := about["head"]:
+        network.set_submodule(head["name"], torch.nn.Linear(head["inputs"], len(about["classes"])))
     network.load_state_dict(load_file(HERE / "model.safetensors"))
     network.eval()
 
