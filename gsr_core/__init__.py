@@ -42,8 +42,8 @@ if TYPE_CHECKING:
     from gsr_core.methods.fit import FitResult, fit
     from gsr_core.methods.registry import METHODS, make_method
     from gsr_core.runs.execute import continue_run, execute, run
-    from gsr_core.runs.reliance import reliance_table
     from gsr_core.runs.merge import merge_run
+    from gsr_core.runs.reliance import reliance_table
     from gsr_core.runs.store import Run, create_run, list_runs, open_run
     from gsr_core.runs.summary import summarise
     from gsr_core.what_if.keep import keep_refit
