@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from gsr_core.methods.fit import FitResult, fit
     from gsr_core.methods.registry import METHODS, make_method
     from gsr_core.runs.execute import continue_run, execute, run
+    from gsr_core.runs.merge import merge_run
     from gsr_core.runs.reliance import reliance_table
     from gsr_core.runs.store import Run, create_run, list_runs, open_run
     from gsr_core.runs.summary import summarise
@@ -99,6 +100,7 @@ _WHERE = {
     "create_run": "gsr_core.runs.store",
     "execute": "gsr_core.runs.execute",
     "continue_run": "gsr_core.runs.execute",
+    "merge_run": "gsr_core.runs.merge",
     "Run": "gsr_core.runs.store",
     "open_run": "gsr_core.runs.store",
     "list_runs": "gsr_core.runs.store",
@@ -171,6 +173,7 @@ __all__ = [
     "make_plan",
     "make_study",
     "make_sweep",
+    "merge_run",
     "name_slice",
     "open_bundle",
     "open_clustering",

@@ -68,6 +68,7 @@ for name, command in {
     "show": runs.show,
     "audit": audit.audit,
     "export": runs.export,
+    "merge": runs.merge,
     "influence": runs.influence,
     "features": runs.features,
     "clean": clean.clean,

@@ -32,6 +32,7 @@ __all__ = [
     "export",
     "features",
     "influence",
+    "merge",
     "rename",
     "run",
     "runs",
@@ -316,6 +317,27 @@ def export(
         terminal.print_json({"directory": str(to.resolve()), "files": files})
     else:
         print(f"{terminal.visible(str(to))}: {', '.join(files)}")
+
+
+def merge(
+    run_id: Annotated[str, typer.Argument(help="A run, or the beginning of its name.")],
+    to: Annotated[Path, typer.Option("--to", help="A new directory.", show_default=False)],
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Put a run's head back into its network, in the form of the network's own library."""
+    from dataclasses import asdict
+
+    from gsr_core.runs.merge import merge_run
+    from gsr_core.runs.store import open_run
+
+    merged = merge_run(open_run(terminal.open_workspace(workspace), run_id), to)
+    if as_json:
+        terminal.print_json({"directory": str(to.resolve()), **asdict(merged)})
+        return
+    print(f"{terminal.visible(str(to))}: {', '.join(merged.files)}")
+    print(f"opened by {terminal.visible(merged.how)}")
+    print(merged.check)
 
 
 def rename(

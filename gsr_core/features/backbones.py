@@ -106,12 +106,15 @@ class Backbone:
             published ones), `n_parameters` (head included), `n_features`, `layer` (the head's
             name), `head` (kept, or why not), `training` (a description, None if the
             checkpoint has none), and what a kind adds.
+        seat: How the head sat in the network; None if the trunk is a whole encoder, or a program
+            that was cut by its own means.
     """
 
     trunk: nn.Module
     head: tuple[np.ndarray, np.ndarray] | None
     preprocessing: Preprocessing
     facts: Facts
+    seat: Seat | None = None
 
     @property
     def modality(self) -> Modality:
@@ -151,7 +154,7 @@ class Network:
         """Return a copy of the network as it is now, cut in two."""
         module = copy.deepcopy(self.module).cpu()
         head = head_arrays(module.get_submodule(self.head_name)) if self.seat.logits else None
-        return _backbone(cut(module, self.seat), head, self.preprocessing, self.facts)
+        return _backbone(cut(module, self.seat), head, self.preprocessing, self.facts, self.seat)
 
 
 @dataclass
@@ -289,7 +292,7 @@ def load_backbone(
         note = f"left out: it is for {len(head[0])} classes, and the data has {n_classes}"
         head = None
     facts = parts.facts | {"head": note, "n_parameters": n_parameters}
-    return _backbone(module, head, parts.preprocessing, facts)
+    return _backbone(module, head, parts.preprocessing, facts, seat)
 
 
 def default_preprocessing(architecture: str, weights: str = "") -> ImagePreprocessing:
@@ -460,6 +463,7 @@ def _backbone(
     head: tuple[np.ndarray, np.ndarray] | None,
     preprocessing: Preprocessing,
     facts: Facts,
+    seat: Seat | None,
 ) -> Backbone:
     trunk = trunk.float().eval().requires_grad_(False)
-    return Backbone(trunk, head, preprocessing, dict(facts))
+    return Backbone(trunk, head, preprocessing, dict(facts), seat)

@@ -25,6 +25,7 @@ __all__ = [
     "first_tensor",
     "head_arrays",
     "new_head",
+    "uncut",
 ]
 
 
@@ -42,6 +43,7 @@ class Seat:
         last: Its output, apart from its shape, is what the network gives.
         flat: It takes a matrix (n, d), so that taking it away leaves the features.
         logits: It gives the network's logits: nothing but a softmax comes after it.
+        pointwise: It is a 1 x 1 convolution.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Seat:
     last: bool
     flat: bool
     logits: bool
+    pointwise: bool = False
 
 
 class CutTrunk(nn.Module):
@@ -170,6 +173,7 @@ def find_head(network: nn.Module, batch: Any, architecture: str, layer: str = ""
             torch.allclose(flat_output.softmax(1), each, rtol=1e-4, atol=1e-6)
             for each in (final.softmax(1), final)
         ),
+        pointwise=pointwise,
     )
 
 
@@ -181,9 +185,32 @@ def cut(network: nn.Module, seat: Seat) -> nn.Module:
     return CutTrunk(network, seat.name)
 
 
+def uncut(trunk: nn.Module, seat: Seat, weight: np.ndarray, bias: np.ndarray) -> nn.Module:
+    """Return the network that a trunk was cut from, with another head; the trunk becomes it.
+
+    Args:
+        trunk: As `cut` gave it.
+        seat: Of the head.
+        weight: (K, d) on the trunk's features.
+        bias: (K,).
+    """
+    network = trunk.network if isinstance(trunk, CutTrunk) else trunk
+    layer = (
+        nn.Conv2d(seat.n_features, len(weight), 1)
+        if seat.pointwise
+        else nn.Linear(seat.n_features, len(weight))
+    )
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor(weight).view_as(layer.weight))
+        layer.bias.copy_(torch.tensor(bias))  # pyright: ignore[reportOptionalMemberAccess]
+    network.set_submodule(seat.name, layer.eval().requires_grad_(False))
+    return network
+
+
 def head_arrays(layer: nn.Module) -> tuple[np.ndarray, np.ndarray]:
     """Return weight (K, d) and bias (K,) of a linear layer, float32; no bias is one of zeros."""
-    weight, bias = layer.weight, layer.bias
+    # Traced programs lack the name where there is no bias.
+    weight, bias = layer.weight, getattr(layer, "bias", None)
     assert isinstance(weight, Tensor)
     array = weight.detach().float().cpu().flatten(1).numpy()
     zeros = np.zeros(len(array), np.float32)

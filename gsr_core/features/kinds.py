@@ -1,4 +1,4 @@
-"""The interface of all kinds of network: the request to one, and the network that it gives."""
+"""The interface of all kinds of network: a request for one, what it gives, and their table."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -25,6 +25,9 @@ from gsr_core.features.preprocessing import (
     Preprocessing,
     TextPreprocessing,
 )
+
+if TYPE_CHECKING:
+    from gsr_core.features.merging import Merge, Written
 
 __all__ = [
     "KINDS",
@@ -229,33 +232,41 @@ class Kind:
     """One kind of network.
 
     Attributes:
-        where: Module and function that load it.
+        loads: Module and function that load it.
+        writes: Function of that module that writes it with another head, in its library's form.
         example: A name, or what stands for one.
         state: It takes a state dict; otherwise the file is the network.
     """
 
-    where: str
+    loads: str
+    writes: str
     example: str
     state: bool = True
 
     @property
     def load(self) -> Callable[[Request], Built]:
         """The function that loads it; its module is imported only now."""
-        module, _, name = self.where.partition(":")
+        module, _, name = self.loads.partition(":")
         return getattr(import_module(f"gsr_core.features.{module}"), name)
+
+    @property
+    def write(self) -> Callable[[Merge, Path], Written]:
+        """The function that writes it with another head to a folder; imported only now."""
+        module, _, _ = self.loads.partition(":")
+        return getattr(import_module(f"gsr_core.features.{module}"), self.writes)
 
 
 KINDS = {
-    "simconv1": Kind("simconv:load_simconv", ""),
-    "torchvision": Kind("torchvision_networks:load_torchvision", "resnet50"),
-    "timm": Kind("timm_networks:load_timm", "vit_small_patch16_224"),
-    "hf": Kind("transformers_networks:load_transformers", "DIRECTORY"),
-    "sentence": Kind("sentence_networks:load_sentence", "DIRECTORY"),
-    "open_clip": Kind("open_clip_networks:load_open_clip", "ViT-B-32"),
-    "torchscript": Kind("programs:load_torchscript", "FILE", state=False),
-    "export": Kind("programs:load_export", "FILE", state=False),
-    "onnx": Kind("onnx_networks:load_onnx", "FILE", state=False),
-    "pickle": Kind("own:load_pickled", "FILE", state=False),
-    "own": Kind("own:load_own", "package.module:factory"),
+    "simconv1": Kind("simconv:load_simconv", "write_simconv", ""),
+    "torchvision": Kind("torchvision_networks:load_torchvision", "write_torchvision", "resnet50"),
+    "timm": Kind("timm_networks:load_timm", "write_timm", "vit_small_patch16_224"),
+    "hf": Kind("transformers_networks:load_transformers", "write_transformers", "DIRECTORY"),
+    "sentence": Kind("sentence_networks:load_sentence", "write_sentence", "DIRECTORY"),
+    "open_clip": Kind("open_clip_networks:load_open_clip", "write_open_clip", "ViT-B-32"),
+    "torchscript": Kind("programs:load_torchscript", "write_torchscript", "FILE", state=False),
+    "export": Kind("programs:load_export", "write_export", "FILE", state=False),
+    "onnx": Kind("onnx_networks:load_onnx", "write_onnx", "FILE", state=False),
+    "pickle": Kind("own:load_pickled", "write_pickled", "FILE", state=False),
+    "own": Kind("own:load_own", "write_own", "package.module:factory"),
 }
 """By what stands before the colon of a name."""

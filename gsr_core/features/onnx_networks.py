@@ -7,7 +7,10 @@ file is data and needs no trust; libraries of custom operators are not loaded.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,9 +21,10 @@ from gsr_core.errors import CheckpointError, SettingError
 from gsr_core.extras import require
 from gsr_core.features.heads import OUTPUT
 from gsr_core.features.kinds import Built, Request, first_line, preprocessing_from_options
+from gsr_core.features.merging import Merge, Written
 from gsr_core.features.programs import FROZEN, in_batches_of, preprocessing_of_shape, program_file
 
-__all__ = ["OnnxTrunk", "load_onnx"]
+__all__ = ["OnnxTrunk", "load_onnx", "write_onnx"]
 
 AFTER = {"Softmax", "LogSoftmax", "Identity"}
 """What may follow the head without changing which class is the likeliest."""
@@ -104,7 +108,7 @@ def load_onnx(request: Request) -> Built:
             )
         features = gemm_inputs.get(request.layer, request.layer)
     elif not request.layer and (last := _last_layer(onnx, graph, constants)) is not None:
-        features, *head = last
+        features, head = last.features, (last.weight, last.bias)
     n_parameters = sum(int(np.prod(each.dims)) for each in graph.initializer if each.data_type == 1)
     del graph.output[:]
     graph.output.append(onnx.helper.make_tensor_value_info(features, onnx.TensorProto.FLOAT, None))
@@ -121,17 +125,34 @@ def load_onnx(request: Request) -> Built:
         preprocessing_from_options(request, preprocessing),
         trained=True,
         encoder=True,
-        head=None if head is None else (head[0], head[1]),
+        head=head,
         files=[file],
         facts={"n_parameters": n_parameters, "layer": features},
         frozen=FROZEN,
     )
 
 
-def _last_layer(
-    onnx: Any, graph: Any, constants: Mapping[str, Any]
-) -> tuple[str, np.ndarray, np.ndarray] | None:
-    """Return the name of the features, weight (K, d) and bias (K,) of the layer at the end."""
+@dataclass(frozen=True)
+class _LastLayer:
+    """The layer at the end of a graph.
+
+    Attributes:
+        features: Name of its input.
+        output: Name of its output.
+        weight: (K, d) float32.
+        bias: (K,) float32.
+        nodes: What it is made of: the product, and what adds the bias.
+    """
+
+    features: str
+    output: str
+    weight: np.ndarray
+    bias: np.ndarray
+    nodes: list[Any]
+
+
+def _last_layer(onnx: Any, graph: Any, constants: Mapping[str, Any]) -> _LastLayer | None:
+    """Return the layer at the end of a graph, None if it is not linear with constant numbers."""
     maker = {name: node for node in graph.node for name in node.output}
     node = maker.get(graph.output[0].name)
     while node is not None and node.op_type in AFTER:
@@ -142,12 +163,12 @@ def _last_layer(
     def constant(name: str) -> np.ndarray | None:
         return onnx.numpy_helper.to_array(constants[name]) if name in constants else None
 
-    bias = None
+    bias, nodes, output = None, [node], node.output[0]
     if node.op_type == "Add":
         for product, added in (node.input, reversed(node.input)):
             before = maker.get(product)
             if before is not None and before.op_type == "MatMul" and constant(added) is not None:
-                node, bias = before, constant(added)
+                node, bias, nodes = before, constant(added), [before, node]
                 break
     if node.op_type not in ("Gemm", "MatMul"):
         return None
@@ -166,7 +187,7 @@ def _last_layer(
     weight = np.ascontiguousarray(weight, dtype=np.float32)
     zeros = np.zeros(len(weight), np.float32)
     full = zeros if bias is None else np.broadcast_to(bias, zeros.shape).astype(np.float32)
-    return node.input[0], weight, full
+    return _LastLayer(node.input[0], output, weight, full, nodes)
 
 
 def _open(content: bytes) -> Any:
@@ -177,3 +198,68 @@ def _open(content: bytes) -> Any:
     have = runtime.get_available_providers()
     providers = [each for each in ("CUDAExecutionProvider", "CPUExecutionProvider") if each in have]
     return runtime.InferenceSession(content, options, providers=providers)
+
+
+def write_onnx(merge: Merge, folder: Path) -> Written:
+    """Write the graph with other constants in its last matrix product, and a bias if it had none.
+
+    Raises:
+        SettingError: If it does not end in a matrix product with constants.
+    """
+    onnx = require("onnx", "onnx")
+    trunk = merge.backbone.trunk
+    assert isinstance(trunk, OnnxTrunk)
+    if merge.backbone.head is None:
+        merge.refuse()
+    model = onnx.load(str(merge.program))
+    graph = model.graph
+    last = _last_layer(onnx, graph, {each.name: each for each in graph.initializer})
+    assert last is not None
+    place = min(list(graph.node).index(node) for node in last.nodes)
+    gemm = last.nodes[0].op_type == "Gemm"
+    numbers = {
+        "merged_head.weight": merge.weight if gemm else merge.weight.T,
+        "merged_head.bias": merge.bias,
+    }
+    for node in last.nodes:
+        graph.node.remove(node)
+    graph.initializer.extend(
+        onnx.numpy_helper.from_array(np.ascontiguousarray(array), name)
+        for name, array in numbers.items()
+    )
+    make = onnx.helper.make_node
+    weight, bias = numbers
+    nodes = (
+        [make("Gemm", [last.features, weight, bias], [last.output], name="merged_head", transB=1)]
+        if gemm
+        else [
+            make("MatMul", [last.features, weight], ["merged_head.product"], name="merged_head"),
+            make("Add", ["merged_head.product", bias], [last.output], name="merged_head.add"),
+        ]
+    )
+    for node in reversed(nodes):
+        graph.node.insert(place, node)
+    used = {name for node in graph.node for name in node.input}
+    kept = [each for each in graph.initializer if each.name in used]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+    # Shapes that were noted for what follows the head are of other classes.
+    del graph.value_info[:]
+    for output in graph.output:
+        if output.type.tensor_type.HasField("shape"):
+            sides = output.type.tensor_type.shape.dim
+            if output.name == graph.output[0].name and sides:
+                sides[-1].Clear()
+                sides[-1].dim_value = len(merge.classes)
+    onnx.helper.set_model_props(
+        model,
+        {each.key: each.value for each in model.metadata_props}
+        | {"classes": json.dumps(merge.classes)},
+    )
+    onnx.checker.check_model(model)
+    onnx.save(model, str(folder / "model.onnx"))
+    return Written(
+        "of_onnx",
+        "onnxruntime.InferenceSession('model.onnx')",
+        about={"batch_size": trunk.fixed},
+    )

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from gsr_core.errors import SettingError
 from gsr_core.extras import require
 from gsr_core.features.checkpoints import load_state
 from gsr_core.features.hub import from_hub
-from gsr_core.features.kinds import Built, Request
+from gsr_core.features.kinds import Built, Classifier, Request
+from gsr_core.features.merging import Merge, Written, save_state
 from gsr_core.features.preprocessing import ImagePreprocessing
 
-__all__ = ["ImageTower", "load_open_clip"]
+__all__ = ["ImageTower", "load_open_clip", "write_open_clip"]
 
 FIT = {"shortest": "shortest", "squash": "both", "longest": "longest"}
 
@@ -94,4 +98,27 @@ def load_open_clip(request: Request) -> Built:
         loaded=whole,
         encoder=True,
         facts={"weights": weights or None, "pooling": "the model's projected image embedding"},
+    )
+
+
+def write_open_clip(merge: Merge, folder: Path) -> Written:
+    """Write open_clip's configuration and the image tower with a linear layer after it.
+
+    The tower ends in the shared space of images and texts, so that open_clip itself has no place
+    for classes. The state dict is what `--checkpoint` takes.
+    """
+    open_clip = require("open_clip", "open_clip")
+    trunk = merge.backbone.trunk
+    tower = trunk.trunk if isinstance(trunk, Classifier) else trunk
+    network = Classifier(tower, merge.weight.shape[1], len(merge.classes))
+    with torch.no_grad():
+        network.head.weight.copy_(torch.tensor(merge.weight))
+        network.head.bias.copy_(torch.tensor(merge.bias))
+    save_state(network, folder)
+    config = {"model_cfg": open_clip.get_model_config(merge.name)}
+    (folder / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n")
+    return Written(
+        "of_open_clip",
+        "open_clip.create_model('local-dir:DIR', load_weights=False).visual and a linear layer, "
+        "with model.safetensors",
     )

@@ -13,13 +13,15 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from gsr_core.errors import CheckpointError, SettingError
 from gsr_core.features.checkpoints import load_pickle, need_trust
 from gsr_core.features.kinds import Built, Request, first_line, preprocessing_from_options
+from gsr_core.features.merging import Merge, Written, save_state
 
-__all__ = ["load_own", "load_pickled"]
+__all__ = ["load_own", "load_pickled", "write_own", "write_pickled"]
 
 
 def load_own(request: Request) -> Built:
@@ -110,3 +112,30 @@ def _working_directory_importable() -> Iterator[None]:
         yield
     finally:
         sys.path.remove(here)
+
+
+def write_own(merge: Merge, folder: Path) -> Written:
+    """Write the state dict of what the factory gives, with its head replaced.
+
+    Raises:
+        SettingError: If the features are not those before its head.
+    """
+    save_state(merge.network(), folder)
+    place = merge.place
+    return Written(
+        "of_own",
+        f"{merge.name}(...) with '{place['name']}' for {len(merge.classes)} classes, with "
+        "model.safetensors",
+        about={"factory": merge.name, "arguments": merge.arguments, "head": place},
+    )
+
+
+def write_pickled(merge: Merge, folder: Path) -> Written:
+    """Write the whole network as `torch.save` does, as it came.
+
+    Raises:
+        SettingError: If the features are not those before its head.
+    """
+    torch.save(merge.network(), folder / "model.pt")
+    about = {"model": "model.pt", "inputs": None}
+    return Written("of_program", "torch.load('model.pt', weights_only=False)", about=about)

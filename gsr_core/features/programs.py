@@ -8,7 +8,8 @@ archives keep their constants in pickles that torch reads without restriction.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from gsr_core.errors import CheckpointError, SettingError
 from gsr_core.features.checkpoints import need_trust
 from gsr_core.features.heads import OUTPUT, first_tensor, head_arrays
 from gsr_core.features.kinds import Built, Request, first_line, preprocessing_from_options
+from gsr_core.features.merging import HEAD_ALONE, Merge, Written
 from gsr_core.features.preprocessing import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -37,10 +39,15 @@ __all__ = [
     "load_torchscript",
     "preprocessing_of_shape",
     "program_file",
+    "write_export",
+    "write_torchscript",
 ]
 
 FROZEN = "a program is run as it is; load the network that it was made from"
 TOLERANCE = 1e-4
+_WITHOUT_BIAS = (
+    "the last layer '{1}' of {0} has no bias, and a program takes no new tensor; " + HEAD_ALONE
+)
 
 
 class Program(nn.Module):
@@ -113,10 +120,7 @@ def load_torchscript(request: Request) -> Built:
     file = program_file(request)
     need_trust(f"the TorchScript program {file.name}", request.trust)
     try:
-        with warnings.catch_warnings():
-            # TorchScript is deprecated, but people have files of it.
-            warnings.simplefilter("ignore")
-            program = torch.jit.load(file, map_location="cpu").eval()
+        program = _read_torchscript(file)
     except (RuntimeError, ValueError) as error:
         raise CheckpointError(
             f"{file.name} is not a TorchScript program ({first_line(error)}); write one with "
@@ -154,6 +158,19 @@ def load_torchscript(request: Request) -> Built:
     return built
 
 
+def _read_torchscript(file: Path) -> Any:
+    with _quietly():
+        return torch.jit.load(file, map_location="cpu").float().eval()
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Let no warning through: TorchScript is deprecated, but people have files of it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
 def _unmask(
     module: nn.Module, layer: Any, batch: Any, architecture: str
 ) -> tuple[np.ndarray, np.ndarray] | None:
@@ -169,7 +186,7 @@ def _unmask(
         CheckpointError: If the program does not take the batch.
     """
     weight, bias = head_arrays(layer)
-    parameters = [each for each in (layer.weight, layer.bias) if each is not None]
+    parameters = [each for each in (layer.weight, getattr(layer, "bias", None)) if each is not None]
     before = [each.data for each in parameters]
     try:
         with torch.inference_mode():
@@ -208,10 +225,8 @@ def load_export(request: Request) -> Built:
     file = program_file(request)
     need_trust(f"the exported program {file.name}", request.trust)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            program = torch.export.load(file)
-            module = program.module()
+        with _quietly():
+            module = torch.export.load(file).module()
     except Exception as error:
         raise CheckpointError(
             f"{file.name} is not an exported program ({first_line(error)}); write one with "
@@ -312,3 +327,75 @@ def _arity(program: Any) -> int:
 
 def _in_order(batch: Mapping[str, Tensor], names: list[str]) -> list[Tensor]:
     return [batch[name] for name in names] if set(names) <= set(batch) else list(batch.values())
+
+
+def write_torchscript(merge: Merge, folder: Path) -> Written:
+    """Write the TorchScript program with other numbers in its last layer.
+
+    Raises:
+        SettingError: If it does not end in a linear layer, or in one without a bias.
+    """
+    layer = _last_layer(merge)
+    program = _read_torchscript(merge.program)
+    head: Any = dict(program.named_modules())[layer]
+    if getattr(head, "bias", None) is None:
+        raise SettingError(_WITHOUT_BIAS.format(merge.architecture, layer))
+    for parameter, value in ((head.weight, merge.weight), (head.bias, merge.bias)):
+        parameter.data = torch.tensor(value)
+    with _quietly():
+        torch.jit.save(program, str(folder / "model.ts"))
+    assert isinstance(merge.backbone.trunk, Program)
+    about = {"model": "model.ts", "inputs": merge.backbone.trunk.names}
+    return Written("of_program", "torch.jit.load('model.ts')", about=about)
+
+
+def write_export(merge: Merge, folder: Path) -> Written:
+    """Write the program of torch.export with other numbers in its last layer.
+
+    It is exported once more, because the sizes that follow from the number of classes are part of
+    it.
+
+    Raises:
+        SettingError: If it does not end in a linear layer, or in one without a bias.
+    """
+    layer, trunk = _last_layer(merge), merge.backbone.trunk
+    assert isinstance(trunk, Program)
+    with _quietly():
+        module = torch.export.load(merge.program).module()
+        parent = module.get_submodule(layer)
+        if getattr(parent, "bias", None) is None:
+            raise SettingError(_WITHOUT_BIAS.format(merge.architecture, layer))
+        parent.weight = nn.Parameter(torch.tensor(merge.weight), requires_grad=False)
+        parent.bias = nn.Parameter(torch.tensor(merge.bias), requires_grad=False)
+        assert isinstance(module, fx.GraphModule)
+        examples = [node.meta["val"] for node in module.graph.nodes if node.op == "placeholder"]
+        free = [
+            {place for place, side in enumerate(each.shape) if not isinstance(side, int)}
+            for each in examples
+        ]
+        inputs = tuple(
+            torch.zeros(
+                [2 if place in any_size else int(side) for place, side in enumerate(each.shape)],
+                dtype=each.dtype,
+            )
+            for each, any_size in zip(examples, free, strict=True)
+        )
+        shapes = tuple(dict.fromkeys(any_size, torch.export.Dim.AUTO) or None for any_size in free)
+        program = torch.export.export(module, inputs, dynamic_shapes=shapes)
+        torch.export.save(program, folder / "model.pt2")
+    return Written(
+        "of_program",
+        "torch.export.load('model.pt2').module()",
+        about={"model": "model.pt2", "inputs": trunk.names, "batch_size": trunk.fixed},
+    )
+
+
+def _last_layer(merge: Merge) -> str:
+    """Return the name of the linear layer in which a program ends.
+
+    Raises:
+        SettingError: If it ends in something else.
+    """
+    if merge.backbone.head is None:
+        merge.refuse()
+    return str(merge.backbone.facts["layer"])

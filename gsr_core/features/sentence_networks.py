@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from gsr_core.errors import CheckpointError
 from gsr_core.extras import require
 from gsr_core.features.hub import from_hub, weight_files
 from gsr_core.features.kinds import Built, Request, Siamese
+from gsr_core.features.merging import Merge, Written, save_beside
 from gsr_core.features.preprocessing import TextPreprocessing
 
-__all__ = ["load_sentence"]
+__all__ = ["load_sentence", "write_sentence"]
 
 
 class Sentence(nn.Module):
@@ -69,3 +72,44 @@ def load_sentence(request: Request) -> Built:
         files=weight_files(name),
         facts={"pooling": " + ".join(type(each).__name__ for each in list(model)[1:])},
     )
+
+
+def write_sentence(merge: Merge, folder: Path) -> Written:
+    """Write a directory as sentence-transformers does, with the head as its last module.
+
+    `encode` gives the logits then. For pairs that are compared the library has no such module, and
+    the head is beside it.
+    """
+    require("sentence_transformers", "sentence")
+    modules: Any = _modules()
+    preprocessing = merge.backbone.preprocessing
+    assert isinstance(preprocessing, TextPreprocessing)
+    trunk = merge.backbone.trunk
+    model: Any = next(each for each in trunk.modules() if isinstance(each, Sentence)).model
+    model.max_seq_length = preprocessing.max_length
+    prompt = {"classified": preprocessing.prompt} if preprocessing.prompt else {}
+    model.prompts, model.default_prompt_name = prompt, next(iter(prompt), None)
+    if preprocessing.pairs == "siamese":
+        save_beside(merge, folder)
+        how = "SentenceTransformer('DIR') with head.safetensors on (u, v, |u - v|)"
+    else:
+        dense = modules.Dense(
+            merge.weight.shape[1],
+            len(merge.classes),
+            activation_function=nn.Identity(),
+            init_weight=torch.tensor(merge.weight),
+            init_bias=torch.tensor(merge.bias),
+        )
+        model.append(dense)
+        how = "SentenceTransformer('DIR').encode(texts)"
+    # A card would name the directory that the encoder was read from.
+    model.save(str(folder), create_model_card=False)
+    return Written("of_sentence", how, takes="texts")
+
+
+def _modules() -> Any:
+    """Return where the library has its modules: an older place, of which it warns later."""
+    try:
+        return import_module("sentence_transformers.sentence_transformer.modules")
+    except ModuleNotFoundError:
+        return import_module("sentence_transformers.models")

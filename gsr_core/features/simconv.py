@@ -5,12 +5,15 @@ Ahn, Kim and Yun, "Mitigating Dataset Bias by Using Per-sample Gradient" (ICLR 2
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from torch import Tensor, nn
 
 from gsr_core.features.kinds import Built, Request
+from gsr_core.features.merging import Merge, Written, save_state
 from gsr_core.features.preprocessing import ImagePreprocessing
 
-__all__ = ["SIMCONV_PREPROCESSING", "SimConv1", "load_simconv"]
+__all__ = ["SIMCONV_PREPROCESSING", "SimConv1", "load_simconv", "write_simconv"]
 
 SIMCONV_PREPROCESSING = ImagePreprocessing(image_size=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 
@@ -50,3 +53,15 @@ def load_simconv(request: Request) -> Built:
     request.without_weights()
     request.without_arguments()
     return Built(SimConv1(request.n_classes or 2), SIMCONV_PREPROCESSING)
+
+
+def write_simconv(merge: Merge, folder: Path) -> Written:
+    """Write the state dict; the class is this module's, so that gsr-core opens it.
+
+    Raises:
+        SettingError: If the features are not those before its head.
+    """
+    save_state(merge.network(), folder)
+    factory, arguments = f"{__name__}:SimConv1", {"n_classes": len(merge.classes)}
+    about = {"factory": factory, "arguments": arguments, "head": None}
+    return Written("of_own", "SimConv1 of gsr-core with model.safetensors", about=about)

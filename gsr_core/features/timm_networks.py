@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from gsr_core.errors import SettingError
 from gsr_core.extras import require
+from gsr_core.features.heads import find_head, uncut
 from gsr_core.features.hub import from_hub
-from gsr_core.features.kinds import Built, Request, first_line
+from gsr_core.features.kinds import Built, Classifier, Request, first_line
+from gsr_core.features.merging import Merge, Written
 from gsr_core.features.preprocessing import ImagePreprocessing
 
-__all__ = ["load_timm", "timm_preprocessing"]
+__all__ = ["load_timm", "timm_preprocessing", "write_timm"]
 
 FIT = {"center": "shortest", "squash": "both", "border": "longest"}
 
@@ -90,3 +93,46 @@ def timm_preprocessing(config: Mapping[str, Any], architecture: str) -> ImagePre
         fit=FIT[config.get("crop_mode") or "center"],  # pyright: ignore[reportArgumentType]
         interpolation="bilinear" if interpolation == "random" else interpolation,
     )
+
+
+def write_timm(merge: Merge, folder: Path) -> Written:
+    """Write a directory as timm writes it for the hub: configuration, preprocessing and weights.
+
+    A model that was made without a classifier gets timm's own.
+
+    Raises:
+        SettingError: If the features are not those before its head.
+    """
+    timm = require("timm", "timm")
+    backbone, n_classes = merge.backbone, len(merge.classes)
+    preprocessing = backbone.preprocessing
+    assert isinstance(preprocessing, ImagePreprocessing)
+    model: Any = backbone.trunk.trunk if isinstance(backbone.trunk, Classifier) else backbone.trunk
+    if getattr(model, "num_classes", None) == 0:
+        model.reset_classifier(n_classes)
+        batch = preprocessing.collate([preprocessing.prepare(preprocessing.example())] * 2)
+        seat = find_head(model.eval(), batch, merge.architecture)
+        model = uncut(model, seat, merge.weight, merge.bias)
+    else:
+        model = merge.network()
+    model.num_classes = n_classes
+    size, resize = preprocessing.image_size, preprocessing.resize or preprocessing.image_size
+    shares = (size / resize, size / (resize + 0.5))
+    settings = {
+        "input_size": (3, size, size),
+        # timm rounds the resized side down, and must not land one below for a rounding error.
+        "crop_pct": next(share for share in shares if math.floor(size / share) == resize),
+        "crop_mode": {ours: theirs for theirs, ours in FIT.items()}[preprocessing.fit],
+        "interpolation": preprocessing.interpolation,
+        "mean": preprocessing.mean,
+        "std": preprocessing.std,
+    }
+    model.pretrained_cfg = {**model.pretrained_cfg, **settings}
+    timm.models.save_for_hf(
+        model,
+        folder,
+        model_config={"label_names": merge.classes},
+        model_args={key: v for key, v in merge.arguments.items() if key != "num_classes"},
+        safe_serialization=True,
+    )
+    return Written("of_timm", "timm.create_model('local-dir:DIR', pretrained=True)", takes="images")

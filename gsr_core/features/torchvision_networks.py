@@ -14,6 +14,7 @@ from torch import nn
 
 from gsr_core.errors import SettingError
 from gsr_core.features.kinds import Built, Request, downloading
+from gsr_core.features.merging import Merge, Written, save_state
 from gsr_core.features.preprocessing import ImagePreprocessing
 from gsr_core.settings import suggestion
 
@@ -25,10 +26,13 @@ __all__ = [
     "load_torchvision",
     "published_preprocessing",
     "torchvision_models",
+    "write_torchvision",
 ]
 
 PATIENCE = 15.0
 """Seconds to wait for a server that does not answer."""
+_AUXILIARY = {"googlenet", "inception_v3"}
+"""Models with classifiers on the way, which are used in training alone."""
 
 
 def build_torchvision(name: str, n_classes: int) -> nn.Module:
@@ -39,9 +43,7 @@ def build_torchvision(name: str, n_classes: int) -> nn.Module:
     """
     _check(name)
     # These two warn about the slow initialisation that they do by default.
-    settings: dict[str, Any] = (
-        {"init_weights": False} if name in {"googlenet", "inception_v3"} else {}
-    )
+    settings: dict[str, Any] = {"init_weights": False} if name in _AUXILIARY else {}
     return _models().get_model(name, weights=None, num_classes=n_classes, **settings)
 
 
@@ -76,7 +78,7 @@ def load_torchvision(request: Request) -> Built:
         # `check_hash`: an incomplete download is refused.
         state = weights.get_state_dict(progress=False, check_hash=True)
     module = build_torchvision(name, len(weights.meta["categories"]))
-    if name in {"googlenet", "inception_v3"}:
+    if name in _AUXILIARY:
         state = {key: value for key, value in state.items() if key in module.state_dict()}
     module.load_state_dict(state)
     file = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
@@ -155,3 +157,36 @@ def _impatient() -> Iterator[None]:
         yield
     finally:
         socket.setdefaulttimeout(before)
+
+
+def write_torchvision(merge: Merge, folder: Path) -> Written:
+    """Write the state dict of `torchvision.models.get_model(NAME, num_classes=K)`.
+
+    Raises:
+        SettingError: If the features are not those before its head.
+    """
+    network: Any = merge.network()
+    seat = merge.backbone.seat
+    assert seat is not None
+    with torch.device("meta"):
+        own: Any = build_torchvision(merge.name, len(merge.classes)).get_submodule(seat.name)
+    arguments: dict[str, Any] = {}
+    if merge.name in _AUXILIARY:
+        # Their auxiliary classifiers, which only training uses, are for other classes.
+        network.aux_logits = False
+        for name, _ in list(network.named_children()):
+            if name.lower().startswith("aux"):
+                delattr(network, name)
+        arguments = {"aux_logits": False, "init_weights": False}
+    save_state(network, folder)
+    return Written(
+        "of_torchvision",
+        f"torchvision.models.get_model('{merge.name}', num_classes={len(merge.classes)}) with "
+        "model.safetensors",
+        # MaxViT's own head has no bias.
+        about={
+            "model": merge.name,
+            "arguments": arguments,
+            "head": merge.place if own.bias is None else None,
+        },
+    )

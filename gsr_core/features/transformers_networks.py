@@ -7,6 +7,7 @@ over the tokens (or places of the image), `cls` for the first token, `last` for 
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from gsr_core.errors import SettingError
 from gsr_core.extras import require
+from gsr_core.features.heads import CutTrunk, find_head, uncut
 from gsr_core.features.hub import from_hub, weight_files
 from gsr_core.features.kinds import (
     Built,
@@ -26,6 +28,7 @@ from gsr_core.features.kinds import (
     first_line,
     preprocessing_from_options,
 )
+from gsr_core.features.merging import Merge, Written, save_beside, save_tokenizer
 from gsr_core.features.preprocessing import (
     ImagePreprocessing,
     Preprocessing,
@@ -33,7 +36,7 @@ from gsr_core.features.preprocessing import (
     load_tokenizer,
 )
 
-__all__ = ["Pooled", "load_transformers"]
+__all__ = ["Pooled", "load_transformers", "write_transformers"]
 
 POOLINGS = ("mean", "cls", "last", "pooler", "projection")
 CLASSIFIERS = ("ForImageClassification", "ForSequenceClassification")
@@ -257,3 +260,115 @@ def _image_preprocessing(
 def _scale(values: Sequence[float], scale: float) -> tuple[float, float, float]:
     red, green, blue = (value / scale for value in values)
     return red, green, blue
+
+
+def write_transformers(merge: Merge, folder: Path) -> Written:
+    """Write a directory that `from_pretrained` takes: model, class names and what prepares inputs.
+
+    The features of an encoder are often what its classifier of transformers begins with, and then
+    it becomes that one. Else (pooled otherwise, compared pairs, or a classifier without a bias) the
+    encoder is written, and the head beside it.
+
+    Raises:
+        SettingError: If the features are not those before its head.
+    """
+    transformers = require("transformers", "huggingface")
+    backbone, trust = merge.backbone, merge.trust
+    remote = {"trust_remote_code": trust}
+    pooled = next((each for each in backbone.trunk.modules() if isinstance(each, Pooled)), None)
+    network = merge.network() if pooled is None else _as_classifier(transformers, merge, pooled)
+    if network is not None:
+        assert isinstance(network, Logits)
+        model: Any = network.model
+        config = model.config
+        config.num_labels = model.num_labels = len(merge.classes)
+        config.id2label = dict(enumerate(merge.classes))
+        config.label2id = {name: number for number, name in enumerate(merge.classes)}
+        config.problem_type = "single_label_classification"
+        auto = "ImageClassification" if backbone.modality == "image" else "SequenceClassification"
+        written = Written(
+            "of_transformers",
+            f"AutoModelFor{auto}.from_pretrained('DIR')",
+            about={"trust": trust, "tokenizer": "."},
+        )
+    else:
+        assert pooled is not None
+        model = pooled.model
+        save_beside(merge, folder)
+        written = Written(
+            "of_transformers_encoder",
+            f"AutoModel.from_pretrained('DIR') with head.safetensors on its output "
+            f"({pooled.pooling})",
+            about={"trust": trust, "tokenizer": ".", "pooling": pooled.pooling},
+        )
+    # Where it was read from is a path of this machine.
+    model.config._name_or_path = ""
+    model.save_pretrained(folder)
+    save_tokenizer(merge, folder)
+    if isinstance(backbone.preprocessing, ImagePreprocessing):
+        _save_processor(transformers, merge, backbone.preprocessing, remote, folder)
+    return written
+
+
+def _as_classifier(transformers: Any, merge: Merge, pooled: Pooled) -> Logits | None:
+    """Return transformers' classifier of an encoder with the head; None if it takes others."""
+    backbone = merge.backbone
+    image = backbone.modality == "image"
+    auto = (
+        transformers.AutoModelForImageClassification
+        if image
+        else transformers.AutoModelForSequenceClassification
+    )
+    encoder: Any = pooled.model
+    preprocessing = backbone.preprocessing
+    batch = preprocessing.collate([preprocessing.prepare(preprocessing.example())] * 2)
+    config = copy.deepcopy(encoder.config)
+    config.num_labels = len(merge.classes)
+    try:
+        model = auto.from_config(config, trust_remote_code=merge.trust).float().eval()
+        body = getattr(model, model.base_model_prefix)
+        if body.load_state_dict(encoder.state_dict(), strict=False).missing_keys:
+            return None
+        network = Logits(model)
+        seat = find_head(network, batch, merge.architecture)
+        if network.get_submodule(seat.name).bias is None or not seat.logits:
+            return None
+        with torch.inference_mode():
+            own, expected = CutTrunk(network, seat.name)(batch), backbone.trunk(batch)
+    except (ValueError, AttributeError, RuntimeError, TypeError):
+        # It has no classifier, or one that takes something else.
+        return None
+    if own.shape != expected.shape or not torch.allclose(own, expected, rtol=1e-4, atol=1e-5):
+        return None
+    return uncut(network, seat, merge.weight, merge.bias)  # pyright: ignore[reportReturnType]
+
+
+def _save_processor(
+    transformers: Any,
+    merge: Merge,
+    preprocessing: ImagePreprocessing,
+    remote: Mapping[str, Any],
+    folder: Path,
+) -> None:
+    """Write the model's image processor; one with other settings where these differ from its own.
+
+    transformers prepares no image by its longest side with black beside it; then none is written.
+    """
+    name = str(Path(merge.name).expanduser())
+    request = Request(merge.architecture, name, None, None, "", None, "", merge.trust, {}, {})
+    try:
+        own = _image_preprocessing(transformers, request, name, remote)
+    except SettingError:
+        own = None
+    if own == preprocessing:
+        transformers.AutoImageProcessor.from_pretrained(name, **remote).save_pretrained(folder)
+    elif preprocessing.fit != "longest":
+        size, side = preprocessing.image_size, preprocessing.resize or preprocessing.image_size
+        whole = {"height": side, "width": side}
+        transformers.CLIPImageProcessor(
+            size={"shortest_edge": side} if preprocessing.fit == "shortest" else whole,
+            crop_size={"height": size, "width": size},
+            image_mean=list(preprocessing.mean),
+            image_std=list(preprocessing.std),
+            resample=INTERPOLATION.index(preprocessing.interpolation),
+        ).save_pretrained(folder)

@@ -11,7 +11,7 @@ from gsr_core.data.bundle import Bundle
 from gsr_core.data.dataset import define
 from gsr_core.data.inputs import Inputs
 from gsr_core.errors import BundleError, GsrError, SettingError
-from gsr_core.features.backbones import Network, load_backbone, load_network
+from gsr_core.features.backbones import Backbone, Network, load_backbone, load_network
 from gsr_core.features.extract import extract
 from gsr_core.features.presets import PRESETS, Training, make_training
 from gsr_core.features.trainable import Start
@@ -121,20 +121,29 @@ def training_of(bundle: Bundle) -> Training | None:
     return None if choice is None else make_training(choice.preset, choice.settings)
 
 
-def check_inputs(bundle: Bundle, inputs: Inputs, device: torch.device) -> None:
+def check_inputs(
+    bundle: Bundle, inputs: Inputs, device: torch.device, backbone: Backbone | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """See whether inputs still give the features that the bundle has of them.
 
     Args:
         bundle: The bundle.
         inputs: Of its rows; a few are tried.
         device: Where to compute.
+        backbone: The network that gave the features; opened if it is None.
+
+    Returns:
+        The (r,) rows that were tried, and the (r, d) float32 features that they give now.
 
     Raises:
         BundleError: If they do not.
     """
-    backbone = load_backbone(**network_choice(bundle, "trained").call())
+    if backbone is None:
+        backbone = load_backbone(**network_choice(bundle, "trained").call())
     rows = np.unique(np.linspace(0, len(bundle) - 1, _TRIED).astype(np.int64))
-    found = extract(backbone, inputs.take(rows), device=device, workers=0).features
+    found = extract(
+        backbone, inputs.take(rows), device=device, workers=0, precision="float32"
+    ).features
     stored = np.asarray(bundle.features[rows])
     # Not where one row deviates for its own reasons, such as a batch in another precision.
     if found.shape != stored.shape or np.abs(found - stored).max() > _CLOSE * np.abs(stored).max():
@@ -142,6 +151,7 @@ def check_inputs(bundle: Bundle, inputs: Inputs, device: torch.device) -> None:
             f"the inputs of bundle '{bundle.name}', or its network, have changed since the import: "
             "they no longer give the stored features; bring them back, or import the data anew"
         )
+    return rows, found
 
 
 def network_choice(bundle: Bundle, start: str) -> BackboneChoice:

@@ -20,7 +20,7 @@ from gsr_core.files import new_directory, sha256
 from gsr_core.runs.store import Run
 from gsr_core.runs.summary import summarise
 
-__all__ = ["export_archive", "export_run"]
+__all__ = ["check_ended", "export_archive", "export_run"]
 
 _FILES = ("config.json", "head.safetensors", "metrics.parquet", "weights.parquet", "influence.npy")
 
@@ -47,14 +47,7 @@ def export_run(run: Run, to: Path, *, offset: Mapping[str, float] | None = None)
         SettingError: If the directory exists, or the offsets are not of the classes.
         BundleError: If its bundle is gone or is another one now: its classes are not known then.
     """
-    state = run.state
-    if state.active or not state.step:
-        raise RunStateError(
-            f"run '{run.run_id}' is {state.status} with {state.step} steps; it can be exported "
-            "once it has ended with at least one"
-        )
-    if to.exists():
-        raise SettingError(f"{to} exists already; give a directory that does not")
+    check_ended(run, to)
     bundle = run.unchanged_bundle()
     with new_directory(to.resolve()) as temporary:
         for name in _FILES:
@@ -79,6 +72,27 @@ def export_run(run: Run, to: Path, *, offset: Mapping[str, float] | None = None)
         if (bundle.path / "encoder.json").exists():
             shutil.copyfile(bundle.path / "encoder.json", temporary / "encoder.json")
         return sorted(file.name for file in temporary.iterdir())
+
+
+def check_ended(run: Run, to: Path) -> None:
+    """Refuse what cannot be taken home, or not to this place.
+
+    Args:
+        run: The run.
+        to: The directory to make.
+
+    Raises:
+        RunStateError: If the run has nothing to take home yet.
+        SettingError: If the directory exists.
+    """
+    state = run.state
+    if state.active or not state.step:
+        raise RunStateError(
+            f"run '{run.run_id}' is {state.status} with {state.step} steps; it can be exported "
+            "once it has ended with at least one"
+        )
+    if to.exists():
+        raise SettingError(f"{to} exists already; give a directory that does not")
 
 
 def export_archive(run: Run, *, offset: Mapping[str, float] | None = None) -> bytes:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import streamlit as st
@@ -48,6 +50,7 @@ def run_actions(run: Run) -> None:
                 help="Head, weights, metrics, class names, preprocessing, and a script that "
                 "classifies with the head.",
             )
+            _merge(run)
         with (
             st.popover("Rename", icon=":material/edit:", key=f"rename {run.run_id}"),
             st.form(f"rename form {run.run_id}", border=False),
@@ -64,6 +67,47 @@ def run_actions(run: Run) -> None:
             st.write("This deletes the run with its head, weights and history, for good.")
             if st.button("Delete this run", type="primary", key=f"really delete {run.run_id}"):
                 _do(lambda: delete_run(run))
+
+
+def _merge(run: Run) -> None:
+    """Draw the way from a head back into its network; it takes a while and can be refused."""
+    with st.popover("Merge into network", icon=":material/merge:", key=f"merge {run.run_id}"):
+        st.write(
+            "Puts the head back into the network that gave the features, as the network's own "
+            "library writes it, with scripts that open and run it without this one. It is run on "
+            "some of the bundle's inputs first, and kept only if it gives the head's logits."
+        )
+        if st.button("Put the head into its network", key=f"really merge {run.run_id}"):
+            # Here, not on top: pages need not load what opens networks.
+            from gsr_core.runs.merge import merge_archive
+
+            # One at a time: they are as large as their networks. The last goes with its session.
+            if (before := st.session_state.pop("merged", None)) is not None:
+                before[2].cleanup()
+            folder = tempfile.TemporaryDirectory()
+            file = Path(folder.name) / f"{run.run_id}-network.zip"
+            try:
+                with st.spinner("Opening the network, its inputs and what was written"):
+                    merged = merge_archive(run, file)
+            except GsrError as error:
+                folder.cleanup()
+                show_error(error)
+            else:
+                st.session_state["merged"] = (run.run_id, run.state.best_step, folder, file, merged)
+        kept = st.session_state.get("merged")
+        if kept is not None and kept[:2] == (run.run_id, run.state.best_step):
+            *_, file, merged = kept
+            st.success(plain(f"Opened by {merged.how}; {merged.check}."))
+            st.download_button(
+                "Download the network",
+                data=file.read_bytes,
+                file_name=file.name,
+                mime="application/zip",
+                on_click="ignore",
+                type="primary",
+                icon=":material/download:",
+                key=f"merged {run.run_id}",
+            )
 
 
 def run_settings(run: Run) -> None:

@@ -2,12 +2,16 @@
 
 import json
 import re
+import runpy
 import shlex
 import subprocess
+import zipfile
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 from playwright.sync_api import expect
+from safetensors.numpy import load_file
 
 from gsr_core.runs.store import Run
 from gsr_core.runs.summary import summarise
@@ -95,6 +99,26 @@ def test_a_finished_run_goes_on_to_more_steps(screen, made):
     (run,) = made(1)
     assert (run.state.status, run.state.step) == ("finished", 24)
     assert run.metrics()["step"].nunique() == 24
+
+
+def test_a_head_is_put_back_into_its_network_and_loads(screen, dashboard, tmp_path):
+    page = screen.page
+    run = dashboard.runs("finished")[0]
+    screen.open("Run", bundle="coloured-digits", shown=run.run_id)
+    merge = page.get_by_role("button", name="Put the head into its network", exact=True)
+    screen.unfold_popover(re.compile("Merge into network"), merge)
+    screen.press("Put the head into its network")
+    expect(page.get_by_text(re.compile(r"run on 8 of the bundle's inputs"))).to_be_visible()
+    file = screen.download(page.get_by_role("button", name="Download the network"))
+    with zipfile.ZipFile(file) as archive:
+        archive.extractall(tmp_path)
+    (folder,) = tmp_path.glob("*-network")
+    network = runpy.run_path(str(folder / "network.py"))["load"]()
+    assert np.asarray(network(np.zeros((5, 3, 32, 32), np.float32))).shape == (5, 2)
+    np.testing.assert_array_equal(
+        load_file(folder / "model.safetensors")["fc.weight"], run.head()[0]
+    )
+    screen.sound()
 
 
 def test_two_seeds_start_two_runs(screen, made, waiting):

@@ -39,6 +39,7 @@ COMMANDS = (
     "show",
     "audit",
     "export",
+    "merge",
     "influence",
     "features",
     "clean",
@@ -475,6 +476,7 @@ def test_what_cannot_be_continued_or_exported_is_refused(gsr, only_run, workspac
     refused(gsr("continue", only_run, "--steps", "3"), "has done 3; give a larger number")
     refused(gsr("continue", waiting.run_id, "--steps", "3"), "is queued")
     refused(gsr("export", waiting.run_id, "--to", "out"), "is queued with 0 steps")
+    refused(gsr("merge", only_run, "--to", "out"), "was imported without a network")
     (tmp_path / "there").mkdir()
     refused(gsr("export", only_run, "--to", "there"), "exists already")
     (tmp_path / "file").touch()

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.numpy import load_file
 from torch import nn
 
 from gsr_core.errors import CheckpointError, SettingError, TrustError
@@ -16,6 +17,12 @@ from gsr_core.features.backbones import load_backbone, load_network, save_checkp
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "bird", "on", "water", "land", "no"]
 TEXTS = ["a bird on water", "no bird", "land"]
+PAIRS = [("a bird", "on land"), ("no water", "water water water"), ("a", "land")]
+TINY_CLIP = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 32, "layers": 2, "width": 64, "patch_size": 8},
+    "text_cfg": {"context_length": 8, "vocab_size": 64, "width": 64, "heads": 1, "layers": 1},
+}
 
 
 @pytest.fixture(autouse=True)
@@ -100,6 +107,30 @@ def test_timm_without_a_head_gives_its_output_and_unknown_names_are_refused(tmp_
         load_backbone("timm:resnet10t", arguments={"colour": 1})
 
 
+@pytest.mark.parametrize("classifier", [5, 0])
+def test_a_head_goes_back_into_a_directory_of_timm(tmp_path, put_back, photos, classifier):
+    import timm
+
+    # A model with a 1 x 1 convolution as head, and one without a head, which gets one.
+    network = timm.create_model("resnetv2_18", num_classes=classifier)
+    save_checkpoint(network, tmp_path / "a.safetensors")
+    arguments = {"num_classes": 0} if classifier == 0 else {}
+    overrides = {"image_size": 40, "resize": 47, "interpolation": "bicubic"}
+    logits = put_back(
+        *("timm:resnetv2_18", tmp_path / "new", photos, tmp_path / "a.safetensors"),
+        arguments=arguments,
+        overrides=overrides,
+    )
+    model = timm.create_model(f"local-dir:{tmp_path / 'new'}", pretrained=True).eval()
+    transform = timm.data.create_transform(**timm.data.resolve_data_config({}, model=model))
+    with torch.inference_mode():
+        found = model(torch.stack([transform(Image.fromarray(photo)) for photo in photos]))
+    np.testing.assert_allclose(found, logits, rtol=1e-4, atol=1e-4)
+    assert model.num_classes == 4
+    config = json.loads((tmp_path / "new" / "config.json").read_text())
+    assert config["label_names"][3] == "frog"
+
+
 def test_text_classifier_of_transformers_comes_with_its_head(tmp_path):
     model = bert(tmp_path, "BertForSequenceClassification", num_labels=3)
     backbone = load_backbone(f"hf:{tmp_path}", n_classes=3)
@@ -153,6 +184,35 @@ def test_a_text_encoder_is_trained_with_a_new_classifier_and_loaded_back(tmp_pat
         torch.testing.assert_close(logits_by_head(backbone, batch), expected)
 
 
+def test_a_head_goes_back_into_a_text_classifier_of_transformers(tmp_path, put_back):
+    import transformers
+
+    bert(tmp_path, "BertForSequenceClassification", num_labels=3)
+    logits = put_back(f"hf:{tmp_path}", tmp_path / "new", PAIRS, classes=2)
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "new")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "new")
+    batch = tokenizer(*map(list, zip(*PAIRS, strict=True)), padding=True, return_tensors="pt")
+    with torch.inference_mode():
+        found = model.eval()(**batch).logits
+    np.testing.assert_allclose(found, logits, rtol=1e-4, atol=1e-5)
+    assert model.config.id2label == {0: "land bird", 1: "water bird"}
+    assert model.config.label2id == {"land bird": 0, "water bird": 1}
+    assert str(tmp_path) not in (tmp_path / "new" / "config.json").read_text()
+
+
+@pytest.mark.parametrize("overrides", [{}, {"pooling": "last"}, {"pairs": "siamese"}])
+def test_a_head_stands_beside_a_text_encoder(tmp_path, put_back, overrides):
+    import transformers
+
+    bert(tmp_path, "BertModel")
+    inputs = PAIRS if "pairs" in overrides else TEXTS
+    put_back(f"hf:{tmp_path}", tmp_path / "new", inputs, overrides=overrides)
+    encoder = transformers.AutoModel.from_pretrained(tmp_path / "new")
+    assert encoder.config.hidden_size == 16
+    weight = load_file(tmp_path / "new" / "head.safetensors")["weight"]
+    assert weight.shape == (4, 48 if "pairs" in overrides else 16)
+
+
 def test_language_models_classify_by_the_last_token(tmp_path):
     import transformers
 
@@ -168,6 +228,25 @@ def test_language_models_classify_by_the_last_token(tmp_path):
     batch.pop("token_type_ids", None)
     with torch.inference_mode():
         torch.testing.assert_close(logits_by_head(backbone, batch), model(**batch).logits)
+
+
+def test_a_classifier_without_a_bias_has_its_head_beside_it(tmp_path, put_back):
+    import transformers
+
+    bert(tmp_path, "BertModel")  # Only its tokenizer is used.
+    (tmp_path / "tokenizer_config.json").write_text(
+        json.dumps(
+            json.loads((tmp_path / "tokenizer_config.json").read_text())
+            | {"model_input_names": ["input_ids", "attention_mask"]}
+        )
+    )
+    config = transformers.GPT2Config(
+        vocab_size=len(WORDS), n_embd=16, n_layer=1, n_head=2, n_positions=32, num_labels=3,
+        pad_token_id=0,
+    )  # fmt: skip
+    transformers.GPT2ForSequenceClassification(config).save_pretrained(tmp_path)
+    put_back(f"hf:{tmp_path}", tmp_path / "new", TEXTS)
+    assert json.loads((tmp_path / "new" / "about.json").read_text())["pooling"] == "last"
 
 
 def test_image_models_of_transformers_bring_head_and_preprocessing(tmp_path):
@@ -201,16 +280,39 @@ def test_image_models_of_transformers_bring_head_and_preprocessing(tmp_path):
         torch.testing.assert_close(encoder.trunk(images(32)), backbone.trunk(images(32)))
 
 
+@pytest.mark.parametrize(
+    "overrides", [{}, {"pooling": "cls", "fit": "both", "resize": 40, "mean": 0.4}]
+)
+def test_a_head_goes_back_into_an_image_model_of_transformers(
+    tmp_path, put_back, photos, overrides
+):
+    import transformers
+
+    config = transformers.ViTConfig(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24,
+        image_size=32, patch_size=8, num_labels=3,
+    )  # fmt: skip
+    cls = transformers.ViTModel if overrides else transformers.ViTForImageClassification
+    cls(config).save_pretrained(tmp_path)
+    transformers.ViTImageProcessor(
+        size={"height": 32, "width": 32}, image_mean=[0.1, 0.2, 0.3], image_std=[0.5, 0.6, 0.7]
+    ).save_pretrained(tmp_path)
+    logits = put_back(f"hf:{tmp_path}", tmp_path / "new", photos, overrides=overrides)
+    # The encoder has become the library's classifier, because that begins with these features,
+    # and the processor says what was set for the import.
+    model = transformers.AutoModelForImageClassification.from_pretrained(tmp_path / "new")
+    processor = transformers.AutoImageProcessor.from_pretrained(tmp_path / "new", backend="pil")
+    batch = processor([Image.fromarray(photo) for photo in photos], return_tensors="pt")
+    with torch.inference_mode():
+        found = model.eval()(**batch).logits.numpy()
+    np.testing.assert_allclose(found, logits, rtol=1e-4, atol=1e-4)
+
+
 def test_open_clip_gives_image_embeddings(tmp_path, monkeypatch):
     import open_clip
     from open_clip.transform import PreprocessCfg, image_transform_v2
 
-    config = {
-        "embed_dim": 16,
-        "vision_cfg": {"image_size": 32, "layers": 2, "width": 64, "patch_size": 8},
-        "text_cfg": {"context_length": 8, "vocab_size": 64, "width": 64, "heads": 1, "layers": 1},
-    }
-    (tmp_path / "tiny-clip.json").write_text(json.dumps(config))
+    (tmp_path / "tiny-clip.json").write_text(json.dumps(TINY_CLIP))
     open_clip.add_model_config(tmp_path / "tiny-clip.json")
     model = open_clip.create_model("tiny-clip").eval()
     torch.save(model.state_dict(), tmp_path / "clip.pt")
@@ -234,6 +336,21 @@ def test_open_clip_gives_image_embeddings(tmp_path, monkeypatch):
     with torch.inference_mode():
         expected = network.module.eval()(images(32))
     torch.testing.assert_close(logits_by_head(tuned, images(32)), expected)
+
+
+def test_a_head_goes_behind_an_image_tower_of_open_clip(tmp_path, put_back, photos):
+    import open_clip
+
+    (tmp_path / "tiny-clip.json").write_text(json.dumps(TINY_CLIP))
+    open_clip.add_model_config(tmp_path / "tiny-clip.json")
+    torch.save(open_clip.create_model("tiny-clip").state_dict(), tmp_path / "clip.pt")
+    logits = put_back("open_clip:tiny-clip", tmp_path / "new", photos, tmp_path / "clip.pt")
+    # The state dict is a checkpoint for us, too, and goes back once more.
+    tuned = tmp_path / "new" / "model.safetensors"
+    backbone = load_backbone("open_clip:tiny-clip", tuned)
+    found = logits_by_head(backbone, prepared(backbone, photos))
+    np.testing.assert_allclose(found, logits, rtol=1e-4, atol=1e-5)
+    put_back("open_clip:tiny-clip", tmp_path / "again", photos, tuned, classes=2)
 
 
 FACTORY = """
@@ -287,6 +404,30 @@ def test_own_factories_take_rows_of_numbers(tmp_path, own_module):
     assert torch.equal(first.trunk(torch.tensor(rows)), torch.tensor(rows))
 
 
+def test_a_head_goes_back_into_an_own_network(tmp_path, own_module, put_back):
+    network = nn.Sequential(nn.Linear(4, 7), nn.ReLU(), nn.Linear(7, 2))
+    torch.save(network.state_dict(), tmp_path / "mlp.pt")
+    rows = list(np.random.default_rng(0).standard_normal((40, 4)).astype(np.float32))
+    put = ("own:my_nets:Factories.mlp", tmp_path / "new", rows, tmp_path / "mlp.pt")
+    given = {
+        "trust": True,
+        "arguments": {"width": 7, "n_classes": 2},
+        "overrides": {"modality": "numbers", "n_inputs": 4},
+    }
+    logits = put_back(*put, **given)
+    state = load_file(tmp_path / "new" / "model.safetensors")
+    hidden = np.maximum(np.stack(rows) @ state["0.weight"].T + state["0.bias"], 0)
+    found = hidden @ state["2.weight"].T + state["2.bias"]
+    np.testing.assert_allclose(found, logits, rtol=1e-4, atol=1e-5)
+    for layer, message in (
+        ("0", "taken before '0', and it does not end there; an export"),
+        ("output", "no linear layer is known that comes after its features"),
+    ):
+        with pytest.raises(SettingError, match=message):
+            put_back(*put[:1], tmp_path / "no", *put[2:], layer=layer, **given)
+    assert not (tmp_path / "no").exists()
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -311,6 +452,21 @@ def test_whole_pickled_networks_need_trust(tmp_path):
     backbone = load_backbone(name, trust=True, overrides=size)
     with torch.inference_mode():
         torch.testing.assert_close(logits_by_head(backbone, images(2)), network(images(2)))
+
+
+def test_a_head_goes_back_into_a_pickled_network(tmp_path, put_back, photos):
+    network = nn.Sequential(nn.Flatten(), nn.Linear(12, 5), nn.ReLU(), nn.Linear(5, 2))
+    torch.save(network, tmp_path / "whole.pt")
+    put_back(
+        f"pickle:{tmp_path / 'whole.pt'}",
+        tmp_path / "new",
+        photos,
+        trust=True,
+        overrides={"image_size": 2, "fit": "longest"},
+    )
+    whole = torch.load(tmp_path / "new" / "model.pt", weights_only=False)
+    assert whole[3].weight.shape == (4, 5)
+    assert torch.equal(whole[1].weight, network[1].weight)
 
 
 @pytest.mark.parametrize("kind", ["hf", "sentence", "timm"])
@@ -378,3 +534,22 @@ def test_real_sentence_encoder_gives_the_embeddings_of_its_own_library():
         compared = siamese.trunk(prepared(siamese, [(texts[0], texts[1])]))
     u, v = expected[:2]
     torch.testing.assert_close(compared[0], torch.cat([u, v, (u - v).abs()]), rtol=1e-4, atol=1e-5)
+
+
+def test_a_head_becomes_the_last_module_of_a_sentence_encoder(tmp_path, put_back):
+    library = pytest.importorskip("sentence_transformers")
+    modules = pytest.importorskip("sentence_transformers.sentence_transformer.modules")
+    bert(tmp_path, "BertModel")
+    model = library.SentenceTransformer(
+        modules=[modules.Transformer(str(tmp_path)), modules.Pooling(16)], device="cpu"
+    )
+    model.save(str(tmp_path / "sentence"), create_model_card=False)
+    for number, (overrides, inputs) in enumerate(
+        [({"prompt": "no "}, TEXTS), ({}, PAIRS), ({"pairs": "siamese"}, PAIRS)]
+    ):
+        to = tmp_path / f"new{number}"
+        logits = put_back(f"sentence:{tmp_path / 'sentence'}", to, inputs, overrides=overrides)
+        if inputs is TEXTS:
+            # The prompt that was set is the directory's own now.
+            found = library.SentenceTransformer(str(to), device="cpu").encode(inputs)
+            np.testing.assert_allclose(found, logits, rtol=1e-4, atol=1e-5)

@@ -1,16 +1,28 @@
 """TorchScript, torch.export and ONNX: exported here from a network whose answer is known."""
 
+import copy
+import csv
 import pickle
+import subprocess
+import sys
 import warnings
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from gsr_core.errors import CheckpointError, SettingError, TrustError
 from gsr_core.features.backbones import SimConv1, load_backbone, load_network
 
+ALONE = """
+import runpy, sys
+sys.modules["gsr_core"] = sys.modules["torch"] = None  # Importing them fails.
+folder, *sys.argv[1:] = sys.argv[1:]
+sys.path.insert(0, folder)
+runpy.run_path(folder + "/predict.py", run_name="__main__")
+"""
 IMAGES = torch.randn(5, 3, 32, 32, generator=torch.Generator().manual_seed(2))
 BATCH = torch.export.Dim("batch")
 
@@ -156,3 +168,56 @@ def test_a_program_given_as_checkpoint_is_named(tmp_path, network):
         ).n_features
         == 64
     )
+
+
+@pytest.mark.parametrize(
+    ("kind", "file", "batch"),
+    [("scripted", "model.ts", 2), ("export", "model.pt2", 2), ("onnx", "model.onnx", 1)],
+)
+def test_a_head_goes_back_into_a_program(tmp_path, network, put_back, photos, kind, file, batch):
+    name = write(kind, network, tmp_path / "program", batch=batch)
+    put = (name, tmp_path / "new", photos)
+    given = {"trust": kind != "onnx", "overrides": {"image_size": 32}}
+    logits = put_back(*put, **given)
+    # What was written is a program like the one before, with another head.
+    again = f"{name.partition(':')[0]}:{tmp_path / 'new' / file}"
+    backbone = load_backbone(again, **given)
+    prepared = [backbone.preprocessing.prepare(photo) for photo in photos]
+    with torch.inference_mode():
+        features = backbone.trunk(torch.stack(prepared)).numpy()
+    weight, bias = backbone.head
+    np.testing.assert_allclose(features @ weight.T + bias, logits, rtol=1e-4, atol=1e-5)
+    if kind == "onnx":
+        Image.fromarray(photos[0]).save(tmp_path / "photo.png")
+        command = [sys.executable, "-c", ALONE, str(tmp_path / "new"), str(tmp_path / "photo.png")]
+        answer = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert answer.returncode == 0, answer.stderr
+        (_, _, *classes), (_, taken_for, *shares) = csv.reader(answer.stdout.splitlines())
+        odds = np.exp(logits[0] - logits[0].max())
+        np.testing.assert_allclose(np.array(shares, float), odds / odds.sum(), atol=1e-5)
+        assert taken_for == classes[int(logits[0].argmax())]
+
+
+def test_a_softmax_stays_behind_the_head_of_a_graph(tmp_path, network, put_back, photos):
+    # The exporter writes a product without a sum where the layer has no bias.
+    network = copy.deepcopy(network)
+    network.fc = nn.Linear(64, 3, bias=False)
+    name = write("onnx", WithSoftmax(network).eval(), tmp_path / "p.onnx")
+    put_back(name, tmp_path / "new", photos, gives="probabilities", overrides={"image_size": 32})
+
+
+@pytest.mark.parametrize("kind", ["torchscript", "onnx"])
+def test_programs_without_a_place_for_a_head_are_refused(tmp_path, network, put_back, photos, kind):
+    name = write(kind, Embedding(network).eval(), tmp_path / "program")
+    given = {"trust": True, "overrides": {"image_size": 32}}
+    with pytest.raises(SettingError, match=r"has no place for the head: .*an export .* has the"):
+        put_back(name, tmp_path / "new", photos, **given)
+    if kind != "onnx":
+        network = copy.deepcopy(network)
+        network.fc = nn.Linear(64, 3, bias=False)
+        name = write(kind, network, tmp_path / "program")
+        with pytest.raises(
+            SettingError, match=r"the last layer 'fc' of .* has no bias, and a prog"
+        ):
+            put_back(name, tmp_path / "new", photos, **given)
+    assert not (tmp_path / "new").exists()

@@ -18,6 +18,7 @@ from gsr_core.data.bundle import open_bundle
 from gsr_core.errors import BundleError, RunStateError, SettingError
 from gsr_core.features.backbones import load_backbone
 from gsr_core.features.extract import extract
+from gsr_core.features.merged import TOLERANCE
 from gsr_core.ingest.importing import import_data
 from gsr_core.ingest.plan import make_plan, plan_of
 from gsr_core.ingest.reopen import check_inputs, inputs_of, network_of, training_of
@@ -29,6 +30,7 @@ from gsr_core.progress import Status
 from gsr_core.runs.execute import continue_run, execute, run
 from gsr_core.runs.expected import predict
 from gsr_core.runs.export import export_run
+from gsr_core.runs.merge import merge_run
 from gsr_core.runs.new_bundle import bundle_of_run
 from gsr_core.runs.protocol import protocol_of
 from gsr_core.runs.samples import sample_table
@@ -190,6 +192,22 @@ def test_an_export_classifies_with_the_network_that_was_trained(place, trained, 
     found, probability = use["predict"](features)
     assert found == [bundle.manifest.classes[y] for y in table["prediction"][:20]]
     np.testing.assert_allclose(probability.max(axis=1), table["confidence"][:20], rtol=1e-4)
+
+
+def test_the_network_that_was_trained_is_merged_and_not_the_bundles(place, trained, tmp_path):
+    merged = merge_run(trained, tmp_path / "merged")
+    assert merged.deviation <= TOLERANCE
+    state, kept = (
+        load_file(folder / name)
+        for folder, name in (
+            (tmp_path / "merged", "model.safetensors"),
+            (trained.path, "network.safetensors"),
+        )
+    )
+    assert all(torch.equal(value, kept[name]) for name, value in state.items())
+    head, bias = trained.head()
+    np.testing.assert_array_equal(state["fc.weight"], head)
+    np.testing.assert_array_equal(state["fc.bias"], bias)
 
 
 def test_a_head_whose_network_has_no_features_is_not_kept(place, trained):
