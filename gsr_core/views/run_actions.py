@@ -1,4 +1,4 @@
-"""What can be done with a run: its settings again, a name, an export, an end."""
+"""What can be done with a run: its settings again, a name, an export, a report, an end."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from gsr_core.runs.removal import delete_run
 from gsr_core.runs.store import TITLE_LENGTH, Run
 from gsr_core.runs.summary import run_label
 from gsr_core.views.charts import plain, show_error, show_rows
+from gsr_core.views.report_button import report_button
 
 __all__ = ["run_actions", "run_settings"]
 
@@ -48,6 +49,8 @@ def run_actions(run: Run) -> None:
                 help="Head, weights, metrics, class names, preprocessing, and a script that "
                 "classifies with the head.",
             )
+            if run.head_file.exists():
+                report_button([run])
         with (
             st.popover("Rename", icon=":material/edit:", key=f"rename {run.run_id}"),
             st.form(f"rename form {run.run_id}", border=False),
