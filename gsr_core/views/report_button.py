@@ -8,8 +8,6 @@ from functools import partial
 import streamlit as st
 
 from gsr_core.comparing.entries import Entry
-from gsr_core.reports.facts import baseline_of, make_report
-from gsr_core.reports.writing import encode_report
 from gsr_core.runs.store import Run
 
 __all__ = ["report_button", "report_on_all"]
@@ -58,5 +56,9 @@ def report_on_all(compared: Sequence[Entry], reference: Entry) -> None:
 
 
 def _file(runs: Sequence[Run], against: Run | None, samples: bool, ending: str) -> bytes:
+    # Here, not on top: pages wait for no library that only a report needs.
+    from gsr_core.reports.facts import baseline_of, make_report
+    from gsr_core.reports.writing import encode_report
+
     held = against or baseline_of(runs[0])
     return encode_report(make_report(runs, against=held, samples=samples), ending)

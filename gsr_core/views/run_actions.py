@@ -6,6 +6,7 @@ from typing import Any
 
 import streamlit as st
 
+from gsr_core.curation.tables import curated
 from gsr_core.data.variation import make_variation
 from gsr_core.errors import GsrError
 from gsr_core.methods.registry import make_method
@@ -40,14 +41,14 @@ def run_actions(run: Run) -> None:
         if state.step and not state.active:
             st.download_button(
                 "Export",
-                data=lambda: export_archive(run),
+                data=lambda: export_archive(run, tables=curated(run.workspace, run.bundle)),
                 file_name=f"{run.run_id}.zip",
                 mime="application/zip",
                 on_click="ignore",
                 icon=":material/download:",
                 key=f"export {run.run_id}",
-                help="Head, weights, metrics, class names, preprocessing, and a script that "
-                "classifies with the head.",
+                help="Head, weights, predictions, metrics, flags and slices, class names, "
+                "preprocessing, and a script that classifies with the head.",
             )
             if run.head_file.exists():
                 report_button([run])
