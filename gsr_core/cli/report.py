@@ -40,6 +40,9 @@ def report(
             show_default=False,
         ),
     ] = "",
+    all_seeds: Annotated[
+        bool, typer.Option("--all-seeds", help="Bring along the runs of other seeds.")
+    ] = False,
     samples: Annotated[
         bool,
         typer.Option(
@@ -50,14 +53,19 @@ def report(
     as_json: JsonOption = False,
 ) -> None:
     """Write a report on a run or a comparison as one file that needs nothing else."""
+    from gsr_core.comparing.entries import same_but_for_seed
     from gsr_core.reports.facts import baseline_of, make_report
     from gsr_core.reports.writing import check_report_file, write_report
-    from gsr_core.runs.store import open_run
+    from gsr_core.runs.store import list_runs, open_run
 
     check_report_file(to)
     place = terminal.open_workspace(workspace)
     runs = [open_run(place, run_id) for run_id in run_ids]
     base = open_run(place, against) if against else baseline_of(runs[0])
+    if all_seeds:
+        known = [*runs, *([base] if base else [])]
+        ended = [run for run in list_runs(place) if run.head() is not None]
+        runs = same_but_for_seed(known, ended)
     made = make_report(runs, against=base, samples=samples)
     write_report(made, to)
     shown = [run.run_id for run in made.runs]

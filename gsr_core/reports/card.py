@@ -41,7 +41,7 @@ def as_card(report: Report) -> str:
     Raises:
         SettingError: If the report is on several: a card is of one model.
     """
-    if len(report.runs) > 2:
+    if report.several:
         raise SettingError(
             f"a model card is of one model, and the report is on {len(report.runs)} settings; name "
             "one run and at most one that it is held against, or write the report as .html"

@@ -183,6 +183,17 @@ class Report:
     command: str
 
     @property
+    def several(self) -> bool:
+        """Whether it is on several settings, of which none is the one that it is about."""
+        return len(self.runs) > 2
+
+    @property
+    def title(self) -> str:
+        """What it is on, in a line."""
+        what = f"{len(self.runs)} methods" if self.several else self.after["label"]
+        return f"{what} on {self.manifest.title}"
+
+    @property
     def before(self) -> dict[str, Any] | None:
         """The reference's entry of `result`; None if there is nothing to hold against it."""
         return self.result["entries"][0] if len(self.runs) > 1 else None
@@ -355,6 +366,8 @@ def _weights(run: Run, bundle: Bundle, history: pd.DataFrame) -> list[dict[str, 
 def _extremes(run: Run, bundle: Bundle) -> tuple[list[SampleFacts], list[SampleFacts]]:
     """Return the samples of most and of least weight at the kept step."""
     table = sample_table(run, run.values_split, bundle)
+    if not np.ptp(table["weight"].to_numpy()):
+        return [], []  # All count alike.
     order = np.argsort(-table["weight"].to_numpy(), kind="stable")
     # Of few samples, none is shown at both ends.
     number = min(_EXTREMES, len(order) // 2)
