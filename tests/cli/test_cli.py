@@ -39,6 +39,7 @@ COMMANDS = (
     "show",
     "audit",
     "export",
+    "report",
     "influence",
     "features",
     "clean",
