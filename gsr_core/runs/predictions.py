@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pyarrow.csv import CSVWriter
 from scipy.special import log_softmax
 
 from gsr_core.data.bundle import SPLITS, Bundle
@@ -22,6 +23,8 @@ PROBABILITY = "probability: "
 
 MOST_PROBABILITIES = 2**25
 """Samples times classes, above which files have the probability of the prediction alone."""
+
+_PARQUET, _CSV = "predictions.parquet", "predictions.csv"
 
 _BLOCK = 2**22
 """Numbers of features and logits that are held at a time."""
@@ -45,16 +48,15 @@ def write_predictions(run: Run, folder: Path, bundle: Bundle | None = None) -> N
     if run.head() is None:
         raise RunStateError(f"run '{run.run_id}' has no head yet; wait until it has ended")
     with ExitStack() as files:
-        text = files.enter_context(
-            (folder / "predictions.csv").open("w", encoding="utf-8", newline="")
-        )
-        writer = None
+        writers: list[pq.ParquetWriter | CSVWriter] = []
         for table in _tables(run, bundle or run.unchanged_bundle()):
-            table.to_pandas().to_csv(text, index=False, header=writer is None)
-            if writer is None:
-                writer = pq.ParquetWriter(folder / "predictions.parquet", table.schema)
-                files.enter_context(writer)
-            writer.write_table(table)
+            if not writers:
+                writers = [
+                    files.enter_context(pq.ParquetWriter(folder / _PARQUET, table.schema)),
+                    files.enter_context(CSVWriter(folder / _CSV, table.schema)),
+                ]
+            for writer in writers:
+                writer.write_table(table)
 
 
 def _tables(run: Run, bundle: Bundle) -> Iterator[pa.Table]:
