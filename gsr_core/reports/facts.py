@@ -144,7 +144,7 @@ class RunFacts:
     values: str
     values_split: str
     weights: list[dict[str, Any]]
-    history: pd.DataFrame = field(repr=False)
+    history: pd.DataFrame = field(repr=False, compare=False)
     heaviest: list[SampleFacts] = field(repr=False)
     lightest: list[SampleFacts] = field(repr=False)
     commands: str
