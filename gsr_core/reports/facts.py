@@ -409,7 +409,7 @@ def _picture(encoded: bytes | None) -> str:
 def _commands(entry: Entry) -> str:
     """Return the lines that repeat an entry's runs in the usual workspace."""
     config = entry.config
-    if config.variation.keys() - {"seen_groups"}:
+    if config.variation.keys() - {"seen_groups", "edits"}:
         return f"no line of gsr run: the data were changed by '{config.part_of or 'a study'}'"
     usual = Workspace(Path(DEFAULT_WORKSPACE).resolve())
     return run_commands([RunJob.of(run.config) for run in entry.runs], usual)
