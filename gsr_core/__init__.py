@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from gsr_core.methods.base import Method, Step
     from gsr_core.methods.fit import FitResult, fit
     from gsr_core.methods.registry import METHODS, make_method
+    from gsr_core.reports.facts import Report, make_report
+    from gsr_core.reports.writing import write_report
     from gsr_core.runs.execute import continue_run, execute, run
     from gsr_core.runs.merge import merge_run
     from gsr_core.runs.reliance import reliance_table
@@ -110,6 +112,10 @@ _WHERE = {
     "reliance_table": "gsr_core.runs.reliance",
     "Checks": "gsr_core.comparing.gate",
     "check": "gsr_core.comparing.gate",
+    # reports
+    "Report": "gsr_core.reports.facts",
+    "make_report": "gsr_core.reports.facts",
+    "write_report": "gsr_core.reports.writing",
     # studies and sweeps
     "make_study": "gsr_core.experiments.study",
     "open_study": "gsr_core.experiments.study",
@@ -140,6 +146,7 @@ __all__ = [
     "Method",
     "Plan",
     "Problem",
+    "Report",
     "Rows",
     "Run",
     "Selection",
@@ -171,6 +178,7 @@ __all__ = [
     "make_inference",
     "make_method",
     "make_plan",
+    "make_report",
     "make_study",
     "make_sweep",
     "merge_run",
@@ -192,6 +200,7 @@ __all__ = [
     "summarise",
     "summarise_outcomes",
     "write_bundle",
+    "write_report",
 ]
 
 

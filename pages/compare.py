@@ -23,6 +23,7 @@ from gsr_core.views.compare_pairs import (
 from gsr_core.views.frame import frame
 from gsr_core.views.gate import gate
 from gsr_core.views.radar import what_broke, what_it_leans_on
+from gsr_core.views.report_button import report_button, report_on_all
 
 page = frame("Compare", "Which method serves the worst group best, and what does it cost?")
 bundle = page.bundle
@@ -67,3 +68,6 @@ if len(compared) > 1:
         what_it_leans_on(bundle, reference, other)
     st.subheader("Is it good enough to use?", anchor=False)
     gate(bundle, reference, other)
+    report_on_all(compared, reference)
+else:
+    report_button(compared[0].runs)

@@ -10,8 +10,10 @@ from gsr_core.figures.training import (
 from gsr_core.figures.weights import weight_distribution, weight_share
 from gsr_core.methods.registry import METHODS
 from gsr_core.names import method_label
+from gsr_core.runs.summary import weights_by_group
 from gsr_core.views.charts import colours_of, plain, show
 from gsr_core.views.frame import frame, link
+from gsr_core.views.report_button import report_button
 from gsr_core.views.session import load_history
 from gsr_core.views.weights import (
     choose_step,
@@ -23,7 +25,6 @@ from gsr_core.views.weights import (
     note_on_groups,
     over_seeds,
     summary_table,
-    weights_by_group,
 )
 
 page = frame("Weights", "How do the weights move, and who gets them?", needs_run=True)
@@ -83,3 +84,4 @@ if many and (history["metric"] == "left_out").any():
 own = run.groups_seen(bundle) == bundle.group_names
 driving_groups(history, kept_step, colours if own else None)
 extremes(bundle, run, step)
+report_button([run])

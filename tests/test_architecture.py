@@ -17,7 +17,7 @@ DASHBOARD = [ROOT / "app.py", ROOT / "start.py", *PAGES]
 LAYERS = [
     {"app", "start", "pages"},
     {"views", "cli"},
-    {"what_if"},
+    {"what_if", "reports"},
     {"comparing", "experiments", "clusterings", "maps", "example_job", "cleaning"},
     {"curation"},
     {"runs", "figures", "examples"},
@@ -29,7 +29,7 @@ LAYERS = [
     {"data"},
     {"jobs"},
     {"records"},
-    {"compute", "workspace", "files", "extras", "names", "settings", "progress"},
+    {"compute", "workspace", "files", "extras", "names", "notebook", "settings", "progress"},
     {"errors"},
 ]
 """From top to bottom: a module imports from below, never from above or beside."""

@@ -6,7 +6,8 @@ The module is long because it has many commands, which share how a run is comput
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -66,6 +67,13 @@ def run(
         ),
     ] = None,
     device: DeviceOption = "auto",
+    follow: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PROGRAM",
+            help="Show it in tensorboard, mlflow or wandb as it goes; repeatable.",
+        ),
+    ] = None,
     predict: Annotated[
         bool,
         typer.Option("--predict", help="Only say how long it would take, and how much memory."),
@@ -75,8 +83,11 @@ def run(
 ) -> None:
     """Run a method on a bundle and keep the result."""
     from gsr_core.methods.registry import make_method
+    from gsr_core.runs.follow import check_followers
     from gsr_core.runs.store import create_run
 
+    kinds = list(dict.fromkeys(follow or []))
+    check_followers(kinds)
     place = terminal.open_workspace(workspace)
     values = terminal.pairs("--set", settings)
     if predict:
@@ -89,9 +100,8 @@ def run(
         # The last seed first, so that one that is too large is refused before a run is made.
         make_method(method, {**values, "seed": seed + seeds - 1})
         make = partial(create_run, place, bundle, method, device=device, variation=variation)
-        _execute_seeds(
-            _make_all(make, [{**values, "seed": seed + k} for k in range(seeds)]), as_json
-        )
+        waiting = _make_all(make, [{**values, "seed": seed + k} for k in range(seeds)])
+        _execute_seeds(waiting, as_json, kinds)
         return
     if seed and "seed" in values and values["seed"] != str(seed):
         terminal.fail(f"--seed is {seed} but --set seed={values['seed']}; give one of them")
@@ -100,7 +110,7 @@ def run(
         device=device,
         variation=variation,
     )
-    _execute(new, as_json)
+    _execute(new, as_json, kinds)
 
 
 def _report_cost(
@@ -289,11 +299,12 @@ def export(
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write a run's head, weights, metrics and summary elsewhere.
+    """Write a run's head, weights, predictions, metrics and summary, flags and slices elsewhere.
 
     With --trade or --cost the head has other offsets between its classes, chosen on val: those that
     'gsr audit' shows with the same options.
     """
+    from gsr_core.curation.tables import curated
     from gsr_core.runs.export import export_run
     from gsr_core.runs.store import open_run
 
@@ -312,7 +323,8 @@ def export(
         from gsr_core.comparing.thresholds import thresholds_of
 
         offset = thresholds_of(run, "val", cost=cost).by_class
-    files = export_run(run, to, offset=offset)
+    tables = curated(run.workspace, run.unchanged_bundle())
+    files = export_run(run, to, offset=offset, tables=tables)
     if as_json:
         terminal.print_json({"directory": str(to.resolve()), "files": files})
     else:
@@ -393,9 +405,9 @@ def delete(
     print(f"deleted {what}")
 
 
-def _execute(run: Run, as_json: bool) -> None:
+def _execute(run: Run, as_json: bool, kinds: Sequence[str] = ()) -> None:
     """Compute a run with a progress bar, report it, and exit 1 unless it finished."""
-    finished = _compute(run, f"{run.config.method} on {run.config.bundle}")
+    finished = _compute(run, f"{run.config.method} on {run.config.bundle}", kinds)
     if run.state.step:
         _report_run(run, as_json, said=not finished)
     if not finished:
@@ -420,7 +432,7 @@ def _make_all(make: Callable[..., Run], settings: Iterable[dict[str, Any]]) -> l
     return waiting
 
 
-def _execute_seeds(waiting: list[Run], as_json: bool) -> None:
+def _execute_seeds(waiting: list[Run], as_json: bool, kinds: Sequence[str]) -> None:
     """Compute the runs of several seeds, report them together, and exit 1 unless all finished.
 
     Raises:
@@ -430,7 +442,8 @@ def _execute_seeds(waiting: list[Run], as_json: bool) -> None:
     try:
         for run in waiting:
             config = run.config
-            finished = _compute(run, f"{config.method} on {config.bundle}, seed {config.seed}")
+            title = f"{config.method} on {config.bundle}, seed {config.seed}"
+            finished = _compute(run, title, kinds)
             if not finished:
                 break
             done.append(run)
@@ -445,8 +458,13 @@ def _execute_seeds(waiting: list[Run], as_json: bool) -> None:
         sys.exit(1)
 
 
-def _compute(run: Run, title: str) -> bool:
+def _compute(run: Run, title: str, kinds: Sequence[str]) -> bool:
     """Compute a run with a progress bar; return whether it finished, and say why if not.
+
+    Args:
+        run: It waits.
+        title: Of the bar.
+        kinds: What else follows it.
 
     Raises:
         KeyboardInterrupt: If it came before the first step; the run is cancelled.
@@ -454,9 +472,13 @@ def _compute(run: Run, title: str) -> bool:
     try:
         from gsr_core.progress import Status
         from gsr_core.runs.execute import execute
+        from gsr_core.runs.follow import follow, followed
 
-        with terminal.progress(title) as report:
-            state = execute(run, monitor=_follow(report), report=report)
+        with terminal.progress(title) as report, ExitStack() as ending:
+            followers = [ending.enter_context(follow(kind, run)) for kind in kinds]
+            state = execute(run, monitor=_follow(report, followers), report=report)
+        for kind in kinds:
+            print(f"{kind}: {terminal.visible(str(followed(kind, run)))}", file=sys.stderr)
     except KeyboardInterrupt:
         # Before the first step: left waiting, it would be computed by the next worker.
         run.request_cancel()
@@ -476,7 +498,7 @@ def _compute(run: Run, title: str) -> bool:
     return finished
 
 
-def _follow(report: Report) -> Monitor:
+def _follow(report: Report, others: Sequence[Monitor]) -> Monitor:
     from gsr_core.methods.monitor import Progress
 
     def monitor(progress: Progress) -> None:
@@ -485,6 +507,8 @@ def _follow(report: Report) -> Monitor:
             f"step {progress.step_index}/{progress.steps}, worst group of val "
             f"{progress.val['worst_group_accuracy']:.1%}",
         )
+        for other in others:
+            other(progress)
 
     return monitor
 

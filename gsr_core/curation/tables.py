@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gsr_core.curation.flags import flagged
-from gsr_core.curation.slices import checked_rows
+from gsr_core.curation.slices import checked_rows, list_slices
 from gsr_core.data.bundle import Bundle
 from gsr_core.errors import SettingError
 from gsr_core.files import replace_file
@@ -21,6 +21,7 @@ from gsr_core.workspace import Workspace
 __all__ = [
     "ENDINGS",
     "check_table_file",
+    "curated",
     "describe_flags",
     "describe_rows",
     "encode_table",
@@ -79,6 +80,23 @@ def describe_flags(workspace: Workspace, bundle: Bundle) -> pd.DataFrame:
     flags = flagged(workspace, bundle).rename(columns={"created": "flagged"})
     rows = flags.pop("row").to_numpy()
     return describe_rows(bundle, rows, **{str(key): flags[key] for key in flags})
+
+
+def curated(workspace: Workspace, bundle: Bundle) -> dict[str, pd.DataFrame]:
+    """Return all that the user picked out of a bundle, by name: `flags` and `slices`.
+
+    Each is as `describe_rows` has it; that of slices has a row for each slice of a sample, named in
+    its column slice. What is empty is left out.
+
+    Raises:
+        GsrError: If the workspace's list of flags or of slices cannot be read.
+    """
+    flags = describe_flags(workspace, bundle)
+    slices = [
+        describe_rows(bundle, each.rows, slice=each.name) for each in list_slices(workspace, bundle)
+    ]
+    tables = {"flags": flags} if len(flags) else {}
+    return {**tables, **({"slices": pd.concat(slices, ignore_index=True)} if slices else {})}
 
 
 def export_table(bundle: Bundle, rows: np.ndarray, path: Path, **columns: Any) -> None:

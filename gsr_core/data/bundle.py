@@ -45,6 +45,7 @@ from gsr_core.data.groups import Group, describe, patterns, training_shares
 from gsr_core.errors import BundleError, BundleNotFoundError
 from gsr_core.files import sha256
 from gsr_core.names import is_name
+from gsr_core.notebook import as_table
 from gsr_core.workspace import Workspace
 
 __all__ = [
@@ -216,6 +217,18 @@ class Bundle:
     def name(self) -> str:
         """Name of the bundle."""
         return self.manifest.name
+
+    def _repr_html_(self) -> str:
+        """Return the size of each group in each split as a small table, for a notebook."""
+        splits = [split for split in SPLITS if self.manifest.split_sizes.get(split)]
+        counts = {split: self.membership[self.rows_of[split]].sum(axis=0) for split in splits}
+        rows = [
+            {"group": name, **{split: f"{counts[split][place]:,}" for split in splits}}
+            for place, name in enumerate(self.group_names)
+        ]
+        sizes = {split: f"{self.manifest.split_sizes[split]:,}" for split in splits}
+        title = f"{self.manifest.title}: {len(self):,} rows, {self.manifest.n_features:,} features"
+        return as_table(title, ["group", *splits], [{"group": "all rows", **sizes}, *rows])
 
     @property
     def group_names(self) -> list[str]:

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from safetensors.numpy import load_file, save_file
 
 from gsr_core.data.bundle import Bundle
 from gsr_core.errors import RunStateError, SettingError
 from gsr_core.files import new_directory, sha256
+from gsr_core.runs.predictions import write_predictions
 from gsr_core.runs.store import Run
 from gsr_core.runs.summary import summarise
 
@@ -25,7 +27,13 @@ __all__ = ["check_ended", "export_archive", "export_run"]
 _FILES = ("config.json", "head.safetensors", "metrics.parquet", "weights.parquet", "influence.npy")
 
 
-def export_run(run: Run, to: Path, *, offset: Mapping[str, float] | None = None) -> list[str]:
+def export_run(
+    run: Run,
+    to: Path,
+    *,
+    offset: Mapping[str, float] | None = None,
+    tables: Mapping[str, pd.DataFrame] | None = None,
+) -> list[str]:
     """Write what a run left behind to a new directory: whole, or not at all.
 
     Args:
@@ -34,13 +42,15 @@ def export_run(run: Run, to: Path, *, offset: Mapping[str, float] | None = None)
         offset: By class, what is added to the biases of the exported head, as `about.json` then
             says (`logit_offset`): thresholds between the classes other than those that the run
             was scored with. All else is that of the run.
+        tables: More tables to write, by name, such as `curation.tables.curated` has.
 
     Returns:
         Names of the files: `summary.json`, `config.json`, `head.safetensors`,
         `metrics.parquet`, `about.json` (classes, groups, network and preprocessing), `use.py`,
-        which classifies with the head; where the data are a table `encoder.json`; where the
-        network was trained in the workspace `network` with the ending of its checkpoint; and where
-        the method has them `weights.parquet`, `weights.csv` and `influence.npy`.
+        which classifies with the head; `predictions`, what it says of every sample; where the data
+        are a table `encoder.json`; where the network was trained in the workspace `network` with
+        the ending of its checkpoint; where the method has them `weights` and `influence.npy`; and
+        `tables`. Tables are there twice, as `.parquet` and as `.csv`.
 
     Raises:
         RunStateError: If the run has nothing to export yet.
@@ -56,6 +66,11 @@ def export_run(run: Run, to: Path, *, offset: Mapping[str, float] | None = None)
         weights = run.weights()
         if weights is not None:
             weights.to_csv(temporary / "weights.csv", index=False)
+        if run.head() is not None:
+            write_predictions(run, temporary, bundle)
+        for name, table in (tables or {}).items():
+            table.to_parquet(temporary / f"{name}.parquet", index=False)
+            table.to_csv(temporary / f"{name}.csv", index=False)
         summary = json.dumps(summarise(run), indent=2, allow_nan=False)
         (temporary / "summary.json").write_text(summary + "\n")
         content = _about(run, bundle)
@@ -95,19 +110,25 @@ def check_ended(run: Run, to: Path) -> None:
         raise SettingError(f"{to} exists already; give a directory that does not")
 
 
-def export_archive(run: Run, *, offset: Mapping[str, float] | None = None) -> bytes:
+def export_archive(
+    run: Run,
+    *,
+    offset: Mapping[str, float] | None = None,
+    tables: Mapping[str, pd.DataFrame] | None = None,
+) -> bytes:
     """Return what `export_run` writes as a ZIP file.
 
     Args:
         run: As for `export_run`.
         offset: As for `export_run`.
+        tables: As for `export_run`.
 
     Raises:
         GsrError: As `export_run`.
     """
     packed = io.BytesIO()
     with tempfile.TemporaryDirectory() as folder:
-        names = export_run(run, Path(folder) / run.run_id, offset=offset)
+        names = export_run(run, Path(folder) / run.run_id, offset=offset, tables=tables)
         with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
             for name in names:
                 archive.write(Path(folder) / run.run_id / name, f"{run.run_id}/{name}")

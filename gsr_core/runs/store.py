@@ -71,6 +71,7 @@ from gsr_core.methods.edited import edited_refit
 from gsr_core.methods.history import HISTORY_COLUMNS
 from gsr_core.methods.registry import METHODS, make_method
 from gsr_core.names import is_name
+from gsr_core.notebook import as_table
 from gsr_core.progress import Status
 from gsr_core.runs.record import FORMAT, RunConfig, RunState, versions
 from gsr_core.runs.recovery import recover
@@ -174,6 +175,30 @@ class Run:
         method = METHODS[self.config.method]
         on_target = method.values_on == "target"
         return "target" if on_target else method.fitted_split(self.bundle.manifest)
+
+    def _repr_html_(self) -> str:
+        """Return how the run stands and its accuracies as a small table, for a notebook."""
+        # Here, not on top: it reads runs.
+        from gsr_core.runs.summary import AVERAGES, run_label, summarise
+
+        found = summarise(self)
+        title = f"{run_label(self)} on {found['bundle']}: {found['status']}"
+        if found["test"] is None:
+            return as_table(title, [], [])
+
+        def row(name: str, n: str, *shares: float | None) -> dict[str, str]:
+            val, test = ("–" if share is None else f"{share:.1%}" for share in shares)
+            return {f"at step {found['best_step']}": name, "val": val, "test": test, "n (test)": n}
+
+        rows = [
+            row(name.replace("_", " "), "", found["val"][name], found["test"][name])
+            for name in AVERAGES
+        ]
+        rows += [
+            row(test["group"], f"{test['n']:,}", val["accuracy"], test["accuracy"])
+            for val, test in zip(found["val"]["groups"], found["test"]["groups"], strict=True)
+        ]
+        return as_table(title, list(rows[0]), rows)
 
     @contextmanager
     def lock(self) -> Iterator[None]:

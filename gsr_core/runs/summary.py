@@ -24,6 +24,7 @@ __all__ = [
     "run_label",
     "summarise",
     "unsolved_steps",
+    "weights_by_group",
 ]
 
 AVERAGES = ("worst_group_accuracy", "mean_accuracy", "adjusted_accuracy")
@@ -115,6 +116,13 @@ def group_table(history: pd.DataFrame, split: str, step: int) -> pd.DataFrame:
     table.columns.name = None
     table["count"] = table["count"].astype(int)
     return table
+
+
+def weights_by_group(history: pd.DataFrame, step: int) -> pd.DataFrame:
+    """Return weight_sum, weight_mean and effective_sample_size of each group at a step."""
+    names = ["weight_sum", "weight_mean", "effective_sample_size"]
+    rows = history[(history["step"] == step) & history["metric"].isin(names)]
+    return rows[rows["group"] != ""].pivot(index="group", columns="metric", values="value")
 
 
 def headline(

@@ -1,4 +1,4 @@
-"""What can be done with a run: its settings again, a name, an export, an end."""
+"""What can be done with a run: its settings again, a name, an export, a report, an end."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import streamlit as st
 
+from gsr_core.curation.tables import curated
 from gsr_core.data.variation import make_variation
 from gsr_core.errors import GsrError
 from gsr_core.methods.registry import make_method
@@ -18,6 +19,7 @@ from gsr_core.runs.removal import delete_run
 from gsr_core.runs.store import TITLE_LENGTH, Run
 from gsr_core.runs.summary import run_label
 from gsr_core.views.charts import plain, show_error, show_rows
+from gsr_core.views.report_button import report_button
 
 __all__ = ["run_actions", "run_settings"]
 
@@ -41,16 +43,18 @@ def run_actions(run: Run) -> None:
         if state.step and not state.active:
             st.download_button(
                 "Export",
-                data=lambda: export_archive(run),
+                data=lambda: export_archive(run, tables=curated(run.workspace, run.bundle)),
                 file_name=f"{run.run_id}.zip",
                 mime="application/zip",
                 on_click="ignore",
                 icon=":material/download:",
                 key=f"export {run.run_id}",
-                help="Head, weights, metrics, class names, preprocessing, and a script that "
-                "classifies with the head.",
+                help="Head, weights, predictions, metrics, flags and slices, class names, "
+                "preprocessing, and a script that classifies with the head.",
             )
             _merge(run)
+            if run.head_file.exists():
+                report_button([run])
         with (
             st.popover("Rename", icon=":material/edit:", key=f"rename {run.run_id}"),
             st.form(f"rename form {run.run_id}", border=False),

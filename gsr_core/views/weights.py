@@ -12,6 +12,7 @@ from gsr_core.data.bundle import Bundle
 from gsr_core.data.groups import UNKNOWN
 from gsr_core.figures.training import group_weight_over_steps
 from gsr_core.runs.store import Run
+from gsr_core.runs.summary import weights_by_group
 from gsr_core.views import navigation as nav
 from gsr_core.views.charts import plain, show, show_rows
 from gsr_core.views.face import face
@@ -28,7 +29,6 @@ __all__ = [
     "note_on_groups",
     "over_seeds",
     "summary_table",
-    "weights_by_group",
 ]
 
 _STRIP = 10
@@ -107,13 +107,6 @@ def note_on_groups(bundle: Bundle, run: Run) -> None:
         )
     if (each > 1).any():
         st.caption("Groups overlap, so their shares add up to more than 100 %.")
-
-
-def weights_by_group(history: pd.DataFrame, step: int) -> pd.DataFrame:
-    """Return weight_sum, weight_mean and effective_sample_size of each group at a step."""
-    names = ["weight_sum", "weight_mean", "effective_sample_size"]
-    rows = history[(history["step"] == step) & history["metric"].isin(names)]
-    return rows[rows["group"] != ""].pivot(index="group", columns="metric", values="value")
 
 
 def inferred_table(bundle: Bundle, run: Run) -> None:

@@ -40,6 +40,7 @@ COMMANDS = (
     "audit",
     "export",
     "merge",
+    "report",
     "influence",
     "features",
     "clean",

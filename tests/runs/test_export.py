@@ -11,6 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from gsr_core.curation.flags import flag_rows
+from gsr_core.curation.slices import name_slice
+from gsr_core.curation.tables import curated
 from gsr_core.data.bundle import load_head
 from gsr_core.errors import RunStateError, SettingError
 from gsr_core.runs import export
@@ -29,6 +32,8 @@ def test_everything_that_a_run_left_behind_is_exported(done, tmp_path):
         "head.safetensors",
         "influence.npy",
         "metrics.parquet",
+        "predictions.csv",
+        "predictions.parquet",
         "summary.json",
         "use.py",
         "weights.csv",
@@ -42,6 +47,63 @@ def test_everything_that_a_run_left_behind_is_exported(done, tmp_path):
 def test_a_run_without_weights_is_exported_without_them(done, tmp_path):
     files = export_run(done("erm"), tmp_path / "mine")
     assert not [name for name in files if name.startswith(("weights", "influence"))]
+
+
+def test_every_sample_has_what_the_head_says_of_it_in_the_split_that_the_run_saw(done, tmp_path):
+    # A seed redraws target and val.
+    run = done(seed=1)
+    export_run(run, tmp_path / "mine")
+    table = pd.read_parquet(tmp_path / "mine" / "predictions.parquet")
+    text = pd.read_csv(tmp_path / "mine" / "predictions.csv")
+    pd.testing.assert_frame_equal(table, text, check_dtype=False, rtol=1e-6)
+    bundle, (weight, bias) = run.bundle, run.head()
+    assert sorted(table["row"]) == list(range(len(bundle)))
+    assert (table["sample_id"] == bundle.samples["sample_id"].to_numpy()[table["row"]]).all()
+    for split, part in table.groupby("split"):
+        assert sorted(part["row"]) == sorted(run.rows_of(split))
+    odds = np.exp(bundle.features[table["row"]].astype(float) @ weight.T + bias)
+    odds /= odds.sum(axis=1, keepdims=True)
+    shown = table[["probability: cat", "probability: dog"]].to_numpy()
+    np.testing.assert_allclose(shown, odds, atol=1e-5)
+    y = bundle.y[table["row"]]
+    np.testing.assert_allclose(table["loss"], -np.log(odds[np.arange(len(y)), y]), atol=1e-4)
+    for split in ("val", "test"):
+        right = table.loc[table["split"] == split, "correct"].mean()
+        assert right == pytest.approx(summarise(run)[split]["mean_accuracy"], abs=1e-12)
+
+
+def test_of_too_many_classes_only_the_prediction_has_its_probability(done, tmp_path, monkeypatch):
+    monkeypatch.setattr("gsr_core.runs.predictions.MOST_PROBABILITIES", 399)
+    monkeypatch.setattr("gsr_core.runs.predictions._BLOCK", 60)
+    run = done()
+    export_run(run, tmp_path / "mine")
+    table = pd.read_parquet(tmp_path / "mine" / "predictions.parquet")
+    assert not [name for name in table.columns if name.startswith("probability")]
+    wanted = sample_table(run, "test")
+    kept = table[table["split"] == "test"]
+    np.testing.assert_allclose(kept["confidence"], wanted["confidence"], atol=1e-6)
+
+
+def test_what_the_user_picked_out_comes_along_with_the_users_ids(done, tmp_path):
+    run = done()
+    place, bundle = run.workspace, run.bundle
+    assert curated(place, bundle) == {}
+    name_slice(place, bundle, "first", np.arange(3))
+    name_slice(place, bundle, "others", np.array([2, 7]))
+    flag_rows(place, bundle, np.array([5]), reason="wrong label")
+    files = export_run(run, tmp_path / "mine", tables=curated(place, bundle))
+    assert {"flags.csv", "flags.parquet", "slices.csv", "slices.parquet"} <= set(files)
+    slices = pd.read_parquet(tmp_path / "mine" / "slices.parquet")
+    pairs = slices[["slice", "sample_id"]].to_numpy().tolist()
+    assert pairs == [
+        ["first", "s0"],
+        ["first", "s1"],
+        ["first", "s2"],
+        ["others", "s2"],
+        ["others", "s7"],
+    ]
+    flags = pd.read_csv(tmp_path / "mine" / "flags.csv")
+    assert flags[["sample_id", "reason"]].to_numpy().tolist() == [["s5", "wrong label"]]
 
 
 def use(folder, *words: str) -> list[list[str]]:
