@@ -32,6 +32,7 @@ COMMANDS = (
     "study",
     "sweep",
     "cluster",
+    "label",
     "slices",
     "flags",
     "runs",
