@@ -296,7 +296,7 @@ def _progress(bundle: Bundle, run: Run) -> None:
     most = table.iloc[int(table["more"].to_numpy().argmax())]
     if most["more"]:
         st.caption(
-            f"{plain(most['group'])} lacks most: +5 points in a group can be told from chance (5 %, "
+            f"{plain(most['group'])} lacks most: +5 points can be told from chance there (5 %, "
             f"power 80 %) with {most['needed']:,} rows of test, {most['more']:,} more than it has. "
             "That is the most it can take, since heads of the same features err on the same rows. "
             "Answers in random order count here: they may become test."
