@@ -25,8 +25,8 @@ __all__ = ["label"]
 def label(
     bundle: Annotated[str, typer.Argument(help="Name or directory.", show_default=False)],
     order: Annotated[
-        str, typer.Option(help="balanced, influence, or random, as a test set needs it.")
-    ] = "balanced",
+        str, typer.Option(help="influence, balanced, or random, as a test set needs it.")
+    ] = "influence",
     run: Annotated[
         str,
         typer.Option(

@@ -146,7 +146,7 @@ def answer_row(
     answer: str,
     *,
     by: str = "",
-    order: str = "balanced",
+    order: str = "influence",
 ) -> None:
     """Keep the answer of one sample; a later answer takes the place of an earlier one.
 

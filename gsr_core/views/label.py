@@ -42,9 +42,9 @@ _KEYS = 9
 """Answers that have a key, 1 to 9; further ones are buttons alone."""
 
 _ABOUT = (
-    "balanced: the groups that have fewest labels take turns, by how likely a sample is in each. "
     "influence: what a sample does to the groups' losses in the run, times the uncertainty of its "
-    "group. random: any, as a fair test set needs it."
+    "group. balanced: the groups that have fewest labels take turns, by how likely a sample is in "
+    "each. random: any, as a fair test set needs it."
 )
 
 

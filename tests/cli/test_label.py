@@ -77,7 +77,7 @@ def test_a_wrong_request_is_one_line_and_status_2(gsr, tmp_path):
         ("--import", tmp_path / "none.csv"): "there is no file",
         ("--hide", "tiny"): "bundle 'tiny' exists already",
         ("--order", "influence"): "no run on bundle 'tiny' has the influence of samples on groups",
-        ("--order", "best"): "order is 'best'; allowed are balanced, influence, random",
+        ("--order", "best"): "order is 'best'; allowed are influence, balanced, random",
         ("--count", 0): "count is 0; ask for 1 sample or more",
     }.items():
         outcome = run("label", "tiny", *arguments)

@@ -219,7 +219,7 @@ def test_turns_go_to_the_group_with_fewest_labels_and_rows_that_are_likely_in_it
     given = truth(workspace, hidden, heldout)
     mine = [place for place, name in enumerate(given) if name == NAMES[0]][:4]
     add_answers(workspace, hidden, heldout[mine], [NAMES[0]] * len(mine))
-    queue = label_queue(workspace, hidden, count=12)
+    queue = label_queue(workspace, hidden, order="balanced", count=12)
     turns = queue["likely"].tolist()
     first = 3 * len(mine)
     assert turns[:first] == (NAMES[1:] * len(mine))[: len(turns[:first])]
@@ -228,9 +228,11 @@ def test_turns_go_to_the_group_with_fewest_labels_and_rows_that_are_likely_in_it
         queue["probability"], p[np.arange(len(queue)), [NAMES.index(name) for name in turns]]
     )
     # All come in the end, and the same again.
-    every = label_queue(workspace, hidden, count=100)
+    every = label_queue(workspace, hidden, order="balanced", count=100)
     assert sorted(every["row"]) == sorted(set(heldout) - set(heldout[mine]))
-    pd.testing.assert_frame_equal(every, label_queue(workspace, hidden, count=100))
+    pd.testing.assert_frame_equal(
+        every, label_queue(workspace, hidden, order="balanced", count=100)
+    )
 
 
 def test_a_random_order_is_not_changed_by_answers(workspace, hidden):
