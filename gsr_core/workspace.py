@@ -69,6 +69,11 @@ class Workspace:
         return self.root / "flags"
 
     @property
+    def labels(self) -> Path:
+        """Directory of group labels by hand, a file a bundle's content."""
+        return self.root / "labels"
+
+    @property
     def clusterings(self) -> Path:
         """Directory of clusterings, one directory each."""
         return self.root / "clusterings"

@@ -17,7 +17,7 @@ DASHBOARD = [ROOT / "app.py", ROOT / "start.py", *PAGES]
 LAYERS = [
     {"app", "start", "pages"},
     {"views", "cli"},
-    {"what_if", "reports"},
+    {"what_if", "labelling", "reports"},
     {"comparing", "experiments", "clusterings", "maps", "example_job", "cleaning"},
     {"curation"},
     {"runs", "figures", "examples"},

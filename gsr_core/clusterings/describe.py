@@ -17,7 +17,7 @@ from gsr_core.curation.flags import flag_rows
 from gsr_core.curation.subsets import Subset
 from gsr_core.curation.tables import describe_rows
 from gsr_core.data.bundle import SPLITS, Bundle, open_bundle
-from gsr_core.data.bundle_writing import bundle_directory, write_bundle
+from gsr_core.data.bundle_writing import bundle_directory, lasting_notes, write_bundle
 from gsr_core.data.groups import Group, membership_from_index
 from gsr_core.errors import BundleError
 from gsr_core.inference.base import OUTLIER
@@ -224,9 +224,7 @@ def clusters_as_bundle(clustering: Clustering, name: str) -> Bundle:
         if len(rows := bundle.rows_of[split])
     }
     lost = ", ".join(f"{count:,} of {split}" for split, count in outside.items() if count)
-    # Writing a bundle adds these notes again.
-    renewed = ("Group '", "There is no heldout split")
-    notes = [note for note in manifest.notes if not note.startswith(renewed)]
+    notes = lasting_notes(manifest)
     notes.append(
         f"The groups are clusters of '{bundle.name}' by {clustering.label}, inferred without group "
         f"labels; {lost or 'none'} of the samples are in no group."

@@ -33,6 +33,7 @@ __all__ = [
     "judge",
     "mcnemar",
     "paired_interval",
+    "rows_for",
     "rows_needed",
 ]
 
@@ -94,7 +95,20 @@ def rows_needed(samples: int, one: int, two: int) -> float:
     """
     if one == two:
         return np.inf
-    changed, net = (one + two) / samples, (two - one) / samples
+    return rows_for((one + two) / samples, (two - one) / samples)
+
+
+def rows_for(changed: float, net: float) -> float:
+    """Return how many rows tell a difference from chance, as `rows_needed` has it.
+
+    Args:
+        changed: Share of the rows that only one head gets right, at least that of `net`.
+        net: Difference of the heads' accuracies, not 0.
+
+    Example:
+        >>> rows_for(0.1, 0.05)
+        312.0
+    """
     root = _Z_HALF_LEVEL * np.sqrt(changed) + _Z_POWER * np.sqrt(changed - net**2)
     return float(np.ceil((root / net) ** 2))
 

@@ -37,7 +37,7 @@ from gsr_core.files import disk_full, new_directory, restore_directory, sha256
 from gsr_core.names import check_new_name
 from gsr_core.workspace import Workspace
 
-__all__ = ["bundle_directory", "write_bundle"]
+__all__ = ["bundle_directory", "lasting_notes", "write_bundle"]
 
 
 _ROW_GROUP = 8192
@@ -169,6 +169,12 @@ def write_bundle(
         )
         (temporary / "manifest.json").write_text(manifest.model_dump_json(indent=2) + "\n")
     return Bundle(directory, manifest)
+
+
+def lasting_notes(manifest: Manifest) -> list[str]:
+    """Return the notes of a bundle but for those that writing one of its rows adds again."""
+    renewed = ("Group '", "There is no heldout split")
+    return [note for note in manifest.notes if not note.startswith(renewed)]
 
 
 @contextmanager

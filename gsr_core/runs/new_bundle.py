@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from gsr_core.data.bundle import Bundle
-from gsr_core.data.bundle_writing import bundle_directory, write_bundle
+from gsr_core.data.bundle_writing import bundle_directory, lasting_notes, write_bundle
 from gsr_core.errors import RunStateError, SettingError
 from gsr_core.features.backbones import load_backbone
 from gsr_core.ingest.plan import BackboneChoice
@@ -13,9 +13,6 @@ from gsr_core.runs.network import NETWORK, trained_choice
 from gsr_core.runs.store import Run
 
 __all__ = ["bundle_of_run"]
-
-_RENEWED = ("Group '", "There is no heldout split")
-"""Beginnings of notes that writing a bundle adds again."""
 
 
 def bundle_of_run(run: Run, name: str, *, overwrite: bool = False) -> Bundle:
@@ -56,7 +53,7 @@ def bundle_of_run(run: Run, name: str, *, overwrite: bool = False) -> Bundle:
     choice = trained_choice(bundle, run.path / NETWORK)
     facts = load_backbone(**BackboneChoice.model_validate(choice).call()).facts
     config = run.config
-    notes = [note for note in manifest.notes if not note.startswith(_RENEWED)]
+    notes = lasting_notes(manifest)
     notes.append(
         f"The features are those of the network that run {run.run_id} trained from "
         f"'{bundle.name}' by {config.method}; that run has seen the rows of {run.values_split}."

@@ -36,6 +36,7 @@ PAGES = {
     "Samples": "pages/samples.py",
     "Map": "pages/map.py",
     "What if": "pages/what_if.py",
+    "Label": "pages/label.py",
     "Compare": "pages/compare.py",
     "Study": "pages/study.py",
     "Sweep": "pages/sweep.py",
@@ -88,6 +89,7 @@ DEFAULTS = {
     "right": "",
     "sweep": "",
     "study": "",
+    "order": "",
     "doc": "",
 }
 """Every choice and its value while nothing is chosen; values are text."""

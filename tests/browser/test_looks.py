@@ -8,7 +8,8 @@ import pytest
 from playwright.sync_api import expect
 
 PAGES = (
-    *("Setup", "Audit", "Run", "Weights", "Samples", "Map", "What if", "Compare", "Study", "Sweep"),
+    *("Setup", "Audit", "Run", "Weights", "Samples", "Map", "What if", "Label", "Compare"),
+    *("Study", "Sweep"),
     "Guide",
 )
 NARROW = {"width": 900, "height": 800}
