@@ -44,20 +44,17 @@ def test_samples_are_taken_out_of_a_run_and_the_refit_is_kept(screen, dashboard,
     # Another edit hides what is no longer of it, until it is asked for.
     screen.choose("Rows", "heaviest")
     screen.choose("Edit", "call them another class")
-    screen.choose("New class", "digit 5-9")
     screen.enter("How many", 15)
     expect(screen.keyed("group changes")).to_have_count(0)
     screen.press("Refit")
-    screen.page.get_by_role("radio", name="loss").click()
-    screen.idle()
-    edit = make_edit(refits, the_first(run, 15, "heaviest"), "relabel", label="digit 5-9")
+    screen.click(screen.page.get_by_role("radio", name="loss"))
+    edit = make_edit(refits, the_first(run, 15, "heaviest"), "relabel", label="digit 0-4")
     expect(screen.chart("group changes")).to_contain_text("change of loss, nats")
     screen.press("100 random subsets")
     expect(screen.page.get_by_text("Influence ranks what happens").first).to_be_visible()
     screen.idle()
     assert 0.9 < float(screen.metric("Influence ranks what happens")) <= 1
     screen.chart("predicted and happened")
-    assert all(2 / 101 <= float(row["chance loss"]) <= 1 for row in screen.table("chance loss"))
 
     # Kept, it is a run that Compare takes.
     screen.press("Keep as a run")
