@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 
 from gsr_core.data.bundle import Bundle
@@ -32,6 +33,7 @@ def attribute_values(
         values = bundle.column(attribute).take(places).to_pandas()
         known = sorted(values.dropna().unique(), key=str)
         if 0 < len(known) <= MOST_VALUES:
-            number = {value: place for place, value in enumerate(known)}
-            codes = values.map(number).fillna(-1).to_numpy(np.int64)
-            yield attribute, codes, [str(value) for value in known]
+            # As objects: a column of categories could not say -1.
+            index = pd.Index(known, dtype=object)
+            codes = index.get_indexer(pd.Index(values.astype(object)))
+            yield attribute, codes.astype(np.int64), [str(value) for value in known]
