@@ -144,6 +144,7 @@ def operating_points(
     val, shown = (judged_rows(run, each, bundle) for each in ("val", split))
     shares = [_shares(bundle, rows, name, average) for rows, name in ((val, "val"), (shown, split))]
     there = in_groups(val, "val")
+    in_groups(shown, split)
     size = len(val.labels) * int(there.sum()) * val.logits.shape[1]
     if size > _MOST_NUMBERS:
         raise SettingError(
