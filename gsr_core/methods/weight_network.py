@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from gsr_core.data.problem import Rows
 from gsr_core.linear.feature_map import FeatureMap
 
-__all__ = ["MOMENTUM", "Network", "network_inputs"]
+__all__ = ["MOMENTUM", "Hidden", "Network", "descend", "network_inputs", "network_weight"]
 
 MOMENTUM = 0.9
 """Of the descent of every network here, as in the paper."""
+
+Hidden = Annotated[
+    int,
+    Field(
+        ge=0,
+        le=1000,
+        description="Hidden units of the weight network; 0 is a linear one, which cannot give "
+        "more weight to a combination of class and attribute.",
+    ),
+]
+"""How wide a network of features is."""
 
 
 @dataclass(frozen=True)
@@ -56,3 +69,23 @@ def network_inputs(rows: Rows, *, standardise: bool, dtype: torch.dtype) -> Tens
     features = scaling.design(rows.features, dtype)[:, :-1]
     length = features.square().sum(dim=1).mean().sqrt()
     return features / length.clamp(min=torch.finfo(dtype).tiny)
+
+
+def network_weight(outputs: Tensor, counted: Tensor | None = None) -> Tensor:
+    """Return (n,) weights from a network's outputs (n,): sigmoids over their sum.
+
+    Args:
+        outputs: (n,).
+        counted: (n,) bool, which rows have a weight, those of the others being zero; all if None.
+    """
+    shares = torch.sigmoid(outputs)
+    shares = shares if counted is None else torch.where(counted, shares, 0)
+    return shares / shares.sum()
+
+
+def descend(
+    parameters: Tensor, velocity: Tensor, slope: Tensor, lr: float
+) -> tuple[Tensor, Tensor]:
+    """Return parameters and velocity after a step with momentum against a slope."""
+    velocity = MOMENTUM * velocity + slope
+    return parameters - lr * velocity, velocity

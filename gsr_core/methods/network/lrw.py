@@ -1,0 +1,304 @@
+r"""Learned reweighting (LRW), the whole network: as published, but for what its weights look at.
+
+Jain et al., "Improving Generalization via Meta-Learning on Hard Samples" (CVPR 2024): a first
+network says how hard each row is; the easiest, the hardest or a random share `delta` of the rows
+becomes validation; a second network is trained from the start on the others, under weights that a
+weight network g gives, which learns to lower the unweighted validation loss V. After every
+`weight_every` batches it takes one step,
+
+.. math::
+    \phi \leftarrow \phi - \beta \, \nabla_\phi \sum_j w_j(\phi)
+        \big( - \langle \nabla V(\hat\theta), \nabla \ell_j(\theta) \rangle \big), \qquad
+    w_j = \frac{g_\phi(x_j)}{\sum_k g_\phi(x_k)} ,
+
+over the rows j of a batch, with the network one step ahead (`gsr_core.curvature.lookahead`). The
+margins, the choice of validation and the weight network are those of `gsr_core.methods.lrw`.
+
+Where we differ:
+
+- g is the small network of the head's version on what the first network makes of a row, instead of
+  a second network of full size: it then needs no training of its own to see a row's attribute, and
+  an epoch costs about twice one of plain training and not three times.
+- The look-ahead is a step of plain descent at the learning rate, in eval mode, whatever the
+  optimiser. Its size is left out of the step of g, which it would only scale.
+- It is made on the last batch that was trained on, after `weight_every` of them and not before.
+- Weights have the mean one within a batch, which keeps the learning rate what it is.
+
+What the first network makes of all rows stays in memory, four bytes a number.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from gsr_core.methods.base import SETTINGS_CONFIG, LabelNeeds, Range, SearchSpace, settings
+from gsr_core.methods.draws import per_row
+from gsr_core.methods.lrw import Delta, choose_validation, margins
+from gsr_core.methods.network.first import FirstNetwork
+from gsr_core.methods.network.loop import Batch, Epoch
+from gsr_core.methods.weight_network import (
+    Hidden,
+    Network,
+    descend,
+    network_inputs,
+    network_weight,
+)
+
+if TYPE_CHECKING:
+    from gsr_core.methods.network.loop import Loop
+
+__all__ = [
+    "NetworkLRW",
+    "NetworkLRWEasy",
+    "NetworkLRWHard",
+    "NetworkLRWRandom",
+    "NetworkReweighted",
+    "Weigher",
+]
+
+
+@settings(frozen=True, kw_only=True, config=SETTINGS_CONFIG)
+class NetworkReweighted(FirstNetwork, ABC):
+    """Shared by the methods that learn a network of weights."""
+
+    needs: ClassVar[LabelNeeds] = LabelNeeds.NONE
+    search: ClassVar[SearchSpace] = {
+        **FirstNetwork.search,
+        "delta": (0.05, 0.1, 0.2),
+        "weight_lr": Range(0.1, 100.0),
+        "hidden": (0, 8, 32, 128),
+    }
+
+    delta: Delta = 0.1
+    weight_every: Annotated[
+        int,
+        Field(ge=1, le=100_000, description="Batches to train on for a step of the weights."),
+    ] = 5
+    weight_lr: Annotated[float, Field(gt=0, description="Step size of the weight network.")] = 3.0
+    hidden: Hidden = 32
+
+
+class Weigher:
+    """The weight network, and epochs under the weights that it gives.
+
+    Attributes:
+        inputs: (n, i) what it looks at, on the device: features of the first network.
+        phi: Its parameters.
+        velocity: Of its descent with momentum.
+    """
+
+    def __init__(self, method: NetworkReweighted, loop: Loop) -> None:
+        """Begin at equal weights, or where a run was stopped; the first network is done.
+
+        Args:
+            method: Its settings.
+            loop: Where training stands; it keeps the first network, `phi` and `velocity`.
+        """
+        self._method, self._loop = method, loop
+        first = loop.other("first")
+        if "phi" not in loop.kept:
+            first.module.load_state_dict(loop.learner.module.state_dict())
+        seen = replace(loop.trained, source=loop.features(learner=first).to(loop.device))
+        self.inputs = network_inputs(seen, standardise=True, dtype=torch.float32)
+        import os
+        if os.environ.get("Y"):
+            truth = torch.nn.functional.one_hot(loop.labels, loop.n_classes).to(self.inputs)
+            self.inputs = torch.cat([self.inputs, truth], dim=1)
+        self._network = Network(self.inputs.shape[1], method.hidden)
+        phi = self._network.start(method.seed, self.inputs)
+        self.phi = loop.kept.get("phi", phi).to(phi)
+        self.velocity = loop.kept.get("velocity", torch.zeros_like(phi)).to(phi)
+        self._keep()
+
+    def weight(self, validation: Tensor) -> Tensor:
+        """Return (n,) float64 weights, zero on the validation part (n,) and one in all."""
+        outputs = self._network(self.phi, self.inputs)
+        return network_weight(outputs.double().cpu(), ~validation)
+
+    def epoch(self, validation: Tensor, note: str) -> Epoch:
+        """Return an epoch over all other rows, in which rows of the validation part judge.
+
+        Args:
+            validation: (n,) bool, on the CPU.
+            note: What the user should know.
+        """
+        loop, every = self._loop, self._method.weight_every
+        trained = loop.shuffled(np.flatnonzero(~validation))
+        judges = self._judges(np.flatnonzero(validation), len(trained) // every)
+        batches = []
+        for done, places in enumerate(trained, 1):
+            batches.append(places)
+            if done % every == 0:
+                batches.append(judges[done // every - 1])
+
+        def update(batch: Batch) -> Tensor:
+            if validation[batch.places[0]]:
+                return self._move(batch)
+            return self._train(batch)
+
+        def values() -> Tensor:
+            self._keep()
+            return self.weight(validation)
+
+        return Epoch(batches, update=update, values=values, note=note)
+
+    def _judges(self, places: np.ndarray, number: int) -> np.ndarray:
+        """Return batches (number, b) of validation rows, each row as often as any other."""
+        size = min(self._loop.training.batch_size, len(places))
+        rng = self._loop.rng(1)
+        rounds = [rng.permutation(places) for _ in range(-(-number * size // len(places)))]
+        return np.concatenate([places[:0], *rounds])[: number * size].reshape(number, size)
+
+    def _train(self, batch: Batch) -> Tensor:
+        """Take a step of the network under the weights."""
+        self._last = batch
+        learner = self._loop.learner
+        losses = cross_entropy(learner.logits(batch.inputs), batch.labels, reduction="none")
+        weight = network_weight(self._network(self.phi, self._of(batch)))
+        learner.descend(weight @ losses)
+        return losses.detach().mean()
+
+    def _move(self, judges: Batch) -> Tensor:
+        """Take a step of the weight network; return the judges' loss one step ahead."""
+        # Here, not on top: whoever lists the methods need not load what differentiates networks.
+        from gsr_core.curvature.lookahead import weight_slopes
+        from gsr_core.curvature.network import FlatNetwork
+
+        loop, last = self._loop, self._last
+        phi = self.phi.detach().requires_grad_()
+        weight = network_weight(self._network(phi, self._of(last)))
+        size = loop.training.lr
+        slopes, loss = weight_slopes(
+            FlatNetwork(loop.learner.module),
+            loop.on_device(last),
+            weight.detach(),
+            loop.on_device(judges),
+            size=size,
+            # Torch halves the penalty.
+            l2=loop.training.weight_decay / 2,
+        )
+        (slope,) = torch.autograd.grad(weight @ (slopes / slopes.square().mean().sqrt()), phi)
+        lr = self._method.weight_lr
+        self.phi, self.velocity = descend(self.phi, self.velocity, slope, lr)
+        return loss
+
+    def _of(self, batch: Batch) -> Tensor:
+        return self.inputs[batch.places.to(self.inputs.device)]
+
+    def _keep(self) -> None:
+        self._loop.kept |= {"phi": self.phi.cpu(), "velocity": self.velocity.cpu()}
+
+
+@settings(frozen=True, kw_only=True, config=SETTINGS_CONFIG)
+class NetworkLRW(NetworkReweighted, ABC):
+    """Weight the rows that train for the sake of those that a first network set aside."""
+
+    within_class: Annotated[
+        bool,
+        Field(description="Take the share of each class alike; off: of all rows, as published."),
+    ] = True
+
+    @abstractmethod
+    def rank(self, loop: Loop) -> np.ndarray:
+        """Return (n,) numbers; the rows with the lowest make the validation part."""
+
+    def epochs(self, loop: Loop) -> Iterator[Epoch]:
+        """Yield the first network's epochs, then the second's under learned weights.
+
+        Args:
+            loop: Where training stands; it keeps the validation part and the weight network.
+        """
+        yield from self.first(loop, "whose features the weights are made of")
+        weigher = Weigher(self, loop)
+        if "validation" not in loop.kept:
+            labels, size = loop.labels.numpy(), int(self.delta * len(loop))
+            score = self.rank(loop)
+            if self.within_class:
+                score = _share_below(score, labels)
+            chosen = choose_validation(score, labels, size)
+            loop.kept["validation"] = torch.from_numpy(chosen)
+            loop.restart()
+        validation = loop.kept["validation"]
+        note = (
+            f"{int(validation.sum()):,} of {len(loop):,} samples are validation: they judge the "
+            "weights of the others and have none themselves."
+        )
+        while True:
+            yield weigher.epoch(validation, note)
+
+
+def _share_below(score: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return (n,) in [0, 1) the share of each row's class that has a lower score."""
+    share = np.empty(len(score))
+    for label in np.unique(labels):
+        own = labels == label
+        share[own] = np.argsort(np.argsort(score[own], kind="stable")) / own.sum()
+    return share
+
+
+def network_margins(loop: Loop) -> np.ndarray:
+    """Return (n,) the probabilistic margins of the rows by the network as it is."""
+    return margins(loop.logits(), loop.labels).numpy()
+
+
+@settings(frozen=True, kw_only=True, config=SETTINGS_CONFIG)
+class NetworkLRWRandom(NetworkLRW):
+    """Learned reweighting of a network with a random validation part."""
+
+    name: ClassVar[str] = "network_lrw_random"
+    title: ClassVar[str] = "Network LRW-Random: learned reweighting, random validation"
+    summary: ClassVar[str] = (
+        "Trains the whole network under weights that a small network learns to give so that it "
+        "does well on a random part of the rows."
+    )
+    use_when: ClassVar[str] = "To see what choosing the validation part adds to network LRW."
+
+    def rank(self, loop: Loop) -> np.ndarray:
+        """Return (n,) random numbers."""
+        return per_row(loop.trained, np.random.default_rng(self.seed))
+
+
+@settings(frozen=True, kw_only=True, config=SETTINGS_CONFIG)
+class NetworkLRWEasy(NetworkLRW):
+    """Learned reweighting of a network with the easiest rows as validation part."""
+
+    name: ClassVar[str] = "network_lrw_easy"
+    title: ClassVar[str] = "Network LRW-Easy: learned reweighting, easy validation"
+    summary: ClassVar[str] = (
+        "Trains the whole network under weights that a small network learns to give so that it "
+        "does well on the rows that were easiest for a first network."
+    )
+    use_when: ClassVar[str] = "To see what choosing the validation part adds to network LRW."
+
+    def rank(self, loop: Loop) -> np.ndarray:
+        """Return (n,) the margins, negated."""
+        return -network_margins(loop)
+
+
+@settings(frozen=True, kw_only=True, config=SETTINGS_CONFIG)
+class NetworkLRWHard(NetworkLRW):
+    """Learned reweighting of a network with the hardest rows as validation part."""
+
+    name: ClassVar[str] = "network_lrw_hard"
+    title: ClassVar[str] = "Network LRW-Hard: learned reweighting, hard validation"
+    summary: ClassVar[str] = (
+        "Trains the whole network under weights that a small network learns to give so that it "
+        "does well on the rows that were hardest for a first network."
+    )
+    use_when: ClassVar[str] = (
+        "Nobody labelled groups, labels are clean, and new data will look like the rows that a "
+        "briefly trained network finds hard."
+    )
+
+    def rank(self, loop: Loop) -> np.ndarray:
+        """Return (n,) the margins."""
+        return network_margins(loop)
