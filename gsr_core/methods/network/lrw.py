@@ -1,30 +1,35 @@
-r"""Learned reweighting (LRW), the whole network: as published, but for what its weights look at.
+r"""Learned reweighting (LRW), the whole network.
 
 Jain et al., "Improving Generalization via Meta-Learning on Hard Samples" (CVPR 2024): a first
 network says how hard each row is; the easiest, the hardest or a random share `delta` of the rows
 becomes validation; a second network is trained from the start on the others, under weights that a
 weight network g gives, which learns to lower the unweighted validation loss V. After every
-`weight_every` batches it takes one step,
+`weight_every` batches it takes one step, with momentum, against
 
 .. math::
-    \phi \leftarrow \phi - \beta \, \nabla_\phi \sum_j w_j(\phi)
-        \big( - \langle \nabla V(\hat\theta), \nabla \ell_j(\theta) \rangle \big), \qquad
-    w_j = \frac{g_\phi(x_j)}{\sum_k g_\phi(x_k)} ,
+    \nabla_\phi \sum_j w_j(\phi) \, \frac{s_j}{\mathrm{rms}(s)} , \qquad
+    w_j = \frac{g_\phi(x_j, y_j)}{\sum_k g_\phi(x_k, y_k)} , \qquad
+    s_j = \frac{\mathrm{d} V(\hat\theta)}{\mathrm{d} w_j} ,
 
 over the rows j of a batch, with the network one step ahead (`gsr_core.curvature.lookahead`). The
 margins, the choice of validation and the weight network are those of `gsr_core.methods.lrw`.
 
-Where we differ:
+Where we differ, and why:
 
-- g is the small network of the head's version on what the first network makes of a row, instead of
-  a second network of full size: it then needs no training of its own to see a row's attribute, and
-  an epoch costs about twice one of plain training and not three times.
+- g is a small network of what the first network makes of a row, with an output a class, of which
+  the row's own counts; as published it is a network of full size, of the input alone, which has to
+  learn both class and attribute from it. An epoch costs about twice one of plain training.
+- The slopes of a batch are brought to one root mean square: they grow by orders of magnitude with V
+  and with the network, so that no one step size of g would do.
 - The look-ahead is a step of plain descent at the learning rate, in eval mode, whatever the
-  optimiser. Its size is left out of the step of g, which it would only scale.
-- It is made on the last batch that was trained on, after `weight_every` of them and not before.
+  optimiser, on the last batch that was trained on.
+- The share is taken of each class alike (`within_class`): a brief network is often lopsided, with
+  the hardest rows all of one class, whose weights then rise as a whole.
 - Weights have the mean one within a batch, which keeps the learning rate what it is.
 
-What the first network makes of all rows stays in memory, four bytes a number.
+As published, the validation part only judges. Where the hard rows are the minority and fewer than
+`delta`, LRW-Hard takes all of them away from training, and nothing is left to be weighted up. What
+the first network makes of all rows stays in memory, four bytes a number.
 """
 
 from __future__ import annotations
@@ -40,6 +45,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from gsr_core.errors import SettingError
 from gsr_core.methods.base import SETTINGS_CONFIG, LabelNeeds, Range, SearchSpace, settings
 from gsr_core.methods.draws import per_row
 from gsr_core.methods.lrw import Delta, choose_validation, margins
@@ -74,16 +80,16 @@ class NetworkReweighted(FirstNetwork, ABC):
     search: ClassVar[SearchSpace] = {
         **FirstNetwork.search,
         "delta": (0.05, 0.1, 0.2),
-        "weight_lr": Range(0.1, 100.0),
+        "weight_lr": Range(0.003, 0.3),
         "hidden": (0, 8, 32, 128),
     }
 
     delta: Delta = 0.1
     weight_every: Annotated[
         int,
-        Field(ge=1, le=100_000, description="Batches to train on for a step of the weights."),
+        Field(ge=1, le=100_000, description="Batches to train on for each step of the weights."),
     ] = 5
-    weight_lr: Annotated[float, Field(gt=0, description="Step size of the weight network.")] = 3.0
+    weight_lr: Annotated[float, Field(gt=0, description="Step size of the weight network.")] = 0.03
     hidden: Hidden = 32
 
 
@@ -92,7 +98,7 @@ class Weigher:
 
     Attributes:
         inputs: (n, i) what it looks at, on the device: features of the first network.
-        phi: Its parameters.
+        phi: Its parameters; it has an output a class.
         velocity: Of its descent with momentum.
     """
 
@@ -109,11 +115,8 @@ class Weigher:
             first.module.load_state_dict(loop.learner.module.state_dict())
         seen = replace(loop.trained, source=loop.features(learner=first).to(loop.device))
         self.inputs = network_inputs(seen, standardise=True, dtype=torch.float32)
-        import os
-        if os.environ.get("Y"):
-            truth = torch.nn.functional.one_hot(loop.labels, loop.n_classes).to(self.inputs)
-            self.inputs = torch.cat([self.inputs, truth], dim=1)
-        self._network = Network(self.inputs.shape[1], method.hidden)
+        self._labels = loop.labels.to(loop.device)
+        self._network = Network(self.inputs.shape[1], method.hidden, loop.n_classes)
         phi = self._network.start(method.seed, self.inputs)
         self.phi = loop.kept.get("phi", phi).to(phi)
         self.velocity = loop.kept.get("velocity", torch.zeros_like(phi)).to(phi)
@@ -121,7 +124,7 @@ class Weigher:
 
     def weight(self, validation: Tensor) -> Tensor:
         """Return (n,) float64 weights, zero on the validation part (n,) and one in all."""
-        outputs = self._network(self.phi, self.inputs)
+        outputs = self._network(self.phi, self.inputs, self._labels)
         return network_weight(outputs.double().cpu(), ~validation)
 
     def epoch(self, validation: Tensor, note: str) -> Epoch:
@@ -130,15 +133,24 @@ class Weigher:
         Args:
             validation: (n,) bool, on the CPU.
             note: What the user should know.
+
+        Raises:
+            SettingError: If the epoch has fewer batches than it takes for a step of the weights.
         """
         loop, every = self._loop, self._method.weight_every
         trained = loop.shuffled(np.flatnonzero(~validation))
-        judges = self._judges(np.flatnonzero(validation), len(trained) // every)
+        if not (moves := len(trained) // every):
+            raise SettingError(
+                f"weight_every is {every} and an epoch has {len(trained)} batches, so that the "
+                f"weights would never move; set it to {max(len(trained), 1)} or less"
+            )
+        judges = iter(self._judges(np.flatnonzero(validation), moves))
         batches = []
         for done, places in enumerate(trained, 1):
             batches.append(places)
             if done % every == 0:
-                batches.append(judges[done // every - 1])
+                batches.append(next(judges))
+        self._judged = torch.zeros((), device=loop.device)
 
         def update(batch: Batch) -> Tensor:
             if validation[batch.places[0]]:
@@ -149,47 +161,57 @@ class Weigher:
             self._keep()
             return self.weight(validation)
 
-        return Epoch(batches, update=update, values=values, note=note)
+        def said() -> str:
+            return f"{note} Their loss one step ahead was {float(self._judged) / moves:.3f} nats."
+
+        return Epoch(batches, update=update, values=values, note=said)
 
     def _judges(self, places: np.ndarray, number: int) -> np.ndarray:
         """Return batches (number, b) of validation rows, each row as often as any other."""
         size = min(self._loop.training.batch_size, len(places))
         rng = self._loop.rng(1)
         rounds = [rng.permutation(places) for _ in range(-(-number * size // len(places)))]
-        return np.concatenate([places[:0], *rounds])[: number * size].reshape(number, size)
+        return np.concatenate(rounds)[: number * size].reshape(number, size)
 
     def _train(self, batch: Batch) -> Tensor:
         """Take a step of the network under the weights."""
         self._last = batch
         learner = self._loop.learner
         losses = cross_entropy(learner.logits(batch.inputs), batch.labels, reduction="none")
-        weight = network_weight(self._network(self.phi, self._of(batch)))
+        weight = network_weight(self._network(self.phi, self._of(batch), batch.labels))
         learner.descend(weight @ losses)
-        return losses.detach().mean()
+        self._loss = losses.detach().mean()
+        return self._loss
 
     def _move(self, judges: Batch) -> Tensor:
-        """Take a step of the weight network; return the judges' loss one step ahead."""
+        """Take a step of the weight network.
+
+        Returns:
+            The loss of the batch before: nothing is trained on these rows, whose own loss would
+            pass for that of training.
+        """
         # Here, not on top: whoever lists the methods need not load what differentiates networks.
         from gsr_core.curvature.lookahead import weight_slopes
         from gsr_core.curvature.network import FlatNetwork
 
         loop, last = self._loop, self._last
         phi = self.phi.detach().requires_grad_()
-        weight = network_weight(self._network(phi, self._of(last)))
-        size = loop.training.lr
+        weight = network_weight(self._network(phi, self._of(last), last.labels))
         slopes, loss = weight_slopes(
             FlatNetwork(loop.learner.module),
             loop.on_device(last),
             weight.detach(),
             loop.on_device(judges),
-            size=size,
+            size=loop.training.lr,
             # Torch halves the penalty.
             l2=loop.training.weight_decay / 2,
         )
-        (slope,) = torch.autograd.grad(weight @ (slopes / slopes.square().mean().sqrt()), phi)
+        self._judged += loss
+        norm = slopes.square().mean().sqrt().clamp(min=torch.finfo(slopes.dtype).tiny)
+        (slope,) = torch.autograd.grad(weight @ (slopes / norm), phi)
         lr = self._method.weight_lr
         self.phi, self.velocity = descend(self.phi, self.velocity, slope, lr)
-        return loss
+        return self._loss
 
     def _of(self, batch: Batch) -> Tensor:
         return self.inputs[batch.places.to(self.inputs.device)]

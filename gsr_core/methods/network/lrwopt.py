@@ -7,7 +7,7 @@ from both, and the share `delta` of the rows that it finds hardest judges in the
 `gsr_core.methods.network.lrw`.
 
 Where we differ: the splitter learns between epochs from all rows, not within them from the few of a
-validation batch; and it looks at what the first network makes of a row, which stays as it is.
+validation batch. Theta looks at what the first network makes of a row, and at its class.
 """
 
 from __future__ import annotations
@@ -40,10 +40,7 @@ class NetworkLRWOpt(Splitting, NetworkReweighted):
         "Trains the whole network while a splitter learns which rows are hard, and a small network "
         "to weight the others so that it does well on these."
     )
-    use_when: ClassVar[str] = (
-        "As network LRW-Hard, when what is hard should be learned as well; it costs less, as the "
-        "first network is gone on with."
-    )
+    use_when: ClassVar[str] = "As network LRW-Hard, when what is hard should be learned as well."
 
     splitter_updates: Annotated[
         int, Field(ge=1, le=100_000, description="Steps of the splitter between two epochs.")
@@ -93,7 +90,7 @@ class NetworkLRWOpt(Splitting, NetworkReweighted):
             }
             yield weigher.epoch(
                 validation,
+                f"The generalisation gap was {float(gap):.3f} nats before this epoch. "
                 f"{int(validation.sum()):,} of {len(loop):,} samples are the learned validation "
-                "part: they judge the weights of the others and have none themselves. "
-                f"Generalisation gap before this epoch {float(gap):.3f} nats.",
+                "part: they judge the weights of the others and have none themselves.",
             )
