@@ -54,7 +54,6 @@ from gsr_core.methods.draws import per_row
 from gsr_core.methods.inner import FittedHead, InnerProblem
 from gsr_core.methods.lookahead import Descent
 from gsr_core.methods.weight_network import (
-    Hidden,
     Network,
     descend,
     network_inputs,
@@ -256,7 +255,15 @@ class Reweighted(FittedHead, ABC):
         ),
     ] = "one_step"
     lr: Annotated[float, Field(gt=0, description="Step size of the weight network.")] = 300.0
-    hidden: Hidden = 32
+    hidden: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=1000,
+            description="Hidden units of the weight network; 0 is a linear one, which cannot give "
+            "more weight to a combination of class and attribute.",
+        ),
+    ] = 32
     head_updates: Annotated[
         int,
         Field(

@@ -3,30 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from gsr_core.data.problem import Rows
 from gsr_core.linear.feature_map import FeatureMap
 
-__all__ = ["MOMENTUM", "Hidden", "Network", "descend", "network_inputs", "network_weight"]
+__all__ = ["MOMENTUM", "Network", "descend", "network_inputs", "network_weight"]
 
 MOMENTUM = 0.9
 """Of the descent of every network here, as in the paper."""
-
-Hidden = Annotated[
-    int,
-    Field(
-        ge=0,
-        le=1000,
-        description="Hidden units of the weight network; 0 is a linear one, which cannot give "
-        "more weight to a combination of class and attribute.",
-    ),
-]
-"""How wide a network of features is."""
 
 
 @dataclass(frozen=True)

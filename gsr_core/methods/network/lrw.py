@@ -52,7 +52,6 @@ from gsr_core.methods.lrw import Delta, choose_validation, margins
 from gsr_core.methods.network.first import FirstNetwork
 from gsr_core.methods.network.loop import Batch, Epoch
 from gsr_core.methods.weight_network import (
-    Hidden,
     Network,
     descend,
     network_inputs,
@@ -90,7 +89,14 @@ class NetworkReweighted(FirstNetwork, ABC):
         Field(ge=1, le=100_000, description="Batches to train on for each step of the weights."),
     ] = 5
     weight_lr: Annotated[float, Field(gt=0, description="Step size of the weight network.")] = 0.03
-    hidden: Hidden = 32
+    hidden: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=1000,
+            description="Hidden units of the weight network; 0 is a linear one for each class.",
+        ),
+    ] = 32
 
 
 class Weigher:
