@@ -53,10 +53,16 @@ from gsr_core.methods.crossfit import crossfitted_logits, draw_folds
 from gsr_core.methods.draws import per_row
 from gsr_core.methods.inner import FittedHead, InnerProblem
 from gsr_core.methods.lookahead import Descent
-from gsr_core.methods.weight_network import MOMENTUM, Network, network_inputs
+from gsr_core.methods.weight_network import (
+    Network,
+    descend,
+    network_inputs,
+    network_weight,
+)
 
 __all__ = [
     "LRW",
+    "Delta",
     "LRWEasy",
     "LRWHard",
     "LRWRandom",
@@ -67,6 +73,9 @@ __all__ = [
     "lookahead_influence",
     "margins",
 ]
+
+Delta = Annotated[float, Field(gt=0, lt=1, description="Share of the samples that is validation.")]
+"""How much judges, and has no weight of its own."""
 
 
 def margins(logits: Tensor, labels: Tensor) -> Tensor:
@@ -187,8 +196,7 @@ class Reweighting:
     def weight(self, training: Tensor, phi: Tensor | None = None) -> Tensor:
         """Return the weights (n,) that the network gives to the training part (n,), zero off it."""
         outputs = self._network(self.phi if phi is None else phi, self._inputs)
-        shares = torch.where(training, torch.sigmoid(outputs), 0)
-        return shares / shares.sum()
+        return network_weight(outputs, training)
 
     def update(self, training: Tensor, judge_weight: Tensor) -> None:
         """Update the network once, and then the head several times.
@@ -202,8 +210,7 @@ class Reweighting:
         by_weight = self._influence(weight.detach(), judge_weight)
         # Of a number: of a vector, torch first imports a computer algebra system, for seconds.
         (slope,) = torch.autograd.grad(weight @ by_weight, phi)
-        self.velocity = MOMENTUM * self.velocity + slope
-        self.phi = self.phi - self._settings.lr * self.velocity
+        self.phi, self.velocity = descend(self.phi, self.velocity, slope, self._settings.lr)
 
         if self._settings.lookahead == "exact":
             return
@@ -239,9 +246,7 @@ class Reweighted(FittedHead, ABC):
     updates: Annotated[
         int, Field(ge=1, le=100_000, description="Updates of the weight network between refits.")
     ] = 5
-    delta: Annotated[
-        float, Field(gt=0, lt=1, description="Share of the samples that is validation.")
-    ] = 0.1
+    delta: Delta = 0.1
     lookahead: Annotated[
         Literal["one_step", "exact"],
         Field(

@@ -43,23 +43,14 @@ from gsr_core.data.problem import Problem
 from gsr_core.methods.base import SETTINGS_CONFIG, Step, settings
 from gsr_core.methods.draws import per_row
 from gsr_core.methods.lrw import Reweighted, Reweighting, choose_validation
-from gsr_core.methods.weight_network import MOMENTUM, Network, network_inputs
+from gsr_core.methods.weight_network import Network, descend, network_inputs
 
-__all__ = ["LRWOpt", "splitter_loss"]
+__all__ = ["LRWOpt", "Splitter", "Splitting", "splitter_loss"]
 
 
 @settings(frozen=True, kw_only=True, config=SETTINGS_CONFIG)
-class LRWOpt(Reweighted):
-    """Learn which samples judge, and the weights of the others."""
-
-    name: ClassVar[str] = "lrwopt"
-    title: ClassVar[str] = "LRWOpt (MOLERE): learned reweighting, learned validation"
-    summary: ClassVar[str] = (
-        "Learns which held-out samples are hard, by a splitter whose step weights each loss with "
-        "its soft share of validation, and a network that weights the others so that a head "
-        "trained on them does well on the hard ones."
-    )
-    use_when: ClassVar[str] = "As LRW-Hard, when what is hard should be learned as well."
+class Splitting:
+    """How the splitter learns."""
 
     splitter_lr: Annotated[float, Field(gt=0, description="Step size of the splitter.")] = 1.0
     splitter_hidden: Annotated[
@@ -71,6 +62,82 @@ class LRWOpt(Reweighted):
     label_penalty: Annotated[
         float, Field(ge=0, description="Keeps the classes of both sides like those of all.")
     ] = 1.0
+
+
+class Splitter:
+    """What says of each row how likely it is on the training side.
+
+    Attributes:
+        theta: The parameters of its network.
+        velocity: Of the descent with momentum.
+    """
+
+    def __init__(
+        self, settings: Splitting, problem: Problem, features: Tensor, *, delta: float, seed: int
+    ) -> None:
+        """Begin where every row is on the training side with a chance of 1 - delta.
+
+        Args:
+            settings: How it learns.
+            problem: The data, of which the weighted rows are split.
+            features: (n, i) what it sees of them, beside their classes.
+            delta: Share that is validation.
+            seed: Of its first parameters, and of the order of rows that it tells no apart.
+        """
+        rows = problem.weighted
+        self._settings, self._delta = settings, delta
+        self._labels = rows.labels.cpu().numpy()
+        self._truth = one_hot(rows.labels, problem.n_classes).to(features)
+        self._inputs = torch.cat([features, self._truth], dim=1)
+        self._network = Network(self._inputs.shape[1], settings.splitter_hidden)
+        self._tie = per_row(rows, np.random.default_rng(seed))
+        self.theta = self._network.start(seed, features)
+        self.theta[-1] = float(np.log((1 - delta) / delta))
+        self.velocity = torch.zeros_like(self.theta)
+
+    def validation(self) -> Tensor:
+        """Return (n,) bool: the share of the lowest chances, with every class on both sides."""
+        outputs = self._network(self.theta, self._inputs).cpu().numpy()
+        order = np.lexsort((self._tie, outputs))
+        size = int(self._delta * len(order))
+        chosen = choose_validation(np.argsort(order), self._labels, size)
+        return torch.from_numpy(chosen).to(self._inputs.device)
+
+    def update(self, right: Tensor, losses: Tensor) -> None:
+        """Take one step of the descent over all rows.
+
+        Args:
+            right: (n,) bool, whether each is classified rightly.
+            losses: (n,) its cross-entropy, nats.
+        """
+        moving = self.theta.detach().requires_grad_()
+        loss = splitter_loss(
+            self._network(moving, self._inputs),
+            right,
+            losses,
+            self._truth,
+            delta=self._delta,
+            ratio_penalty=self._settings.ratio_penalty,
+            label_penalty=self._settings.label_penalty,
+        )
+        (slope,) = torch.autograd.grad(loss, moving)
+        lr = self._settings.splitter_lr
+        self.theta, self.velocity = descend(self.theta, self.velocity, slope, lr)
+
+
+@settings(frozen=True, kw_only=True, config=SETTINGS_CONFIG)
+class LRWOpt(Splitting, Reweighted):
+    """Learn which samples judge, and the weights of the others."""
+
+    name: ClassVar[str] = "lrwopt"
+    title: ClassVar[str] = "LRWOpt (MOLERE): learned reweighting, learned validation"
+    summary: ClassVar[str] = (
+        "Learns which held-out samples are hard, by a splitter whose step weights each loss with "
+        "its soft share of validation, and a network that weights the others so that a head "
+        "trained on them does well on the hard ones."
+    )
+    use_when: ClassVar[str] = "As LRW-Hard, when what is hard should be learned as well."
+
     patience: Annotated[
         int,
         Field(ge=1, description="Steps in a row with a smaller generalisation gap; then stop."),
@@ -87,56 +154,31 @@ class LRWOpt(Reweighted):
                 None.
         """
         inner, rows = self.inner(problem), problem.weighted
-        labels = rows.labels.cpu().numpy()
-        truth = one_hot(rows.labels, problem.n_classes).to(inner.basis)
         features = network_inputs(
             rows, standardise=self.standardise, dtype=problem.compute.accumulate_dtype
         )
-        inputs = torch.cat([features, truth], dim=1)
-        splitter = Network(inputs.shape[1], self.splitter_hidden)
-        tie = per_row(rows, np.random.default_rng(self.seed))
-
-        def part(theta: Tensor) -> Tensor:
-            """Return (n,) bool: the validation part."""
-            order = np.lexsort((tie, splitter(theta, inputs).cpu().numpy()))
-            chosen = choose_validation(np.argsort(order), labels, int(self.delta * len(rows)))
-            return torch.from_numpy(chosen).to(rows.labels.device)
-
-        theta = splitter.start(self.seed, inner.basis)
-        theta[-1] = float(np.log((1 - self.delta) / self.delta))
+        splitter = Splitter(self, problem, features, delta=self.delta, seed=self.seed)
         stored = inner.resume(
             checkpoint,
-            theta=theta,
-            theta_velocity=torch.zeros_like(theta),
+            theta=splitter.theta,
+            theta_velocity=splitter.velocity,
             gap=torch.tensor(-torch.inf),
             shrunk=torch.tensor(0),
         )
-        theta, velocity = stored["theta"], stored["theta_velocity"]
+        splitter.theta, splitter.velocity = stored["theta"], stored["theta_velocity"]
         gap, shrunk = float(stored["gap"]), int(stored["shrunk"])
         reweighting = Reweighting(self, problem, inner, stored)
         if checkpoint is None:
-            reweighting.warm_up(~part(theta))
+            reweighting.warm_up(~splitter.validation())
 
         while shrunk < self.patience:
             inner.forget()
-            validation = part(theta)
+            validation = splitter.validation()
             judge = inner.objective(validation.to(inner.basis) / validation.sum())
             for _ in range(self.updates):
                 state = judge.at(reweighting.u)
                 right = state.probabilities.argmax(dim=1) == inner.labels
-                moving = theta.detach().requires_grad_()
-                loss = splitter_loss(
-                    splitter(moving, inputs),
-                    right,
-                    state.losses,
-                    truth,
-                    delta=self.delta,
-                    ratio_penalty=self.ratio_penalty,
-                    label_penalty=self.label_penalty,
-                )
-                (slope,) = torch.autograd.grad(loss, moving)
-                velocity = MOMENTUM * velocity + slope
-                theta = theta - self.splitter_lr * velocity
+                splitter.update(right, state.losses)
                 reweighting.update(~validation, judge.sample_weight)
 
             losses = judge.at(reweighting.u).losses
@@ -148,8 +190,8 @@ class LRWOpt(Reweighted):
                 reweighting.u,
                 checkpoint={
                     **reweighting.checkpoint(),
-                    "theta": theta,
-                    "theta_velocity": velocity,
+                    "theta": splitter.theta,
+                    "theta_velocity": splitter.velocity,
                     "gap": inner.basis.new_tensor(gap),
                     "shrunk": torch.tensor(shrunk),
                 },

@@ -34,7 +34,7 @@ from gsr_core.methods.base import SETTINGS_CONFIG, LabelNeeds, Range, SearchSpac
 from gsr_core.methods.biased import curvature_bound
 from gsr_core.methods.inner import FittedHead, InnerProblem, Scored
 from gsr_core.methods.lookahead import Descent, agreement
-from gsr_core.methods.weight_network import MOMENTUM, Network
+from gsr_core.methods.weight_network import Network, descend, network_weight
 
 __all__ = ["MWN", "map_gradient", "mapped_weight"]
 
@@ -85,8 +85,7 @@ class MWN(FittedHead):
         while True:
             for _ in range(self.updates):
                 slope = map_gradient(network, phi, inner, target, u, descent)
-                velocity = MOMENTUM * velocity + slope
-                phi = phi - self.lr * velocity
+                phi, velocity = descend(phi, velocity, slope, self.lr)
                 objective = inner.objective(mapped_weight(network, phi, losses))
                 u = descent.step(objective, u)
                 losses = objective.at(u).losses
@@ -100,8 +99,7 @@ class MWN(FittedHead):
 
 def mapped_weight(network: Network, phi: Tensor, losses: Tensor) -> Tensor:
     """Return the weights (n,), summing to one, of samples with these losses (n,), nats."""
-    shares = torch.sigmoid(network(phi, losses[:, None]))
-    return shares / shares.sum()
+    return network_weight(network(phi, losses[:, None]))
 
 
 def map_gradient(

@@ -46,6 +46,8 @@ from gsr_core.methods.network.group_dro import NetworkGroupDRO
 from gsr_core.methods.network.gsr import GSRFAH, GSRFEH, GSRFGN, GSRFHF
 from gsr_core.methods.network.jtt import NetworkJTT
 from gsr_core.methods.network.lff import NetworkLfF
+from gsr_core.methods.network.lrw import NetworkLRWEasy, NetworkLRWHard, NetworkLRWRandom
+from gsr_core.methods.network.lrwopt import NetworkLRWOpt
 from gsr_core.methods.network.pde import NetworkPDE
 from gsr_core.methods.network.pgd import NetworkPGD
 from gsr_core.methods.network.s2l import NetworkS2L
@@ -125,6 +127,10 @@ METHODS: dict[str, type[Method]] = {
         NetworkEIIL,
         NetworkGeorge,
         NetworkCnC,
+        NetworkLRWRandom,
+        NetworkLRWEasy,
+        NetworkLRWHard,
+        NetworkLRWOpt,
     )
 }
 

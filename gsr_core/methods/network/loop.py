@@ -224,10 +224,19 @@ class Loop:
         """
         return torch.cat([logits for _, logits in self._pass(rows, learner or self.learner)])
 
-    def features(self, places: np.ndarray | None = None) -> Tensor:
-        """Return the (n, d) float32 inputs of the head of trained rows in eval mode, on the CPU."""
+    def on_device(self, batch: Batch) -> tuple[Any, Tensor]:
+        """Return the inputs of a batch and its labels (b,), on the device."""
+        return to_device(batch.inputs, self.device), batch.labels
+
+    def features(self, places: np.ndarray | None = None, learner: Learner | None = None) -> Tensor:
+        """Return the (n, d) float32 inputs of the head of trained rows in eval mode, on the CPU.
+
+        Args:
+            places: Which rows; all by default.
+            learner: Whose; those of the scored network by default.
+        """
         rows = self.rows if places is None else self.rows[places]
-        return torch.cat([features for features, _ in self._pass(rows, self.learner)])
+        return torch.cat([features for features, _ in self._pass(rows, learner or self.learner)])
 
     def read(
         self, rows: np.ndarray, labels: Tensor, weight: Tensor | None = None
