@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from safetensors.numpy import load_file, save_file
 
-from gsr_core.data.bundle import Bundle
+from gsr_core.data.bundle import Bundle, load_head
 from gsr_core.errors import RunStateError, SettingError
 from gsr_core.files import new_directory, sha256
 from gsr_core.runs.predictions import write_predictions
@@ -41,7 +41,8 @@ def export_run(
         to: The directory to make.
         offset: By class, what is added to the biases of the exported head, as `about.json` then
             says (`logit_offset`): thresholds between the classes other than those that the run
-            was scored with. All else is that of the run.
+            was scored with. What the head predicts is that of these offsets, all else is that of
+            the run.
         tables: More tables to write, by name, such as `curation.tables.curated` has.
 
     Returns:
@@ -66,8 +67,6 @@ def export_run(
         weights = run.weights()
         if weights is not None:
             weights.to_csv(temporary / "weights.csv", index=False)
-        if run.head() is not None:
-            write_predictions(run, temporary, bundle)
         for name, table in (tables or {}).items():
             table.to_parquet(temporary / f"{name}.parquet", index=False)
             table.to_csv(temporary / f"{name}.csv", index=False)
@@ -77,6 +76,9 @@ def export_run(
         if offset is not None:
             _shift(temporary / "head.safetensors", offset, bundle.manifest.classes)
             content["logit_offset"] = dict(offset)
+        if (temporary / "head.safetensors").exists():
+            head = load_head(temporary / "head.safetensors")
+            write_predictions(run, head, temporary, bundle)
         if (checkpoint := _own_checkpoint(run, content["network"])) is not None:
             name = f"network{checkpoint.suffix}"
             shutil.copyfile(checkpoint, temporary / name)

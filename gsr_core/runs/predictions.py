@@ -1,4 +1,4 @@
-"""What a run's kept head says of every sample, as files for other programs."""
+"""What an exported head says of every sample, as files for other programs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from pyarrow.csv import CSVWriter
 from scipy.special import log_softmax
 
 from gsr_core.data.bundle import SPLITS, Bundle
-from gsr_core.errors import RunStateError
 from gsr_core.runs.store import Run
 
 __all__ = ["MOST_PROBABILITIES", "PROBABILITY", "write_predictions"]
@@ -30,7 +29,9 @@ _BLOCK = 2**22
 """Numbers of features and logits that are held at a time."""
 
 
-def write_predictions(run: Run, folder: Path, bundle: Bundle | None = None) -> None:
+def write_predictions(
+    run: Run, head: tuple[np.ndarray, np.ndarray], folder: Path, bundle: Bundle
+) -> None:
     """Write one row a sample and split to `predictions.parquet` and `predictions.csv`.
 
     Columns `sample_id`, `row` (position in the bundle), `split` as the run saw it, `class`,
@@ -38,18 +39,14 @@ def write_predictions(run: Run, folder: Path, bundle: Bundle | None = None) -> N
     and `probability: <class>` for each class, up to `MOST_PROBABILITIES` numbers.
 
     Args:
-        run: It has ended with a head.
+        run: Whose splits and features these are.
+        head: weight (K, d) and bias (K,), on raw features: the run's, or with other offsets.
         folder: A directory that is there.
-        bundle: The run's bundle, if it is open already.
-
-    Raises:
-        RunStateError: If the run has no head yet.
+        bundle: The run's bundle.
     """
-    if run.head() is None:
-        raise RunStateError(f"run '{run.run_id}' has no head yet; wait until it has ended")
     with ExitStack() as files:
         writers: list[pq.ParquetWriter | CSVWriter] = []
-        for table in _tables(run, bundle or run.unchanged_bundle()):
+        for table in _tables(run, head, bundle):
             if not writers:
                 writers = [
                     files.enter_context(pq.ParquetWriter(folder / _PARQUET, table.schema)),
@@ -59,10 +56,8 @@ def write_predictions(run: Run, folder: Path, bundle: Bundle | None = None) -> N
                 writer.write_table(table)
 
 
-def _tables(run: Run, bundle: Bundle) -> Iterator[pa.Table]:
-    """Yield what the kept head says of the rows of each split, some at a time."""
-    head = run.head()
-    assert head is not None
+def _tables(run: Run, head: tuple[np.ndarray, np.ndarray], bundle: Bundle) -> Iterator[pa.Table]:
+    """Yield what a head says of the rows of each split, some at a time."""
     weight, bias = head
     features, classes = run.seen(bundle).features, pa.array(bundle.manifest.classes)
     rows_of = {split: run.rows_of(split, bundle) for split in SPLITS}

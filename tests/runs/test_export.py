@@ -72,6 +72,13 @@ def test_every_sample_has_what_the_head_says_of_it_in_the_split_that_the_run_saw
         assert right == pytest.approx(summarise(run)[split]["mean_accuracy"], abs=1e-12)
 
 
+def test_predictions_are_those_of_the_head_beside_them(done, tmp_path):
+    run = done()
+    export_run(run, tmp_path / "mine", offset={"cat": 0.0, "dog": 50.0})
+    table = pd.read_parquet(tmp_path / "mine" / "predictions.parquet")
+    assert (table["prediction"] == "dog").all()
+
+
 def test_of_too_many_classes_only_the_prediction_has_its_probability(done, tmp_path, monkeypatch):
     monkeypatch.setattr("gsr_core.runs.predictions.MOST_PROBABILITIES", 399)
     monkeypatch.setattr("gsr_core.runs.predictions._BLOCK", 60)
