@@ -11,6 +11,7 @@ import streamlit as st
 
 from gsr_core.comparing.bootstrap import Bootstrap
 from gsr_core.comparing.operating import AVERAGE_NAMES, OperatingPoints
+from gsr_core.curation.tables import curated
 from gsr_core.data.attributes import MOST_VALUES
 from gsr_core.data.bundle import Bundle
 from gsr_core.errors import GsrError
@@ -184,7 +185,7 @@ def _take(run: Run, offset: dict[str, float], *, key: str) -> None:
     """Draw the button that takes the head with offsets home."""
     st.download_button(
         "Export the head with these offsets",
-        data=lambda: export_archive(run, offset=offset),
+        data=lambda: export_archive(run, offset=offset, tables=curated(run.workspace, run.bundle)),
         file_name=f"{run.run_id}-offsets.zip",
         mime="application/zip",
         on_click="ignore",
