@@ -155,7 +155,7 @@ def _selection(
     """Return the rows that the options name."""
     from gsr_core.data.edits import rows_from_text
     from gsr_core.what_if.selection import (
-        Selection,
+        by_position,
         by_sample_id,
         in_cluster,
         in_slice,
@@ -174,7 +174,7 @@ def _selection(
     if flagged:
         return on_flag_list(run)
     if rows:
-        return Selection(rows_from_text(rows, len(run.bundle)), f"rows {rows}")
+        return by_position(rows_from_text(rows, len(run.bundle)))
     if samples:
         return by_sample_id(run, samples)
     clustering, slash, name = cluster.partition("/")

@@ -161,7 +161,9 @@ def compute_features(
             thumbnails = (each for row, each in enumerate(thumbnails) if row not in bad)
         listing = "; ".join(f"{each.name}: {each.reason}" for each in result.bad[:NAMED])
         more = f"; and {len(bad) - NAMED:,} more" if len(bad) > NAMED else ""
-        notes.append(f"{len(bad):,} inputs could not be read and were left out: {listing}{more}.")
+        notes.append(
+            f"{len(bad):,} inputs could not be read and were left out (first: {listing}{more})."
+        )
     return Features(
         dataset,
         features,

@@ -96,7 +96,7 @@ class Embeddings(Reader):
         folder = file.parent if beside is None else beside.parent
         images: Inputs | None = None
         if "path" in table:
-            images, more = shown_images(table["path"], folder, where=f"the folder {folder}")
+            images, more = shown_images(table["path"], folder, where=f"the folder {folder.name}")
             notes += more
         return Source(
             table=table,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -48,6 +49,9 @@ _SMALL = 64
 """Images up to this side stay as they are pixel by pixel; JPEG would blur them."""
 
 _LETTERS = 160
+
+_NAMED = re.compile(r" \(first: .*\)(?=\.$)", re.DOTALL)
+"""Where the note of an import names single inputs, by their paths."""
 
 
 @dataclass(frozen=True)
@@ -230,7 +234,8 @@ def make_report(runs: Sequence[Run], *, against: Run | None = None, samples: boo
     Args:
         runs: Ended with a head. Those that differ in their seed alone are one entry.
         against: What they are held against; None takes ERM, else the first of several runs.
-        samples: Whether to show single samples: their ids, pictures, texts and values.
+        samples: Whether to show single samples: their ids, pictures, texts and values. Without,
+            notes of the import name no inputs either.
 
     Raises:
         ComparisonError: If a run has no result, or they are not of the same data.
@@ -254,8 +259,12 @@ def make_report(runs: Sequence[Run], *, against: Run | None = None, samples: boo
     words = ["gsr", "report", *(run.run_id for run in runs)]
     words += option("--against", against.run_id) if against else []
     words += [] if samples else ["--no-samples"]
+    manifest = bundle.manifest
+    if not samples:
+        notes = [_NAMED.sub("", note) for note in manifest.notes]
+        manifest = manifest.model_copy(update={"notes": notes})
     return Report(
-        manifest=bundle.manifest,
+        manifest=manifest,
         groups=_groups(bundle),
         result=comparison(compared, reference),
         runs=[_run_facts(entry, bundle, samples) for entry in compared],

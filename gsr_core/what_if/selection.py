@@ -21,6 +21,7 @@ from gsr_core.what_if.refits import Refits
 __all__ = [
     "ORDERS",
     "Selection",
+    "by_position",
     "by_sample_id",
     "in_cluster",
     "in_slice",
@@ -36,6 +37,9 @@ ORDERS = {
     "most helpful": ("goal", True),
 }
 """By name, the column of `sample_table` that rows are ordered by, and whether it ascends."""
+
+_NAMED = 3
+"""Positions and ranges that are named in words."""
 
 
 @dataclass(frozen=True)
@@ -97,8 +101,25 @@ def in_cluster(run: Run, clustering: str, cluster: str) -> Selection:
     )
 
 
+def by_position(rows: np.ndarray) -> Selection:
+    """Return rows by their positions in the bundle.
+
+    Args:
+        rows: (q,) positions, at least one.
+
+    Example:
+        >>> by_position(np.array([9, 3, 4, 12, 20])).about
+        'rows 3-4, 9, 12, ...'
+    """
+    parts = rows_as_text(rows).split(",")
+    shown = [*parts[:_NAMED], *["..."] * (len(parts) > _NAMED)]
+    return Selection(rows, f"rows {', '.join(shown)}")
+
+
 def by_sample_id(run: Run, ids: Sequence[str]) -> Selection:
     """Return the rows with these sample_ids.
+
+    In words they are positions: an edit's words stand in reports that leave out single samples.
 
     Raises:
         SettingError: If the bundle has no sample of an id.
@@ -109,9 +130,7 @@ def by_sample_id(run: Run, ids: Sequence[str]) -> Selection:
             f"bundle '{run.config.bundle}' has no sample '{unknown[0]}'"
             f"{suggestion(unknown[0], known)}; 'sample_id' in its tables has the names"
         )
-    return Selection(
-        np.flatnonzero(known.isin(ids)), f"samples {', '.join(ids[:3])}" + ", ..." * (len(ids) > 3)
-    )
+    return by_position(np.flatnonzero(known.isin(ids)))
 
 
 def the_first(run: Run, count: int, order: str, table: pd.DataFrame | None = None) -> Selection:

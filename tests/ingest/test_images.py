@@ -162,7 +162,7 @@ def test_bad_images_stop_the_import_or_are_left_out(workspace, plan, birds):
     assert len(rest) == N - 1
     assert name not in set(rest.samples["path"])
     assert any(
-        note.startswith(f"1 inputs could not be read and were left out: {name}: ")
+        note.startswith(f"1 inputs could not be read and were left out (first: {name}: ")
         for note in rest.manifest.notes
     )
     kept = (whole.samples["path"] != name).to_numpy()

@@ -19,9 +19,13 @@ from gsr_core.reports.card import as_card
 from gsr_core.reports.facts import baseline_of, make_report
 from gsr_core.reports.html import as_html
 from gsr_core.reports.writing import write_report
+from gsr_core.runs.execute import execute
 from gsr_core.runs.execute import run as compute
 from gsr_core.runs.samples import sample_table
 from gsr_core.runs.store import open_run
+from gsr_core.what_if.keep import keep_refit
+from gsr_core.what_if.refits import open_refits
+from gsr_core.what_if.selection import by_sample_id, make_edit
 
 HOSTILE = (
     "<script>alert('1')</script>\"><img src=x onerror=alert(2)> [x](https://evil.example) `c` |"
@@ -141,6 +145,23 @@ def test_the_heaviest_and_lightest_samples_are_shown_and_can_be_left_out(done):
     assert not ids.findall(as_html(private))
     assert not ids.findall(as_card(private))
     assert private.command.endswith("--no-samples --to report.html")
+
+
+def test_neither_notes_nor_edits_name_a_sample_that_is_left_out(workspace, write):
+    note = "2 inputs could not be read and were left out (first: Ada/s3.jpg: broken (cut))."
+    write(workspace, "noted", notes=[note, "Few rows."])
+    run = compute(workspace, "noted", "gsr", steps=3)
+    refits = open_refits(run)
+    ids = run.bundle.samples["sample_id"][refits.position[:2]].astype(str).tolist()
+    kept = keep_refit(refits, make_edit(refits, by_sample_id(run, ids), "drop"))
+    execute(kept)
+    private = make_report([kept], against=run, samples=False)
+    for text in (as_html(private), as_card(private)):
+        assert "Ada" not in text
+        assert not re.search(r"\bs\d+\b", text)
+        assert "2 inputs could not be read and were left out." in text
+        assert "Few rows." in text
+    assert make_report([kept], against=run).manifest.notes[0] == note
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ from gsr_core.what_if.keep import keep_refit
 from gsr_core.what_if.refits import open_refits
 from gsr_core.what_if.selection import (
     Selection,
+    by_position,
     by_sample_id,
     in_cluster,
     in_slice,
@@ -324,7 +325,11 @@ def test_rows_are_chosen_by_slice_flag_cluster_order_and_id(refits, workspace):
     np.testing.assert_array_equal(in_slice(run, "three").rows, rows)
     np.testing.assert_array_equal(on_flag_list(run).rows, rows[:2])
     ids = bundle.samples["sample_id"].astype(str)[rows[:2]].tolist()
-    np.testing.assert_array_equal(by_sample_id(run, ids).rows, rows[:2])
+    named = by_sample_id(run, ids)
+    np.testing.assert_array_equal(named.rows, rows[:2])
+    # A report without single samples has these words, and no id.
+    assert named.about == f"rows {rows[0]}-{rows[1]}"
+    assert by_position(np.arange(0, 10, 2)).about == "rows 0, 2, 4, ..."
     heavy = the_first(run, 5, "heaviest").rows
     assert set(heavy) == set(refits.position[np.argsort(-refits.weight, kind="stable")[:5]])
     goal = sample_table(run, "heldout").set_index("row")["goal"]
