@@ -118,7 +118,7 @@ def _baseline(place: Workspace, bundle: Bundle) -> Run:
         run
         for run in list_runs(place)
         if run.config.bundle_digest == bundle.manifest.digest
-        and run.config.method == "erm"
+        and run.config.is_erm
         and not (run.config.part_of or run.config.seed or run.config.variation)
         and run.head() is not None
     )

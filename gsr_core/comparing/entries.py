@@ -195,4 +195,4 @@ def what_differs(a: Run, b: Run) -> str:
 
 def default_reference(compared: Sequence[Entry]) -> Entry:
     """Return the entry of the unchanged classifier (`erm`) if there is one, else the first."""
-    return next((entry for entry in compared if entry.config.method == "erm"), compared[0])
+    return next((entry for entry in compared if entry.config.is_erm), compared[0])

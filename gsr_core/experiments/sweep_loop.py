@@ -241,6 +241,7 @@ def _finished_run(sweep: Sweep, record: SweepRecord, settings: Mapping[str, Any]
         config = run.config
         if (
             config.sweep == sweep.name
+            and not config.edited
             and config.bundle_digest == record.bundle_digest
             and settings_of(config) == wanted
             and run.state.status is Status.FINISHED

@@ -280,7 +280,7 @@ def baseline_of(run: Run) -> Run | None:
     digest, mine = run.config.bundle_digest, identity(run)
     for other in list_runs(run.workspace):
         config = other.config
-        same = config.method == "erm" and config.bundle_digest == digest
+        same = config.is_erm and config.bundle_digest == digest
         # A study's run may be of changed data.
         if same and not config.variation and other.head() is not None:
             return None if identity(other) == mine else other

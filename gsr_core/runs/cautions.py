@@ -39,7 +39,7 @@ def cautions(run: Run, bundle: Bundle | None = None) -> list[str]:
         # Of other data, or of settings of another version: nothing is known of its numbers.
         return []
     said = []
-    if run.config.variation.get("edits"):
+    if run.config.edited:
         said.append(
             "The rows of another run were edited for this one: if the edit was chosen by what it "
             "does on test, test no longer tells how good the head is; choose edits by val."

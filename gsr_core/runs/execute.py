@@ -95,7 +95,7 @@ def continue_run(run: Run, steps: int) -> None:
             raise RunStateError(
                 f"run '{run.run_id}' is {state.status}; it can be continued once ended"
             )
-        if config.variation.get("edits"):
+        if config.edited:
             raise SettingError(
                 f"run '{run.run_id}' is one head, fitted anew after an edit of another run's rows; "
                 "there is nothing to continue"

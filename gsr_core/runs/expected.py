@@ -55,7 +55,7 @@ def expected_seconds(runs: Iterable[Run], method: str, settings: Mapping[str, An
     known = []
     for run in runs:
         config = run.config
-        if config.method != method or config.variation.get("edits"):
+        if config.method != method or config.edited:
             continue
         if (state := run.state).step and state.seconds:
             known.append(state.seconds / state.step)

@@ -56,6 +56,19 @@ class RunConfig(BaseModel):
         return int(self.settings["seed"])
 
     @property
+    def edited(self) -> bool:
+        """Whether its head is that of another run, fitted anew after an edit of rows (`what_if`).
+
+        Its method, settings and sweep are the other run's, whose kin it is not.
+        """
+        return bool(self.variation.get("edits"))
+
+    @property
+    def is_erm(self) -> bool:
+        """Whether it is the unchanged classifier (`erm`), that others are held against."""
+        return self.method == "erm" and not self.edited
+
+    @property
     def whole_settings(self) -> dict[str, Any]:
         """The settings, with those that are newer than the run as it did without them."""
         known = METHODS.get(self.method)

@@ -40,7 +40,7 @@ def pick_run(page: Frame) -> tuple[Run, str, SliceChoice | None]:
             failed = page.runs[0].state if page.runs else None
             show_error(f"The classifier could not be scored. {failed.message if failed else ''}")
         st.stop()
-    reference = next((run for run in ended if run.config.method == "erm"), None)
+    reference = next((run for run in ended if run.config.is_erm), None)
     has_head = page.bundle.head is not None
     first = "The classifier as it came" if has_head else "ERM, fitted here: the bundle has no head"
     labels = {} if reference is None else {reference.run_id: first}

@@ -122,7 +122,7 @@ def _scaling(run: Run, split: str, bundle: Bundle) -> None:
             alt="Accuracy of each group as it is and with the chosen offsets.",
         )
     _take(run, found.by_class, key="scaling")
-    if run.config.method == "erm" and trade == "1":
+    if run.config.is_erm and trade == "1":
         st.caption(
             "The method *RS: class scaling* makes a run of exactly these, with which Compare and "
             "studies can go on."

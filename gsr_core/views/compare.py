@@ -92,7 +92,9 @@ def _first_choice(offered: list[Entry]) -> list[str]:
     """Return the classifier as it came and the newest entry of each other method, up to six."""
     newest: dict[str, str] = {}
     offered = [entry for entry in offered if not entry.stopped] or offered
-    for entry in sorted(offered, key=lambda entry: entry.config.method != "erm"):
+    # Kept refits of What if are no results of the method whose name they have.
+    own = [entry for entry in offered if not entry.config.edited]
+    for entry in sorted(own, key=lambda entry: not entry.config.is_erm):
         newest.setdefault(entry.config.method, entry.run_id)
     more = [entry.run_id for entry in offered if entry.run_id not in newest.values()]
     return [*newest.values(), *more][:_AT_FIRST]

@@ -226,7 +226,7 @@ def _newest_weighted(runs: list[Run]) -> str:
 
 def _has_baseline(bundle: Bundle, runs: list[Run]) -> bool:
     mine = (run.config for run in runs_of(bundle, runs))
-    return any(config.method == "erm" and not config.part_of for config in mine)
+    return any(config.is_erm and not config.part_of for config in mine)
 
 
 def _ensure_baseline(bundle: Bundle, runs: list[Run]) -> bool:

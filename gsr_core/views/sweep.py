@@ -352,7 +352,7 @@ def _winner(page: Frame, sweep: Sweep, record: SweepRecord, table: pd.DataFrame)
             "adjusted_accuracy": st.column_config.NumberColumn("adjusted, test", format="percent"),
         },
     )
-    baseline = [run.run_id for run in page.ended if run.config.method == "erm"][:1]
+    baseline = [run.run_id for run in page.ended if run.config.is_erm][:1]
     compared = ",".join([*baseline, runs[0].run_id])
     with st.container(horizontal=True):
         link("Compare", "Compare", runs=compared)

@@ -28,7 +28,11 @@ from gsr_core.experiments.sweep_loop import best_trial, run_sweep
 from gsr_core.methods.base import Range
 from gsr_core.methods.registry import METHODS, make_method
 from gsr_core.progress import Status
-from gsr_core.runs.store import list_runs
+from gsr_core.runs.execute import execute
+from gsr_core.runs.store import list_runs, open_run
+from gsr_core.what_if.keep import keep_refit
+from gsr_core.what_if.refits import open_refits
+from gsr_core.what_if.selection import by_position, make_edit
 from gsr_core.workspace import Workspace
 
 FEW = {"method": "llr", "trials": 6, "sampler": "random", "seeds": 2, "device": "cpu"}
@@ -244,6 +248,10 @@ def test_a_winner_that_was_stopped_goes_on_with_its_next_seed(begin, monkeypatch
         )
     assert len(sweep.record.runs) == 1
     first = sweep.record.runs[0]
+    # A kept refit has the settings and the sweep of the run that was edited, and is not its winner.
+    refits = open_refits(open_run(sweep.workspace, first))
+    edit = make_edit(refits, by_position(refits.position[:2]), "drop")
+    execute(keep_refit(refits, edit))
     run_sweep(sweep)
     assert sweep.record.runs[0] == first
     assert [run.config.seed for run in sweep.runs()] == [0, 1, 2]

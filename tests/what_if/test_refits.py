@@ -10,13 +10,16 @@ from scipy.special import log_softmax
 
 from gsr_core.clusterings.compute import compute_clustering
 from gsr_core.clusterings.request import request_clustering
+from gsr_core.comparing.entries import default_reference, entries
 from gsr_core.comparing.mcnemar import paired_interval
 from gsr_core.curation.flags import flag_rows
 from gsr_core.curation.slices import name_slice
 from gsr_core.data.edits import RowEdit, rows_as_text, rows_from_text
 from gsr_core.errors import RunStateError, SettingError
+from gsr_core.reports.facts import baseline_of
 from gsr_core.runs.cautions import cautions
 from gsr_core.runs.execute import continue_run, execute
+from gsr_core.runs.execute import run as compute
 from gsr_core.runs.removal import delete_run
 from gsr_core.runs.samples import sample_table
 from gsr_core.runs.store import create_run, open_run
@@ -287,6 +290,19 @@ def test_a_kept_refit_is_a_run_like_others_and_outlives_its_base(refits, workspa
         continue_run(kept, 9)
     assert kept.influence() is not None
     assert any("choose edits by val" in each for each in cautions(kept))
+
+
+def test_a_kept_refit_of_erm_is_not_the_unchanged_classifier(workspace, write):
+    samples = write(workspace, "whole").samples.replace({"split": {"train": "heldout"}})
+    # Without train the head of ERM is a fit to the rows that carry weights.
+    write(workspace, "bare", samples=samples)
+    erm = compute(workspace, "bare", "erm", device="cpu")
+    gsr = compute(workspace, "bare", "gsr", steps=3, device="cpu")
+    refits = open_refits(erm)
+    kept = keep_refit(refits, make_edit(refits, chosen(refits), "drop"))
+    execute(kept)
+    assert default_reference(entries([kept, gsr, erm])).runs == (erm,)
+    assert baseline_of(gsr) == erm
 
 
 def test_a_kept_refit_can_be_asked_again(refits):
