@@ -41,7 +41,7 @@ from gsr_core.comparing.entries import check_comparable
 from gsr_core.comparing.mcnemar import difference_bound
 from gsr_core.curation.slices import find_slice
 from gsr_core.curation.subsets import Subset
-from gsr_core.errors import ComparisonError, RunStateError, SettingError
+from gsr_core.errors import ComparisonError, SettingError
 from gsr_core.runs.samples import sample_table
 from gsr_core.runs.store import Run
 from gsr_core.settings import check_known, suggestion, what_is_wrong
@@ -234,8 +234,6 @@ def check(
         >>> [(line.name, line.rows, line.result.value) for line in gate.lines]
         [('cat, red', 10, ...), ('cat, green', 10, ...), ...]
     """
-    if run.head() is None:
-        raise RunStateError(f"run '{run.run_id}' has no head yet; wait until it has ended")
     bundle = run.unchanged_bundle()
     samples = read(run, "test")
     fixed = broken = None

@@ -57,9 +57,7 @@ def merge_run(run: Run, to: Path) -> Merged:
         )
     seen = run.seen(bundle)
     rows, features = check_inputs(seen, inputs, torch.device("cpu"), backbone)
-    head = run.head()
-    assert head is not None
-    weight, bias = head
+    weight, bias = run.kept_head()
     merge = Merge(
         architecture=choice.name,
         file=call["checkpoint"],

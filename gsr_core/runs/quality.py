@@ -10,7 +10,7 @@ from scipy.special import softmax
 
 from gsr_core.data.attributes import MOST_VALUES, attribute_values
 from gsr_core.data.bundle import Bundle
-from gsr_core.errors import RunStateError, SettingError
+from gsr_core.errors import SettingError
 from gsr_core.fairness import Fairness, fairness
 from gsr_core.quality import group_quality, reliability
 from gsr_core.runs.samples import keep_scores
@@ -33,10 +33,7 @@ def kept_logits(run: Run, rows: np.ndarray, bundle: Bundle) -> np.ndarray:
     Raises:
         RunStateError: If the run has no head yet.
     """
-    head = run.head()
-    if head is None:
-        raise RunStateError(f"run '{run.run_id}' has no head yet; wait until it has ended")
-    weight, bias = head
+    weight, bias = run.kept_head()
     size, features = max(_CHUNK // (4 * weight.shape[1]), 1), run.seen(bundle).features
     starts = range(0, max(len(rows), 1), size)
     return np.concatenate(

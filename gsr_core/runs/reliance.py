@@ -10,7 +10,6 @@ import pandas as pd
 
 from gsr_core.data.attributes import attribute_values
 from gsr_core.data.bundle import Bundle
-from gsr_core.errors import RunStateError
 from gsr_core.reliance import leanings, measure_reliance
 from gsr_core.runs.store import Run
 
@@ -49,7 +48,7 @@ def reliance_table(
     bundle = bundle or runs[0].unchanged_bundle()
     rows = np.sort(runs[0].rows_of(split, bundle))
     labels, classes = bundle.y[rows], bundle.manifest.classes
-    heads = [(run.run_id, run.seen(bundle).features, *_head(run)) for run in runs]
+    heads = [(run.run_id, run.seen(bundle).features, *run.kept_head()) for run in runs]
     chosen = []
     for attribute, codes, values in attribute_values(bundle, rows):
         every = [leanings(each, rows, labels, codes, weight) for _, each, weight, _ in heads]
@@ -83,10 +82,3 @@ def reliance_table(
 def _lean_of(table: pd.DataFrame, value: int, one: int, two: int) -> float:
     same = (table["value"] == value) & (table["one"] == one) & (table["two"] == two)
     return float(table["lean"].to_numpy()[same.to_numpy()][0])
-
-
-def _head(run: Run) -> tuple[np.ndarray, np.ndarray]:
-    head = run.head()
-    if head is None:
-        raise RunStateError(f"run '{run.run_id}' has no head yet; wait until it has ended")
-    return head

@@ -10,7 +10,6 @@ import pyarrow as pa
 from scipy.special import log_softmax
 
 from gsr_core.data.bundle import INFLUENCE, Bundle
-from gsr_core.errors import RunStateError
 from gsr_core.files import replace_file
 from gsr_core.runs.store import Run
 
@@ -108,10 +107,7 @@ def keep_scores(run: Run, bundle: Bundle | None = None) -> np.ndarray:
     Raises:
         RunStateError: If the run has no head yet.
     """
-    head = run.head()
-    if head is None:
-        raise RunStateError(f"run '{run.run_id}' has no head yet; wait until it has ended")
-    bundle = bundle or run.bundle
+    head, bundle = run.kept_head(), bundle or run.bundle
     weight, bias = head
     identity = hashlib.sha256(bundle.manifest.digest.encode())
     for part in head:

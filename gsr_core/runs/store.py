@@ -263,6 +263,17 @@ class Run:
         """Return weight (K, d) and bias (K,) of the kept head, or None before the end."""
         return load_head(self.head_file) if self.head_file.exists() else None
 
+    def kept_head(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return what `head` does, of a run that should have ended.
+
+        Raises:
+            RunStateError: If it has no head yet.
+        """
+        head = self.head()
+        if head is None:
+            raise RunStateError(f"run '{self.run_id}' has no head yet; wait until it has ended")
+        return head
+
     @property
     def head_file(self) -> Path:
         """Where the kept head is."""

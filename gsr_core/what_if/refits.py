@@ -315,10 +315,8 @@ def open_refits(run: Run, bundle: Bundle | None = None) -> Refits:
         >>> len(refits.position), round(float(refits.weight.sum()), 6)
         (40, 1.0)
     """
-    config, stored = run.config, run.head()
+    config, stored = run.config, run.kept_head()
     method, weights = config.make_method(), run.weights(columns=["row", "weight"])
-    if stored is None:
-        raise RunStateError(f"run '{run.run_id}' has no head yet; wait until it has ended")
     _check(run, weights is not None)
     assert isinstance(method, FittedHead)
     assert weights is not None
