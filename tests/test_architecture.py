@@ -29,7 +29,17 @@ LAYERS = [
     {"data"},
     {"jobs"},
     {"records"},
-    {"compute", "workspace", "files", "extras", "names", "notebook", "settings", "progress"},
+    {
+        "compute",
+        "workspace",
+        "files",
+        "extras",
+        "names",
+        "notebook",
+        "settings",
+        "progress",
+        "shares",
+    },
     {"errors"},
 ]
 """From top to bottom: a module imports from below, never from above or beside."""

@@ -7,7 +7,7 @@ import shutil
 import sys
 import time
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from gsr_core.progress import Report
+from gsr_core.shares import percent, spread
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -79,30 +80,6 @@ def open_workspace(path: Path | None) -> Workspace:
     from gsr_core.workspace import Workspace
 
     return Workspace.at(path)
-
-
-def percent(value: float | None) -> str:
-    """Return a fraction as text; a dash if it could not be measured."""
-    return "–" if value is None or value != value else f"{value:.1%}"
-
-
-def spread(accuracy: Mapping[str, float | None]) -> str:
-    """Return an accuracy over seeds as text: mean and sd, or one value and its interval.
-
-    Args:
-        accuracy: `mean` and `sd`, and for one seed perhaps `low` and `high`; fractions, None for
-            what is not known.
-
-    >>> spread({"mean": 0.81, "sd": 0.02})
-    '81.0% ± 2.0'
-    """
-    text, sd = percent(accuracy["mean"]), accuracy["sd"]
-    if accuracy["mean"] is None:
-        return text
-    if sd is not None:
-        return f"{text} ± {100 * sd:.1f}"
-    low, high = accuracy.get("low"), accuracy.get("high")
-    return text if low is None or high is None else f"{text} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
 def finite(values: dict[str, float]) -> dict[str, float | None]:

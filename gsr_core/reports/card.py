@@ -17,8 +17,9 @@ from markupsafe import Markup
 
 from gsr_core.errors import SettingError
 from gsr_core.reports.facts import Report
-from gsr_core.reports.html import interval, points, sentence, verdict
+from gsr_core.reports.html import points, sentence, verdict
 from gsr_core.runs.summary import AVERAGES
+from gsr_core.shares import spread
 
 __all__ = ["as_card"]
 
@@ -57,7 +58,7 @@ def as_card(report: Report) -> str:
     )
     environment.filters |= {
         "points": points,
-        "interval": interval,
+        "interval": spread,
         "sentence": sentence,
         "verdict": verdict,
         # Inside a block of code nothing is obeyed, and a backslash would be shown.

@@ -35,6 +35,7 @@ from gsr_core.runs.record import versions
 from gsr_core.runs.samples import sample_table
 from gsr_core.runs.store import Run, list_runs, now
 from gsr_core.runs.summary import AVERAGES, run_label, weights_by_group
+from gsr_core.shares import spread
 from gsr_core.workspace import DEFAULT_WORKSPACE, Workspace
 
 __all__ = ["GroupFacts", "Report", "RunFacts", "SampleFacts", "baseline_of", "make_report"]
@@ -218,7 +219,7 @@ class Report:
             {
                 "method": entry["label"],
                 "seeds": "all" if entry["every_seed"] else len(entry["seeds"]),
-                **{name.replace("_", " "): _share(entry[name]) for name in AVERAGES},
+                **{name.replace("_", " "): spread(entry[name]) for name in AVERAGES},
                 "worst group": entry["worst_group"],
                 "group labels read": f"{entry['label_budget']['rows']:,}",
             }
@@ -285,14 +286,6 @@ def baseline_of(run: Run) -> Run | None:
         if same and not config.variation and other.head() is not None:
             return None if identity(other) == mine else other
     return None
-
-
-def _share(accuracy: dict[str, Any]) -> str:
-    if accuracy["mean"] is None:
-        return "–"
-    if accuracy["sd"] is not None:
-        return f"{accuracy['mean']:.1%} ± {100 * accuracy['sd']:.1f}"
-    return f"{accuracy['mean']:.1%}"
 
 
 def _groups(bundle: Bundle) -> list[GroupFacts]:

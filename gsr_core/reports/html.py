@@ -15,8 +15,9 @@ from markupsafe import Markup
 
 from gsr_core.figures import static, theme
 from gsr_core.reports.facts import Report, RunFacts
+from gsr_core.shares import percent, spread
 
-__all__ = ["as_html", "interval", "points", "sentence", "verdict"]
+__all__ = ["as_html", "points", "sentence", "verdict"]
 
 
 def as_html(report: Report) -> str:
@@ -53,7 +54,7 @@ def _environment() -> Environment:
     environment.filters |= {
         "percent": percent,
         "points": points,
-        "interval": interval,
+        "interval": spread,
         "p": p,
         "sentence": sentence,
         "verdict": verdict,
@@ -61,26 +62,9 @@ def _environment() -> Environment:
     return environment
 
 
-def percent(value: float | None) -> str:
-    """Return a fraction as text; a dash if it could not be measured."""
-    return "–" if value is None or value != value else f"{value:.1%}"
-
-
 def points(value: float | None) -> str:
     """Return a difference of fractions in percentage points."""
     return "–" if value is None or value != value else f"{100 * value:+.1f} pp"
-
-
-def interval(accuracy: dict[str, Any]) -> str:
-    """Return an accuracy with its interval, or its spread over seeds."""
-    text = percent(accuracy["mean"])
-    if accuracy["mean"] is None:
-        return text
-    if accuracy["sd"] is not None:
-        return f"{text} ± {100 * accuracy['sd']:.1f}"
-    if accuracy["low"] is None:
-        return text
-    return f"{text} [{100 * accuracy['low']:.1f}, {100 * accuracy['high']:.1f}]"
 
 
 def p(value: float | None) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable
 from typing import Any, Literal
@@ -14,6 +13,7 @@ import streamlit as st
 from gsr_core.data.bundle import Bundle
 from gsr_core.data.groups import UNKNOWN
 from gsr_core.figures import theme
+from gsr_core.shares import percent
 
 __all__ = [
     "badge",
@@ -61,11 +61,6 @@ def show_rows(data: Any, **arguments: Any) -> Any:
 def colours_of(bundle: Bundle) -> dict[str, str]:
     """Return the colour of each group of a bundle, the same on every page."""
     return theme.group_colours([*bundle.group_names, UNKNOWN])
-
-
-def percent(value: float | None) -> str:
-    """Return a fraction as text."""
-    return "–" if value is None or math.isnan(value) else f"{value:.1%}"
 
 
 def plain(text: object) -> str:
