@@ -117,7 +117,7 @@ def _groups(run: Run, split: str, as_json: bool) -> dict[str, Any]:
             row["group"],
             f"{row['n']:,}",
             f"{row['accuracy']:.1%} [{row['low']:.1%}, {row['high']:.1%}]",
-            f"{row['gap']:+.1%} [{row['gap_low']:+.1%}, {row['gap_high']:+.1%}]",
+            _change(row["gap"], row["gap_low"], row["gap_high"]),
             f"{row['recall']:.1%}",
             chance,
             f"{row['brier']:.3f}",
@@ -150,7 +150,7 @@ def _scaling(run: Run, split: str, trade: float, average: str, as_json: bool) ->
             for row in found.points.to_dict("records")
         )
         change = found.change[name]
-        moved = f"{change.difference:+.1%} [{change.low:+.1%}, {change.high:+.1%}]"
+        moved = _change(change.difference, change.low, change.high)
         table.add_row(label, own, chosen, moved)
     for row in found.groups.to_dict("records"):
         own, chosen = row["own_wrong"], row["chosen_wrong"]
@@ -160,6 +160,11 @@ def _scaling(run: Run, split: str, trade: float, average: str, as_json: bool) ->
     offsets = ", ".join(f"{name} {by:+.3g}" for name, by in found.by_class.items())
     print(terminal.visible(f"offsets: {offsets}"))
     return {}
+
+
+def _change(change: float, low: float, high: float) -> str:
+    """Return a change of a fraction and its interval as text, in percentage points."""
+    return f"{terminal.points(change)} [{100 * low:+.1f}, {100 * high:+.1f}]"
 
 
 def _interval(change: Bootstrap) -> dict[str, float | None]:

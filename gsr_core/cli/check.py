@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -102,11 +102,8 @@ def _report(gate: Gate) -> None:
     print(f"{gate.bundle}: {gate.run}{against} on test")
     table = terminal.table("", "", "check", "limit", "measured", "at least", "rows")
     for line in gate.lines:
-        shown: Any = "{:.1%}" if line.check == "floor" else "{:+.1%}"
-        numbers = (
-            "–" if value != value else shown.format(value)
-            for value in (line.limit, line.value, line.bound)
-        )
+        shown = terminal.percent if line.check == "floor" else terminal.points
+        numbers = map(shown, (line.limit, line.value, line.bound))
         table.add_row(
             str(line.result), f"{line.kind} {line.name}", line.check, *numbers, f"{line.rows:,}"
         )

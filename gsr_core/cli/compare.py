@@ -120,8 +120,10 @@ def _report(result: dict[str, Any]) -> None:
             table.add_row(
                 row["entry"],
                 str(row["seeds"]),
-                "–" if row["difference"] is None else f"{row['difference']:+.1%}",
-                "–" if row["low"] is None else f"{row['low']:+.1%} to {row['high']:+.1%}",
+                terminal.points(row["difference"]),
+                "–"
+                if row["low"] is None
+                else f"{terminal.points(row['low'])} to {terminal.points(row['high'])}",
                 row["verdict"],
                 "–" if row["p_holm"] is None else f"{row['p_holm']:.2g}",
             )

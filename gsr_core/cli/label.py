@@ -172,7 +172,10 @@ def _report_import(result: dict[str, Any], as_json: bool) -> None:
 
 def _report_queue(queue: pd.DataFrame) -> None:
     if not len(queue):
-        print("every sample that carries a weight is in a known group, answered or skipped")
+        print(
+            "every sample that carries a weight is in a known group, answered or skipped; --hide "
+            "NAME makes a bundle to try it on"
+        )
         return
     shown = ("sample_id", "class", "likely", "probability", "score", "cluster")
     columns = [name for name in shown if name in queue]

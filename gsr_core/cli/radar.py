@@ -25,7 +25,10 @@ def radar(
     ],
     repair: Annotated[str, typer.Argument(help="The run after.", show_default=False)],
     min_rows: Annotated[
-        int, typer.Option(min=1, help="Clusters and crossings with fewer test rows are left out.")
+        int,
+        typer.Option(
+            min=1, help="Clusters, values and crossings with fewer test rows are left out."
+        ),
     ] = 20,
     depth: Annotated[int, typer.Option(min=1, max=3, help="Columns crossed at most.")] = 3,
     top: Annotated[
@@ -34,7 +37,7 @@ def radar(
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Look at what a repair broke: every group, slice, cluster and crossing of attributes."""
+    """Look at what a repair broke: every group, slice, cluster value and crossing of attributes."""
     import numpy as np
 
     from gsr_core.clusterings.describe import cluster_subsets
@@ -66,7 +69,9 @@ def _report(answer: dict[str, Any], found: Radar, top: int) -> None:
     )
     record = found.record()
     harmed = [row for row in record["subsets"] if row["net"] < 0]
-    table = terminal.table("", "", "rows", "before", "after", "fixed", "broken", "", "p (Holm)")
+    table = terminal.table(
+        *("subset", "kind", "rows", "before", "after", "fixed", "broken", "verdict", "p (Holm)")
+    )
     for row in harmed[:top]:
         table.add_row(
             row["name"],
@@ -101,8 +106,8 @@ def _report_reliance(leans: pd.DataFrame) -> None:
             file=sys.stderr,
         )
         return
-    print("\nreliance on attributes, in standard deviations of the score")
-    table = terminal.table("", "towards", "before", "after", "share of the score", "AUROC")
+    print("\npull of attributes, in standard deviations of the score")
+    table = terminal.table("attribute", "towards", "before", "after", "share of the score", "AUROC")
     for attribute, pair in leans.groupby("attribute", sort=False):
         before, after = pair.to_dict("records")
         table.add_row(

@@ -32,6 +32,7 @@ __all__ = [
     "open_workspace",
     "pairs",
     "percent",
+    "points",
     "print_json",
     "progress",
     "records",
@@ -80,6 +81,15 @@ def open_workspace(path: Path | None) -> Workspace:
     from gsr_core.workspace import Workspace
 
     return Workspace.at(path)
+
+
+def points(change: float | None) -> str:
+    """Return a change of a fraction as text, in percentage points with their sign, or a dash.
+
+    >>> points(-0.082)
+    '-8.2 pp'
+    """
+    return "–" if change is None or change != change else f"{100 * change:+.1f} pp"
 
 
 def finite(values: dict[str, float]) -> dict[str, float | None]:

@@ -217,7 +217,7 @@ def _report(result: dict[str, Any], table: pd.DataFrame, score: pd.DataFrame | N
             shown.add_row(row["group"], ends, f"{row['slope']:.2f}")
         terminal.console().print(shown)
     print(
-        "change in points, loss in nats, with 95 % intervals over these rows; predicted: the "
+        "change in pp, loss in nats, with 95 % intervals over these rows; predicted: the "
         "change of the loss by influence",
         file=sys.stderr,
     )

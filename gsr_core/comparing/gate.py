@@ -302,8 +302,8 @@ def _drop(
     wrong = n - k + fixed - broken
     best = difference_bound(n, wrong, 0, Z) if n else np.nan
     known = (
-        f"{fixed:,} fixed and {broken:,} broken of {n:,} rows: {value:+.1%}, at least "
-        f"{bound:+.1%} with 95 % certainty"
+        f"{fixed:,} fixed and {broken:,} broken of {n:,} rows: {100 * value:+.1f} pp, at least "
+        f"{100 * bound:+.1f} pp with 95 % certainty"
     )
     return _checked("max-drop", each, 0 - drop, n, value, bound, best, min_rows, known)
 

@@ -32,7 +32,7 @@ class Subset:
     """Some of the rows of a split, and what they have in common.
 
     Attributes:
-        kind: `group`, `slice`, `cluster` or `crossing`.
+        kind: `group`, `slice`, `cluster`, `value` or, of two columns and more, `crossing`.
         name: For people.
         rows: (q,) positions in the bundle, ascending.
     """
@@ -115,7 +115,7 @@ def _cells(
             at = np.unravel_index(place, shape)
             parts = zip(crossed, at, strict=True)
             name = " · ".join(f"{column}={values[i]}" for (column, _, values), i in parts)
-            yield Subset("crossing", name, inside)
+            yield Subset("crossing" if len(crossed) > 1 else "value", name, inside)
 
 
 def distinct(subsets: Iterable[Subset]) -> list[Subset]:

@@ -104,7 +104,8 @@ def find_ranking_run(workspace: Workspace, bundle: Bundle) -> Run:
             return run
     raise SettingError(
         f"no run on bundle '{bundle.name}' has the influence of samples on groups, by which they "
-        f"would be ranked; start one ('gsr run {bundle.name}'), or take another order"
+        f"would be ranked; start one ('gsr run {bundle.name}'), or take the "
+        "order balanced, which needs none"
     )
 
 
@@ -151,7 +152,10 @@ def label_queue(
     if count < 1:
         raise SettingError(f"count is {count}; ask for 1 sample or more")
     rows = left_to_label(workspace, bundle)
-    if order == "influence":
+    if not len(rows):
+        # Nothing to rank needs no run that ranks.
+        queue = pd.DataFrame({"row": rows})
+    elif order == "influence":
         strength = _strength(run or find_ranking_run(workspace, bundle), bundle)
         rows = np.intersect1d(rows, strength.index)
         queue = _by_influence(workspace, bundle, rows, strength, count)

@@ -153,7 +153,7 @@ def fixed_and_broken(bundle: Bundle, compared: list[Entry], reference: Entry, be
     others = [entry for entry in compared if entry != reference]
     first = next((entry for entry in others if entry.label == best), others[0])
     with st.container(horizontal=True, vertical_alignment="bottom", key="changed choices"):
-        other = _choose("against", "Against it", others, first)
+        other = _choose("against", "Held against it", others, first)
         chosen = choose_slice(bundle)
     one, two = shared_run(reference, other)
     before, after = (within(load_samples(run, "test"), chosen) for run in (one, two))

@@ -67,8 +67,8 @@ def gate(bundle: Bundle, reference: Entry, other: Entry) -> None:
     values: dict[str, Any] | None = st.session_state.get(kept)
     if values is None:
         st.caption(
-            "A group passes where even the lower end of its 95 % interval is good enough, so that "
-            "few rows have to do better than many."
+            "A group passes where even the lower bound of its accuracy, one-sided at 95 %, is good "
+            "enough, so that few rows have to do better than many."
         )
         return
     if "against" in values:

@@ -51,8 +51,8 @@ def what_broke(bundle: Bundle, reference: Entry, other: Entry) -> None:
     sure = int((table["verdict"] == "worse").sum())
     st.markdown(
         f"**{plain(other.label)} is worse on {sure:,}** and better on "
-        f"{int((table['verdict'] == 'better').sum()):,} of {len(table):,} subsets, beyond chance. "
-        f"{len(harmed):,} lost more samples than they gained."
+        f"{int((table['verdict'] == 'better').sum()):,} of {len(table):,} subsets, beyond chance "
+        f"for all of them at once. {len(harmed):,} lost more samples than they gained."
     )
     if len(harmed):
         _rows(bundle, found, harmed.head(_SHOWN).to_dict("records"), one, two)

@@ -308,7 +308,7 @@ def _delta(change: float) -> dict[str, Any]:
     """Return how a metric shows the change of an accuracy."""
     if abs(points := 100 * change) < _NO_POINTS:
         return {"delta": "as before", "delta_color": "off", "delta_arrow": "off"}
-    return {"delta": f"{points:+.1f} points"}
+    return {"delta": f"{points:+.1f} pp"}
 
 
 def _tables(table: pd.DataFrame, chance: Chance | None, refits: Refits, split: str) -> None:

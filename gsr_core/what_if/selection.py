@@ -195,6 +195,11 @@ def make_edit(
     split, run = refits.run.values_split, refits.run
     rows = checked_rows(refits.bundle, chosen.rows)
     own = np.intersect1d(rows, refits.position)
+    if not len(rows):
+        raise SettingError(
+            f"there is no row to edit ({chosen.about}); choose among the {len(refits.position):,} "
+            f"rows of {split}"
+        )
     if not len(own):
         raise SettingError(
             f"none of the {len(rows):,} rows ({chosen.about}) has a weight in run '{run.run_id}'; "

@@ -110,8 +110,8 @@ def test_seeds_are_put_together_and_judged_in_pairs(over_seeds, dashboard, seeds
 def test_a_count_of_fixed_samples_opens_them(over_seeds, dashboard, ids, seeds):
     place, bundle = dashboard.workspace, dashboard.bundle()
     label = over_seeds.table("worst-group accuracy")[1]["method"]
-    if over_seeds.box("Against it").input_value() != label:
-        over_seeds.choose("Against it", label)
+    if over_seeds.box("Held against it").input_value() != label:
+        over_seeds.choose("Held against it", label)
     tables = [
         sample_table(open_run(place, name), "test", bundle)
         for name in (ids["erm"], seeds["dfr"][0])

@@ -76,7 +76,6 @@ def test_a_wrong_request_is_one_line_and_status_2(gsr, tmp_path):
         ("--to", "more"): "no row of heldout of bundle 'tiny' has an answer yet",
         ("--import", tmp_path / "none.csv"): "there is no file",
         ("--hide", "tiny"): "bundle 'tiny' exists already",
-        ("--order", "influence"): "no run on bundle 'tiny' has the influence of samples on groups",
         ("--order", "best"): "order is 'best'; allowed are influence, balanced, random",
         ("--count", 0): "count is 0; ask for 1 sample or more",
     }.items():
@@ -84,3 +83,17 @@ def test_a_wrong_request_is_one_line_and_status_2(gsr, tmp_path):
         assert (outcome.code, outcome.out) == (2, "")
         assert sentence in outcome.err
         assert len(outcome.err.splitlines()) == 1
+
+
+def test_a_run_is_asked_for_only_where_something_is_to_be_ranked(gsr):
+    run, _ = gsr
+    done = run("label", "tiny")
+    assert (done.code, done.err) == (0, "")
+    assert "in a known group" in done.out
+    assert "--hide NAME" in done.out
+    assert json.loads(run("label", "tiny", "--json").out)["queue"] == []
+    run("label", "tiny", "--hide", "few", "--keep", 2)
+    outcome = run("label", "few")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert "no run on bundle 'few' has the influence of samples on groups" in outcome.err
+    assert "'gsr run few'" in outcome.err

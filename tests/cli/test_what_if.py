@@ -66,7 +66,7 @@ def test_mistakes_are_one_sentence_with_what_to_do(gsr, run):
         (("--drop",), "0 choices of rows were given"),
         (("--drop", "--flagged", "--heaviest", 3), "2 choices of rows were given"),
         (("--drop", "--slice", "x"), "has no slice 'x'"),
-        (("--drop", "--flagged"), "none of the 0 rows (flagged)"),
+        (("--drop", "--flagged"), "there is no row to edit (flagged)"),
         (("--drop", "--cluster", "x"), "is not CLUSTERING/NAME"),
         (("--drop", "--rows", "5-999"), "row 999 is not in the bundle"),
         (("--relabel", "bird", "--heaviest", 3), "'bird' is not a class"),

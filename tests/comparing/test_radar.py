@@ -135,7 +135,7 @@ def test_groups_slices_clusters_and_crossings_of_runs(workspace, done):
     assert kinds["group"] == 4
     assert kinds["slice"] == 1
     assert 0 < kinds["cluster"] <= len(clusters)
-    assert kinds["crossing"] == 4  # cat, dog, red, green; the pairs are the groups
+    assert kinds["value"] == 4  # cat, dog, red, green; the pairs are the groups
     assert found.record(2)["looked_at"] == len(found.table)
     assert len(found.record(2)["subsets"]) == 2
     assert slice_subsets([], rows) == []
