@@ -79,7 +79,7 @@ def group_changes(
     for name, rows, colour in (
         ("better", table[better], theme.HELPS),
         ("worse", table[worse], theme.HARMS),
-        ("not distinguishable", table[~(better | worse)], theme.NEUTRAL),
+        ("not beyond chance", table[~(better | worse)], theme.NEUTRAL),
     ):
         if rows.empty:
             continue

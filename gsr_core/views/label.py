@@ -14,6 +14,7 @@ import streamlit as st
 
 from gsr_core.data.bundle import Bundle
 from gsr_core.errors import GsrError
+from gsr_core.jobs.command import shell_line
 from gsr_core.labelling.answers import (
     BY,
     SKIPPED,
@@ -349,5 +350,8 @@ def use_answers(bundle: Bundle) -> None:
             key="answers",
         )
     st.caption(f"The next {COUNT} samples as a file to fill in elsewhere, from a terminal:")
-    words = f"gsr label {bundle.name} --export queue.csv"
-    st.code(f"{words}\ngsr label {bundle.name} --import queue.csv", language="bash")
+    lines = (
+        shell_line(["label", bundle.name, option, "queue.csv"], workspace())
+        for option in ("--export", "--import")
+    )
+    st.code("\n".join(lines), language="bash", wrap_lines=True)

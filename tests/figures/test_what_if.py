@@ -30,7 +30,7 @@ def test_less_loss_is_as_good_as_more_accuracy():
         better = named(figure, "better")
         assert (list(better.x), better.marker.color) == ([first], theme.HELPS)
         assert named(figure, "worse").marker.color == theme.HARMS
-        assert list(named(figure, "not distinguishable").y) == [2]
+        assert list(named(figure, "not beyond chance").y) == [2]
         assert list(figure.layout.yaxis.ticktext) == ["a", "b", "c"]
     assert "nats" in figure.layout.xaxis.title.text
     np.testing.assert_allclose(named(figure, "better").error_x.array, [0.2])
