@@ -17,6 +17,7 @@ from gsr_core.data.bundle import Bundle
 from gsr_core.errors import GsrError
 from gsr_core.jobs.command import option, pairs, shell_line
 from gsr_core.views.charts import plain, show_error, show_rows
+from gsr_core.views.frame import link
 from gsr_core.views.session import load_samples, workspace
 from gsr_core.views.slices import slices_of
 
@@ -81,6 +82,8 @@ def gate(bundle: Bundle, reference: Entry, other: Entry) -> None:
         show_error(error)
         return
     _show(result, plain(other.label))
+    if result.passed:
+        link("Run", "Next: take it home, alone or in its network", run=two.run_id, shown=two.run_id)
     words = ["check", two.run_id]
     for key, value in values.items():
         words += pairs("--slice", value) if key == "slice" else option(f"--{key}", value)
