@@ -13,14 +13,16 @@ BACKGROUND = "() => getComputedStyle(document.body).backgroundColor"
 BROKEN = "() => [...document.images].filter(image => !image.naturalWidth).length"
 
 
-def test_the_report_opens_anywhere_and_says_what_the_store_has(screen, dashboard, ids, browser):
+def test_the_report_opens_anywhere_and_says_what_the_store_has(
+    screen, dashboard, ids, browser, tmp_path
+):
     def download(name):
         button = screen.page.get_by_role("button", name=name, exact=True)
         screen.unfold_popover(re.compile("^(description )?Report"), button)
         return screen.download(button)
 
     screen.open("Weights", run=ids["gsr short"])
-    taken = download("Report (.html)").rename(dashboard.workspace.root / "report.html")
+    taken = download("Report (.html)").rename(tmp_path / "report.html")
     screen.click(screen.page.get_by_text("Show single samples"))
     screen.idle()
     card = download("Model card (.md)").read_text()

@@ -84,7 +84,7 @@ def test_overrides_may_come_as_text_and_keep_the_margin():
     [
         (
             {"size": 3},
-            r"no setting 'size' \(did you mean 'resize'\?\); allowed are image_size, mean",
+            r"no setting 'size' \(did you mean 'image_size' or 'resize'\?\); allowed are",
         ),
         ({"image_size": "big"}, "image_size is 'big': input should be a valid integer"),
         ({"image_size": 0}, "image_size is 0: input should be greater than or equal to 1"),
