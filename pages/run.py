@@ -24,7 +24,8 @@ with left:
         except GsrError as error:
             show_error(error)
         else:
-            nav.put(run=None)
+            # What was shown before is not what is looked for now.
+            nav.put(run=None, shown=None)
             st.rerun()
     show_cost(page.bundle, jobs)
     st.caption("The same from a terminal:")

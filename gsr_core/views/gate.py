@@ -81,7 +81,7 @@ def gate(bundle: Bundle, reference: Entry, other: Entry) -> None:
     except GsrError as error:
         show_error(error)
         return
-    _show(result, plain(other.label))
+    _show(result, other.label)
     if result.passed:
         link("Run", "Next: take it home, alone or in its network", run=two.run_id, shown=two.run_id)
     words = ["check", two.run_id]
@@ -113,9 +113,9 @@ def _show(result: Gate, label: str) -> None:
     counts = pd.Series([str(line.result) for line in result.lines]).value_counts()
     said = ", ".join(f"{count:,} {name}" for name, count in counts.items())
     if result.passed:
-        st.success(f"{label} passes: {said}.", icon=":material/check_circle:")
+        st.success(f"{plain(label)} passes: {said}.", icon=":material/check_circle:")
     else:
-        st.error(f"{label} does not pass: {said}.", icon=":material/block:")
+        show_error(f"{label} does not pass: {said}.")
     order = [Result.FAIL, Result.FEW, Result.PASS]
     lines = sorted(result.lines, key=lambda line: order.index(line.result))
     show_rows(
