@@ -209,7 +209,12 @@ def select(
 
     def changed() -> None:
         # None where the widget lets a choice be taken back.
-        _choices()[name] = drawn[name] = _text({name: st.session_state[key]})[name]
+        value = _text({name: st.session_state[key]})[name]
+        if value == drawn.get(name):
+            # Nobody chose: Streamlit takes the value for new after a script that ended before the
+            # widget was drawn, as that of a button which draws the page again.
+            return
+        _choices()[name] = drawn[name] = value
         put(**dict.fromkeys(clears))
 
     (draw or st.selectbox)(label, options, key=key, on_change=changed, **arguments)
