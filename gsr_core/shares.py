@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-__all__ = ["percent", "spread"]
+__all__ = ["percent", "points", "spread"]
 
 
 def percent(value: float | None) -> str:
     """Return a fraction as text; a dash if it could not be measured."""
     return "–" if value is None or value != value else f"{value:.1%}"
+
+
+def points(change: float | None) -> str:
+    """Return a change of a fraction in percentage points with their sign; a dash if unknown.
+
+    >>> points(-0.082)
+    '-8.2 pp'
+    """
+    return "–" if change is None or change != change else f"{100 * change:+.1f} pp"
 
 
 def spread(accuracy: Mapping[str, float | None]) -> str:

@@ -38,6 +38,7 @@ LAYERS = [
         "notebook",
         "settings",
         "progress",
+        "plain",
         "shares",
     },
     {"errors"},

@@ -168,7 +168,7 @@ def _change(change: float, low: float, high: float) -> str:
 
 
 def _interval(change: Bootstrap) -> dict[str, float | None]:
-    return terminal.finite(
+    return terminal.record(
         {"difference": change.difference, "low": change.low, "high": change.high}
     )
 
@@ -253,7 +253,7 @@ def _fairness(run: Run, split: str, attribute: str | None, as_json: bool) -> dic
     if as_json:
         return {
             "attribute": attribute,
-            "overall": terminal.finite(found.overall),
+            "overall": terminal.record(found.overall),
             "by_class": terminal.records(by_class),
             "rates": terminal.records(rates),
             "smallest_cell": found.smallest,

@@ -251,7 +251,7 @@ def runs(
                 "step": state.step,
                 "steps": state.steps,
                 "best_step": state.best_step,
-                "test": terminal.finite(headline(each)),
+                "test": terminal.record(headline(each)),
             }
         )
     if as_json:

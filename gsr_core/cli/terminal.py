@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from gsr_core.plain import record, records
 from gsr_core.progress import Report
-from gsr_core.shares import percent, spread
+from gsr_core.shares import percent, points, spread
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from gsr_core.workspace import Workspace
 
 __all__ = [
@@ -28,13 +27,13 @@ __all__ = [
     "WorkspaceOption",
     "console",
     "fail",
-    "finite",
     "open_workspace",
     "pairs",
     "percent",
     "points",
     "print_json",
     "progress",
+    "record",
     "records",
     "spread",
     "table",
@@ -81,28 +80,6 @@ def open_workspace(path: Path | None) -> Workspace:
     from gsr_core.workspace import Workspace
 
     return Workspace.at(path)
-
-
-def points(change: float | None) -> str:
-    """Return a change of a fraction as text, in percentage points with their sign, or a dash.
-
-    >>> points(-0.082)
-    '-8.2 pp'
-    """
-    return "–" if change is None or change != change else f"{100 * change:+.1f} pp"
-
-
-def finite(values: dict[str, float]) -> dict[str, float | None]:
-    """Return values with None for NaN, which JSON does not have."""
-    return {key: None if value != value else value for key, value in values.items()}
-
-
-def records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return the rows of a table, with None for NaN, which JSON does not have."""
-    return [
-        {str(key): None if value != value else value for key, value in row.items()}
-        for row in table.to_dict("records")
-    ]
 
 
 def print_json(value: dict[str, Any]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -120,8 +119,8 @@ def what_if(
         "weight": outcome.moved,
         "note": outcome.note,
         "split": split,
-        # Without end where nothing changed, which JSON does not have.
-        "groups": terminal.records(table.replace(math.inf, math.nan)),
+        # Rows that it would take are without end where nothing changed: None.
+        "groups": terminal.records(table),
         "validity": None if score is None else terminal.records(score),
         "kept": None if kept is None else kept.run_id,
     }

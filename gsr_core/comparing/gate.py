@@ -42,9 +42,11 @@ from gsr_core.comparing.mcnemar import difference_bound
 from gsr_core.curation.slices import find_slice
 from gsr_core.curation.subsets import Subset
 from gsr_core.errors import ComparisonError, SettingError
+from gsr_core.plain import record
 from gsr_core.runs.samples import sample_table
 from gsr_core.runs.store import Run
 from gsr_core.settings import check_known, suggestion, what_is_wrong
+from gsr_core.shares import points
 
 __all__ = ["Checked", "Checks", "Gate", "Result", "check", "read_checks"]
 
@@ -197,13 +199,7 @@ class Gate:
 
     def record(self) -> dict[str, Any]:
         """Return it as plain values for JSON, None where there is no number."""
-        lines = [
-            {
-                key: None if isinstance(value, float) and not np.isfinite(value) else value
-                for key, value in asdict(line).items()
-            }
-            for line in self.lines
-        ]
+        lines = [record(asdict(line)) for line in self.lines]
         own = {"run": self.run, "against": self.against or None, "bundle": self.bundle}
         return {**own, "split": "test", "passed": self.passed, "checks": lines}
 
@@ -302,8 +298,8 @@ def _drop(
     wrong = n - k + fixed - broken
     best = difference_bound(n, wrong, 0, Z) if n else np.nan
     known = (
-        f"{fixed:,} fixed and {broken:,} broken of {n:,} rows: {100 * value:+.1f} pp, at least "
-        f"{100 * bound:+.1f} pp with 95 % certainty"
+        f"{fixed:,} fixed and {broken:,} broken of {n:,} rows: {points(value)}, at least "
+        f"{points(bound)} with 95 % certainty"
     )
     return _checked("max-drop", each, 0 - drop, n, value, bound, best, min_rows, known)
 

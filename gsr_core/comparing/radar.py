@@ -31,6 +31,7 @@ from gsr_core.curation.subsets import (
 )
 from gsr_core.data.bundle import MIN_GROUP_SIZE
 from gsr_core.errors import ComparisonError, SettingError
+from gsr_core.plain import records
 from gsr_core.runs.samples import sample_table
 from gsr_core.runs.store import Run
 
@@ -63,7 +64,7 @@ class Radar:
         Args:
             most: Only so many subsets, the worst; None takes all.
         """
-        rows = self.table.head(len(self.table) if most is None else most).to_dict("records")
+        rows = self.table.head(len(self.table) if most is None else most)
         return {
             "samples": self.samples,
             "fixed": self.fixed,
@@ -71,13 +72,7 @@ class Radar:
             "looked_at": len(self.table),
             "worse": int((self.table["verdict"] == "worse").sum()),
             "better": int((self.table["verdict"] == "better").sum()),
-            "subsets": [
-                {
-                    str(key): None if isinstance(value, float) and not np.isfinite(value) else value
-                    for key, value in row.items()
-                }
-                for row in rows
-            ],
+            "subsets": records(rows),
         }
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from gsr_core.comparing.scores import group_scores, scores, spread
 from gsr_core.data.bundle import Bundle
 from gsr_core.errors import ComparisonError
 from gsr_core.methods.registry import METHODS
+from gsr_core.plain import finite, record, records
 from gsr_core.runs.protocol import protocol_of
 from gsr_core.runs.samples import sample_table
 from gsr_core.runs.summary import AVERAGES
@@ -44,7 +44,7 @@ def comparison(compared: Sequence[Entry], reference: Entry) -> dict[str, Any]:
         "reference": reference.label,
         "entries": [_entry(entry, bundle, table, by_group) for entry in compared],
         "paired": [
-            {"metric": metric, "reference": reference.label, **_plain(row)}
+            {"metric": metric, "reference": reference.label, **record(row)}
             for metric in AVERAGES
             for row in judged(table, reference, drawn, metric).to_dict("records")
         ],
@@ -83,7 +83,10 @@ def _entry(
         "values": str(method.values),
         "interval": f"sd over {len(own)} seeds" if len(own) > 1 else "95 % Wilson",
         **{
-            name: {**_plain(spread(own[name], counts[name])), "by_seed": _numbers(own[name])}
+            name: {
+                **record(spread(own[name], counts[name])),
+                "by_seed": list(map(finite, own[name])),
+            }
             for name in AVERAGES
         },
         "worst_group": Counter(own["worst_group"]).most_common(1)[0][0],
@@ -91,7 +94,7 @@ def _entry(
             {
                 "group": name,
                 "n": int(part["count"].iloc[0]),
-                **_plain(spread(part["accuracy"], int(part["count"].iloc[0]))),
+                **record(spread(part["accuracy"], int(part["count"].iloc[0]))),
             }
             for name, part in groups.groupby("group", sort=False)
         ],
@@ -106,7 +109,7 @@ def _changed(reference: Entry, entry: Entry, bundle: Bundle) -> dict[str, Any]:
     return {
         "reference": one.run_id,
         "run": two.run_id,
-        "groups": [_plain(row) for row in changed_samples(bundle, *tables)[0].to_dict("records")],
+        "groups": records(changed_samples(bundle, *tables)[0]),
     }
 
 
@@ -118,20 +121,4 @@ def _values(one: Entry, two: Entry) -> dict[str, Any]:
     except ComparisonError as error:
         return {**answer, "reason": str(error)}
     constant = "" if np.isfinite(rho := rank_correlation(values)) else "one of them is constant"
-    return {**answer, "samples": len(values), "rank_correlation": _number(rho), "reason": constant}
-
-
-def _number(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
-def _numbers(values: Iterable[float]) -> list[float | None]:
-    return [_number(value) for value in values]
-
-
-def _plain(record: dict[Any, Any]) -> dict[str, Any]:
-    """Return a record without NaN and infinity, which JSON does not have."""
-    return {
-        str(key): _number(value) if isinstance(value, float) else value
-        for key, value in record.items()
-    }
+    return {**answer, "samples": len(values), "rank_correlation": finite(rho), "reason": constant}

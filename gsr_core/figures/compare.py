@@ -188,12 +188,7 @@ def group_dots(
             )
         )
     figure.update_xaxes(title_text=measure, tickformat=".0%")
-    figure.update_yaxes(
-        tickvals=list(range(len(groups))),
-        ticktext=[theme.short(str(group)) for group in groups],
-        range=[len(groups) - 0.5, -0.5],
-        showgrid=False,
-    )
+    figure.update_yaxes(**theme.named_rows(groups))
     height = theme.row_height(len(groups), max(34, 12 * len(labels) + 8), 124)
     # At once: one call of `add_hline` after another takes as long as all else here.
     between = {"type": "line", "xref": "x domain", "x0": 0, "x1": 1}

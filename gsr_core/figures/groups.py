@@ -103,12 +103,7 @@ def group_accuracy(
         range=theme.fraction_range(ends, 0.3),
         tickformat=".0%",
     )
-    figure.update_yaxes(
-        tickvals=list(range(len(table))),
-        ticktext=[theme.short(str(name)) for name in table["group"]],
-        range=[len(table) - 0.5, -0.5],
-        showgrid=False,
-    )
+    figure.update_yaxes(**theme.named_rows(table["group"].tolist()))
     room = theme.room(table["group"], lines=0)
     return figure.update_layout(
         height=theme.row_height(len(table), 40, 124), margin={**room, "r": 130, "t": 48}

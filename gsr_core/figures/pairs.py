@@ -88,12 +88,7 @@ def paired_differences(
             )
         )
     figure.update_xaxes(title_text=f"{score} above {theme.short(reference)}", tickformat="+.0%")
-    figure.update_yaxes(
-        tickvals=list(range(len(entries))),
-        ticktext=[theme.short(str(entry)) for entry in entries],
-        range=[len(entries) - 0.5, -0.5],
-        showgrid=False,
-    )
+    figure.update_yaxes(**theme.named_rows(entries))
     return figure.update_layout(
         height=theme.row_height(len(entries), 30, 134),
         margin=theme.room(entries, lines=0),

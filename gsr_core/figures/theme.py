@@ -13,7 +13,7 @@ than eight groups get a second shade, another dash and another symbol.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -42,6 +42,7 @@ __all__ = [
     "group_symbols",
     "ink_on",
     "legend_height",
+    "named_rows",
     "names_of",
     "note",
     "room",
@@ -265,6 +266,16 @@ def short(name: str, width: int = 26) -> str:
         return name
     tail = (width - 1) // 2
     return f"{name[: width - 1 - tail]}…{name[-tail:]}"
+
+
+def named_rows(names: Collection[object]) -> dict[str, Any]:
+    """Return the settings of a vertical axis with one row a name, the first on top."""
+    return {
+        "tickvals": list(range(len(names))),
+        "ticktext": [short(str(name)) for name in names],
+        "range": [len(names) - 0.5, -0.5],
+        "showgrid": False,
+    }
 
 
 def row_height(rows: int, each: int = 34, around: int = 90) -> int:

@@ -105,12 +105,7 @@ def group_changes(
             )
         )
     figure.update_xaxes(title_text=title, tickformat=ticks)
-    figure.update_yaxes(
-        tickvals=list(range(len(groups))),
-        ticktext=[theme.short(str(group)) for group in groups],
-        range=[len(groups) - 0.5, -0.5],
-        showgrid=False,
-    )
+    figure.update_yaxes(**theme.named_rows(groups))
     return figure.update_layout(
         height=theme.row_height(len(groups), 34, 134),
         margin=theme.room(groups, lines=0),

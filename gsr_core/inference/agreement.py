@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from gsr_core.data.groups import patterns
+from gsr_core.plain import record, records
 
 __all__ = ["Agreement", "agreement"]
 
@@ -52,13 +53,7 @@ class Agreement:
             "nmi_kept": self.nmi_kept,
             "n_clusters": self.n_clusters,
         }
-        records = self.groups.to_dict("records")
-        return {
-            **{key: _plain(value) for key, value in scalars.items()},
-            "groups": [
-                {str(key): _plain(value) for key, value in record.items()} for record in records
-            ],
-        }
+        return {**record(scalars), "groups": records(self.groups)}
 
 
 def agreement(
@@ -140,7 +135,3 @@ def _matches(
             f"precision{suffix}": np.where(common > 0, common / size, np.nan),
             f"f1{suffix}": np.where(rows > 0, 2 * common / (rows + size), np.nan),
         }
-
-
-def _plain(value: Any) -> Any:
-    return None if isinstance(value, float) and np.isnan(value) else value

@@ -8,18 +8,15 @@ looks for them. The licence is the user's to choose.
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Any
 
 import yaml
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from gsr_core.errors import SettingError
 from gsr_core.reports.facts import Report
-from gsr_core.reports.html import points, sentence, verdict
+from gsr_core.reports.templates import templates
 from gsr_core.runs.summary import AVERAGES
-from gsr_core.shares import spread
 
 __all__ = ["as_card"]
 
@@ -47,23 +44,10 @@ def as_card(report: Report) -> str:
             f"a model card is of one model, and the report is on {len(report.runs)} settings; name "
             "one run and at most one that it is held against, or write the report as .html"
         )
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        # Its escapes are those of HTML, which would be shown; `finalize` has those of Markdown.
-        autoescape=False,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=as_it_is,
-    )
-    environment.filters |= {
-        "points": points,
-        "interval": spread,
-        "sentence": sentence,
-        "verdict": verdict,
-        # Inside a block of code nothing is obeyed, and a backslash would be shown.
-        "verbatim": Markup,
-    }
+    # Its own escapes are those of HTML, which would be shown; `finalize` has those of Markdown.
+    environment = templates(autoescape=False, finalize=as_it_is)
+    # Inside a block of code nothing is obeyed, and a backslash would be shown.
+    environment.filters["verbatim"] = Markup
     verdicts = [row for row in report.result["paired"] if row["metric"] == AVERAGES[0]]
     front = yaml.safe_dump(_front(report), sort_keys=False, allow_unicode=True, width=100)
     body = environment.get_template("card.md").render(

@@ -6,18 +6,16 @@ browser from asking for anything, whatever a name in it says. Charts are drawn h
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from gsr_core.figures import static, theme
 from gsr_core.reports.facts import Report, RunFacts
-from gsr_core.shares import percent, spread
+from gsr_core.reports.templates import templates
 
-__all__ = ["as_html", "points", "sentence", "verdict"]
+__all__ = ["as_html"]
 
 
 def as_html(report: Report) -> str:
@@ -26,7 +24,7 @@ def as_html(report: Report) -> str:
     colours = theme.group_colours(names)
     worst = [row for row in report.result["paired"] if row["metric"] == "worst_group_accuracy"]
     return (
-        _environment()
+        templates(autoescape=True)
         .get_template("report.html")
         .render(
             report=report,
@@ -41,45 +39,6 @@ def as_html(report: Report) -> str:
             runs=[(run, _lines(run, colours)) for run in [*report.runs[1:], report.runs[0]]],
         )
     )
-
-
-def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "percent": percent,
-        "points": points,
-        "interval": spread,
-        "p": p,
-        "sentence": sentence,
-        "verdict": verdict,
-    }
-    return environment
-
-
-def points(value: float | None) -> str:
-    """Return a difference of fractions in percentage points."""
-    return "–" if value is None or value != value else f"{100 * value:+.1f} pp"
-
-
-def p(value: float | None) -> str:
-    """Return a p-value as text."""
-    return "–" if value is None else f"{value:.2g}"
-
-
-def sentence(text: str) -> str:
-    """Return a text with one full stop at its end."""
-    return f"{text.rstrip('. ')}."
-
-
-def verdict(word: str) -> str:
-    """Return a verdict for who cannot act on it: nobody can add seeds to a file."""
-    return "too few seeds to tell" if word == "add seeds" else word
 
 
 def _by_group(report: Report) -> dict[str, list[dict[str, Any]]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -22,7 +23,7 @@ from gsr_core.runs.store import Run
 __all__ = ["FOLLOWERS", "Follower", "check_followers", "follow", "followed"]
 
 
-class Follower:
+class Follower(ABC):
     """Passes what a run records on to another program; the base of all.
 
     Attributes:
@@ -85,6 +86,7 @@ class Follower:
             self._broken = True
             self.run.log(f"no longer followed by {type(self).__name__}: {error}")
 
+    @abstractmethod
     def begin(self, folder: Path, about: dict[str, str], settings: dict[str, Any]) -> None:
         """Open the other program's record of the run.
 
@@ -93,8 +95,8 @@ class Follower:
             about: Facts about the run, by name.
             settings: Of the method.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def write(self, step: int, values: dict[str, float]) -> None:
         """Pass the numbers of a step on.
 
@@ -103,11 +105,10 @@ class Follower:
             values: By `split/metric/group`, without the group where it is of all together; what
                 is of no split begins with `fit`.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def end(self) -> None:
         """Close the record."""
-        raise NotImplementedError
 
 
 class TensorBoard(Follower):
