@@ -86,7 +86,9 @@ def choose_edit(bundle: Bundle, run: Run) -> tuple[Refits, RowEdit]:
     try:
         refits = load_refits(run)
     except GsrError as error:
-        _stop(error)
+        show_error(error)
+        link("Run", "Start a run of GSR")
+        st.stop()
     classes, count, times, label = bundle.manifest.classes, "", "", ""
     table = load_samples(run, run.values_split)
     orders = [name for name, (column, _) in ORDERS.items() if column in table.columns]
