@@ -208,6 +208,8 @@ def select(
     st.session_state[key] = current
 
     def changed() -> None:
+        if key != _key(name):
+            return  # Sent late: the browser had not yet taken the widget for gone.
         # None where the widget lets a choice be taken back.
         value = _text({name: st.session_state[key]})[name]
         if value == drawn.get(name):
@@ -233,7 +235,8 @@ def write(name: str, label: str, **arguments: Any) -> str:
     st.session_state[key] = get(name)
 
     def changed() -> None:
-        put(**{name: str(st.session_state[key]).strip()})
+        if key == _key(name):
+            put(**{name: str(st.session_state[key]).strip()})
 
     st.text_input(label, key=key, on_change=changed, **arguments)
     return get(name)

@@ -52,3 +52,14 @@ def test_a_choice_that_changes_by_itself_has_another_widget():
     # A choice of the user's own outlives what is offered.
     page.button[0].click().run()
     assert (page.text[0].value, page.selectbox[0].key) == ("older", now)
+
+
+def test_what_a_widget_that_was_replaced_sends_late_is_no_choice():
+    """A page that draws itself sends all that the browser has, also what it has had before."""
+    page = AppTest.from_function(choosing).run()
+    before = page._tree.get_widget_states()
+    page.button[0].click().run()
+    now = page.selectbox[0].key
+    for _ in range(2):
+        page._run(before)
+        assert (page.text[0].value, page.selectbox[0].key) == ("new", now)
