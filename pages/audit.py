@@ -99,4 +99,7 @@ with st.container(horizontal=True):
 if chosen is None:
     closer_look(run, split, bundle)
 accuracy_of_slices(bundle, run, split, everyone)
-link("Run", "Next: repair it", run=nav.get("run") or None)
+if run.config.is_erm:
+    link("Run", "Next: repair it", run=nav.get("run") or None)
+else:
+    link("Compare", "Next: prove the repair", run=run.run_id)

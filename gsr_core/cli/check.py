@@ -33,7 +33,10 @@ def check(
         ),
     ] = None,
     against: Annotated[
-        str, typer.Option(metavar="RUN", help="The baseline of --max-drop.", show_default=False)
+        str,
+        typer.Option(
+            metavar="RUN", help="The reference that --max-drop is counted from.", show_default=False
+        ),
     ] = "",
     group: Annotated[
         list[str] | None,
@@ -85,8 +88,8 @@ def check(
             stored = values.get(key, {})
             values[key] = {**stored, **terminal.pairs(f"--{key}", texts)}
     checks = Checks.of(values)
-    baseline = open_run(place, checks.against) if checks.against else None
-    gate = checked(open_run(place, run), checks, baseline)
+    reference = open_run(place, checks.against) if checks.against else None
+    gate = checked(open_run(place, run), checks, reference)
     if junit is not None:
         write_junit(gate, junit)
     if as_json:
@@ -102,11 +105,8 @@ def _report(gate: Gate) -> None:
     print(f"{gate.bundle}: {gate.run}{against} on test")
     table = terminal.table("", "", "check", "limit", "measured", "at least", "rows")
     for line in gate.lines:
-        shown = terminal.percent if line.check == "floor" else terminal.points
-        numbers = map(shown, (line.limit, line.value, line.bound))
-        table.add_row(
-            str(line.result), f"{line.kind} {line.name}", line.check, *numbers, f"{line.rows:,}"
-        )
+        named = str(line.result), f"{line.kind} {line.name}", line.check
+        table.add_row(*named, *line.numbers, f"{line.rows:,}")
     terminal.console().print(table)
     few = [line for line in gate.lines if line.result == "too few rows"]
     for line in few:

@@ -21,7 +21,11 @@ __all__ = ["radar"]
 def radar(
     base: Annotated[
         str,
-        typer.Argument(help="The run before, or the beginning of its name.", show_default=False),
+        typer.Argument(
+            metavar="REFERENCE",
+            help="The run before, or the beginning of its name.",
+            show_default=False,
+        ),
     ],
     repair: Annotated[str, typer.Argument(help="The run after.", show_default=False)],
     min_rows: Annotated[

@@ -8,7 +8,7 @@ few rows has to be better than one of many: the exact bound of k right among n r
 
 which a group below its floor passes at most once in twenty times. Wilson's bound, as charts have
 it, is passed up to 7.5 times in a hundred where nearly all of 30 rows or more are right, as here.
-A largest drop against a baseline is passed where the lower end of the
+A largest drop against a reference is passed where the lower end of the
 interval of the difference on the same rows (`mcnemar.difference_bound`) is at or above it; that
 one is approximate.
 
@@ -46,7 +46,7 @@ from gsr_core.plain import record
 from gsr_core.runs.samples import sample_table
 from gsr_core.runs.store import Run
 from gsr_core.settings import check_known, suggestion, what_is_wrong
-from gsr_core.shares import points
+from gsr_core.shares import percent, points
 
 __all__ = ["Checked", "Checks", "Gate", "Result", "check", "read_checks"]
 
@@ -150,7 +150,7 @@ class Checked:
         name: Of the group or slice.
         limit: The floor, or minus the largest drop; fractions.
         rows: Test rows.
-        value: Accuracy, or the difference from the baseline; NaN without rows.
+        value: Accuracy, or the difference from the reference; NaN without rows.
         bound: Its lower bound at 95 %, one-sided; NaN without rows.
         result: How it ended.
         reason: A sentence.
@@ -167,6 +167,12 @@ class Checked:
     reason: str
 
     @property
+    def numbers(self) -> tuple[str, str, str]:
+        """Limit, value and bound as text: accuracies in %, differences in percentage points."""
+        shown = percent if self.check == "floor" else points
+        return shown(self.limit), shown(self.value), shown(self.bound)
+
+    @property
     def title(self) -> str:
         """What was checked, in words."""
         limit = f"floor {self.limit:g}" if self.check == "floor" else f"max-drop {-self.limit:g}"
@@ -179,7 +185,7 @@ class Gate:
 
     Attributes:
         run: Id of the run.
-        against: Id of the baseline; "" without one.
+        against: Id of the reference; "" without one.
         bundle: Name of the data.
         allow_few: Whether groups with too few rows pass.
         lines: One for each check, in the order of groups and then slices.
@@ -237,7 +243,7 @@ def check(
         check_comparable([run, against])
         if run.run_id == against.run_id:
             raise ComparisonError(
-                f"run '{run.run_id}' is held against itself; name another run as the baseline"
+                f"run '{run.run_id}' is held against itself; name another run as the reference"
             )
         _, fixed, broken = flips(read(against, "test"), samples)
     for name in checks.groups:
@@ -294,7 +300,7 @@ def _drop(
 ) -> Checked:
     value = (fixed - broken) / n if n else np.nan
     bound = difference_bound(n, fixed, broken, Z) if n else np.nan
-    # A head that is right everywhere fixes what the baseline has wrong, and breaks nothing.
+    # A head that is right everywhere fixes what the reference has wrong, and breaks nothing.
     wrong = n - k + fixed - broken
     best = difference_bound(n, wrong, 0, Z) if n else np.nan
     known = (

@@ -46,6 +46,8 @@ def paired_differences(
     if table["difference"].isna().all():
         text = "No seed is shared with the reference."
         return theme.note(figure, text).update_layout(height=200)
+    table = theme.in_points(table, "difference", "low", "high")
+    points = theme.in_points(points, "difference")
     entries = list(table["entry"])
     place = {entry: row for row, entry in enumerate(entries)}
     figure.add_vline(x=0, line={"color": theme.MUTED, "width": 1})
@@ -57,7 +59,7 @@ def paired_differences(
             name="one seed",
             marker={"color": theme.MUTED, "size": 6, "opacity": 0.45},
             customdata=points[["entry", "seed"]].to_numpy(object),
-            hovertemplate="%{customdata[0]}, seed %{customdata[1]}: %{x:+.1%}<extra></extra>",
+            hovertemplate="%{customdata[0]}, seed %{customdata[1]}: %{x:+.1f} pp<extra></extra>",
         )
     )
     for verdict, (colour, symbol) in _VERDICTS.items():
@@ -81,13 +83,13 @@ def paired_differences(
                     "width": 4,
                 },
                 customdata=rows[["entry", "low", "high"]].to_numpy(object),
-                hovertemplate="<b>%{customdata[0]}</b><br>%{x:+.1%}, 95 % interval "
-                "%{customdata[1]:+.1%} to %{customdata[2]:+.1%}<extra></extra>"
+                hovertemplate="<b>%{customdata[0]}</b><br>%{x:+.1f} pp, 95 % interval "
+                "%{customdata[1]:+.1f} to %{customdata[2]:+.1f}<extra></extra>"
                 if rows["low"].notna().all()
-                else "<b>%{customdata[0]}</b><br>%{x:+.1%}, no interval<extra></extra>",
+                else "<b>%{customdata[0]}</b><br>%{x:+.1f} pp, no interval<extra></extra>",
             )
         )
-    figure.update_xaxes(title_text=f"{score} above {theme.short(reference)}", tickformat="+.0%")
+    figure.update_xaxes(title_text=f"{score} above {theme.short(reference)}, pp", tickformat="+~f")
     figure.update_yaxes(**theme.named_rows(entries))
     return figure.update_layout(
         height=theme.row_height(len(entries), 30, 134),

@@ -40,6 +40,7 @@ __all__ = [
     "group_colours",
     "group_dashes",
     "group_symbols",
+    "in_points",
     "ink_on",
     "legend_height",
     "named_rows",
@@ -253,6 +254,11 @@ def category_codes(
     ]
     marker = {"colorscale": scale, "cmin": -0.5, "cmax": steps - 0.5, "showscale": False}
     return codes.astype(np.int8 if steps < 128 else np.int16), marker
+
+
+def in_points(table: pd.DataFrame, *columns: str) -> pd.DataFrame:
+    """Return a table in which columns of changes of fractions are in percentage points."""
+    return table.assign(**{name: 100 * table[name] for name in columns})
 
 
 def short(name: str, width: int = 26) -> str:

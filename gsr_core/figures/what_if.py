@@ -15,7 +15,7 @@ from gsr_core.figures.scatter import legend_keys
 __all__ = ["group_changes", "predicted_against_happened"]
 
 _MEASURES = {
-    "accuracy": ("change", "low", "high", "change of accuracy", "+.0%", "+.1%", ""),
+    "accuracy": ("change", "low", "high", "change of accuracy, pp", "+~f", "+.1f", " pp"),
     "loss": (
         "loss_change",
         "loss_low",
@@ -53,6 +53,9 @@ def group_changes(
     table = table.dropna(subset=[value])
     if table.empty:
         return theme.note(figure, "No group has samples here.").update_layout(height=200)
+    if measure == "accuracy":
+        table = theme.in_points(table, value, low, high)
+        chance = None if chance is None else theme.in_points(chance, "low", "high")
     groups = list(table["group"])
     place = {group: row for row, group in enumerate(groups)}
     figure.add_vline(x=0, line={"color": theme.MUTED, "width": 1})

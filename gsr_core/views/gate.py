@@ -30,7 +30,7 @@ def gate(bundle: Bundle, reference: Entry, other: Entry) -> None:
 
     Args:
         bundle: The data.
-        reference: The baseline of the largest drop.
+        reference: What the largest drop is counted from.
         other: The entry that is checked, by its run of the seed that both have.
     """
     one, two = shared_run(reference, other)
@@ -96,7 +96,7 @@ def gate(bundle: Bundle, reference: Entry, other: Entry) -> None:
 
 
 def _values(
-    floor: float | None, drop: float | None, rows: int, slices: list[str], baseline: str
+    floor: float | None, drop: float | None, rows: int, slices: list[str], reference: str
 ) -> dict[str, Any]:
     """Return what the form holds as options of `gsr check`."""
     values: dict[str, Any] = {"min-rows": rows}
@@ -105,7 +105,7 @@ def _values(
         if slices:
             values["slice"] = dict.fromkeys(slices, floor)
     if drop is not None:
-        values |= {"max-drop": drop, "against": baseline}
+        values |= {"max-drop": drop, "against": reference}
     return values
 
 
@@ -123,19 +123,17 @@ def _show(result: Gate, label: str) -> None:
             "result": [str(line.result) for line in lines],
             "of": [f"{line.kind} {line.name}" for line in lines],
             "check": [line.check for line in lines],
-            "limit": [line.limit for line in lines],
-            "measured": [line.value for line in lines],
-            "at least": [line.bound for line in lines],
+            **{
+                name: [line.numbers[place] for line in lines]
+                for place, name in enumerate(("limit", "measured", "at least"))
+            },
             "rows": [line.rows for line in lines],
             "why": [line.reason for line in lines],
         },
         column_config={
-            **{
-                name: st.column_config.NumberColumn(format="percent")
-                for name in ("limit", "measured")
-            },
-            "at least": st.column_config.NumberColumn(
-                format="percent", help="Lower end of the interval, one-sided at 95 %."
+            "limit": st.column_config.Column(help="The least that is allowed."),
+            "at least": st.column_config.Column(
+                help="Lower end of the interval, one-sided at 95 %."
             ),
             "why": st.column_config.Column(width="large"),
         },

@@ -18,6 +18,7 @@ import streamlit as st
 from gsr_core.data.bundle import Bundle
 from gsr_core.data.edits import EditKind, RowEdit
 from gsr_core.errors import GsrError, SettingError
+from gsr_core.figures.theme import in_points
 from gsr_core.figures.what_if import group_changes, predicted_against_happened
 from gsr_core.jobs.command import shell_line
 from gsr_core.metrics import worst_group
@@ -316,15 +317,19 @@ def _delta(change: float) -> dict[str, Any]:
 def _tables(table: pd.DataFrame, chance: Chance | None, refits: Refits, split: str) -> None:
     """Draw the numbers behind the charts."""
     share = st.column_config.NumberColumn(format="percent")
+    points = st.column_config.NumberColumn(format="%+.1f pp", help="Percentage points.")
     nats = st.column_config.NumberColumn(format="%.3f")
     columns = ["group", "samples", "before", "after", "change", "low", "high", "verdict"]
     columns += ["loss_change", "loss_low", "loss_high", "predicted"]
     columns += ["chance_accuracy", "chance_loss"] * (chance is not None)
     show_rows(
-        table[columns].rename(columns=lambda name: name.replace("_", " ")),
+        in_points(table[columns], "change", "low", "high").rename(
+            columns=lambda name: name.replace("_", " ")
+        ),
         key="what if table",
         column_config={
-            **dict.fromkeys(("before", "after", "change", "low", "high"), share),
+            **dict.fromkeys(("before", "after"), share),
+            **dict.fromkeys(("change", "low", "high"), points),
             **dict.fromkeys(("loss change", "loss low", "loss high", "predicted"), nats),
             "verdict": st.column_config.Column(
                 help="Of the accuracy: McNemar's exact test on the samples that changed, corrected "

@@ -31,14 +31,15 @@ def test_differences_have_an_interval_a_verdict_and_their_seeds():
     table, points = differences()
     figure = pairs.paired_differences(table, points, reference="ERM")
     better, unclear = named(figure, "better"), named(figure, "not distinguishable")
-    np.testing.assert_allclose(better.error_x.array, 0.05)
-    np.testing.assert_allclose(unclear.error_x.arrayminus, 0.03)
+    np.testing.assert_allclose(better.x, 10)
+    np.testing.assert_allclose(better.error_x.array, 5)
+    np.testing.assert_allclose(unclear.error_x.arrayminus, 3)
     assert better.marker.color == theme.HELPS
     assert named(figure, "worse").marker.color == theme.HARMS
     assert unclear.marker.color == theme.NEUTRAL
     assert list(named(figure, "one seed").y) == [0, 0, 0, 2, 2, 2]
     assert list(figure.layout.yaxis.ticktext) == list(table["entry"])
-    assert figure.layout.xaxis.title.text == "worst-group accuracy above ERM"
+    assert figure.layout.xaxis.title.text == "worst-group accuracy above ERM, pp"
     assert "no interval" in named(figure, "same on every seed").hovertemplate
     figure.to_json()
 

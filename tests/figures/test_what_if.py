@@ -25,7 +25,7 @@ def named(figure, name):
 
 
 def test_less_loss_is_as_good_as_more_accuracy():
-    for measure, first in (("accuracy", 0.10), ("loss", -0.5)):
+    for measure, first in (("accuracy", 10), ("loss", -0.5)):
         figure = group_changes(changes(), measure=measure)
         better = named(figure, "better")
         assert (list(better.x), better.marker.color) == ([first], theme.HELPS)
@@ -39,8 +39,8 @@ def test_less_loss_is_as_good_as_more_accuracy():
 def test_random_edits_lie_behind_the_group_they_are_of():
     chance = pd.DataFrame({"group": ["b", "a"], "low": [-0.1, -0.2], "high": [0.1, 0.3]})
     bars = named(group_changes(changes(), chance=chance), "95 of 100 random edits")
-    assert (list(bars.y), list(bars.base)) == ([1, 0], [-0.1, -0.2])
-    np.testing.assert_allclose(bars.x, [0.2, 0.5])
+    assert (list(bars.y), list(bars.base)) == ([1, 0], [-10, -20])
+    np.testing.assert_allclose(bars.x, [20, 50])
 
 
 def test_the_line_goes_as_far_as_predictions_and_random_rows_keep_their_colour():
