@@ -3,6 +3,7 @@
 import ast
 import importlib
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,7 @@ LAYERS = [
 HEIGHT = {name: -depth for depth, layer in enumerate(LAYERS) for name in layer}
 
 
+@cache
 def imports(file: Path) -> set[str]:
     """Dotted names of the modules that a file imports, anywhere in it."""
     found = set()
