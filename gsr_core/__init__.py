@@ -48,6 +48,9 @@ if TYPE_CHECKING:
     from gsr_core.runs.reliance import reliance_table
     from gsr_core.runs.store import Run, create_run, list_runs, open_run
     from gsr_core.runs.summary import summarise
+    from gsr_core.scanning.groups import groups_by
+    from gsr_core.scanning.measured import measure_inputs
+    from gsr_core.scanning.scan import Scan, scan
     from gsr_core.what_if.keep import keep_refit
     from gsr_core.what_if.refits import open_refits
     from gsr_core.what_if.selection import Selection, make_edit
@@ -112,6 +115,11 @@ _WHERE = {
     "reliance_table": "gsr_core.runs.reliance",
     "Checks": "gsr_core.comparing.gate",
     "check": "gsr_core.comparing.gate",
+    # what may mislead
+    "Scan": "gsr_core.scanning.scan",
+    "scan": "gsr_core.scanning.scan",
+    "measure_inputs": "gsr_core.scanning.measured",
+    "groups_by": "gsr_core.scanning.groups",
     # reports
     "Report": "gsr_core.reports.facts",
     "make_report": "gsr_core.reports.facts",
@@ -149,6 +157,7 @@ __all__ = [
     "Report",
     "Rows",
     "Run",
+    "Scan",
     "Selection",
     "Step",
     "Workspace",
@@ -166,6 +175,7 @@ __all__ = [
     "fit",
     "flag_rows",
     "flagged",
+    "groups_by",
     "import_data",
     "keep_refit",
     "list_bundles",
@@ -181,6 +191,7 @@ __all__ = [
     "make_report",
     "make_study",
     "make_sweep",
+    "measure_inputs",
     "merge_run",
     "name_slice",
     "open_bundle",
@@ -197,6 +208,7 @@ __all__ = [
     "run",
     "run_study",
     "run_sweep",
+    "scan",
     "summarise",
     "summarise_outcomes",
     "write_bundle",

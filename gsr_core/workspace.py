@@ -49,6 +49,11 @@ class Workspace:
         return self.root / "graphs"
 
     @property
+    def measured(self) -> Path:
+        """Directory of measured properties of inputs, kept by the digest of these."""
+        return self.root / "measured"
+
+    @property
     def extractions(self) -> Path:
         """Directory of features, kept by the digest of what they were computed from."""
         return self.root / "extractions"

@@ -18,7 +18,7 @@ DASHBOARD = [ROOT / "app.py", ROOT / "start.py", *PAGES]
 LAYERS = [
     {"app", "start", "pages"},
     {"views", "cli"},
-    {"what_if", "labelling", "reports"},
+    {"what_if", "labelling", "reports", "scanning"},
     {"comparing", "experiments", "clusterings", "maps", "example_job", "cleaning"},
     {"curation"},
     {"runs", "figures", "examples"},

@@ -274,6 +274,11 @@ class Bundle:
         """(n,) int64: each sample's class."""
         return self.column("y").to_numpy().astype(np.int64, copy=False)
 
+    @property
+    def text_columns(self) -> list[str]:
+        """Names of the columns with texts: none, `text`, or of pairs also `text_pair`."""
+        return [name for name in _TEXTS if name in self._metadata.schema.names]
+
     def text(self, row: int) -> str | None:
         """Return one row's text, a pair with a blank line between, or None if it has none.
 
@@ -291,7 +296,7 @@ class Bundle:
         Raises:
             IndexError: If there is no such row.
         """
-        names = [name for name in _TEXTS if name in self._metadata.schema.names]
+        names = self.text_columns
         if not names:
             return ()
         with self._samples_file() as file:
@@ -349,8 +354,7 @@ class Bundle:
             letters: Most letters of a line.
         """
         places = pa.array(rows)
-        if "text" in self._metadata.schema.names:
-            names = [name for name in _TEXTS if name in self._metadata.schema.names]
+        if names := self.text_columns:
             parts = [self.column(name).take(places).to_pylist() for name in names]
         elif (table := self.columns(_IN_WORDS)) is not None:
             few = table.iloc[rows]
@@ -371,7 +375,7 @@ class Bundle:
             words: What to look for, as it stands; in one column alone with its name before a
                 colon, as in `age: 25`.
         """
-        own = [name for name in ("sample_id", *_TEXTS) if name in self._metadata.schema.names]
+        own = ["sample_id", *self.text_columns]
         columns = [(name, self.column(name)) for name in (*own, *self.manifest.attributes)]
         file = self.path / "columns.parquet"
         if file.exists():

@@ -16,6 +16,7 @@ JOBS = {
     "map": "gsr_core.maps.job:MapJob",
     "cluster": "gsr_core.clusterings.job:ClusterJob",
     "import": "gsr_core.ingest.job:ImportJob",
+    "measure": "gsr_core.scanning.job:MeasureJob",
     "study": "gsr_core.experiments.study_job:StudyJob",
     "sweep": "gsr_core.experiments.sweep_job:SweepJob",
 }

@@ -1,4 +1,4 @@
-"""The closer looks of the Audit page: other offsets, thresholds, calibration, fairness."""
+"""The closer looks of the Audit page: offsets, thresholds, calibration, fairness, shortcuts."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from gsr_core.views import navigation as nav
 from gsr_core.views.audit import show_quality
 from gsr_core.views.charts import colours_of, percent, plain, sentence, show, show_rows
 from gsr_core.views.frame import link
+from gsr_core.views.scan import scan_for_shortcuts
 from gsr_core.views.session import (
     load_fairness,
     load_operating,
@@ -54,6 +55,7 @@ def closer_look(run: Run, split: str, bundle: Bundle) -> None:
         "Thresholds": _thresholds,
         "Calibration": _calibration,
         "Fairness": _fairness,
+        "Shortcuts": scan_for_shortcuts,
     }
     st.subheader("Look closer", anchor=False)
     chosen = nav.select(
@@ -67,7 +69,7 @@ def closer_look(run: Run, split: str, bundle: Bundle) -> None:
         st.caption(
             "Gaps, recall and ranking in numbers; what other thresholds alone would do; whether "
             "the head knows how sure it may be; whether the values of an attribute are treated "
-            "alike."
+            "alike; which attribute or property of the inputs may mislead it."
         )
         return
     try:

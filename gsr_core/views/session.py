@@ -39,6 +39,8 @@ from gsr_core.runs.quality import fairness_of, quality_table, reliability_table
 from gsr_core.runs.reliance import reliance_table
 from gsr_core.runs.samples import sample_table
 from gsr_core.runs.store import Run, list_runs
+from gsr_core.scanning.measured import can_be_measured, load_measured, measured_file
+from gsr_core.scanning.scan import Scan, scan
 from gsr_core.what_if.refits import Refits, open_refits
 from gsr_core.workspace import Workspace
 
@@ -56,12 +58,14 @@ __all__ = [
     "load_operating",
     "load_outcome",
     "load_places",
+    "load_properties",
     "load_quality",
     "load_radar",
     "load_refits",
     "load_reliability",
     "load_reliance",
     "load_samples",
+    "load_scan",
     "load_search",
     "load_thresholds",
     "load_values",
@@ -309,6 +313,50 @@ def _reliance(
 ) -> pd.DataFrame:
     del digest
     return reliance_table([_run(path) for path, _ in runs], bundle=_bundle, most=most)
+
+
+def load_properties(bundle: Bundle) -> pd.DataFrame | None:
+    """Return `scanning.measured.load_measured`. Not to be changed."""
+    place = workspace()
+    if not can_be_measured(bundle):
+        return None
+    file = _properties_file(str(place.root), bundle.manifest.digest, bundle)
+    return _properties(str(file), _stamp(file), bundle)
+
+
+@st.cache_resource(max_entries=8, show_spinner=False)
+def _properties_file(root: str, digest: str, _bundle: Bundle) -> Path:
+    return measured_file(Workspace(Path(root)), _bundle)
+
+
+@st.cache_resource(max_entries=8, show_spinner=False)
+def _properties(file: str, stamp: int, _bundle: Bundle) -> pd.DataFrame | None:
+    return load_measured(workspace(), _bundle)
+
+
+def load_scan(run: Run, split: str, bundle: Bundle, measured: pd.DataFrame | None) -> Scan:
+    """Return `scanning.scan.scan` of a run that has ended. Not to be changed.
+
+    Args:
+        run: The run.
+        split: On whose rows it is judged.
+        bundle: The run's bundle.
+        measured: From `load_properties`.
+    """
+    stamp = _stamp(run.path / "head.safetensors")
+    return _scan(str(run.path), split, stamp, measured is not None, bundle, measured)
+
+
+@st.cache_resource(max_entries=32, show_spinner="Looking for what may mislead")
+def _scan(
+    path: str,
+    split: str,
+    stamp: int,
+    with_properties: bool,
+    _bundle: Bundle,
+    _measured: pd.DataFrame | None,
+) -> Scan:
+    return scan(_bundle, _run(path), measured=_measured, split=split)
 
 
 def load_values(bundle: Bundle, most: int) -> dict[str, list[str]]:

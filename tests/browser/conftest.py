@@ -374,7 +374,7 @@ class Dashboard:
 
     def jobs(self) -> list[JobState]:
         """Return the jobs under way, but for maps."""
-        kinds = ("example", "import", "cluster", "study", "sweep")
+        kinds = ("example", "import", "cluster", "measure", "study", "sweep")
         return [job for kind in kinds for job in list_jobs(self.workspace, kind) if job.active]
 
     def stop(self) -> None:

@@ -32,6 +32,7 @@ from gsr_core.maps.job import MapJob
 from gsr_core.methods.base import Range
 from gsr_core.runs import execute
 from gsr_core.runs.job import RunJob, run_commands
+from gsr_core.scanning.job import MeasureJob
 from gsr_core.workspace import Workspace
 
 
@@ -61,6 +62,7 @@ def job(request, workspace):
             plan=make_plan(name="new", reader="npz", settings={"path": "a file.npz"}),
             overwrite=True,
         ),
+        "measure": lambda: MeasureJob(bundle="tiny"),
         "study": lambda: StudyJob(
             study="noise",
             bundle="tiny",
@@ -114,6 +116,7 @@ MESSAGES = {
     "map": {"key", "config", "run_id", "bundle", "which"},
     "cluster": {"key", "request"},
     "import": {"key", "plan", "overwrite"},
+    "measure": {"key", "bundle"},
     "study": {"key"},
     "sweep": {"key", "jobs"},
 }
@@ -129,6 +132,7 @@ KEYS = {
     "example": "mine",
     "map": "3bbc3a98e8d383ef17712d7732b769a51a07379348ab8111dbfde5bcf1b23e49",
     "import": "new",
+    "measure": "tiny",
     "study": "noisy",
     "sweep": "wide",
 }

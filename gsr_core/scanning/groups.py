@@ -1,0 +1,126 @@
+"""A bundle whose groups are the classes by an attribute, a column or a measured property."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from gsr_core.data.bundle import INFLUENCE, RESERVED_COLUMNS, Bundle
+from gsr_core.data.bundle_writing import bundle_directory, rewrite_bundle
+from gsr_core.data.group_rules import make_groups
+from gsr_core.data.source import GroupRule
+from gsr_core.errors import SettingError
+from gsr_core.scanning.candidates import Candidate, Side
+from gsr_core.scanning.scan import find_candidate
+from gsr_core.workspace import Workspace
+
+__all__ = ["groups_by"]
+
+
+def groups_by(
+    workspace: Workspace,
+    bundle: Bundle,
+    name: str,
+    by: str,
+    side: str = "",
+    *,
+    measured: pd.DataFrame | None = None,
+    overwrite: bool = False,
+) -> Bundle:
+    """Write a bundle of the same samples whose groups are the classes by something scanned.
+
+    Features are linked, not copied. Rows without a value are in no group.
+
+    Args:
+        workspace: Where the new bundle goes.
+        bundle: The data.
+        name: Of the new bundle.
+        by: An attribute, a column of the table or a measured property.
+        side: One of its sides, held against all else; "" takes every value of a category, and of
+            numbers what lies above the median and below.
+        measured: Properties of the inputs, from `measure_inputs`.
+        overwrite: Replace a bundle of that name.
+
+    Raises:
+        SettingError: If there is no such attribute or side, it cannot tell rows apart, or a group
+            would have no row in target.
+        BundleError: If the name is not allowed or taken, or the groups cannot be measured.
+
+    Example:
+        >>> bundle = gsr.open_bundle(place, "birds")
+        >>> gsr.groups_by(place, bundle, "birds-by-colour", "colour", "red").group_names
+        ['cat, not red', 'cat, red', 'dog, not red', 'dog, red']
+    """
+    directory = bundle_directory(workspace, name, overwrite=overwrite)
+    candidate = find_candidate(bundle, by, measured)
+    values = _values(candidate, _side(candidate, side))
+    attribute = _attribute(bundle, by, values)
+    samples = bundle.samples.assign(**{attribute: values})
+    rule = GroupRule(columns=(attribute,))
+    groups, membership, _ = make_groups(samples, bundle.y, bundle.manifest.classes, rule)
+    lost = np.flatnonzero(~membership[bundle.rows_of["target"]].any(axis=0))
+    if len(lost):
+        raise SettingError(
+            f"group '{groups[lost[0]].name}' would have no sample in target, so that nothing could "
+            f"drive its weights; hold one value against all others ({_sides(candidate)})"
+        )
+    unknown = int((~candidate.known).sum())
+    return rewrite_bundle(
+        bundle,
+        directory,
+        samples,
+        membership,
+        source=f"{bundle.manifest.source}; groups by {by}",
+        note=f"The groups are the classes of '{bundle.name}' by {_origin(candidate)}"
+        + (f"; {unknown:,} rows without a value are in no group." if unknown else "."),
+        groups=groups,
+        overwrite=overwrite,
+    )
+
+
+def _side(candidate: Candidate, name: str) -> Side | None:
+    """Return the side of that name; None for every value.
+
+    Raises:
+        SettingError: If there is none.
+    """
+    if not name:
+        return candidate.sides[0] if candidate.numeric else None
+    for each in candidate.sides:
+        if each.name == name:
+            return each
+    raise SettingError(
+        f"'{candidate.name}' has no side '{name}'; choose one of {_sides(candidate)}"
+    )
+
+
+def _sides(candidate: Candidate) -> str:
+    return ", ".join(f"'{each.name}'" for each in candidate.sides)
+
+
+def _values(candidate: Candidate, side: Side | None) -> pd.Series:
+    """Return n values as text, "" for none."""
+    if side is None:
+        texts = np.array([*candidate.values, None], dtype=object)[candidate.codes]
+    else:
+        name = f"{candidate.name} {side.name}" if candidate.numeric else side.name
+        texts = np.where(candidate.inside(side), name, f"not {name}").astype(object)
+    return pd.Series(np.where(candidate.known, texts, None), dtype=object)
+
+
+def _attribute(bundle: Bundle, by: str, values: pd.Series) -> str:
+    """Return the name of the attribute that holds these values in the new bundle."""
+    taken = bundle.samples.columns
+    if by in bundle.manifest.attributes and values.equals(bundle.samples[by].astype(object)):
+        return by
+    name = f"column {by}" if by in RESERVED_COLUMNS or by.startswith(INFLUENCE) else by
+    return name if name not in taken else f"{name}, by side"
+
+
+def _origin(candidate: Candidate) -> str:
+    origin = {
+        "attribute": "its attribute",
+        "column": "the column",
+        "measured": "what was measured of the inputs as",
+    }
+    return f"{origin[candidate.source]} '{candidate.name}'"

@@ -1,0 +1,179 @@
+"""Properties of a bundle's inputs, measured once and kept by the content of these.
+
+A table is `<workspace>/measured/<digest>.parquet`, one row a row of the bundle. The digest is of
+the features and the thumbnails, or of the texts, not of groups and attributes: a bundle of the same
+rows with other groups has the same table.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import pandas as pd
+
+from gsr_core.data.bundle import Bundle
+from gsr_core.data.inputs import Inputs, Texts
+from gsr_core.data.pixels import THUMBNAIL_SIZE, decode_image
+from gsr_core.errors import GsrError, InputError, RunStateError
+from gsr_core.files import disk_full, replace_file
+from gsr_core.ingest.reopen import inputs_of
+from gsr_core.progress import Report, ShouldStop, never, silent
+from gsr_core.scanning.properties import VERSION, Value, image_properties, text_properties
+from gsr_core.workspace import Workspace
+
+__all__ = ["NOTE", "can_be_measured", "load_measured", "measure_inputs", "measured_file"]
+
+NOTE = "note"
+"""Attribute of the table: a sentence on what was measured, "" if that needs none."""
+
+_AT_ONCE = 256
+_THREADS = 4
+
+
+def can_be_measured(bundle: Bundle) -> str:
+    """Return what the inputs are that can be measured: `image`, `text`, or "" for neither."""
+    if bundle.has_images:
+        return "image"
+    return "text" if bundle.text_columns else ""
+
+
+def measured_file(workspace: Workspace, bundle: Bundle) -> Path:
+    """Return where the properties of a bundle's inputs are kept."""
+    digests = bundle.manifest.digests
+    digest = hashlib.sha256(f"properties {VERSION}".encode())
+    if bundle.has_images:
+        digest.update(f"{digests['features.npy']} {digests['thumbnails.arrow']}".encode())
+    else:
+        digest.update(_texts_of(bundle).digest().encode())
+    return workspace.measured / f"{digest.hexdigest()}.parquet"
+
+
+def load_measured(workspace: Workspace, bundle: Bundle) -> pd.DataFrame | None:
+    """Return the properties if they were measured before; None if not, or if there are none."""
+    if not can_be_measured(bundle):
+        return None
+    try:
+        return pd.read_parquet(measured_file(workspace, bundle))
+    except FileNotFoundError:
+        return None
+
+
+def measure_inputs(
+    workspace: Workspace,
+    bundle: Bundle,
+    *,
+    progress: Report | None = None,
+    should_stop: ShouldStop = never,
+) -> pd.DataFrame | None:
+    """Measure the properties of a bundle's images or texts, unless the workspace has them.
+
+    Images are read one at a time from where the data came from; where that is no longer possible,
+    the bundle's thumbnails are measured, and a note says so.
+
+    Args:
+        workspace: Where they are kept.
+        bundle: The data.
+        progress: Called with the fraction done and what is being done.
+        should_stop: Asked now and then; true ends the work, and nothing is kept.
+
+    Returns:
+        One row a row of the bundle, columns of `scanning.properties`; an input that cannot be read
+        has no values. None if the bundle has neither images nor texts.
+
+    Raises:
+        RunStateError: If `should_stop` said so.
+        DiskFullError: If there is no room to keep them.
+    """
+    kind, report = can_be_measured(bundle), progress or silent
+    if not kind:
+        return None
+    if (stored := load_measured(workspace, bundle)) is not None:
+        return stored
+    found: list[dict[str, Value]] = []
+    with _measures(bundle, kind) as (note, measures):
+        for measured in measures:
+            found.append(measured)
+            if len(found) % _AT_ONCE == 0:
+                report(len(found) / len(bundle), f"Measured {len(found):,} of {len(bundle):,}")
+                if should_stop():
+                    raise RunStateError(
+                        f"measuring was stopped at {len(found):,} of {len(bundle):,}; it begins "
+                        "anew when it is asked for again"
+                    )
+    if unread := sum(not each for each in found):
+        note = f"{note} {unread:,} inputs could not be read and have no values.".strip()
+    table = pd.DataFrame(found, index=pd.RangeIndex(len(bundle)))
+    table.attrs[NOTE] = note
+    workspace.measured.mkdir(parents=True, exist_ok=True)
+    file = measured_file(workspace, bundle)
+    with disk_full("what was measured"), replace_file(file) as temporary:
+        table.to_parquet(temporary, index=False)
+    return table
+
+
+@contextmanager
+def _measures(bundle: Bundle, kind: str) -> Iterator[tuple[str, Iterator[dict[str, Value]]]]:
+    """Yield a note and the properties of each row in order, without any where it is unreadable."""
+    rows = range(len(bundle))
+    if kind == "text":
+        yield "", map(_reader(_texts_of(bundle), _of_text), rows)
+        return
+    inputs, reason = _images_of(bundle)
+    if inputs is None:
+        note = (
+            f"The thumbnails of at most {THUMBNAIL_SIZE} pixels were measured, without sharpness "
+            f"and size, since the images themselves cannot be read: {reason}."
+        )
+        yield note, (_of_thumbnail(bundle, row) for row in rows)
+        return
+    # Decoding holds no lock of the interpreter, so that threads do it side by side.
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, _THREADS)) as pool:
+        read = _reader(inputs, image_properties)
+        # A part at a time: the pool would take all rows at once and hold what nobody has asked for.
+        parts = (rows[start : start + _AT_ONCE] for start in range(0, len(rows), _AT_ONCE))
+        yield "", (each for part in parts for each in pool.map(read, part))
+
+
+def _images_of(bundle: Bundle) -> tuple[Inputs | None, str]:
+    """Return the images that a bundle was made of, or None and the reason."""
+    try:
+        inputs = inputs_of(bundle)
+    except GsrError as error:
+        return None, str(error)
+    return (inputs, "") if inputs.modality == "image" else (None, "its inputs are no images")
+
+
+def _texts_of(bundle: Bundle) -> Texts:
+    return Texts(*(bundle.column(name) for name in bundle.text_columns))
+
+
+def _reader(
+    inputs: Inputs, measure: Callable[..., dict[str, Value]]
+) -> Callable[[int], dict[str, Value]]:
+    def read(row: int) -> dict[str, Value]:
+        try:
+            return measure(inputs.load(row))
+        except InputError:
+            return {}
+
+    return read
+
+
+def _of_text(text: str | tuple[str, str]) -> dict[str, Value]:
+    return text_properties((text,) if isinstance(text, str) else text)
+
+
+def _of_thumbnail(bundle: Bundle, row: int) -> dict[str, Value]:
+    image = bundle.thumbnail(row)
+    if not image:
+        return {}
+    try:
+        return image_properties(decode_image(io.BytesIO(image)), original=False)
+    except InputError:
+        return {}

@@ -1,0 +1,233 @@
+"""The scan for shortcuts on the Audit page: what goes with the class, and where accuracy changes.
+
+Nothing is read until it is asked for: measuring the inputs is a job.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from gsr_core.curation.slices import save_slice
+from gsr_core.data.bundle import Bundle, bundle_reference
+from gsr_core.errors import GsrError
+from gsr_core.figures.compare import group_dots
+from gsr_core.jobs.queue import start_job
+from gsr_core.metrics import wilson_interval
+from gsr_core.progress import Status
+from gsr_core.runs.store import Run
+from gsr_core.scanning.groups import groups_by
+from gsr_core.scanning.job import MeasureJob
+from gsr_core.scanning.measured import can_be_measured
+from gsr_core.scanning.scan import VERDICTS, Scan
+from gsr_core.shares import points
+from gsr_core.views import navigation as nav
+from gsr_core.views.charts import percent, plain, show, show_error, show_rows
+from gsr_core.views.frame import link
+from gsr_core.views.job_watch import needed_job, state_of
+from gsr_core.views.session import load_properties, load_scan, workspace
+
+__all__ = ["scan_for_shortcuts"]
+
+_SHOWN = 6
+"""Attributes that are shown with links; the tables below have all."""
+_EVERY = "every value"
+_COLOURS = dict(zip(VERDICTS[:3], ("red", "orange", "blue"), strict=True))
+
+
+def scan_for_shortcuts(run: Run, split: str, bundle: Bundle) -> None:
+    """Draw what may mislead a classifier, the most suspicious first.
+
+    Args:
+        run: The classifier.
+        split: On whose rows it is judged.
+        bundle: The data.
+
+    Raises:
+        GsrError: If there is nothing to look at.
+    """
+    measured = load_properties(bundle)
+    if measured is None:
+        _offer_to_measure(bundle)
+    found = load_scan(run, split, bundle, measured)
+    counts = found.table["verdict"].value_counts()
+    few = [f"{counts.get(each, 0):,} {each}" for each in VERDICTS[:3]]
+    st.markdown(
+        f"Of {len(found.table):,} attributes and properties **{few[0]}**, {few[1]}, {few[2]}."
+    )
+    if found.note:
+        st.caption(plain(found.note))
+    shown = found.table[found.table["verdict"] != ""].head(_SHOWN)
+    if len(shown):
+        _gaps(found, shown, split)
+        _rows(bundle, run, split, found, shown.to_dict("records"))
+    _make_groups(bundle, found, measured)
+    with st.expander("Every attribute in numbers"):
+        _all(found)
+    st.caption(
+        f"Association: Cramér's V of attribute and class on the {found.learnt:,} samples of train "
+        "and heldout; 0 is none, 1 is the class itself. Gap: accuracy of a class with the "
+        f"attribute less that without, on {split}, where both sides have ten samples. Corrected "
+        "for all that was looked at (Holm): where nothing goes together, either is named 5 times "
+        "in 100. A possible shortcut is associated, and a class is worse where that misleads; "
+        "whether it is part of the class, you know. Copies of a sample make chance look smaller "
+        "than it is."
+    )
+
+
+def _offer_to_measure(bundle: Bundle) -> None:
+    kind = can_be_measured(bundle)
+    if not kind:
+        st.caption("This bundle has neither images nor texts to measure; its columns are scanned.")
+        return
+    job = MeasureJob(bundle=bundle_reference(workspace(), bundle))
+    state = state_of(job)
+    if state is not None and (state.active or state.status is Status.FAILED):
+        needed_job(job, f"The {kind}s could not be measured")
+        return
+    what = {
+        "image": "brightness, colour, sharpness, border, size",
+        "text": "length, negation, punctuation, capitals, script",
+    }[kind]
+    pressed = st.button(
+        f"Measure the {kind}s of {len(bundle):,} samples",
+        icon=":material/straighten:",
+        key="measure",
+        help=f"{what.capitalize()}: read once, by a job of its own, and kept.",
+    )
+    if pressed:
+        start_job(workspace(), job)
+        st.rerun()
+
+
+def _gaps(found: Scan, shown: pd.DataFrame, split: str) -> None:
+    """Draw the accuracy with and without each attribute."""
+    gaps = shown[shown["delta"].notna()] if "delta" in shown else shown.head(0)
+    if gaps.empty:
+        return
+    parts = []
+    for row in gaps.to_dict("records"):
+        name = f"{found.class_name(row['y'])}: {row['attribute']} {row['gap_side']}"
+        for label in ("with", "without"):
+            accuracy, n = row[f"accuracy_{label}"], row[f"n_{label}"]
+            low, high = wilson_interval(accuracy, n)
+            part = {"group": name, "label": label, "accuracy": accuracy}
+            parts.append({**part, "low": float(low), "high": float(high)})
+    show(
+        group_dots(pd.DataFrame(parts), measure=f"accuracy on {split}, with 95 % interval"),
+        key="gaps",
+        alt="Accuracy of a class with each attribute and without it.",
+    )
+
+
+def _rows(bundle: Bundle, run: Run, split: str, found: Scan, shown: list[dict[Any, Any]]) -> None:
+    widths = [4, 4, 4, 4]
+    with st.container(key="scan", gap="xsmall"):
+        heads = ("attribute", "goes with", "accuracy without → with", "its samples")
+        for place, head in zip(st.columns(widths, gap="xsmall"), heads, strict=True):
+            place.caption(head)
+        for row in shown:
+            cells = st.columns(widths, gap="xsmall", vertical_alignment="center")
+            colour = _COLOURS[row["verdict"]]
+            cells[0].markdown(
+                f"{plain(row['attribute'])}  \n:small[:gray[{row['source']}, V "
+                f"{row['association']:.2f}] · :{colour}[{row['verdict']}]]"
+            )
+            if row["side"]:
+                name = plain(found.class_name(row["goes with"]))
+                cells[1].markdown(
+                    f"{plain(row['side'])} → {name}  \n:small[:gray[{percent(row['share'])} of "
+                    f"these, {percent(row['usual'])} of all]]"
+                )
+            gap = pd.notna(row.get("delta"))
+            if gap:
+                cells[2].markdown(
+                    f"{percent(row['accuracy_without'])} → {percent(row['accuracy_with'])}  \n"
+                    f":small[:gray[{plain(found.class_name(row['y']))}, "
+                    f"{plain(row['gap_side'])}: {points(row['delta'])}]]"
+                )
+            side = row["gap_side"] if gap else row["side"]
+            y = found.class_name(row["y"]) if gap else None
+            with cells[3].container(horizontal=True, key=f"scan samples {row['attribute']}"):
+                for there, text in ((True, side), (False, f"not {side}")):
+                    rows = found.rows(row["attribute"], side, there=there)
+                    link(
+                        "Samples",
+                        plain(text),
+                        run=run.run_id,
+                        split=split,
+                        y=y,
+                        slice=save_slice(workspace(), bundle, rows),
+                        sort="highest loss",
+                        **dict.fromkeys(("group", "prediction", "changed", "sample")),
+                    )
+
+
+def _make_groups(bundle: Bundle, found: Scan, measured: pd.DataFrame | None) -> None:
+    with st.popover("Make groups of an attribute", icon=":material/category:"):
+        st.caption(
+            "A new bundle of the same samples, whose groups are the classes by this attribute: "
+            "every method can train with them, and every page shows them."
+        )
+        by = str(st.selectbox("Attribute", list(found.table["attribute"]), key="scan by"))
+        sides = [each.name for each in found.looked_at[by].sides]
+        numeric = found.looked_at[by].numeric
+        options = sides if numeric else [_EVERY, *sides]
+        side = str(st.selectbox("Side", options, key=f"scan side {by}"))
+        words = "".join(each if each.isalnum() else "-" for each in by).strip("-")
+        name = st.text_input(
+            "Name of the bundle", value=f"{bundle.name}-by-{words}"[:100], key=f"scan bundle {by}"
+        )
+        if st.button("Make the bundle", key="scan make"):
+            chosen = "" if side == _EVERY else side
+            try:
+                with st.spinner("Writing the bundle"):
+                    made = groups_by(
+                        workspace(), bundle, name.strip(), by, chosen, measured=measured
+                    )
+            except GsrError as error:
+                show_error(error)
+                return
+            nav.go("Setup", bundle=made.name, run=None, runs=None, classifier=None, slice=None)
+
+
+def _all(found: Scan) -> None:
+    table = found.table
+    number = st.column_config.NumberColumn(format="%.2f")
+    small = st.column_config.NumberColumn(format="%.2g")
+    share = st.column_config.NumberColumn(format="percent")
+    columns: dict[str, Any] = {
+        "attribute": table["attribute"],
+        "from": table["source"],
+        "verdict": table["verdict"],
+        "association": table["association"],
+        "V from": table["low"],
+        "V to": table["high"],
+        "p (Holm)": table["p_holm"],
+        "side": table["side"],
+        "goes with": [found.class_name(each) for each in table["goes with"]],
+    }
+    if "delta" in table:
+        columns |= {
+            "class": [found.class_name(each) for each in table["y"]],
+            "with": table["gap_side"],
+            "accuracy with": table["accuracy_with"],
+            "accuracy without": table["accuracy_without"],
+            "samples with": table["n_with"],
+            "samples without": table["n_without"],
+            "gap p (Holm)": table["gap_p_holm"],
+            "taken for": [found.class_name(each) for each in table["taken_for"]],
+        }
+    show_rows(
+        columns,
+        column_config={
+            "attribute": st.column_config.Column(width="medium", pinned=True),
+            **dict.fromkeys(("association", "V from", "V to"), number),
+            **dict.fromkeys(("p (Holm)", "gap p (Holm)"), small),
+            **dict.fromkeys(("accuracy with", "accuracy without"), share),
+        },
+    )
+    for name, reason in found.left_out.items():
+        st.caption(f"Not looked at: {plain(name)}: {plain(reason)}.")
