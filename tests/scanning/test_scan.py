@@ -1,0 +1,280 @@
+"""The scan: what it ranks first, how often it is wrong, what it keeps, and the groups it makes."""
+
+import io
+import os
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+import gsr_core as gsr
+from gsr_core.data.bundle import open_bundle
+from gsr_core.data.groups import Group
+from gsr_core.errors import BundleError, RunStateError, SettingError
+from gsr_core.runs.samples import sample_table
+from gsr_core.scanning.measured import NOTE, load_measured, measured_file
+
+
+@pytest.fixture
+def predicting(workspace, write):
+    """A bundle, 200 rows a split, whose own head predicts what it is told; and its run."""
+
+    def predicting(right, columns, name="told"):
+        y = np.tile([0, 1], 500)
+        said = np.where(right, y, 1 - y)
+        samples = pd.DataFrame(
+            {
+                "sample_id": [f"s{row}" for row in range(1000)],
+                "split": np.repeat(["train", "heldout", "target", "val", "test"], 200),
+                "y": y,
+            }
+        ).assign(**columns)
+        bundle = write(
+            workspace,
+            name,
+            samples=samples,
+            membership=y[:, None] == np.arange(2),
+            groups=[Group(name=each, definition=each) for each in ("a", "b")],
+            features=np.eye(2, dtype=np.float32)[said],
+            head=(np.eye(2, dtype=np.float32), np.zeros(2, np.float32)),
+        )
+        return bundle, gsr.run(workspace, name, "erm", device="cpu")
+
+    return predicting
+
+
+def planted(seed, *, towards):
+    """Return right (n,), columns: `planted` goes with class 1 in train, 49 others with nothing."""
+    rng = np.random.default_rng(seed)
+    y, learnt = np.tile([0, 1], 500), np.arange(1000) < 400
+    agrees = rng.random(1000) < np.where(learnt, 0.9 if towards else 0.1, 0.5)
+    value = np.where(agrees, y, 1 - y)
+    # The head is right 9 times in 10 where the attribute goes with the class, else 3 times.
+    right = rng.random(1000) < np.where(value == y, 0.9, 0.3)
+    others = {f"other {number}": rng.integers(0, 2 + number % 3, 1000) for number in range(49)}
+    order = rng.permutation(50)
+    columns = list({**others, "planted": value}.items())
+    return right, {columns[place][0]: columns[place][1] for place in order}
+
+
+def test_a_planted_attribute_is_first_of_fifty(predicting):
+    right, columns = planted(0, towards=True)
+    bundle, run = predicting(right, columns)
+    found = gsr.scan(bundle, run)
+    first = found.table.iloc[0]
+    assert len(found.table) == 50
+    assert (first["attribute"], first["verdict"]) == ("planted", "possible shortcut")
+    assert (found.table["verdict"] == "possible shortcut").sum() == 1
+    assert (found.learnt, found.judged) == (400, 200)
+    # Its gap is what the run's own table of samples says.
+    table = sample_table(run, "test").query(f"y == {first['y']}")
+    there = table["planted"].astype(str) == first["gap_side"]
+    with_it, without = table["correct"][there].mean(), table["correct"][~there].mean()
+    assert first["delta"] == pytest.approx(with_it - without)
+    assert first["delta_low"] <= 0.6 * np.sign(first["delta"]) <= first["delta_high"]
+    # Without a run it is first by association alone.
+    alone = gsr.scan(bundle)
+    assert alone.table.iloc[0][["attribute", "verdict"]].tolist() == ["planted", "associated"]
+    assert 0.7 < alone.table.iloc[0]["association"] < 0.9
+    assert alone.gaps.empty
+
+
+def test_what_misleads_the_other_way_round_is_a_gap_and_no_shortcut(predicting):
+    right, columns = planted(1, towards=False)
+    bundle, run = predicting(right, columns)
+    verdicts = gsr.scan(bundle, run).table.set_index("attribute")["verdict"]
+    assert verdicts["planted"] == "gap"
+
+
+def test_where_nothing_goes_together_a_scan_names_something_five_times_in_a_hundred(predicting):
+    rng = np.random.default_rng(0)
+    bundle, run = predicting(rng.random(1000) < 0.7, {"left out": np.arange(1000) % 2})
+    named, p = [], []
+    for seed in range(200):
+        drawn = pd.DataFrame(
+            {
+                "rare": rng.choice(["x", "y"], 1000, p=[0.9, 0.1]),
+                "numbers": rng.normal(size=1000),
+            }
+        )
+        found = gsr.scan(bundle, run, measured=drawn, without=["left out"], seed=seed)
+        named.append([(found.table["p_holm"] < 0.05).any(), (found.gaps["p_holm"] < 0.05).any()])
+        p += found.table["p"].tolist()
+    # 5 % of 200, and three standard deviations.
+    assert (np.sum(named, axis=0) <= 19).all()
+    # It can be wrong: single p are as small as they say.
+    assert 0.03 < np.mean(np.array(p) < 0.05) < 0.07
+
+
+# What is measured ----------------------------------------------------------------------------
+
+
+def picture(colour):
+    encoded = io.BytesIO()
+    Image.fromarray(np.broadcast_to(np.array(colour, np.uint8), (8, 8, 3)).copy()).save(
+        encoded, "PNG"
+    )
+    return encoded.getvalue()
+
+
+@pytest.fixture
+def pictured(workspace, write):
+    """The tiny bundle with images in its attribute's colour, the last of which is missing."""
+    colours = open_bundle(workspace, "tiny").samples["colour"]
+    images = [picture((200, 20, 20) if each == "red" else (20, 200, 20)) for each in colours]
+    return write(workspace, "pictured", thumbnails=[*images[:-1], None])
+
+
+def test_the_colour_is_found_in_the_images_alone(workspace, pictured):
+    measured = gsr.measure_inputs(workspace, pictured)
+    assert "the images themselves cannot be read" in measured.attrs[NOTE]
+    assert "1 inputs could not be read" in measured.attrs[NOTE]
+    assert measured["hue"].tolist()[:-1] == pictured.samples["colour"].tolist()[:-1]
+    assert measured.iloc[-1].isna().all()
+    found = gsr.scan(pictured, measured=measured, without=["colour"])
+    assert "colour" not in found.looked_at
+    own = gsr.scan(pictured).table.set_index("attribute").loc["colour"]
+    hue = found.table.set_index("attribute").loc["hue"]
+    assert hue["association"] == pytest.approx(own["association"])
+    assert found.table["attribute"].iloc[0] in ("hue", "border hue", "brightness")
+
+
+def test_images_are_measured_once_and_kept_whole(workspace, pictured, monkeypatch):
+    asked = []
+
+    def stop():
+        asked.append(1)
+        return True
+
+    monkeypatch.setattr("gsr_core.scanning.measured._AT_ONCE", 50)
+    with pytest.raises(RunStateError, match="measuring was stopped at 50 of 200"):
+        gsr.measure_inputs(workspace, pictured, should_stop=stop)
+    assert load_measured(workspace, pictured) is None
+    assert list(workspace.measured.glob("*")) == [] if workspace.measured.exists() else True
+    steps = []
+    first = gsr.measure_inputs(workspace, pictured, progress=lambda done, _: steps.append(done))
+    assert steps == [0.25, 0.5, 0.75, 1.0]
+    stamp = os.stat(measured_file(workspace, pictured)).st_mtime_ns
+    again = gsr.measure_inputs(workspace, pictured)
+    pd.testing.assert_frame_equal(again, first)
+    assert again.attrs == first.attrs
+    assert os.stat(measured_file(workspace, pictured)).st_mtime_ns == stamp
+
+
+def test_texts_are_measured_and_say_what_misleads(workspace, write):
+    tiny = open_bundle(workspace, "tiny")
+    samples = tiny.samples.drop(columns="colour")
+    samples["text"] = np.where(tiny.samples["colour"] == "red", "It was not so.", "It was so.")
+    samples["text_pair"] = "It was."
+    bundle = write(workspace, "texts", samples=samples)
+    found = gsr.scan(bundle, measured=gsr.measure_inputs(workspace, bundle))
+    own = gsr.scan(tiny).table.iloc[0]
+    first = found.table.set_index("attribute").loc["first negation"]
+    assert first["association"] == pytest.approx(own["association"])
+    assert "second negation" in found.left_out  # It is the same everywhere.
+
+
+def test_columns_of_a_table_are_looked_at_but_for_the_class(workspace, write):
+    tiny = open_bundle(workspace, "tiny")
+    rng = np.random.default_rng(0)
+    columns = tiny.samples[["colour"]].assign(
+        animal=np.where(tiny.y == 1, "dog", "cat"),
+        age=rng.normal(size=len(tiny)) + tiny.y,
+        number=[f"n{row}" for row in range(len(tiny))],
+    )
+    found = gsr.scan(write(workspace, "table", columns=columns))
+    sources = found.table.set_index("attribute")["source"].to_dict()
+    assert sources == {"colour": "attribute", "age": "column"}
+    assert found.left_out == {
+        "animal": "it is the class itself",
+        "number": "it has 200 values in 200 rows: it names rows",
+    }
+
+
+# Groups --------------------------------------------------------------------------------------
+
+
+def test_groups_by_what_was_measured_are_those_of_the_attribute(workspace, pictured):
+    measured = gsr.measure_inputs(workspace, pictured)
+    made = gsr.groups_by(workspace, pictured, "by-hue", "hue", measured=measured)
+    expected = pictured.membership[:, [1, 0, 3, 2]].copy()  # Green comes before red.
+    expected[-1] = False
+    np.testing.assert_array_equal(made.membership, expected)
+    assert made.group_names == ["cat, green", "cat, red", "dog, green", "dog, red"]
+    assert made.samples["hue"].tolist()[:-1] == pictured.samples["colour"].tolist()[:-1]
+    assert os.path.samefile(made.path / "features.npy", pictured.path / "features.npy")
+    assert "1 rows without a value are in no group" in " ".join(made.manifest.notes)
+    # The same images need not be read again.
+    assert measured_file(workspace, made) == measured_file(workspace, pictured)
+    assert gsr.run(workspace, "by-hue", "gsr", device="cpu", steps=2).state.step == 2
+
+
+def test_groups_of_numbers_are_cut_where_the_scan_cuts_them(workspace, pictured):
+    measured = gsr.measure_inputs(workspace, pictured)
+    made = gsr.groups_by(workspace, pictured, "by-light", "brightness", measured=measured)
+    found = gsr.scan(pictured, measured=measured)
+    side = found.looked_at["brightness"].sides[0].name
+    rows = found.rows("brightness", side)
+    inside = made.membership[
+        :, [f"brightness {side}" in name and "not" not in name for name in made.group_names]
+    ]
+    np.testing.assert_array_equal(np.flatnonzero(inside.any(axis=1)), rows)
+    one = gsr.groups_by(workspace, pictured, "red", "hue", "red", measured=measured)
+    assert one.group_names == ["cat, not red", "cat, red", "dog, not red", "dog, red"]
+
+
+# Mistakes ------------------------------------------------------------------------------------
+
+
+def test_mistakes_are_told_in_a_sentence_and_leave_nothing(workspace, write, done, contents):
+    tiny = open_bundle(workspace, "tiny")
+    bare = write(workspace, "bare", samples=tiny.samples.drop(columns="colour"))
+    same = write(workspace, "same", samples=tiny.samples.assign(colour="red"))
+    other = write(workspace, "other", seed=1)
+    run = done("erm")
+    before = contents(workspace.bundles)
+    for error, sentence, call in (
+        (SettingError, "bundle 'bare' has no attribute, no table", lambda: gsr.scan(bare)),
+        (
+            SettingError,
+            "of 'colour' it has the one value 'red'; import the data with others",
+            lambda: gsr.scan(same),
+        ),
+        (
+            SettingError,
+            r"has no attribute, column or property 'color' \(did you mean 'colour'\?\)",
+            lambda: gsr.scan(tiny, without=["color"]),
+        ),
+        (BundleError, "is of bundle 'tiny'", lambda: gsr.scan(other, run)),
+        (SettingError, "split is 'tset'", lambda: gsr.scan(tiny, run, split="tset")),
+        (
+            SettingError,
+            "'colour' cannot tell rows apart: it has the one value 'red'",
+            lambda: gsr.groups_by(workspace, same, "new", "colour"),
+        ),
+        (
+            SettingError,
+            "'colour' has no side 'blue'; choose one of 'red'",
+            lambda: gsr.groups_by(workspace, tiny, "new", "colour", "blue"),
+        ),
+        (
+            BundleError,
+            "bundle 'bare' exists already",
+            lambda: gsr.groups_by(workspace, tiny, "bare", "colour"),
+        ),
+    ):
+        with pytest.raises(error, match=sentence):
+            call()
+    assert contents(workspace.bundles) == before
+
+
+def test_a_group_without_a_row_in_target_is_refused(workspace, write):
+    tiny = open_bundle(workspace, "tiny")
+    rare = np.where(np.arange(len(tiny)) < 3, "rare", tiny.samples["colour"])
+    bundle = write(workspace, "rare", samples=tiny.samples.assign(colour=rare))
+    with pytest.raises(SettingError, match="group 'cat, rare' would have no sample in target"):
+        gsr.groups_by(workspace, bundle, "new", "colour")
+    assert not (workspace.bundles / "new").exists()
+    made = gsr.groups_by(workspace, bundle, "new", "colour", "red")
+    assert made.manifest.attributes == ["colour", "colour, by side"]
