@@ -74,7 +74,7 @@ def associate(table: np.ndarray, *, draws: int = FEWEST_DRAWS, seed: int = 0) ->
     generator = np.random.default_rng(seed)
     value = float(cramers_v(table))
     n = int(table.sum())
-    times = max(min(_REDRAWN, _MOST_NUMBERS // table.size), 100)
+    times = min(_REDRAWN, max(_MOST_NUMBERS // table.size, 100))
     drawn = generator.multinomial(n, table.ravel() / n, size=times).reshape(times, *table.shape)
     plain = float(cramers_v(table, corrected=False))
     below, above = np.percentile(cramers_v(drawn) - plain, [2.5, 97.5])

@@ -59,7 +59,8 @@ def find_gaps(
 
 def sure(gaps: pd.DataFrame) -> pd.Series:
     """Return how large each gap is at least: the end of its interval that is nearer to none."""
-    return pd.Series(np.maximum(gaps["low"], -gaps["high"]).clip(lower=0), index=gaps.index)
+    nearer = np.maximum(gaps["low"].to_numpy(), -gaps["high"].to_numpy())
+    return pd.Series(np.maximum(nearer, 0.0), index=gaps.index)
 
 
 def _of_class(

@@ -105,7 +105,7 @@ def _values(candidate: Candidate, side: Side | None) -> pd.Series:
     else:
         name = f"{candidate.name} {side.name}" if candidate.numeric else side.name
         texts = np.where(candidate.inside(side), name, f"not {name}").astype(object)
-    return pd.Series(np.where(candidate.known, texts, None), dtype=object)
+    return pd.Series(texts, dtype=object).where(candidate.known, None)
 
 
 def _attribute(bundle: Bundle, by: str, values: pd.Series) -> str:

@@ -286,7 +286,7 @@ def _associated(candidate: Candidate, counts: np.ndarray, draws: int, seed: int)
     if np.isfinite(leans).any() and np.isfinite(found.value):
         # Of a class that is more common there; a side of few rows cannot have a large one.
         place, y = np.unravel_index(np.nanargmax(np.abs(leans)), leans.shape)
-        side = candidate.sides[place]
+        side = candidate.sides[int(place)]
         if leans[place, y] < 0:
             y = int(np.nanargmax(leans[place]))
         inside = counts[side.cells].sum(axis=0)
