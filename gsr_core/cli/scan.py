@@ -107,7 +107,8 @@ def _report(bundle: str, found: Scan, top: int, split: str, judged: bool) -> Non
     columns = ("attribute", "from", "association", "goes with", "verdict")
     table = terminal.table(*columns, *("worst gap", "accuracy with", "without") * judged)
     for row in found.record(top)["attributes"]:
-        cells = [row["attribute"], row["source"], "–", "", row["verdict"]]
+        alike = f", much as {row['alike']}" if row["alike"] else ""
+        cells = [row["attribute"], row["source"], "–", "", row["verdict"] + alike]
         if row["association"] is not None:
             cells[2] = f"{row['association']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
         if row["side"]:

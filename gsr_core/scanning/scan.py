@@ -29,7 +29,7 @@ from gsr_core.errors import BundleError, SettingError
 from gsr_core.plain import records
 from gsr_core.runs.samples import keep_scores
 from gsr_core.runs.store import Run
-from gsr_core.scanning.association import FEWEST_DRAWS, associate
+from gsr_core.scanning.association import FEWEST_DRAWS, associate, cramers_v
 from gsr_core.scanning.candidates import Candidate, candidates
 from gsr_core.scanning.gaps import find_gaps, sure
 from gsr_core.scanning.measured import NOTE
@@ -41,6 +41,10 @@ VERDICTS = ("possible shortcut", "gap", "associated", "")
 """From the most to the least: associated, and a class worse where that would mislead; a class
 worse on one side; associated with the class; neither beyond chance."""
 
+_ALIKE = 0.5
+"""Cramér's V from which one attribute says much of what another does."""
+_MOST_ALIKE = 30
+"""Attributes that are held against each other."""
 _DRAWS_EACH = 40
 """Draws for each candidate, so that p after Holm's correction can fall to half of the level."""
 
@@ -54,9 +58,10 @@ class Scan:
             `column` or `measured`), cells, n (rows learnt from, with a value), association (V) with
             low and high, p and p_holm; side, the one that most goes with a class, of which `goes
             with` is the number, `share` is its part of the side's rows and `usual` of all rows;
-            verdict, one of `VERDICTS`; and, of a run, the gap that says most: gap_side, y, n_with,
-            n_without, accuracy_with, accuracy_without, delta, delta_low, delta_high, gap_p_holm and
-            taken_for as in `gaps.find_gaps`.
+            verdict, one of `VERDICTS`; alike, the one above it with a verdict that tells most of
+            the same, and alike_v, Cramér's V of the two, if that is half or more. Of a run also the
+            gap that says most: gap_side, y, n_with, n_without, accuracy_with, accuracy_without,
+            delta, delta_low, delta_high, gap_p_holm and taken_for as in `gaps.find_gaps`.
         gaps: One row a candidate, side and class, columns of `gaps.find_gaps`, p_holm, and lean:
             how much more often rows of the class are on the side than rows of others, where the
             classifier learnt.
@@ -179,7 +184,9 @@ def scan(
         gaps = find_gaps(looked_at, rows, bundle.y[rows], prediction)
         gaps["p_holm"] = holm(gaps["p"].to_numpy(float))
         gaps["lean"] = _leans_of(gaps, looked_at, tables)
+    by_name = {each.name: each for each in looked_at}
     table = _judged(table, gaps)
+    table = table.join(_alike(table, by_name, learnt))
     note = "" if measured is None else str(measured.attrs.get(NOTE, ""))
     return Scan(
         table=table,
@@ -188,7 +195,7 @@ def scan(
         learnt=len(learnt),
         judged=judged,
         note=note,
-        looked_at={each.name: each for each in looked_at},
+        looked_at=by_name,
         classes=bundle.manifest.classes,
     )
 
@@ -252,10 +259,29 @@ def _nothing(bundle: Bundle, left_out: dict[str, str]) -> str:
 
 def _counts(candidate: Candidate, rows: np.ndarray, bundle: Bundle) -> np.ndarray:
     """Return (r, K) how many of some rows are in each cell and class."""
-    codes, y = candidate.codes[rows], bundle.y[rows]
-    known, shape = codes >= 0, (candidate.n_cells, len(bundle.manifest.classes))
-    place = np.ravel_multi_index((codes[known], y[known]), shape)
+    shape = (candidate.n_cells, len(bundle.manifest.classes))
+    return _crossed(candidate.codes[rows], bundle.y[rows], shape)
+
+
+def _crossed(one: np.ndarray, other: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Return how many rows have each pair of codes; -1 is none."""
+    known = (one >= 0) & (other >= 0)
+    place = np.ravel_multi_index((one[known], other[known]), shape)
     return np.bincount(place, minlength=int(np.prod(shape))).reshape(shape)
+
+
+def _alike(table: pd.DataFrame, by_name: dict[str, Candidate], rows: np.ndarray) -> pd.DataFrame:
+    """Return alike and alike_v of each row of the ranked table."""
+    named = [by_name[name] for name in table.loc[table["verdict"] != "", "attribute"]]
+    found: list[tuple[str, float]] = [("", np.nan)] * len(table)
+    for place, each in enumerate(named[:_MOST_ALIKE]):
+        for above in named[:place]:
+            counts = _crossed(each.codes[rows], above.codes[rows], (each.n_cells, above.n_cells))
+            counts = counts[counts.any(axis=1)][:, counts.any(axis=0)]
+            both = float(cramers_v(counts)) if min(counts.shape) > 1 else 0.0
+            if both >= max(_ALIKE, np.nan_to_num(found[place][1])):
+                found[place] = (above.name, both)
+    return pd.DataFrame(found, columns=["alike", "alike_v"])
 
 
 def _leans(counts: np.ndarray, cells: np.ndarray) -> np.ndarray:

@@ -53,9 +53,11 @@ def scan_for_shortcuts(run: Run, split: str, bundle: Bundle) -> None:
         _offer_to_measure(bundle)
     found = load_scan(run, split, bundle, measured)
     counts = found.table["verdict"].value_counts()
-    few = [f"{counts.get(each, 0):,} {each}" for each in VERDICTS[:3]]
+    suspects, gaps, associated = (int(counts.get(each, 0)) for each in VERDICTS[:3])
     st.markdown(
-        f"Of {len(found.table):,} attributes and properties **{few[0]}**, {few[1]}, {few[2]}."
+        f"**{suspects:,} possible shortcut{'s' * (suspects != 1)}** among {len(found.table):,} "
+        f"attributes and properties; {gaps:,} more with a gap alone, {associated:,} associated "
+        "with the class alone."
     )
     if found.note:
         st.caption(plain(found.note))
@@ -104,7 +106,7 @@ def _offer_to_measure(bundle: Bundle) -> None:
 
 def _gaps(found: Scan, shown: pd.DataFrame, split: str) -> None:
     """Draw the accuracy with and without each attribute."""
-    gaps = shown[shown["delta"].notna()] if "delta" in shown else shown.head(0)
+    gaps = shown[shown["verdict"].isin(VERDICTS[:2])]
     if gaps.empty:
         return
     parts = []
@@ -131,9 +133,10 @@ def _rows(bundle: Bundle, run: Run, split: str, found: Scan, shown: list[dict[An
         for row in shown:
             cells = st.columns(widths, gap="xsmall", vertical_alignment="center")
             colour = _COLOURS[row["verdict"]]
+            alike = f", much as {plain(row['alike'])}" if row["alike"] else ""
             cells[0].markdown(
-                f"{plain(row['attribute'])}  \n:small[:gray[{row['source']}, V "
-                f"{row['association']:.2f}] · :{colour}[{row['verdict']}]]"
+                f"{plain(row['attribute'])}  \n:small[:{colour}[{row['verdict']}] · "
+                f":gray[{row['source']}, V {row['association']:.2f}{alike}]]"
             )
             if row["side"]:
                 name = plain(found.class_name(row["goes with"]))
@@ -146,13 +149,16 @@ def _rows(bundle: Bundle, run: Run, split: str, found: Scan, shown: list[dict[An
                 cells[2].markdown(
                     f"{percent(row['accuracy_without'])} → {percent(row['accuracy_with'])}  \n"
                     f":small[:gray[{plain(found.class_name(row['y']))}, "
-                    f"{plain(row['gap_side'])}: {points(row['delta'])}]]"
+                    f"{plain(row['gap_side'])}: {points(row['delta'])}"
+                    + ("]]" if row["verdict"] in VERDICTS[:2] else ", perhaps chance]]")
                 )
             side = row["gap_side"] if gap else row["side"]
             y = found.class_name(row["y"]) if gap else None
             with cells[3].container(horizontal=True, key=f"scan samples {row['attribute']}"):
                 for there, text in ((True, side), (False, f"not {side}")):
                     rows = found.rows(row["attribute"], side, there=there)
+                    count = row["n_with" if there else "n_without"] if gap else None
+                    text += "" if count is None else f": {int(count):,}"
                     link(
                         "Samples",
                         plain(text),
@@ -202,6 +208,7 @@ def _all(found: Scan) -> None:
         "attribute": table["attribute"],
         "from": table["source"],
         "verdict": table["verdict"],
+        "much as": table["alike"],
         "association": table["association"],
         "V from": table["low"],
         "V to": table["high"],
