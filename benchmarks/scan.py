@@ -27,6 +27,7 @@ HIDDEN = ("colour", "digit", "source")
 
 
 def main() -> None:
+    """Print what each seed shows, and the mean over them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=5)
     seeds = parser.parse_args().seeds

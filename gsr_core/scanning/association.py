@@ -22,7 +22,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import random_table
 
 __all__ = ["FEWEST_DRAWS", "Association", "associate", "cramers_v"]
 
@@ -114,6 +113,9 @@ def _chi_square(tables: np.ndarray) -> np.ndarray:
 
 def _permuted(table: np.ndarray, draws: int, generator: np.random.Generator) -> float:
     """Return the p of a table among those with its margins."""
+    # Pages import this module, and most of them draw no table.
+    from scipy.stats import random_table
+
     # A sum in another order is no other table.
     own = float(_chi_square(table)) * (1 - 1e-9)
     alike = random_table(table.sum(axis=1), table.sum(axis=0), seed=generator)

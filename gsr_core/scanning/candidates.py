@@ -138,7 +138,7 @@ def cut(name: str, source: str, column: pd.Series, y: np.ndarray) -> Candidate |
     if len(pairs) == len(counts) == pairs["y"].nunique():
         return "it is the class itself"
     many = len(counts) > MOST_CELLS
-    order = sorted(counts.index[:MOST_CELLS], key=str) + [_OTHERS] * many
+    order = sorted(counts.index[:MOST_CELLS], key=float if numeric else str) + [_OTHERS] * many
     codes = pd.Index(order, dtype=object).get_indexer(pd.Index(values))
     if many:
         codes = np.where((codes < 0) & values.notna(), MOST_CELLS, codes)
@@ -161,7 +161,8 @@ def _cut_numbers(name: str, source: str, numbers: np.ndarray) -> Candidate:
     places = np.minimum(np.searchsorted(edges, quantiles), len(edges) - 1)
     low, middle, high = (int(places[each == _QUANTILES][0]) for each in (0.25, 0.5, 0.75))
     cells = np.arange(len(edges) + 1)
-    sides = {f"> {edges[middle]:.4g}": cells > middle, f"≤ {edges[low]:.4g}": cells <= low}
-    sides.setdefault(f"> {edges[high]:.4g}", cells > high)
+    names = [f"{edge:.4g}" if abs(edge) < 1000 else f"{edge:,.0f}" for edge in edges]
+    sides = {f"> {names[middle]}": cells > middle, f"≤ {names[low]}": cells <= low}
+    sides.setdefault(f"> {names[high]}", cells > high)
     made = [Side(text, inside) for text, inside in sides.items()]
     return Candidate(name, source, codes, len(cells), made)

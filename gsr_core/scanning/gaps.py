@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import hypergeom
 
 from gsr_core.quality import difference_interval
 from gsr_core.scanning.candidates import Candidate
@@ -96,6 +95,9 @@ def _of_class(
 
 def _fisher(table: pd.DataFrame) -> np.ndarray:
     """Return p of each row: twice the smaller tail of right rows with the attribute, up to 1."""
+    # Pages import this module, and most of them ask for no test.
+    from scipy.stats import hypergeom
+
     n_with, n_without = table["n_with"].to_numpy(), table["n_without"].to_numpy()
     right = np.rint(table["accuracy_with"] * n_with).to_numpy()
     every = right + np.rint(table["accuracy_without"] * n_without).to_numpy()

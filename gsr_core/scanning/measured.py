@@ -22,7 +22,6 @@ from gsr_core.data.inputs import Inputs, Texts
 from gsr_core.data.pixels import THUMBNAIL_SIZE, decode_image
 from gsr_core.errors import GsrError, InputError, RunStateError
 from gsr_core.files import disk_full, replace_file
-from gsr_core.ingest.reopen import inputs_of
 from gsr_core.progress import Report, ShouldStop, never, silent
 from gsr_core.scanning.properties import VERSION, Value, image_properties, text_properties
 from gsr_core.workspace import Workspace
@@ -142,6 +141,9 @@ def _measures(bundle: Bundle, kind: str) -> Iterator[tuple[str, Iterator[dict[st
 
 def _images_of(bundle: Bundle) -> tuple[Inputs | None, str]:
     """Return the images that a bundle was made of, or None and the reason."""
+    # Pages import this module, and what opens networks and files takes seconds to import.
+    from gsr_core.ingest.reopen import inputs_of
+
     try:
         inputs = inputs_of(bundle)
     except GsrError as error:

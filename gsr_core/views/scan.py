@@ -111,7 +111,7 @@ def _gaps(found: Scan, shown: pd.DataFrame, split: str) -> None:
         return
     parts = []
     for row in gaps.to_dict("records"):
-        name = f"{found.class_name(row['y'])}: {row['attribute']} {row['gap_side']}"
+        name = f"{row['attribute']} {row['gap_side']}, {found.class_name(row['y'])}"
         for label in ("with", "without"):
             accuracy, n = row[f"accuracy_{label}"], row[f"n_{label}"]
             low, high = wilson_interval(accuracy, n)
@@ -236,5 +236,6 @@ def _all(found: Scan) -> None:
             **dict.fromkeys(("accuracy with", "accuracy without"), share),
         },
     )
-    for name, reason in found.left_out.items():
-        st.caption(f"Not looked at: {plain(name)}: {plain(reason)}.")
+    if found.left_out:
+        reasons = "; ".join(f"{name}, {reason}" for name, reason in found.left_out.items())
+        st.caption(f"Not looked at: {plain(reasons)}.")

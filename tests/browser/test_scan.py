@@ -1,6 +1,7 @@
 """From a scan to its samples, and to groups made of what it found in the images."""
 
 import numpy as np
+import pytest
 from playwright.sync_api import expect
 
 import gsr_core as gsr
@@ -32,7 +33,7 @@ def test_a_scan_leads_to_samples_and_to_groups(screen, dashboard, ids):
     screen.idle()
     shown = {row["attribute"]: row for row in screen.table("goes with")}
     assert set(shown) == set(found.table["attribute"])
-    assert shown["hue"]["association"] == f"{hue['association']:.2f}"
+    assert float(shown["hue"]["association"]) == pytest.approx(hue["association"])
 
     # Its samples: of the class and side whose accuracy was shown.
     link = screen.keyed("scan samples hue").get_by_role("link").first
