@@ -44,6 +44,7 @@ def one(place: Workspace, seed: int) -> dict[str, float | str]:
     bundle = gsr.coloured_digits(place, seed=seed, name=f"digits-{seed}")
     before = gsr.run(place, bundle.name, "erm", device="cpu")
     measured = gsr.measure_inputs(place, bundle)
+    assert measured is not None
     found = gsr.scan(bundle, before, measured=measured, without=HIDDEN)
     first = found.table.iloc[0]
     said = measured["hue"].to_numpy() == bundle.samples["colour"].to_numpy()
@@ -56,9 +57,9 @@ def one(place: Workspace, seed: int) -> dict[str, float | str]:
         "hue is colour": float(said.mean()),
         "before": true_worst(before),
     }
-    for by in (str(first["attribute"]), "brightness"):
-        made = gsr.groups_by(place, bundle, f"{bundle.name}-{by}", by, measured=measured)
-        outcome[f"by {by}"] = true_worst(gsr.run(place, made.name, "gsr", device="cpu"))
+    for name, by in (("first", first["attribute"]), ("hue", "hue"), ("light", "brightness")):
+        made = gsr.groups_by(place, bundle, f"digits-{seed}-{name}", by, measured=measured)
+        outcome[f"by {name}"] = true_worst(gsr.run(place, made.name, "gsr", device="cpu"))
     outcome["by true groups"] = true_worst(gsr.run(place, bundle.name, "gsr", device="cpu"))
     return outcome
 
