@@ -13,8 +13,8 @@ as one of two, and numbers that are cut into cells need not rise or fall with th
 Chance is a permutation of the rows: tables with the same margins (`scipy.stats.random_table`). The
 draws stop once enough of them are as large as the table's own :math:`\chi^2`, by the rule of Besag
 and Clifford ("Sequential Monte Carlo p-values", Biometrika 1991), which keeps p valid. The interval
-is of rows drawn anew, the cells staying as they are: the distance of the drawn V to the V of the
-table without correction is taken for that of V to the truth.
+is of rows drawn anew, the cells staying as they are: the distance of a drawn V to the mean of them
+all is taken for that of V to the truth.
 """
 
 from __future__ import annotations
@@ -75,8 +75,9 @@ def associate(table: np.ndarray, *, draws: int = FEWEST_DRAWS, seed: int = 0) ->
     n = int(table.sum())
     times = min(_REDRAWN, max(_MOST_NUMBERS // table.size, 100))
     drawn = generator.multinomial(n, table.ravel() / n, size=times).reshape(times, *table.shape)
-    plain = float(cramers_v(table, corrected=False))
-    below, above = np.percentile(cramers_v(drawn) - plain, [2.5, 97.5])
+    again = cramers_v(drawn)
+    # Around their own mean: drawn tables are on average further from independence.
+    below, above = np.percentile(again - again.mean(), [2.5, 97.5])
     low, high = np.clip([value - above, value - below], 0, 1)
     return Association(value, float(low), float(high), _permuted(table, draws, generator))
 

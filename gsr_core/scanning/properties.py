@@ -1,6 +1,6 @@
 r"""Properties of one image or text that are cheap to measure and that classifiers often lean on.
 
-Of an image, scaled to at most 512 pixels a side, with R, G, B and the luma :math:`Y = 0.299 R +
+Of an image, scaled to at most 256 pixels a side, with R, G, B and the luma :math:`Y = 0.299 R +
 0.587 G + 0.114 B` in [0, 1]:
 
 - *brightness* and *contrast*: mean and standard deviation of Y;
@@ -36,7 +36,7 @@ VERSION = 1
 
 Value = float | str
 
-_LONGEST = 512
+_LONGEST = 256
 _BORDER = 0.05
 """Share of each side that is border; one pixel at least."""
 _COLOURLESS = 0.04

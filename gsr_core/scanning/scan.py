@@ -32,7 +32,7 @@ from gsr_core.runs.store import Run
 from gsr_core.scanning.association import FEWEST_DRAWS, associate, cramers_v
 from gsr_core.scanning.candidates import Candidate, candidates
 from gsr_core.scanning.gaps import find_gaps, sure
-from gsr_core.scanning.measured import NOTE
+from gsr_core.scanning.measured import NOTE, can_be_measured
 from gsr_core.settings import suggestion
 
 __all__ = ["VERDICTS", "Scan", "check_run", "find_candidate", "scan"]
@@ -163,7 +163,7 @@ def scan(
     looked_at = [each for each in looked_at if each.name not in without]
     left_out = {name: reason for name, reason in left_out.items() if name not in without}
     if not looked_at:
-        raise SettingError(_nothing(bundle, left_out))
+        raise SettingError(_nothing(bundle, left_out, measured))
     learnt = np.concatenate([bundle.rows_of["train"], bundle.rows_of["heldout"]])
     tables = [_counts(each, learnt, bundle) for each in looked_at]
     draws = max(FEWEST_DRAWS, _DRAWS_EACH * len(looked_at))
@@ -242,8 +242,13 @@ def _unknown(name: str, known: Sequence[str], bundle: Bundle) -> str:
     )
 
 
-def _nothing(bundle: Bundle, left_out: dict[str, str]) -> str:
+def _nothing(bundle: Bundle, left_out: dict[str, str], measured: pd.DataFrame | None) -> str:
     """Say why a bundle has nothing to look at."""
+    if measured is None and (kind := can_be_measured(bundle)):
+        return (
+            f"no column of bundle '{bundle.name}' can tell rows apart, but its {kind}s were not "
+            "measured yet; measure them first"
+        )
     if left_out:
         first, reason = next(iter(left_out.items()))
         more = f" ({len(left_out)} columns in all)" if len(left_out) > 1 else ""

@@ -82,7 +82,6 @@ def scan_for_shortcuts(run: Run, split: str, bundle: Bundle) -> None:
 def _offer_to_measure(bundle: Bundle) -> None:
     kind = can_be_measured(bundle)
     if not kind:
-        st.caption("This bundle has neither images nor texts to measure; its columns are scanned.")
         return
     job = MeasureJob(bundle=bundle_reference(workspace(), bundle))
     state = state_of(job)

@@ -60,6 +60,7 @@ def test_the_interval_holds_the_truth(rng):
     for share, truth in ((0.35, 0.4), (0.475, 0.9)):
         tables = rng.multinomial(300, [share, 0.5 - share, 0.5 - share, share], size=150)
         found = [associate(each.reshape(2, 2), draws=20) for each in tables]
+        assert all(each.low <= each.value <= each.high for each in found)
         inside = np.mean([each.low <= truth <= each.high for each in found])
         assert inside >= 0.9
         assert np.mean([each.high - each.low for each in found]) < 0.25

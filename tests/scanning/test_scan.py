@@ -236,10 +236,22 @@ def test_mistakes_are_told_in_a_sentence_and_leave_nothing(workspace, write, don
     bare = write(workspace, "bare", samples=tiny.samples.drop(columns="colour"))
     same = write(workspace, "same", samples=tiny.samples.assign(colour="red"))
     other = write(workspace, "other", seed=1)
+    pictures = write(
+        workspace,
+        "pictures",
+        samples=tiny.samples.drop(columns="colour"),
+        thumbnails=[picture((9, 9, 9))] * len(tiny),
+    )
     run = done("erm")
     before = contents(workspace.bundles)
     for error, sentence, call in (
         (SettingError, "bundle 'bare' has no attribute, no table", lambda: gsr.scan(bare)),
+        (SettingError, "its images were not measured yet", lambda: gsr.scan(pictures)),
+        (
+            SettingError,
+            "no column of bundle 'pictures' can tell rows apart: of 'brightness' it has the one",
+            lambda: gsr.scan(pictures, measured=gsr.measure_inputs(workspace, pictures)),
+        ),
         (
             SettingError,
             "of 'colour' it has the one value 'red'; import the data with others",
