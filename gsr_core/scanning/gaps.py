@@ -52,8 +52,8 @@ def find_gaps(
         for cell in _of_class(candidate, rows[places], labels[places], prediction[places])
     ]
     table = pd.DataFrame(found, columns=list(GAP_COLUMNS))
-    table["p"] = _fisher(table)
-    return table
+    # A table without rows has no types of its own.
+    return table.assign(p=_fisher(table) if len(table) else np.zeros(0))
 
 
 def sure(gaps: pd.DataFrame) -> pd.Series:

@@ -52,6 +52,13 @@ def test_chance_is_that_of_moving_the_attribute_among_the_rows_of_the_class(tabl
     assert own["p"] == pytest.approx(2 * min(tails), abs=0.01)
 
 
+def test_without_enough_rows_on_both_sides_nothing_is_said(table):
+    few = table[table["y"] == 1].reset_index(drop=True)
+    found = gaps_of(few)
+    assert found.empty
+    assert list(found.columns) == list(gaps_of(table).columns)
+
+
 def test_rows_without_a_value_and_the_order_of_rows_do_not_matter(table):
     own = gaps_of(table)
     more = table.head(7).assign(value=None, said=1)

@@ -111,6 +111,18 @@ def test_where_nothing_goes_together_a_scan_names_something_five_times_in_a_hund
     assert 0.03 < np.mean(np.array(p) < 0.05) < 0.07
 
 
+def test_a_run_whose_cells_are_all_too_small_is_asked_for_associations_alone(
+    workspace, write, done
+):
+    tiny = open_bundle(workspace, "tiny")
+    rare = np.where(np.arange(len(tiny)) % 20 == 0, "rare", "usual")
+    bundle = write(workspace, "tiny", samples=tiny.samples.assign(colour=rare), overwrite=True)
+    found = gsr.scan(bundle, done("erm"))
+    assert (len(found.gaps), found.judged) == (0, 40)
+    assert found.table["verdict"].tolist() == [""]
+    assert found.record()["gaps"] == []
+
+
 # What is measured ----------------------------------------------------------------------------
 
 
