@@ -5,6 +5,7 @@ Nothing is read until it is asked for: measuring the inputs is a job.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pandas as pd
@@ -34,6 +35,10 @@ __all__ = ["scan_for_shortcuts"]
 _SHOWN = 6
 """Attributes that are shown with links; the tables below have all."""
 _EVERY = "every value"
+_MADE = (
+    "A new bundle of the same samples, whose groups are the classes by this attribute: every "
+    "method can train with them, and every page shows them."
+)
 _COLOURS = dict(zip(VERDICTS[:3], ("red", "orange", "blue"), strict=True))
 
 
@@ -64,7 +69,7 @@ def scan_for_shortcuts(run: Run, split: str, bundle: Bundle) -> None:
     shown = found.table[found.table["verdict"] != ""].head(_SHOWN)
     if len(shown):
         _gaps(found, shown, split)
-        _rows(bundle, run, split, found, shown.to_dict("records"))
+        _rows(bundle, run, split, found, shown.to_dict("records"), measured)
     _make_groups(bundle, found, measured)
     with st.expander("Every attribute in numbers"):
         _all(found)
@@ -123,10 +128,17 @@ def _gaps(found: Scan, shown: pd.DataFrame, split: str) -> None:
     )
 
 
-def _rows(bundle: Bundle, run: Run, split: str, found: Scan, shown: list[dict[Any, Any]]) -> None:
+def _rows(
+    bundle: Bundle,
+    run: Run,
+    split: str,
+    found: Scan,
+    shown: list[dict[Any, Any]],
+    measured: pd.DataFrame | None,
+) -> None:
     widths = [4, 4, 4, 4]
     with st.container(key="scan", gap="xsmall"):
-        heads = ("attribute", "goes with", "accuracy without → with", "its samples")
+        heads = ("attribute", "goes with", "accuracy without → with", "its samples, and groups")
         for place, head in zip(st.columns(widths, gap="xsmall"), heads, strict=True):
             place.caption(head)
         for row in shown:
@@ -168,34 +180,47 @@ def _rows(bundle: Bundle, run: Run, split: str, found: Scan, shown: list[dict[An
                         sort="highest loss",
                         **dict.fromkeys(("group", "prediction", "changed", "sample")),
                     )
+                by = row["attribute"]
+                if st.button(
+                    "As groups",
+                    icon=":material/category:",
+                    type="tertiary",
+                    key=f"scan groups {by}",
+                    help=f"{_MADE} Below, one side alone and another name can be chosen.",
+                ):
+                    _make(bundle, _bundle_name(bundle, by), by, "", measured)
 
 
 def _make_groups(bundle: Bundle, found: Scan, measured: pd.DataFrame | None) -> None:
     with st.popover("Make groups of an attribute", icon=":material/category:"):
-        st.caption(
-            "A new bundle of the same samples, whose groups are the classes by this attribute: "
-            "every method can train with them, and every page shows them."
-        )
+        st.caption(_MADE)
         by = str(st.selectbox("Attribute", list(found.table["attribute"]), key="scan by"))
         sides = [each.name for each in found.looked_at[by].sides]
         numeric = found.looked_at[by].numeric
         options = sides if numeric else [_EVERY, *sides]
         side = str(st.selectbox("Side", options, key=f"scan side {by}"))
-        words = "".join(each if each.isalnum() else "-" for each in by).strip("-")
         name = st.text_input(
-            "Name of the bundle", value=f"{bundle.name}-by-{words}"[:100], key=f"scan bundle {by}"
+            "Name of the bundle", value=_bundle_name(bundle, by), key=f"scan bundle {by}"
         )
         if st.button("Make the bundle", key="scan make"):
-            chosen = "" if side == _EVERY else side
-            try:
-                with st.spinner("Writing the bundle"):
-                    made = groups_by(
-                        workspace(), bundle, name.strip(), by, chosen, measured=measured
-                    )
-            except GsrError as error:
-                show_error(error)
-                return
-            nav.go("Setup", bundle=made.name, run=None, runs=None, classifier=None, slice=None)
+            _make(bundle, name.strip(), by, "" if side == _EVERY else side, measured)
+
+
+def _bundle_name(bundle: Bundle, by: str) -> str:
+    """Return the name that is proposed for a bundle of an attribute's groups."""
+    words = re.sub("[^A-Za-z0-9]+", "-", by).strip("-")
+    return f"{bundle.name}-by-{words or 'column'}"[:100]
+
+
+def _make(bundle: Bundle, name: str, by: str, side: str, measured: pd.DataFrame | None) -> None:
+    """Write the bundle and open it, or show the error that prevents it."""
+    try:
+        with st.spinner("Writing the bundle"):
+            made = groups_by(workspace(), bundle, name, by, side, measured=measured)
+    except GsrError as error:
+        show_error(error)
+        return
+    nav.go("Setup", bundle=made.name, run=None, runs=None, classifier=None, slice=None)
 
 
 def _all(found: Scan) -> None:

@@ -44,10 +44,15 @@ def test_a_scan_leads_to_samples_and_to_groups(screen, dashboard, ids):
     page.go_back()
     screen.arrive("Audit")
 
-    # Its groups.
+    # Its groups: of one side under a name that is taken, then of every value.
     screen.press("Make groups of an attribute")
     screen.choose("Attribute", "hue")
+    screen.choose("Side", "red")
+    page.get_by_label("Name of the bundle", exact=True).fill(bundle.name)
     screen.press("Make the bundle")
+    expect(page.get_by_text(f"Bundle '{bundle.name}' exists already")).to_be_visible()
+    page.keyboard.press("Escape")
+    screen.press("As groups", within=screen.keyed("scan samples hue"))
     screen.arrive("Setup")
     screen.wait_query(bundle="coloured-digits-by-hue")
     made = open_bundle(place, "coloured-digits-by-hue")
