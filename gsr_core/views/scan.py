@@ -145,9 +145,11 @@ def _rows(
             cells = st.columns(widths, gap="xsmall", vertical_alignment="center")
             colour = _COLOURS[row["verdict"]]
             alike = f", much as {plain(row['alike'])}" if row["alike"] else ""
+            known = pd.notna(row["association"])
+            strength = f", V {row['association']:.2f}" if known else ""
             cells[0].markdown(
                 f"{plain(row['attribute'])}  \n:small[:{colour}[{row['verdict']}] · "
-                f":gray[{row['source']}, V {row['association']:.2f}{alike}]]"
+                f":gray[{row['source']}{strength}{alike}]]"
             )
             if row["side"]:
                 name = plain(found.class_name(row["goes with"]))

@@ -123,6 +123,17 @@ def test_a_run_whose_cells_are_all_too_small_is_asked_for_associations_alone(
     assert found.record()["gaps"] == []
 
 
+def test_an_attribute_that_train_lacks_is_judged_by_its_gaps_alone(predicting):
+    right, columns = planted(0, towards=True)
+    where = np.arange(1000) >= 800
+    values = np.where(where, columns["planted"].astype(str), None)
+    bundle, run = predicting(right, {"planted": values})
+    first = gsr.scan(bundle, run).table.iloc[0]
+    assert np.isnan(first["association"])
+    assert (first["n"], first["verdict"]) == (0, "gap")
+    assert first["n_with"] + first["n_without"] == 100
+
+
 # What is measured ----------------------------------------------------------------------------
 
 

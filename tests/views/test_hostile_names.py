@@ -156,6 +156,7 @@ def views(workspace: Workspace) -> dict[str, tuple[str, dict[str, str]]]:
     return {
         "setup": ("setup", {}),
         "audit": ("audit", {"split": "test"}),
+        "what may mislead": ("audit", {"split": "test", "closer": "Shortcuts"}),
         "audit of flagged": ("audit", {"slice": "flagged"}),
         "run": ("run", {"run": gsr}),
         "weights": ("weights", {"run": gsr}),
@@ -199,6 +200,7 @@ def test_the_check_itself_sees_what_is_not_escaped():
 VIEWS = [
     "setup",
     "audit",
+    "what may mislead",
     "audit of flagged",
     "run",
     "weights",
