@@ -104,31 +104,33 @@ def _report(bundle: str, found: Scan, top: int, split: str, judged: bool) -> Non
         f"{bundle}: {len(found.table):,} attributes, columns and properties on {found.learnt:,} "
         "rows of train and heldout" + (f", judged on {found.judged:,} of {split}" * judged)
     )
-    columns = ("attribute", "from", "association", "goes with", "verdict")
-    table = terminal.table(*columns, *("worst gap", "accuracy with", "without") * judged)
+    columns = ("attribute", "association", "goes with", "verdict")
+    table = terminal.table(*columns, *("class, side: accuracy without → with", "gap, pp") * judged)
     for row in found.record(top)["attributes"]:
-        alike = f", much as {row['alike']}" if row["alike"] else ""
-        cells = [row["attribute"], row["source"], "–", "", row["verdict"] + alike]
+        alike = f" (as {row['alike']})" if row["alike"] else ""
+        cells = [row["attribute"] + alike, "–", "", row["verdict"]]
         if row["association"] is not None:
-            cells[2] = f"{row['association']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
+            cells[1] = f"{row['association']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
         if row["side"]:
-            cells[3] = (
-                f"{row['side']} → {row['goes with']} ({row['share']:.0%} of these rows, "
-                f"{row['usual']:.0%} of all)"
+            cells[2] = (
+                f"{row['side']} → {row['goes with']} ({row['share']:.0%}, usual {row['usual']:.0%})"
             )
         if judged and row.get("delta") is not None:
-            ends = f"[{100 * row['delta_low']:+.1f}, {100 * row['delta_high']:+.1f}]"
+            shares = (terminal.percent(row[f"accuracy_{each}"]) for each in ("without", "with"))
             cells += [
-                f"{row['y']}, {row['gap_side']}: {terminal.points(row['delta'])} {ends}",
-                f"{terminal.percent(row['accuracy_with'])} of {row['n_with']:,.0f}",
-                f"{terminal.percent(row['accuracy_without'])} of {row['n_without']:,.0f}",
+                f"{row['y']}, {row['gap_side']}: {' → '.join(shares)}",
+                f"[{100 * row['delta_low']:+.1f}, {100 * row['delta_high']:+.1f}]",
             ]
         table.add_row(*cells)
     terminal.console().print(table)
     notes = ["association is Cramér's V with its 95 % interval; 0 is none, 1 is the class itself"]
-    notes += ["a gap is the accuracy of a class with the attribute less that without"] * judged
+    notes += ["(as ...) tells much the same as another attribute above it"]
+    notes += [
+        "a gap is the accuracy of a class with the attribute less that without, 95 % interval"
+    ] * judged
     notes += ["verdicts are corrected for all that was looked at (Holm, 5 %)"]
-    notes += [f"not looked at: {name}: {reason}" for name, reason in found.left_out.items()]
+    reasons = "; ".join(f"{name}, {reason}" for name, reason in found.left_out.items())
+    notes += [f"not looked at: {reasons}"] * bool(reasons)
     notes += [found.note] * bool(found.note)
     for note in notes:
         print(f"note: {terminal.visible(note)}", file=sys.stderr)
