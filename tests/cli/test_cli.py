@@ -29,6 +29,7 @@ COMMANDS = (
     "cancel",
     "methods",
     "compare",
+    "scan",
     "radar",
     "check",
     "study",
