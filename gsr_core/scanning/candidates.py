@@ -46,7 +46,7 @@ class Candidate:
     Attributes:
         name: Its name, unique among those of a scan.
         source: `attribute`, `column` (of a table) or `measured`.
-        codes: (n,) the cell of each row of the bundle, -1 for none.
+        codes: (n,) int8, the cell of each row of the bundle, -1 for none.
         n_cells: r.
         sides: At least one; the first of numbers is what lies above their median.
         values: Of a category, what each cell is called; of numbers nothing.
@@ -146,7 +146,7 @@ def cut(name: str, source: str, column: pd.Series, y: np.ndarray) -> Candidate |
     sides = [Side(str(value), inside) for value, inside in zip(order, cells, strict=True)]
     # Of two values the one says what the other does, the other way round.
     sides = sides[-1:] if len(sides) == 2 else sides
-    return Candidate(name, source, codes, len(order), sides, order)
+    return Candidate(name, source, codes.astype(np.int8), len(order), sides, order)
 
 
 def _cut_numbers(name: str, source: str, numbers: np.ndarray) -> Candidate:
@@ -165,4 +165,4 @@ def _cut_numbers(name: str, source: str, numbers: np.ndarray) -> Candidate:
     sides = {f"> {names[middle]}": cells > middle, f"≤ {names[low]}": cells <= low}
     sides.setdefault(f"> {names[high]}", cells > high)
     made = [Side(text, inside) for text, inside in sides.items()]
-    return Candidate(name, source, codes, len(cells), made)
+    return Candidate(name, source, codes.astype(np.int8), len(cells), made)

@@ -347,7 +347,7 @@ def load_scan(run: Run, split: str, bundle: Bundle, measured: pd.DataFrame | Non
     return _scan(str(run.path), split, stamp, measured is not None, bundle, measured)
 
 
-@st.cache_resource(max_entries=32, show_spinner="Looking for what may mislead")
+@st.cache_resource(max_entries=8, show_spinner="Looking for what may mislead")
 def _scan(
     path: str,
     split: str,
