@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 
 import pandas as pd
@@ -94,20 +95,21 @@ def measure_inputs(
         return None
     if (stored := load_measured(workspace, bundle)) is not None:
         return stored
-    found: list[dict[str, Value]] = []
+    parts, n = [], len(bundle)
     with _measures(bundle, kind) as (note, measures):
-        for measured in measures:
-            found.append(measured)
-            if len(found) % _AT_ONCE == 0:
-                report(len(found) / len(bundle), f"Measured {len(found):,} of {len(bundle):,}")
-                if should_stop():
-                    raise RunStateError(
-                        f"measuring was stopped at {len(found):,} of {len(bundle):,}; it begins "
-                        "anew when it is asked for again"
-                    )
-    if unread := sum(not each for each in found):
+        for start in range(0, n, _AT_ONCE):
+            # As columns: a million records would fill the memory.
+            parts.append(pd.DataFrame(list(islice(measures, _AT_ONCE))))
+            done = start + len(parts[-1])
+            report(done / n, f"Measured {done:,} of {n:,}")
+            if done < n and should_stop():
+                raise RunStateError(
+                    f"measuring was stopped at {done:,} of {n:,}; it begins anew when it is asked "
+                    "for again"
+                )
+    table = pd.concat(parts, ignore_index=True)
+    if unread := int(table.isna().all(axis=1).sum()):
         note = f"{note} {unread:,} inputs could not be read and have no values.".strip()
-    table = pd.DataFrame(found, index=pd.RangeIndex(len(bundle)))
     table.attrs[NOTE] = note
     workspace.measured.mkdir(parents=True, exist_ok=True)
     file = measured_file(workspace, bundle)
