@@ -368,7 +368,9 @@ def _judged(table: pd.DataFrame, gaps: pd.DataFrame) -> pd.DataFrame:
         )
         table = table.drop(columns=["misled", "there"])
     order = table["verdict"].map(VERDICTS.index)
-    ranked = table.assign(order=order, size=table["size"].fillna(0.0))
+    # A gap that may be chance ranks nothing.
+    known = table["verdict"].isin(VERDICTS[:2])
+    ranked = table.assign(order=order, size=table["size"].where(known, 0.0))
     ranked = ranked.sort_values(
         ["order", "size", "association"], ascending=[True, False, False], kind="stable"
     )

@@ -167,7 +167,11 @@ def _rows(
                 )
             side = row["gap_side"] if gap else row["side"]
             y = found.class_name(row["y"]) if gap else None
-            with cells[3].container(horizontal=True, key=f"scan samples {row['attribute']}"):
+            with cells[3].container(
+                horizontal=True,
+                vertical_alignment="center",
+                key=f"scan samples {row['attribute']}",
+            ):
                 for there, text in ((True, side), (False, f"not {side}")):
                     rows = found.rows(row["attribute"], side, there=there)
                     count = row["n_with" if there else "n_without"] if gap else None

@@ -134,6 +134,24 @@ def test_an_attribute_that_train_lacks_is_judged_by_its_gaps_alone(predicting):
     assert first["n_with"] + first["n_without"] == 100
 
 
+def test_a_gap_that_may_be_chance_does_not_rank_above_an_association(predicting):
+    rng = np.random.default_rng(2)
+    y, learnt = np.tile([0, 1], 500), np.arange(1000) < 400
+    draw = rng.random((2, 1000))
+    weak = draw[0] < np.where(learnt, np.where(y, 0.6, 0.4), 0.5)
+    strong = draw[1] < np.where(learnt, np.where(y, 0.9, 0.1), 0.5)
+    # On test, class 1 is right 46 times in 50 with the weak one, and 38 times without.
+    right, ours = np.ones(1000, dtype=bool), np.arange(801, 1000, 2)
+    weak[ours] = np.arange(100) < 50
+    right[ours[:4]] = False
+    right[ours[50:62]] = False
+    bundle, run = predicting(right, {"weak": weak, "strong": strong})
+    found = gsr.scan(bundle, run)
+    assert found.gaps["low"].max() > 0  # By itself, one would be named.
+    assert found.table["verdict"].tolist() == ["associated", "associated"]
+    assert found.table["attribute"].tolist() == ["strong", "weak"]
+
+
 # What is measured ----------------------------------------------------------------------------
 
 
