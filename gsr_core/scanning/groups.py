@@ -7,6 +7,7 @@ import pandas as pd
 
 from gsr_core.data.bundle import INFLUENCE, RESERVED_COLUMNS, Bundle
 from gsr_core.data.bundle_writing import bundle_directory, rewrite_bundle
+from gsr_core.data.column_values import categories_of
 from gsr_core.data.group_rules import make_groups
 from gsr_core.data.source import GroupRule
 from gsr_core.errors import SettingError
@@ -54,15 +55,20 @@ def groups_by(
     directory = bundle_directory(workspace, name, overwrite=overwrite)
     candidate = find_candidate(bundle, by, measured)
     values = _values(candidate, _side(candidate, side))
-    attribute = _attribute(bundle, by, values)
-    samples = bundle.samples.assign(**{attribute: values})
+    samples, attribute = _with_values(bundle, by, values)
     rule = GroupRule(columns=(attribute,))
     groups, membership, _ = make_groups(samples, bundle.y, bundle.manifest.classes, rule)
     lost = np.flatnonzero(~membership[bundle.rows_of["target"]].any(axis=0))
     if len(lost):
+        several = not side and len(candidate.sides) > 1
+        advice = (
+            f"hold one value against all others ({_sides(candidate)})"
+            if several
+            else "choose another attribute, or move rows of it to target"
+        )
         raise SettingError(
             f"group '{groups[lost[0]].name}' would have no sample in target, so that nothing could "
-            f"drive its weights; hold one value against all others ({_sides(candidate)})"
+            f"drive its weights; {advice}"
         )
     unknown = int((~candidate.known).sum())
     return rewrite_bundle(
@@ -108,13 +114,14 @@ def _values(candidate: Candidate, side: Side | None) -> pd.Series:
     return pd.Series(texts, dtype=object).where(candidate.known, None)
 
 
-def _attribute(bundle: Bundle, by: str, values: pd.Series) -> str:
-    """Return the name of the attribute that holds these values in the new bundle."""
-    taken = bundle.samples.columns
-    if by in bundle.manifest.attributes and values.equals(bundle.samples[by].astype(object)):
-        return by
+def _with_values(bundle: Bundle, by: str, values: pd.Series) -> tuple[pd.DataFrame, str]:
+    """Return the samples with an attribute that has these values, and its name."""
+    samples = bundle.samples
+    if by in bundle.manifest.attributes and (categories_of(samples[by]) == values).all():
+        return samples, by  # It is there already, perhaps as numbers; None equals nothing.
     name = f"column {by}" if by in RESERVED_COLUMNS or by.startswith(INFLUENCE) else by
-    return name if name not in taken else f"{name}, by side"
+    name = name if name not in samples.columns else f"{name}, by side"
+    return samples.assign(**{name: values}), name
 
 
 def _origin(candidate: Candidate) -> str:

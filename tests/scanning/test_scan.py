@@ -269,6 +269,22 @@ def test_groups_of_numbers_are_cut_where_the_scan_cuts_them(workspace, pictured)
     assert one.group_names == ["cat, not red", "cat, red", "dog, not red", "dog, red"]
 
 
+def test_an_attribute_that_is_there_is_not_written_twice(workspace, write):
+    tiny = open_bundle(workspace, "tiny")
+    shade = np.where(tiny.samples["colour"] == "red", 7, 3)
+    samples = tiny.samples.assign(shade=shade, gap=np.where(shade == 7, "seven", ""))
+    samples.loc[::3, "gap"] = "other"
+    bundle = write(workspace, "shades", samples=samples)
+    made = gsr.groups_by(workspace, bundle, "by-shade", "shade")
+    assert made.manifest.attributes == bundle.manifest.attributes
+    assert made.group_names == ["cat, shade 3", "cat, shade 7", "dog, shade 3", "dog, shade 7"]
+    # Where a value is missing, a row is in no group.
+    some = gsr.groups_by(workspace, bundle, "by-gap", "gap")
+    known = (samples["gap"] != "").to_numpy()
+    np.testing.assert_array_equal(some.membership.any(axis=1), known)
+    assert some.manifest.attributes == [*bundle.manifest.attributes, "gap, by side"]
+
+
 # Mistakes ------------------------------------------------------------------------------------
 
 
