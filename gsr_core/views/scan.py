@@ -81,6 +81,7 @@ def scan_for_shortcuts(run: Run, split: str, bundle: Bundle) -> None:
         "in 100. A possible shortcut is associated, and a class is worse where that misleads; "
         "whether it is part of the class, you know. Copies of a sample make chance look smaller "
         "than it is."
+        + (" If test is to report, choose groups by what val shows." if split == "test" else "")
     )
 
 
