@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from gsr_core.ingest.importing import import_data
     from gsr_core.ingest.plan import Plan, make_plan
     from gsr_core.linear.head import Head
+    from gsr_core.looking.looker import look
+    from gsr_core.looking.measure import measure_overlaps
     from gsr_core.methods.base import Method, Step
     from gsr_core.methods.fit import FitResult, fit
     from gsr_core.methods.registry import METHODS, make_method
@@ -113,6 +115,8 @@ _WHERE = {
     # what a repair did
     "radar": "gsr_core.comparing.radar",
     "reliance_table": "gsr_core.runs.reliance",
+    "look": "gsr_core.looking.looker",
+    "measure_overlaps": "gsr_core.looking.measure",
     "Checks": "gsr_core.comparing.gate",
     "check": "gsr_core.comparing.gate",
     # what may mislead
@@ -184,6 +188,7 @@ __all__ = [
     "list_slices",
     "load_backbone",
     "load_problem",
+    "look",
     "make_edit",
     "make_inference",
     "make_method",
@@ -192,6 +197,7 @@ __all__ = [
     "make_study",
     "make_sweep",
     "measure_inputs",
+    "measure_overlaps",
     "merge_run",
     "name_slice",
     "open_bundle",

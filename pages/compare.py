@@ -22,6 +22,7 @@ from gsr_core.views.compare_pairs import (
 )
 from gsr_core.views.frame import frame
 from gsr_core.views.gate import gate
+from gsr_core.views.look import where_they_look
 from gsr_core.views.radar import what_broke, what_it_leans_on
 from gsr_core.views.report_button import report_button, report_on_all
 
@@ -66,6 +67,7 @@ if len(compared) > 1:
     with right:
         st.subheader("What does the head lean on?", anchor=False)
         what_it_leans_on(bundle, reference, other)
+    where_they_look(bundle, reference, other)
     st.subheader("Is it good enough to use?", anchor=False)
     gate(bundle, reference, other)
     report_on_all(compared, reference)

@@ -19,7 +19,7 @@ LAYERS = [
     {"app", "start", "pages"},
     {"views", "cli"},
     {"what_if", "labelling", "reports", "scanning"},
-    {"comparing", "experiments", "clusterings", "maps", "example_job", "cleaning"},
+    {"comparing", "experiments", "clusterings", "maps", "looking", "example_job", "cleaning"},
     {"curation"},
     {"runs", "figures", "examples"},
     {"ingest"},

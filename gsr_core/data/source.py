@@ -108,6 +108,8 @@ class Source:
         head: weight (K, d) and bias (K,) that belong to ready features; None otherwise.
         images: Images to show that the features do not come from; an empty name stands for none.
             None if `inputs` are the images, or there are none.
+        region: Column that says where in an image the object of the class is, as
+            `looking.regions` reads it; "" if the layout has none.
         title: Name for people, if the data set has one.
         notes: What a user should know, one sentence each.
         warnings: Likewise, of what may go wrong: a user sees them before the import.
@@ -121,6 +123,7 @@ class Source:
     membership: pd.DataFrame | None = None
     head: tuple[Any, Any] | None = None
     images: Inputs | None = None
+    region: str = ""
     title: str = ""
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()

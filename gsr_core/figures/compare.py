@@ -121,7 +121,11 @@ def worst_against_average(
 
 
 def group_dots(
-    table: pd.DataFrame, *, points: pd.DataFrame | None = None, measure: str = "accuracy"
+    table: pd.DataFrame,
+    *,
+    points: pd.DataFrame | None = None,
+    measure: str = "accuracy",
+    number: str = ".1%",
 ) -> go.Figure:
     """Draw each group's accuracy under each method, one row a group and one dot a method.
 
@@ -132,6 +136,7 @@ def group_dots(
             top, and labels within a row, in the order in which they appear.
         points: Columns label, seed, group, accuracy: every seed, drawn faintly.
         measure: What the fractions are, if not accuracies.
+        number: How one is written, in d3's words.
     """
     figure = go.Figure()
     if table.empty:
@@ -158,7 +163,7 @@ def group_dots(
                 },
                 customdata=seeds[["label", "seed", "group"]].to_numpy(object),
                 hovertemplate="%{customdata[0]}, seed %{customdata[1]}<br>%{customdata[2]}: "
-                "%{x:.1%}<extra></extra>",
+                f"%{{x:{number}}}<extra></extra>",
                 showlegend=False,
             )
         )
@@ -182,12 +187,12 @@ def group_dots(
                 },
                 customdata=rows[["group", "low", "high"]].to_numpy(object),
                 hovertemplate=(
-                    f"{label}<br>%{{customdata[0]}}: %{{x:.1%}}<br>bar from "
-                    "%{customdata[1]:.1%} to %{customdata[2]:.1%}<extra></extra>"
+                    f"{label}<br>%{{customdata[0]}}: %{{x:{number}}}<br>bar from "
+                    f"%{{customdata[1]:{number}}} to %{{customdata[2]:{number}}}<extra></extra>"
                 ),
             )
         )
-    figure.update_xaxes(title_text=measure, tickformat=".0%")
+    figure.update_xaxes(title_text=measure, tickformat=".0%" if "%" in number else ".1f")
     figure.update_yaxes(**theme.named_rows(groups))
     height = theme.row_height(len(groups), max(34, 12 * len(labels) + 8), 124)
     # At once: one call of `add_hline` after another takes as long as all else here.

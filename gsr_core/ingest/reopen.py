@@ -1,7 +1,8 @@
-"""The inputs and the network behind a bundle, opened again to be trained."""
+"""The table, the inputs and the network behind a bundle, opened again."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from gsr_core.data.bundle import Bundle
 from gsr_core.data.dataset import define
 from gsr_core.data.inputs import Inputs
+from gsr_core.data.source import Source
 from gsr_core.errors import BundleError, GsrError, SettingError
 from gsr_core.features.backbones import Backbone, Network, load_backbone, load_network
 from gsr_core.features.extract import extract
@@ -25,6 +27,7 @@ __all__ = [
     "inputs_of",
     "network_choice",
     "network_of",
+    "source_of",
     "training_of",
 ]
 
@@ -37,6 +40,18 @@ differ by less."""
 
 def inputs_of(bundle: Bundle) -> Inputs:
     """Return the inputs of a bundle's rows, in their order.
+
+    Raises:
+        GsrError: As `source_of`.
+    """
+    return source_of(bundle).inputs
+
+
+def source_of(bundle: Bundle) -> Source:
+    """Return what a bundle was imported from: the table of all its columns, and the inputs.
+
+    Returns:
+        What the bundle's reader gives now, with table and inputs in the order of the bundle's rows.
 
     Raises:
         SettingError: If the bundle does not say where they are, or was imported without a network.
@@ -62,7 +77,8 @@ def inputs_of(bundle: Bundle) -> Inputs:
             f"the classes in the data of bundle '{bundle.name}' are not those of its import; bring "
             "the data back, or import it anew"
         )
-    return dataset.inputs.take(positions)
+    table = source.table.iloc[dataset.rows[positions]].reset_index(drop=True)
+    return replace(source, table=table, inputs=dataset.inputs.take(positions))
 
 
 def check_trainable(bundle: Bundle, start: str) -> None:

@@ -114,12 +114,14 @@ class Dominoes(Controlled):
         table["digit"] = np.array(["zero", "one"])[table["digit"]]
         table["digit_id"] = digits.ids(top)
         table["alignment"] = np.where(wrong, "conflicting", "aligned")
+        table["digit_box"], table["photograph_box"] = "0 0 32 32", "0 32 32 64"
         return Source(
             table=table,
             inputs=ImageArrays(images),
             roles=roles_of(["digit", "alignment"], groups=("digit",)),
             origin=f"MNIST above CIFAR-10; seed {self.seed}",
             names={"label": {0: CIFAR10_CLASSES[1], 1: CIFAR10_CLASSES[9]}},
+            region="photograph_box",
             title=self.title,
             notes=(
                 f"The digit disagrees with the photograph in {self.conflicting:.1%} of the "

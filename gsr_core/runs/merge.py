@@ -7,17 +7,11 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from gsr_core.data.bundle import Bundle
-from gsr_core.errors import CheckpointError, SettingError
-from gsr_core.features.backbones import load_backbone
 from gsr_core.features.merged import Merged, write_merged
 from gsr_core.features.merging import HEAD_ALONE, Merge
-from gsr_core.ingest.plan import BackboneChoice, plan_of
-from gsr_core.ingest.reopen import check_inputs, inputs_of, network_choice
+from gsr_core.runs.behind import open_behind
 from gsr_core.runs.export import check_ended
-from gsr_core.runs.network import NETWORK, trained_choice
 from gsr_core.runs.store import Run
 
 __all__ = ["merge_archive", "merge_run"]
@@ -43,27 +37,16 @@ def merge_run(run: Run, to: Path) -> Merged:
     """
     check_ended(run, to)
     bundle = run.unchanged_bundle()
-    choice = _network_behind(run, bundle)
-    inputs = inputs_of(bundle)
-    call = choice.call()
-    backbone = load_backbone(**call)
-    manifest, trained = bundle.manifest, run.features_file.exists()
-    expected = manifest.backbone.get("sha256")
-    if not trained and expected and backbone.facts["sha256"] != expected:
-        raise CheckpointError(
-            f"the weights of {choice.name} are not those that the features of bundle "
-            f"'{bundle.name}' came from (their SHA-256 differs); bring these back, or import the "
-            "data anew"
-        )
-    seen = run.seen(bundle)
-    rows, features = check_inputs(seen, inputs, torch.device("cpu"), backbone)
+    behind = open_behind(run, bundle, purpose=f"put the head into; {HEAD_ALONE}")
+    choice, inputs, manifest = behind.choice, behind.source.inputs, bundle.manifest
+    rows, features = behind.rows, behind.features
     weight, bias = run.kept_head()
     merge = Merge(
         architecture=choice.name,
-        file=call["checkpoint"],
+        file=choice.call()["checkpoint"],
         arguments=dict(choice.arguments),
         trust=choice.trust,
-        backbone=backbone,
+        backbone=behind.backbone,
         weight=weight,
         bias=bias,
         classes=list(manifest.classes),
@@ -75,7 +58,7 @@ def merge_run(run: Run, to: Path) -> Merged:
         "source": manifest.source,
         "groups": [group.model_dump(mode="json") for group in manifest.groups],
         # Another precision at the import shows here, and not in what was checked.
-        "features_deviation": _relative(features, np.asarray(seen.features[rows])),
+        "features_deviation": _relative(features, np.asarray(run.seen(bundle).features[rows])),
     }
     return write_merged(merge, to, [inputs.load(int(row)) for row in rows], features, about)
 
@@ -97,22 +80,6 @@ def merge_archive(run: Run, file: Path) -> Merged:
             for each in merged.files:
                 archive.write(Path(folder) / name / each, f"{name}/{each}")
     return merged
-
-
-def _network_behind(run: Run, bundle: Bundle) -> BackboneChoice:
-    """Return the network that gave the features that a run's head is for.
-
-    Raises:
-        SettingError: If the bundle has none.
-    """
-    if run.features_file.exists():
-        return BackboneChoice.model_validate(trained_choice(bundle, run.path / NETWORK))
-    if plan_of(bundle).backbone is None:
-        raise SettingError(
-            f"bundle '{bundle.name}' was imported without a network (as a table, or as ready "
-            f"features), so that there is none to put the head into; {HEAD_ALONE}"
-        )
-    return network_choice(bundle, "trained")
 
 
 def _relative(found: np.ndarray, stored: np.ndarray) -> float:

@@ -14,6 +14,7 @@
          influence.npy               (n, m) influence at the kept step on the groups that the method
                                      saw, rows as in weights.parquet
          influence/STEP.npy          the same at another step, where somebody asked for it
+         looks/*.parquet             where it looks, where somebody asked for it (`looking.measure`)
          scores-*.npy                what the kept head says of every row (`runs.samples`)
          base_weights.npy            (n,) the weights that the last edit of the variation changes,
                                      where it has one: the kept ones of the run that was edited

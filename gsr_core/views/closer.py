@@ -23,6 +23,7 @@ from gsr_core.views import navigation as nav
 from gsr_core.views.audit import show_quality
 from gsr_core.views.charts import colours_of, percent, plain, sentence, show, show_rows
 from gsr_core.views.frame import link
+from gsr_core.views.look import before_and_after, on_the_object
 from gsr_core.views.scan import scan_for_shortcuts
 from gsr_core.views.session import (
     load_fairness,
@@ -56,6 +57,7 @@ def closer_look(run: Run, split: str, bundle: Bundle) -> None:
         "Calibration": _calibration,
         "Fairness": _fairness,
         "Shortcuts": scan_for_shortcuts,
+        "Where it looks": _looking,
     }
     st.subheader("Look closer", anchor=False)
     chosen = nav.select(
@@ -69,7 +71,8 @@ def closer_look(run: Run, split: str, bundle: Bundle) -> None:
         st.caption(
             "Gaps, recall and ranking in numbers; what other thresholds alone would do; whether "
             "the head knows how sure it may be; whether the values of an attribute are treated "
-            "alike; which attribute or property of the inputs may mislead it."
+            "alike; which attribute or property of the inputs may mislead it; whether the network "
+            "looks at the object."
         )
         return
     try:
@@ -345,6 +348,10 @@ def _fairness(run: Run, split: str, bundle: Bundle) -> None:
         + f"The smallest cell of label and value has {found.smallest:,} samples"
         + (", too few to judge." if small else ".")
     )
+
+
+def _looking(run: Run, split: str, bundle: Bundle) -> None:
+    on_the_object(before_and_after(bundle, run), split, bundle)
 
 
 _MEANING = {

@@ -23,6 +23,7 @@ from gsr_core.views import navigation as nav
 from gsr_core.views.charts import badge, colours_of, percent, plain, show, show_error, single_group
 from gsr_core.views.face import face, face_in_full
 from gsr_core.views.frame import link
+from gsr_core.views.look import where_it_looks
 from gsr_core.views.session import load_neighbours, load_samples, load_weight_paths, workspace
 from gsr_core.views.slices import flags_of
 
@@ -97,6 +98,7 @@ def _dialog(bundle: Bundle, run: Run, row: int, to_map: bool) -> None:
             if to_map:
                 link("Map", "Show on the map", run=run.run_id, split=split, sample=row)
     _flag(bundle, row)
+    where_it_looks(bundle, run, row)
     if "weight" in table.columns:
         _weight_path(bundle, run, index, sample)
     _influence(bundle, run, table, index, sample)

@@ -29,6 +29,10 @@ from gsr_core.fairness import Fairness
 from gsr_core.gradients.graph import NeighbourGraph
 from gsr_core.gradients.neighbours import nearest
 from gsr_core.gradients.representations import CentredGradients, gradients
+from gsr_core.ingest.reopen import source_of
+from gsr_core.looking.looker import ImageLook, Looker, TextLook, look, network_key, open_looker
+from gsr_core.looking.measure import Overlaps, measure_overlaps
+from gsr_core.looking.regions import region_columns
 from gsr_core.maps.compute import load_map, map_path
 from gsr_core.maps.config import MapConfig, map_config
 from gsr_core.maps.graphs import graph_path, read_graph
@@ -54,14 +58,17 @@ __all__ = [
     "load_cautions",
     "load_fairness",
     "load_history",
+    "load_look",
     "load_neighbours",
     "load_operating",
     "load_outcome",
+    "load_overlaps",
     "load_places",
     "load_properties",
     "load_quality",
     "load_radar",
     "load_refits",
+    "load_region_columns",
     "load_reliability",
     "load_reliance",
     "load_samples",
@@ -74,6 +81,9 @@ __all__ = [
     "runs_of",
     "workspace",
 ]
+
+_PATIENCE = 120.0
+"""Seconds that a page may look at samples."""
 
 
 def workspace() -> Workspace:
@@ -357,6 +367,58 @@ def _scan(
     _measured: pd.DataFrame | None,
 ) -> Scan:
     return scan(_bundle, _run(path), measured=_measured, split=split)
+
+
+def load_look(run: Run, row: int) -> ImageLook | TextLook:
+    """Return `looking.looker.look` of a run that has ended. Not to be changed."""
+    return _look(str(run.path), row, _stamp(run.head_file))
+
+
+@st.cache_resource(max_entries=64, show_spinner="Looking through the network")
+def _look(path: str, row: int, stamp: int) -> ImageLook | TextLook:
+    run = _run(path)
+    return look(run, row, _open_network(run))
+
+
+def _open_network(run: Run) -> Looker:
+    return _looker(network_key(run), run)
+
+
+@st.cache_resource(max_entries=2, show_spinner="Opening the network")
+def _looker(network: str, _run: Run) -> Looker:
+    return open_looker(_run, load_bundle(_run.config.bundle))
+
+
+def load_region_columns(bundle: Bundle) -> list[str]:
+    """Return `looking.regions.region_columns` of a bundle's data. Not to be changed."""
+    return _region_columns(str(bundle.path), bundle.manifest.digest, bundle)
+
+
+@st.cache_resource(max_entries=8, show_spinner="Looking for boxes and masks")
+def _region_columns(path: str, digest: str, _bundle: Bundle) -> list[str]:
+    return region_columns(source_of(_bundle))
+
+
+def load_overlaps(runs: Sequence[Run], split: str, column: str, per_group: int) -> Overlaps:
+    """Return `looking.measure.measure_overlaps` of runs that have ended. Not to be changed."""
+    named = tuple((str(run.path), _stamp(run.head_file)) for run in runs)
+    return _overlaps(named, split, column, per_group)
+
+
+@st.cache_resource(max_entries=64, show_spinner="Looking at samples of each group")
+def _overlaps(
+    named: tuple[tuple[str, int], ...], split: str, column: str, per_group: int
+) -> Overlaps:
+    runs = [_run(path) for path, _ in named]
+    return measure_overlaps(
+        runs,
+        split,
+        column=column,
+        per_group=per_group,
+        bundle=load_bundle(runs[0].config.bundle),
+        open_network=_open_network,
+        longest=_PATIENCE,
+    )
 
 
 def load_values(bundle: Bundle, most: int) -> dict[str, list[str]]:

@@ -31,6 +31,7 @@ COMMANDS = (
     "compare",
     "scan",
     "radar",
+    "look",
     "check",
     "study",
     "sweep",

@@ -72,6 +72,10 @@ def test_a_domino_is_a_digit_above_a_photograph(folder, arrays):
         part, number = row["sample_id"].split("-")
         place = int(number) + (first if part == "test" else 0)
         np.testing.assert_array_equal(image[32:], arrays["photographs"][place])
+        x0, y0, x1, y1 = map(int, row[source.region].split())
+        np.testing.assert_array_equal(image[y0:y1, x0:x1], arrays["photographs"][place])
+        x0, y0, x1, y1 = map(int, row["digit_box"].split())
+        np.testing.assert_array_equal(image[y0:y1, x0:x1, 0], digit)
         assert arrays["labels"][place] == [1, 9][row["label"]]
         assert part == ("test" if row["split"] == "test" else "train")
 

@@ -1,0 +1,1 @@
+"""Where a network looks: maps of images, words of texts, and whether they lie on the object."""
