@@ -18,6 +18,7 @@ from safetensors.numpy import save_file
 
 from gsr_core.data.bundle import (
     OWN_COLUMNS,
+    OWN_FILES,
     SPLITS,
     THUMBNAILS,
     Bundle,
@@ -37,7 +38,7 @@ from gsr_core.files import disk_full, new_directory, restore_directory, sha256
 from gsr_core.names import check_new_name
 from gsr_core.workspace import Workspace
 
-__all__ = ["bundle_directory", "lasting_notes", "write_bundle"]
+__all__ = ["bundle_directory", "lasting_notes", "rewrite_bundle", "write_bundle"]
 
 
 _ROW_GROUP = 8192
@@ -169,6 +170,67 @@ def write_bundle(
         )
         (temporary / "manifest.json").write_text(manifest.model_dump_json(indent=2) + "\n")
     return Bundle(directory, manifest)
+
+
+def rewrite_bundle(
+    bundle: Bundle,
+    directory: Path,
+    samples: pd.DataFrame,
+    membership: np.ndarray,
+    *,
+    source: str,
+    note: str,
+    groups: Sequence[Group] | None = None,
+    rows: np.ndarray | None = None,
+    without: Sequence[str] = (),
+    overwrite: bool = False,
+) -> Bundle:
+    """Write a bundle with other splits and groups, and all else as it was.
+
+    Args:
+        bundle: The data.
+        directory: Of the new bundle.
+        samples: n rows with their splits.
+        membership: (n, m) bool.
+        source: Of the new bundle.
+        note: One more note.
+        groups: The m groups; those of the bundle if None.
+        rows: Positions of the rows that stay; all if None.
+        without: Columns of the table it came from that are not shown.
+        overwrite: Replace a bundle of that name.
+
+    Raises:
+        BundleError: If the rows, splits or groups do not make a bundle.
+    """
+    manifest, every = bundle.manifest, rows is None or len(rows) == len(bundle)
+    rows = np.arange(len(bundle)) if rows is None else rows
+    columns = bundle.columns()
+    return write_bundle(
+        directory,
+        samples=samples.iloc[rows],
+        membership=membership[rows],
+        groups=manifest.groups if groups is None else groups,
+        classes=manifest.classes,
+        features=bundle.features if every else bundle.features[rows],
+        source=source,
+        title=directory.name,
+        head=bundle.head,
+        thumbnails=(bundle.thumbnail(int(row)) for row in rows) if bundle.has_images else None,
+        columns=None
+        if columns is None
+        else columns.iloc[rows].drop(columns=list(without), errors="ignore"),
+        backbone=manifest.backbone,
+        notes=[*lasting_notes(manifest), note],
+        recipe=manifest.recipe,
+        files={
+            each: (bundle.path / each).read_bytes()
+            for each in manifest.digests
+            if each not in OWN_FILES
+        },
+        # Nobody writes to the old bundle again, so that both can share the file.
+        adopt_features=every,
+        overwrite=overwrite,
+    )
 
 
 def lasting_notes(manifest: Manifest) -> list[str]:

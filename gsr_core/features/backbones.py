@@ -356,7 +356,7 @@ def _text_side(parts: _Parts, prepares: TextPreprocessing) -> TextSide:
     return TextSide(
         encode=trunk.float().eval().requires_grad_(False),
         tokenise=lambda texts: prepares.collate([prepares.prepare(each) for each in texts]),
-        count=lambda text: len(tokenizer(prepares.prompt + text)["input_ids"]),
+        count=lambda text: len(tokenizer(prepares.prompt + text, verbose=False)["input_ids"]),
         most=prepares.max_length,
     )
 

@@ -186,7 +186,7 @@ def _text_side(model: Any, config: Any, name: str, trust: bool) -> TextSide:
         tokenise=lambda texts: dict(
             tokenizer(texts, padding=padding, truncation=True, max_length=most, return_tensors="pt")
         ),
-        count=lambda text: len(tokenizer(text)["input_ids"]),
+        count=lambda text: len(tokenizer(text, verbose=False)["input_ids"]),
         most=most,
         projections=(
             lambda: Projections(

@@ -6,15 +6,13 @@ Features are linked, not copied, where all rows stay.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import pandas as pd
 
-from gsr_core.data.bundle import OWN_FILES, Bundle
-from gsr_core.data.bundle_writing import bundle_directory, lasting_notes, write_bundle
+from gsr_core.data.bundle import Bundle
+from gsr_core.data.bundle_writing import bundle_directory, rewrite_bundle
 from gsr_core.errors import SettingError
 from gsr_core.labelling.answers import SKIPPED, add_answers, answers, membership_of
 from gsr_core.workspace import Workspace
@@ -98,7 +96,7 @@ def labelled_bundle(
     samples, membership = bundle.samples.copy(), bundle.membership.copy()
     membership[known["row"].to_numpy()] = membership_of(bundle, known["answer"].tolist())
     samples.loc[moved["row"], "split"] = split
-    made = _rewritten(
+    made = rewrite_bundle(
         bundle,
         directory,
         samples,
@@ -174,7 +172,7 @@ def hide_groups(
         among_first = bundle.membership[target].cumsum(axis=0) <= keep
         kept = (among_first & bundle.membership[target]).any(axis=1)
         rows = np.setdiff1d(rows, target[~kept])
-    return _rewritten(
+    return rewrite_bundle(
         bundle,
         directory,
         samples,
@@ -183,61 +181,5 @@ def hide_groups(
         note="The groups of train and heldout are hidden, to try what labelling some would bring.",
         rows=rows,
         without=telling,
-        overwrite=overwrite,
-    )
-
-
-def _rewritten(
-    bundle: Bundle,
-    directory: Path,
-    samples: pd.DataFrame,
-    membership: np.ndarray,
-    *,
-    source: str,
-    note: str,
-    rows: np.ndarray | None = None,
-    without: Sequence[str] = (),
-    overwrite: bool = False,
-) -> Bundle:
-    """Write a bundle with other splits and groups, and all else as it was.
-
-    Args:
-        bundle: The data.
-        directory: Of the new bundle.
-        samples: n rows with their splits.
-        membership: (n, m) bool.
-        source: Of the new bundle.
-        note: One more note.
-        rows: Positions of the rows that stay; all if None.
-        without: Columns of the table it came from that are not shown.
-        overwrite: Replace a bundle of that name.
-    """
-    manifest, every = bundle.manifest, rows is None or len(rows) == len(bundle)
-    rows = np.arange(len(bundle)) if rows is None else rows
-    columns = bundle.columns()
-    return write_bundle(
-        directory,
-        samples=samples.iloc[rows],
-        membership=membership[rows],
-        groups=manifest.groups,
-        classes=manifest.classes,
-        features=bundle.features if every else bundle.features[rows],
-        source=source,
-        title=directory.name,
-        head=bundle.head,
-        thumbnails=(bundle.thumbnail(int(row)) for row in rows) if bundle.has_images else None,
-        columns=None
-        if columns is None
-        else columns.iloc[rows].drop(columns=list(without), errors="ignore"),
-        backbone=manifest.backbone,
-        notes=[*lasting_notes(manifest), note],
-        recipe=manifest.recipe,
-        files={
-            each: (bundle.path / each).read_bytes()
-            for each in manifest.digests
-            if each not in OWN_FILES
-        },
-        # Nobody writes to the old bundle again, so that both can share the file.
-        adopt_features=every,
         overwrite=overwrite,
     )
