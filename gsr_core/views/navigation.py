@@ -54,6 +54,8 @@ DEFAULTS = {
     "y": "",
     "prediction": "",
     "search": "",
+    "phrase": "",
+    "near": "",
     "attribute": "",
     "value": "",
     "measure": "",
@@ -94,7 +96,7 @@ DEFAULTS = {
 }
 """Every choice and its value while nothing is chosen; values are text."""
 
-FOUND_BY = ("search", "attribute", "value", "measure", "low", "high")
+FOUND_BY = ("search", "near", "attribute", "value", "measure", "low", "high")
 """Choices that narrow Samples by hand; a link that names samples of its own clears them."""
 
 _STATE = "choices"

@@ -34,6 +34,9 @@ from gsr_core.maps.config import MapConfig, map_config
 from gsr_core.maps.graphs import graph_path, read_graph
 from gsr_core.maps.heads import map_head
 from gsr_core.maps.rows import map_rows
+from gsr_core.phrases.embed import embed_phrases
+from gsr_core.phrases.search import similarities
+from gsr_core.phrases.vocabulary import name_sets, phrases_of
 from gsr_core.runs.cautions import cautions
 from gsr_core.runs.quality import fairness_of, quality_table, reliability_table
 from gsr_core.runs.reliance import reliance_table
@@ -52,6 +55,7 @@ __all__ = [
     "load_cautions",
     "load_fairness",
     "load_history",
+    "load_names",
     "load_neighbours",
     "load_operating",
     "load_outcome",
@@ -63,6 +67,7 @@ __all__ = [
     "load_reliance",
     "load_samples",
     "load_search",
+    "load_similarity",
     "load_thresholds",
     "load_values",
     "load_weight_paths",
@@ -339,6 +344,49 @@ def load_search(bundle: Bundle, words: str) -> np.ndarray:
 @st.cache_resource(max_entries=32, show_spinner="Searching")
 def _search(path: str, digest: str, words: str, _bundle: Bundle) -> np.ndarray:
     return _bundle.search(words)
+
+
+def load_similarity(bundle: Bundle, phrase: str) -> np.ndarray:
+    """Return the (n,) similarity of every sample to a phrase. Not to be changed.
+
+    Raises:
+        GsrError: If the phrase is not allowed, or the network behind the bundle cannot be asked.
+    """
+    return _similarity(str(workspace().root), bundle.manifest.digest, phrase, bundle)
+
+
+@st.cache_resource(max_entries=32, show_spinner="Comparing samples and phrase")
+def _similarity(root: str, digest: str, phrase: str, _bundle: Bundle) -> np.ndarray:
+    return similarities(_bundle, embed_phrases(Workspace(Path(root)), _bundle, [phrase]))[:, 0]
+
+
+def load_names(bundle: Bundle, rows: np.ndarray, among: np.ndarray, typed: str) -> pd.DataFrame:
+    """Return `phrases.vocabulary.name_sets` of one set of rows. Not to be changed.
+
+    Args:
+        bundle: The data.
+        rows: (q,) positions of the set.
+        among: Positions of all samples that are looked at.
+        typed: The vocabulary, a phrase a line.
+
+    Raises:
+        GsrError: If a phrase is not allowed, or the network behind the bundle cannot be asked.
+    """
+    root, digest = str(workspace().root), bundle.manifest.digest
+    return _names(root, digest, rows.tobytes(), among.tobytes(), typed, bundle)
+
+
+@st.cache_resource(max_entries=32, show_spinner="Looking for words")
+def _names(
+    root: str, digest: str, rows: bytes, among: bytes, typed: str, _bundle: Bundle
+) -> pd.DataFrame:
+    return name_sets(
+        Workspace(Path(root)),
+        _bundle,
+        {"these": np.frombuffer(rows, np.int64)},
+        among=np.frombuffer(among, np.int64),
+        vocabulary=phrases_of(typed, "the vocabulary"),
+    )
 
 
 def load_places(config: MapConfig) -> pd.DataFrame | None:
