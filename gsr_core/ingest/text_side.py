@@ -23,7 +23,8 @@ def check_phrases(bundle: Bundle) -> None:
     Raises:
         SettingError: If it does not.
     """
-    if plan_of(bundle).backbone is None:
+    plan = plan_of(bundle)
+    if plan.backbone is None:
         raise SettingError(
             f"bundle '{bundle.name}' was imported as ready features, so that no network is known "
             f"that takes phrases; {_TAKERS}"
@@ -34,6 +35,11 @@ def check_phrases(bundle: Bundle) -> None:
         name.startswith("hf:") and bundle.manifest.backbone.get("pooling") == "projection"
     )
     single = prepares.get("modality") == "text" and prepares.get("pairs") == "joint"
+    if shared and plan.training is not None:
+        raise SettingError(
+            f"the network of bundle '{bundle.name}', {name}, was trained with a head at the "
+            "import, which left its text side behind; import the data once more without --train"
+        )
     if not (shared or single):
         raise SettingError(
             f"the network of bundle '{bundle.name}', {name}, takes no phrases; {_TAKERS}"

@@ -590,6 +590,10 @@ def test_real_sentence_encoder_gives_the_embeddings_of_its_own_library():
         compared = siamese.trunk(prepared(siamese, [(texts[0], texts[1])]))
     u, v = expected[:2]
     torch.testing.assert_close(compared[0], torch.cat([u, v, (u - v).abs()]), rtol=1e-4, atol=1e-5)
+    side = load_text_side(f"sentence:{directory}")
+    torch.testing.assert_close(side.embed(texts[:2]), expected[:2], rtol=1e-4, atol=1e-5)
+    with pytest.raises(SettingError, match="has 402 tokens, but the network reads 256"):
+        side.embed(texts)
 
 
 def test_a_head_becomes_the_last_module_of_a_sentence_encoder(tmp_path, put_back):

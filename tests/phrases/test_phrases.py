@@ -242,6 +242,16 @@ def test_networks_without_texts_are_refused(workspace, write):
     seen = write(workspace, "seen", recipe=recipe)
     with pytest.raises(SettingError, match="the network of bundle 'seen', simconv1, takes no phr"):
         search(workspace, seen, "red")
+    tuned = make_plan(
+        name="tuned",
+        reader="npz",
+        settings=settings,
+        backbone={"name": "open_clip:ViT-B-32"},
+        training={"preset": "quick"},
+    )
+    recipe = {"plan": tuned.model_dump(mode="json"), "network": {"name": "open_clip:ViT-B-32"}}
+    with pytest.raises(SettingError, match="which left its text side behind"):
+        check_phrases(write(workspace, "tuned", recipe=recipe))
 
 
 def test_the_command_line_finds_and_keeps(place, digits, call):
