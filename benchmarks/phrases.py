@@ -34,7 +34,7 @@ def precision(
     """Return the share of the 50 samples nearest to a phrase that have a value."""
     rows = np.concatenate([bundle.rows_of[split] for split in UNSEEN])
     found = search(place, bundle, phrase, rows=rows).head(50)
-    return (found[column] == value).mean()
+    return float((found[column] == value).mean())
 
 
 def measure(place: gsr.Workspace, seed: int) -> list[float]:
@@ -47,7 +47,8 @@ def measure(place: gsr.Workspace, seed: int) -> list[float]:
     nearest, _ = nearest_phrases(place, bundle, [f"a {each} digit" for each in COLOURS])
     rows = np.concatenate([bundle.rows_of[split] for split in UNSEEN])
     right = np.array(COLOURS)[nearest[rows]] == bundle.samples["colour"].to_numpy()[rows]
-    return [seconds, np.mean(colours), np.mean(digits), min(digits), right.mean()]
+    shares = (np.mean(colours), np.mean(digits), min(digits), right.mean())
+    return [float(each) for each in (seconds, *shares)]
 
 
 def main() -> None:
