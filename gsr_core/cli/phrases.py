@@ -90,7 +90,8 @@ def search(
 def zeroshot(
     bundle: BundleArgument,
     phrases: Annotated[
-        list[str], typer.Argument(help="Two or more; the values.", show_default=False)
+        list[str],
+        typer.Argument(help="Its values, two or more; or one, with --above.", show_default=False),
     ],
     attribute: Annotated[str, typer.Option(help="Its name.", show_default=False)],
     name: Annotated[str, typer.Option(help="Name of the new bundle.", show_default=False)],
@@ -98,6 +99,14 @@ def zeroshot(
         float,
         typer.Option(min=0, help="Least lead of the nearest phrase; below it, there is no value."),
     ] = 0.0,
+    above: Annotated[
+        float | None,
+        typer.Option(
+            metavar="T",
+            help="Of a single phrase: samples of this similarity or more have it.",
+            show_default=False,
+        ),
+    ] = None,
     workspace: WorkspaceOption = None,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
@@ -114,6 +123,7 @@ def zeroshot(
         phrases,
         name,
         margin=margin,
+        above=above,
         overwrite=overwrite,
     )
     report_bundle(made, as_json)

@@ -2,7 +2,8 @@
 
 Radford et al., "Learning Transferable Visual Models From Natural Language Supervision" (ICML 2021),
 classify an image by the nearest of some captions. Here the captions are values of an attribute,
-such as "red digit" and "green digit", which with the class defines groups.
+such as "red digit" and "green digit", which with the class defines groups. One phrase alone splits
+samples by a least similarity instead: those that show it, and those that do not.
 """
 
 from __future__ import annotations
@@ -68,6 +69,7 @@ def phrases_as_bundle(
     name: str,
     *,
     margin: float = 0.0,
+    above: float | None = None,
     overwrite: bool = False,
 ) -> Bundle:
     """Write a bundle of the same samples with a new attribute, and groups of class and attribute.
@@ -79,14 +81,16 @@ def phrases_as_bundle(
         workspace: Where.
         bundle: The data; its network takes phrases.
         attribute: Name of the new attribute.
-        phrases: Its values: two different ones or more.
+        phrases: Its values: two different ones or more; or one, and then the values are it and
+            "not" before it.
         name: Of the new bundle.
-        margin: Least lead of the nearest phrase, in cosines.
+        margin: Least lead of the nearest of several phrases, in cosines.
+        above: Least similarity to a single phrase of the samples that have it.
         overwrite: Replace a bundle of that name.
 
     Raises:
-        SettingError: If a phrase, the attribute's name or the margin is not allowed, or the
-            bundle's network takes no phrases.
+        SettingError: If a phrase, the attribute's name, the margin or the least similarity is not
+            allowed, or the bundle's network takes no phrases.
         BundleError: If the name is not allowed or taken, or a group has no sample in target.
         CheckpointError: If the weights of the network are gone or are others now.
         MissingExtraError: If its library is not installed.
@@ -99,7 +103,19 @@ def phrases_as_bundle(
             "otherwise"
         )
     texts = [tidy(phrase) for phrase in phrases]
-    nearest, _ = nearest_phrases(workspace, bundle, texts, margin=margin)
+    if (above is None) != (len(texts) != 1):
+        raise SettingError(
+            f"there are {len(texts)} phrases and {'no' if above is None else 'a'} least "
+            "similarity; give one phrase with a least similarity (above), or several without"
+        )
+    if above is None:
+        nearest, _ = nearest_phrases(workspace, bundle, texts, margin=margin)
+        by = "the nearest of " + ", ".join(f"'{text}'" for text in texts)
+    else:
+        similarity = similarities(bundle, embed_phrases(workspace, bundle, texts))[:, 0]
+        nearest = np.where(similarity >= above, 0, 1)
+        by = f"whether the similarity to '{texts[0]}' is {above:g} or more"
+        texts.append(f"not {texts[0]}")
     values = np.array([*texts, None], dtype=object)[nearest]
     samples = bundle.samples.assign(**{attribute: values})
     manifest = bundle.manifest
@@ -111,7 +127,6 @@ def phrases_as_bundle(
         {attribute: {text: text for text in texts}},
     )
     unknown = int((nearest < 0).sum())
-    listed = ", ".join(f"'{text}'" for text in texts)
     return rewrite_bundle(
         bundle,
         directory,
@@ -119,8 +134,8 @@ def phrases_as_bundle(
         membership,
         groups=groups,
         source=f"{manifest.source}; {attribute} by phrases",
-        note=f"'{attribute}' is the nearest of {listed} by {manifest.backbone['architecture']}, "
-        "not a label: how often it is right is unknown"
+        note=f"'{attribute}' is {by}, by {manifest.backbone['architecture']}: no label, and how "
+        "often it is right is unknown"
         + (f"; {unknown:,} samples are about as near to another and have none." * bool(unknown))
         + "." * (not unknown),
         overwrite=overwrite,

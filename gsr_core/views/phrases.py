@@ -18,6 +18,7 @@ from gsr_core.views.session import load_names, load_similarity, workspace
 
 __all__ = [
     "SIMILARITY",
+    "in_words",
     "passing_phrase",
     "with_similarity",
     "word_tools",
@@ -120,16 +121,26 @@ def word_tools(bundle: Bundle, rows: np.ndarray, among: np.ndarray) -> None:
         among: Positions of all samples of the split.
     """
     if _takes_phrases(bundle):
-        _in_words(bundle, rows, among)
+        in_words(bundle, {"these samples": rows}, among)
         _groups_by_phrases(bundle)
 
 
-def _in_words(bundle: Bundle, rows: np.ndarray, among: np.ndarray) -> None:
-    """Draw a button that says which words fit the samples shown better than the others."""
+def in_words(bundle: Bundle, sets: dict[str, np.ndarray], among: np.ndarray) -> None:
+    """Draw a button that says which words fit each of some sets better than the other samples.
+
+    Args:
+        bundle: The data; for a network that takes no phrases nothing is drawn.
+        sets: Positions of the samples of each set, by its name.
+        among: Positions of all samples that are looked at.
+    """
+    if not _takes_phrases(bundle):
+        return
+    one = len(sets) == 1
     with st.popover("In words", icon=":material/translate:", key="words"):
         st.caption(
-            "Words that fit these samples better than the other ones, by the network that the "
-            "features come from; one phrase a line."
+            f"Words that fit {'these samples' if one else 'each cluster'} better than the other "
+            "samples, by the network that the features come from; one phrase a line. It knows the "
+            "words that it was trained on: others can score high, and mean nothing."
         )
         typed = st.text_area(
             "Vocabulary", value="\n".join(read_vocabulary()), height=140, key="vocabulary"
@@ -137,7 +148,7 @@ def _in_words(bundle: Bundle, rows: np.ndarray, among: np.ndarray) -> None:
         if not st.button("Find words", key="find words"):
             return
         try:
-            table = load_names(bundle, rows, among, typed)
+            table = load_names(bundle, sets, among, typed)
         except GsrError as error:
             show_error(error)
             return
@@ -145,12 +156,13 @@ def _in_words(bundle: Bundle, rows: np.ndarray, among: np.ndarray) -> None:
             st.caption("These are all samples, so there are no others to compare with.")
             return
         show_rows(
-            table[["phrase", "score"]],
+            table[["phrase", "score"] if one else ["set", "phrase", "score"]],
             key="words table",
             column_config={
+                "set": st.column_config.TextColumn("cluster"),
                 "score": st.column_config.NumberColumn(
                     "lead", format="%+.2f sd", help="Over the others, in standard deviations."
-                )
+                ),
             },
         )
 
@@ -160,10 +172,15 @@ def _groups_by_phrases(bundle: Bundle) -> None:
     with st.popover("Groups by phrases", icon=":material/category:", key="groups by phrases"):
         st.caption(
             "A new bundle of the same samples with one more attribute: of several phrases, each "
-            "sample has the nearest. Class and attribute define its groups."
+            "sample has the nearest; or of one phrase, whether it is near enough. Class and "
+            "attribute define its groups."
         )
         with st.form("groups by phrases form", border=False):
-            typed = st.text_area("Phrases, one a line", placeholder="a red digit\na green digit")
+            typed = st.text_area(
+                "Phrases, one a line",
+                value=nav.get("phrase"),
+                placeholder="a red digit\na green digit",
+            )
             attribute = st.text_input("Name of the attribute", placeholder="colour seen")
             name = st.text_input("Name of the bundle", value=f"{bundle.name}-by-phrases")
             margin = st.number_input(
@@ -171,19 +188,32 @@ def _groups_by_phrases(bundle: Bundle) -> None:
                 help="Of the nearest phrase over the second, in cosines; a sample whose nearest "
                 "leads by less has no value and is in no group.",
             )  # fmt: skip
+            above = st.number_input(
+                "Least similarity", -1.0, 1.0, _number(nav.get("near")), 0.01, format="%.3f",
+                help="Of a single phrase: samples from here on have it. Not used with several.",
+            )  # fmt: skip
             if not st.form_submit_button("Make the bundle", type="primary"):
                 return
         try:
+            phrases = [line for line in typed.splitlines() if line.strip()]
             with st.spinner("Comparing samples and phrases"):
                 made = phrases_as_bundle(
                     workspace(),
                     bundle,
                     attribute,
-                    [line for line in typed.splitlines() if line.strip()],
+                    phrases,
                     name.strip(),
                     margin=margin,
+                    above=above if len(phrases) == 1 else None,
                 )
         except GsrError as error:
             show_error(error)
             return
         nav.go("Setup", bundle=made.name, run=None, runs=None, phrase=None, near=None, slice=None)
+
+
+def _number(text: str) -> float | None:
+    try:
+        return min(max(float(text), -1.0), 1.0)
+    except ValueError:
+        return None

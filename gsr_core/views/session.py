@@ -6,7 +6,7 @@ key here is a name, a digest or a file's time stamp instead.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -360,12 +360,14 @@ def _similarity(root: str, digest: str, phrase: str, _bundle: Bundle) -> np.ndar
     return similarities(_bundle, embed_phrases(Workspace(Path(root)), _bundle, [phrase]))[:, 0]
 
 
-def load_names(bundle: Bundle, rows: np.ndarray, among: np.ndarray, typed: str) -> pd.DataFrame:
-    """Return `phrases.vocabulary.name_sets` of one set of rows. Not to be changed.
+def load_names(
+    bundle: Bundle, sets: Mapping[str, np.ndarray], among: np.ndarray, typed: str
+) -> pd.DataFrame:
+    """Return `phrases.vocabulary.name_sets`. Not to be changed.
 
     Args:
         bundle: The data.
-        rows: (q,) positions of the set.
+        sets: Positions of the samples of each set, by its name.
         among: Positions of all samples that are looked at.
         typed: The vocabulary, a phrase a line.
 
@@ -373,19 +375,26 @@ def load_names(bundle: Bundle, rows: np.ndarray, among: np.ndarray, typed: str) 
         GsrError: If a phrase is not allowed, or the network behind the bundle cannot be asked.
     """
     root, digest = str(workspace().root), bundle.manifest.digest
-    return _names(root, digest, rows.tobytes(), among.tobytes(), typed, bundle)
+    named = tuple((name, rows.tobytes()) for name, rows in sets.items())
+    return _names(root, digest, named, among.tobytes(), typed, bundle)
 
 
 @st.cache_resource(max_entries=32, show_spinner="Looking for words")
 def _names(
-    root: str, digest: str, rows: bytes, among: bytes, typed: str, _bundle: Bundle
+    root: str,
+    digest: str,
+    named: tuple[tuple[str, bytes], ...],
+    among: bytes,
+    typed: str,
+    _bundle: Bundle,
 ) -> pd.DataFrame:
     return name_sets(
         Workspace(Path(root)),
         _bundle,
-        {"these": np.frombuffer(rows, np.int64)},
+        {name: np.frombuffer(rows, np.int64) for name, rows in named},
         among=np.frombuffer(among, np.int64),
         vocabulary=phrases_of(typed, "the vocabulary"),
+        most=5 if len(named) == 1 else 3,
     )
 
 

@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from playwright.sync_api import expect
 
+from gsr_core.clusterings.compute import compute_clustering
+from gsr_core.clusterings.request import request_clustering
 from gsr_core.curation.slices import find_slice
 from gsr_core.ingest.importing import import_data
 from gsr_core.ingest.plan import make_plan
@@ -43,6 +45,13 @@ def test_a_phrase_ranks_samples_and_what_it_finds_is_kept(screen, dashboard, tmp
         vocabulary=words,
     )
     nearest, _ = nearest_phrases(place, bundle, words[1:])
+    request = request_clustering(place, bundle, "kmeans", {"space": "features"})
+    clustering = compute_clustering(place, request, device="cpu")
+    test = bundle.rows_of["test"]
+    sets = {
+        name: test[clustering.clusters_of(test) == key] for key, name in clustering.names.items()
+    }
+    of_clusters = name_sets(place, bundle, sets, among=test, vocabulary=words, most=3)
 
     screen.open("Samples", bundle="worded", run=run.run_id, split="test")
     screen.enter("Phrase", "red three")
@@ -78,6 +87,18 @@ def test_a_phrase_ranks_samples_and_what_it_finds_is_kept(screen, dashboard, tmp
     screen.arrive("Setup")
     made = dashboard.bundle("by-words").samples["word"]
     np.testing.assert_array_equal(made, np.array(["red", "three"])[nearest])
-    screen.open("Map", bundle="worded", run=run.run_id, phrase="red three", space="features")
+    screen.open(
+        "Map",
+        bundle="worded",
+        run=run.run_id,
+        split="test",
+        phrase="red three",
+        space="features",
+        layout="pca",
+        clusters=clustering.name,
+    )
     expect(screen.box("Colour")).to_have_value("similarity to the phrase")
+    screen.fill_popover(re.compile("^In words"), "Vocabulary", "\n".join(words), "Find words")
+    said = [(row["cluster"], row["phrase"]) for row in screen.table("phrase")]
+    assert said == list(zip(of_clusters["set"], of_clusters["phrase"], strict=True))
     screen.sound()

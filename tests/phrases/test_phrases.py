@@ -122,6 +122,18 @@ def test_the_nearest_phrase_becomes_an_attribute_and_groups(place, digits):
     with pytest.raises(BundleError, match="has no sample in the target split"):
         phrases_as_bundle(place, digits, "seen", phrases, "again", margin=0.999 * lead.max())
     assert not (place.bundles / "again").exists()
+    for several, above in ((["red"], None), (phrases, 0.1)):
+        with pytest.raises(SettingError, match="give one phrase with a least similarity"):
+            phrases_as_bundle(place, digits, "seen", several, "again", above=above)
+
+
+def test_one_phrase_splits_by_a_least_similarity(place, digits):
+    similarity = similarities(digits, embed_phrases(place, digits, ["red"]))[:, 0]
+    above = float(np.median(similarity))
+    made = phrases_as_bundle(place, digits, "hue", ["red"], "split", above=above)
+    np.testing.assert_array_equal(made.samples["hue"] == "red", similarity >= above, strict=False)
+    assert set(made.samples["hue"]) == {"red", "not red"}
+    assert f"similarity to 'red' is {above:g} or more" in " ".join(made.manifest.notes)
 
 
 @pytest.mark.parametrize(
