@@ -127,6 +127,13 @@ def phrases_as_bundle(
         {attribute: {text: text for text in texts}},
     )
     unknown = int((nearest < 0).sum())
+    nobody = [f"'{text}'" for place, text in enumerate(texts) if not (nearest == place).any()]
+    said = [
+        f"'{attribute}' is {by}, by {manifest.backbone['architecture']}: no label, and how often "
+        "it is right is unknown"
+    ]
+    said += [f"{unknown:,} samples are about as near to another and have none"] * bool(unknown)
+    said += [f"no sample has {' or '.join(nobody)}"] * bool(nobody)
     return rewrite_bundle(
         bundle,
         directory,
@@ -134,9 +141,6 @@ def phrases_as_bundle(
         membership,
         groups=groups,
         source=f"{manifest.source}; {attribute} by phrases",
-        note=f"'{attribute}' is {by}, by {manifest.backbone['architecture']}: no label, and how "
-        "often it is right is unknown"
-        + (f"; {unknown:,} samples are about as near to another and have none." * bool(unknown))
-        + "." * (not unknown),
+        note="; ".join(said) + ".",
         overwrite=overwrite,
     )

@@ -52,6 +52,7 @@ def with_similarity(bundle: Bundle, table: pd.DataFrame) -> pd.DataFrame:
     phrase = nav.write(
         "phrase",
         "Phrase",
+        clears=("near",),
         placeholder="a few words",
         help="Ranks the samples by how near their features are to these words, by the network "
         "that the features come from.",

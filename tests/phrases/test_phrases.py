@@ -133,6 +133,8 @@ def test_one_phrase_splits_by_a_least_similarity(place, digits):
     made = phrases_as_bundle(place, digits, "hue", ["red"], "split", above=above)
     np.testing.assert_array_equal(made.samples["hue"] == "red", similarity >= above, strict=False)
     assert set(made.samples["hue"]) == {"red", "not red"}
+    nobody = phrases_as_bundle(place, digits, "hue", ["red"], "nobody", above=1.5)
+    assert any("no sample has 'red'" in note for note in nobody.manifest.notes)
     assert f"similarity to 'red' is {above:g} or more" in " ".join(made.manifest.notes)
 
 
