@@ -56,6 +56,7 @@ from gsr_core.methods.optweights import OptWeights
 from gsr_core.methods.pde import PDE
 from gsr_core.methods.pgd import PGD
 from gsr_core.methods.pro2 import Pro2
+from gsr_core.methods.projection import Projection
 from gsr_core.methods.rad import RAD
 from gsr_core.methods.rwg import RWG
 from gsr_core.methods.self_disagreement import SelfDisagreement
@@ -81,6 +82,7 @@ METHODS: dict[str, type[Method]] = {
         GroupDRO,
         OptWeights,
         PDE,
+        Projection,
         AFR,
         JTT,
         RAD,
