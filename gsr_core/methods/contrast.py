@@ -35,10 +35,12 @@ class Contrast(NamedTuple):
     Attributes:
         loss: Mean over the anchors, nats; zero without one.
         anchors: How many rows are anchors.
+        rows: Of how many.
     """
 
     loss: Tensor
     anchors: Tensor
+    rows: int
 
 
 def contrast(similarity: Tensor, positive: Tensor, negative: Tensor) -> Contrast:
@@ -54,9 +56,9 @@ def contrast(similarity: Tensor, positive: Tensor, negative: Tensor) -> Contrast
         >>> similarity = torch.tensor([[9.0, 2.0, 2.0, -50.0]])
         >>> positive = torch.tensor([[False, True, True, False]])
         >>> negative = torch.tensor([[False, False, False, True]])
-        >>> loss, anchors = contrast(similarity, positive, negative)
-        >>> round(loss.item(), 4), anchors.item()  # log 2: both positives are equally far ahead
-        (0.6931, 1)
+        >>> found = contrast(similarity, positive, negative)
+        >>> round(found.loss.item(), 4)  # log 2: both positives are equally far ahead
+        0.6931
     """
     is_anchor = positive.any(dim=1) & negative.any(dim=1)
     # Rows that are no anchor compare with all, so that their sums are finite; they do not count.
@@ -64,7 +66,8 @@ def contrast(similarity: Tensor, positive: Tensor, negative: Tensor) -> Contrast
     total = similarity.masked_fill(~compared, -torch.inf).logsumexp(dim=1)
     own = (similarity * positive).sum(dim=1) / positive.sum(dim=1).clamp(min=1)
     anchors = is_anchor.sum()
-    return Contrast(((total - own) * is_anchor).sum() / anchors.clamp(min=1), anchors)
+    loss = ((total - own) * is_anchor).sum() / anchors.clamp(min=1)
+    return Contrast(loss, anchors, len(similarity))
 
 
 def alike(group: Tensor) -> tuple[Tensor, Tensor]:

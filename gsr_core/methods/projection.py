@@ -37,9 +37,9 @@ Where we differ, and why:
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
@@ -56,7 +56,6 @@ from gsr_core.linear.head import Head
 from gsr_core.methods.base import (
     SETTINGS_CONFIG,
     LabelNeeds,
-    Method,
     Range,
     SearchSpace,
     Step,
@@ -64,23 +63,21 @@ from gsr_core.methods.base import (
     settings,
 )
 from gsr_core.methods.contrast import Contrast, alike, contrast, group_batches
+from gsr_core.methods.contrastive_training import (
+    SHARPEST,
+    Pass,
+    TrainedProjection,
+    Training,
+)
 from gsr_core.methods.inner import InnerProblem
 from gsr_core.methods.pro2 import span
 from gsr_core.methods.rwg import group_shares
-from gsr_core.methods.weight_network import descend
 
-__all__ = ["SHARPEST", "Projection", "grouped"]
-
-SHARPEST = 100.0
-"""Largest 1 / tau, as CLIP bounds it: above, one pair of rows decides the loss."""
-
-_TERMS = ("class_term", "group_term")
-"""L_vc and L_vs in the history: the loss, nats, and with `_skipped` the share of the rows that were
-no anchor."""
+__all__ = ["Projection", "grouped", "image_terms"]
 
 
 @settings(frozen=True, kw_only=True, config=SETTINGS_CONFIG)
-class Projection(Method):
+class Projection(TrainedProjection):
     """Train a linear projection by contrasts between classes and groups, and a head on it.
 
     One step is one pass over the rows; selection on val picks it.
@@ -107,19 +104,6 @@ class Projection(Method):
         "width": (16, 64, 256),
     }
 
-    steps: Annotated[
-        int,
-        Field(
-            ge=1, le=10_000, description="Passes over the rows; the first only measures the terms."
-        ),
-    ] = 20
-    lr: Annotated[float, Field(gt=0, description="Step size of the projection.")] = 0.1
-    weight_decay: Annotated[
-        float, Field(ge=0, description="Decay of the projection, as a share of each step size.")
-    ] = 1e-4
-    batch_size: Annotated[
-        int, Field(ge=4, le=65_536, description="Rows that are contrasted with each other.")
-    ] = 256
     width: Annotated[
         int,
         Field(
@@ -188,52 +172,32 @@ class Projection(Method):
         group = grouped(problem, self.grouping)
         self._check_rows(rows, group)
         space = _Space(rows, problem.compute.accumulate_dtype)
-        stored = checkpoint or {
-            "projection": space.directions(self.width),
-            "velocity": torch.zeros(()),
-            "sharpness": torch.tensor([-math.log(self.temperature), 0.0], dtype=torch.float64),
-            "done": torch.tensor(0),
-        }
-        like = space.features
-        projection = stored["projection"].to(like).clone()
-        velocity = stored["velocity"].to(like).expand_as(projection).clone()
-        sharpness = stored["sharpness"].to(like).clone()
-        done = int(stored["done"])
+        training = Training(
+            self,
+            {"class_term": self.class_weight, "group_term": self.group_weight},
+            lambda: {"projection": space.directions(self.width)},
+            self.temperature,
+            space.features,
+            checkpoint,
+        )
         codes = torch.from_numpy(group).to(rows.labels.device)
-        weight = self._weight(rows, like)
+        weight = self._weight(rows, space.features)
         alone = int((np.bincount(group[group >= 0]) == 1).sum())
 
         while True:
-            generator = np.random.default_rng([self.seed, done])
-            passed = _Pass(len(rows))
+            generator = np.random.default_rng([self.seed, training.passes])
+            passed = Pass()
             for batch in group_batches(rows, group, self.batch_size, generator):
                 place = torch.from_numpy(batch).to(rows.labels.device)
-                free = projection.requires_grad_(), sharpness.requires_grad_()
-                unit = normalize(like[place] @ free[0], dim=1)
-                similarity = unit @ unit.T * free[1][0].exp()
-                terms = [contrast(similarity, *alike(each[place])) for each in (rows.labels, codes)]
-                passed.add(terms)
-                loss = self.class_weight * terms[0].loss + self.group_weight * terms[1].loss
-                slope, sharper = torch.autograd.grad(loss, free)
-                projection, sharpness = projection.detach(), sharpness.detach()
-                # The first pass measures what the projection is before it is trained.
-                if done:
-                    slope = slope + self.weight_decay * projection
-                    projection, velocity = descend(projection, velocity, slope, self.lr)
-                    moved, speed = descend(sharpness[0], sharpness[1], sharper[0], self.lr)
-                    moved = moved.clamp(0, math.log(SHARPEST))
-                    sharpness = torch.stack([moved, speed])
-            done += 1
-            tau = math.exp(-float(sharpness[0]))
+                seen = space.features[place], rows.labels[place], codes[place]
+                passed.add(training.step(partial(_terms, *seen)))
+            training.passes += 1
+            terms = {**passed.numbers(), "temperature": training.temperature}
+            note = _note(training.passes - 1, terms, alone)
             yield replace(
-                self._step(problem, space, projection, weight, passed.note(done - 1, tau, alone)),
-                terms={**passed.numbers(), "temperature": tau},
-                checkpoint={
-                    "projection": projection,
-                    "velocity": velocity,
-                    "sharpness": sharpness,
-                    "done": torch.tensor(done),
-                },
+                self._step(problem, space, training["projection"], weight, note),
+                terms=terms,
+                checkpoint=training.checkpoint(),
             )
 
     def _step(
@@ -278,42 +242,47 @@ class Projection(Method):
                 )
 
 
-@dataclass
-class _Pass:
-    """The terms of one pass over the rows, batch by batch."""
+def _terms(
+    features: Tensor,
+    labels: Tensor,
+    group: Tensor,
+    values: Mapping[str, Tensor],
+    sharpness: Tensor,
+) -> dict[str, Contrast]:
+    """Return the terms of a batch, given its rows, the parameters and 1 / tau."""
+    unit = normalize(features @ values["projection"], dim=1)
+    return image_terms(unit, labels, group, sharpness)
 
-    rows: int
 
-    def __post_init__(self) -> None:
-        self._sums = [0.0] * len(_TERMS)
-        self._anchors = [0] * len(_TERMS)
+def image_terms(
+    unit: Tensor, labels: Tensor, group: Tensor, sharpness: Tensor
+) -> dict[str, Contrast]:
+    """Return L_vc and L_vs of a batch.
 
-    def add(self, terms: list[Contrast]) -> None:
-        """Count a batch's terms."""
-        for k, term in enumerate(terms):
-            anchors = int(term.anchors)
-            self._anchors[k] += anchors
-            self._sums[k] += anchors * term.loss.item()
+    Args:
+        unit: (b, e) projected rows, each of length 1.
+        labels: (b,) classes.
+        group: (b,) the group of each, -1 for none.
+        sharpness: 1 / tau.
+    """
+    similarity = unit @ unit.T * sharpness
+    return {
+        "class_term": contrast(similarity, *alike(labels)),
+        "group_term": contrast(similarity, *alike(group)),
+    }
 
-    def numbers(self) -> dict[str, float]:
-        """Return each term, the mean over its anchors, and the share of rows that were none."""
-        numbers = {}
-        for name, total, anchors in zip(_TERMS, self._sums, self._anchors, strict=True):
-            numbers[name] = total / anchors if anchors else math.nan
-            numbers[f"{name}_skipped"] = 1 - anchors / self.rows
-        return numbers
 
-    def note(self, passes: int, tau: float, alone: int) -> str:
-        """Return how the terms were trained, for people."""
-        skipped = [self.numbers()[f"{name}_skipped"] for name in _TERMS]
-        trained = f"after {passes:,} passes" if passes else "before it is trained"
-        note = (
-            f"The projection {trained}; {skipped[0]:.1%} of the rows were skipped by the term "
-            f"between classes and {skipped[1]:.1%} by that between groups; temperature {tau:.3g}."
-        )
-        if alone:
-            note += f" Groups of a single row, which no other row is to be near: {alone}."
-        return note
+def _note(passes: int, terms: Mapping[str, float], alone: int) -> str:
+    """Return how the terms were trained, for people."""
+    trained = f"after {passes:,} passes" if passes else "before it is trained"
+    note = (
+        f"The projection {trained}; {terms['class_term_skipped']:.1%} of the rows were skipped by "
+        f"the term between classes and {terms['group_term_skipped']:.1%} by that between groups; "
+        f"temperature {terms['temperature']:.3g}."
+    )
+    if alone:
+        note += f" Groups of a single row, which no other row is to be near: {alone}."
+    return note
 
 
 class _Space:

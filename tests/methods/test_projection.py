@@ -10,8 +10,9 @@ import torch
 
 from gsr_core.errors import SettingError
 from gsr_core.linear.feature_map import FeatureMap
+from gsr_core.methods.contrastive_training import SHARPEST
 from gsr_core.methods.fit import fit
-from gsr_core.methods.projection import SHARPEST, Projection, grouped
+from gsr_core.methods.projection import Projection, grouped
 from gsr_core.methods.registry import make_method
 from gsr_core.methods.rwg import RWG
 
