@@ -16,6 +16,7 @@ from gsr_core.data.groups import beside_class, patterns, training_shares
 from gsr_core.data.seen import SeenGroups, seen_groups
 from gsr_core.data.stored import StoredFeatures
 from gsr_core.data.variation import Variation, balance, flip_groups, flip_labels, keep_share
+from gsr_core.data.words import Words
 from gsr_core.errors import SettingError
 
 __all__ = [
@@ -89,6 +90,7 @@ class Problem:
             without a method that finds them; None otherwise.
         beside_class: Numbers what each of the m groups is made of beside its class, as
             `groups.beside_class` does; None where nobody knows.
+        words: What a method that `reads_words` knows in words; None for all others.
 
     Example:
         >>> problem, _ = gsr.load_problem(gsr.open_bundle(place, "birds"), gsr.pick("cpu"))
@@ -108,6 +110,7 @@ class Problem:
     network: object | None = None
     given: Tensor | None = None
     beside_class: Callable[[], np.ndarray | None] | None = None
+    words: Words | None = None
 
     @property
     def n_groups(self) -> int:

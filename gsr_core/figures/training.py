@@ -23,7 +23,13 @@ __all__ = [
 MANY_GROUPS = 8
 """Above this, reference lines are drawn as marks at the edge and hover names one line."""
 
-_TERMS = {"class_term": "between classes", "group_term": "between groups"}
+_TERMS = {
+    "clip_term": "images and captions",
+    "class_term": "between classes",
+    "group_term": "between groups",
+    "text_class_term": "words, between classes",
+    "text_group_term": "words, between groups",
+}
 """What the terms of a loss are called, by their metric."""
 
 _LEGEND = {"x": 1.02, "y": 1, "yanchor": "top", "title": {"text": "group"}}
@@ -228,24 +234,25 @@ def loss_terms_over_steps(history: pd.DataFrame, *, selected: int | None = None)
     Answers: was each contrast learned, or does one term rise where the other falls?
 
     Args:
-        history: Columns step, split, group, metric, value; `class_term` and `group_term` (nats).
+        history: Columns step, split, group, metric, value; `class_term`, `group_term` and others
+            of that kind (nats).
         selected: The kept step, or None.
     """
     return _term_lines(history, "", selected, "term of the loss, nats", ".3f", {})
 
 
 def skipped_terms_over_steps(history: pd.DataFrame, *, selected: int | None = None) -> go.Figure:
-    """Draw the share of samples that a term skipped: nothing in their batch was to be contrasted.
+    """Draw the share of samples, or words, that a term skipped for want of others to contrast.
 
     Answers: do the terms speak for all samples?
 
     Args:
-        history: Columns step, split, group, metric, value; `class_term_skipped` and
-            `group_term_skipped` (fractions).
+        history: Columns step, split, group, metric, value; each term's metric with `_skipped`
+            behind it (fractions).
         selected: The kept step, or None.
     """
     axis = {"range": [-0.03, 1.03], "tickformat": ".0%"}
-    return _term_lines(history, "_skipped", selected, "share of samples skipped", ".1%", axis)
+    return _term_lines(history, "_skipped", selected, "share skipped", ".1%", axis)
 
 
 def _term_lines(

@@ -175,6 +175,8 @@ class Method(ABC):
     """What its per-sample values are; if there are none, all rows count alike."""
     values_on: ClassVar[Literal["weighted", "target"]] = "weighted"
     """Which rows have these values: those of `Problem.weighted` or of `Problem.target`."""
+    reads_words: ClassVar[bool] = False
+    """Whether it needs `Problem.words`, which only bundles whose network takes phrases have."""
     search: ClassVar[SearchSpace] = {}
     """Where a sweep looks."""
     before: ClassVar[Mapping[str, str | float | bool]] = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC
 from collections.abc import Callable, Mapping
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -45,6 +45,14 @@ class TrainedProjection(Method, ABC):
     batch_size: Annotated[
         int, Field(ge=4, le=65_536, description="Rows that are contrasted with each other.")
     ] = 256
+    grouping: Annotated[
+        Literal["class_attribute", "attribute"],
+        Field(
+            description="What a group is in a term between groups. class_attribute: class and "
+            "attribute; attribute: the attribute across classes, as the paper defines it, which "
+            "rewards a shortcut."
+        ),
+    ] = "class_attribute"
 
 
 class Training:

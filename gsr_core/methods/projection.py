@@ -26,8 +26,8 @@ features, which is what a run keeps.
 
 Where we differ, and why:
 
-- Their L_CLIP, L_lc and L_ls need a text encoder, and are left out; so is their classification by
-  the texts' embeddings, in whose place the head is.
+- Their L_CLIP, L_lc and L_ls need a text encoder, as does their classification by the texts'
+  embeddings, in whose place the head is here; `text_projection` has them.
 - The head sees z before it is normalised: a head on :math:`z / \lVert z \rVert` is not linear in x
   and could not be put back into the network. z is centred and scaled by one number, not by one for
   each dimension, which would undo what the projection makes small.
@@ -73,7 +73,7 @@ from gsr_core.methods.inner import InnerProblem
 from gsr_core.methods.pro2 import span
 from gsr_core.methods.rwg import group_shares
 
-__all__ = ["Projection", "grouped", "image_terms"]
+__all__ = ["Projection", "check_contrast", "grouped", "image_terms"]
 
 
 @settings(frozen=True, kw_only=True, config=SETTINGS_CONFIG)
@@ -118,14 +118,6 @@ class Projection(TrainedProjection):
     group_weight: Annotated[
         float, Field(ge=0, description="Weight of the term L_vs, between groups.")
     ] = 1.0
-    grouping: Annotated[
-        Literal["class_attribute", "attribute"],
-        Field(
-            description="What L_vs takes for a group. class_attribute: class and attribute; "
-            "attribute: the attribute across classes, as the paper defines it, which rewards a "
-            "shortcut."
-        ),
-    ] = "class_attribute"
     temperature: Annotated[
         float,
         Field(ge=1 / SHARPEST, le=1, description="Tau at the start, by which cosines are divided."),
@@ -170,7 +162,11 @@ class Projection(TrainedProjection):
         self.check()
         rows = problem.weighted
         group = grouped(problem, self.grouping)
-        self._check_rows(rows, group)
+        labels, known = rows.labels.cpu().numpy(), group[group >= 0]
+        if self.class_weight:
+            check_contrast("class_weight", self.class_weight, labels, "classes", len(rows))
+        if self.group_weight:
+            check_contrast("group_weight", self.group_weight, known, "groups", len(rows))
         space = _Space(rows, problem.compute.accumulate_dtype)
         training = Training(
             self,
@@ -182,7 +178,7 @@ class Projection(TrainedProjection):
         )
         codes = torch.from_numpy(group).to(rows.labels.device)
         weight = self._weight(rows, space.features)
-        alone = int((np.bincount(group[group >= 0]) == 1).sum())
+        alone = int((np.bincount(known) == 1).sum())
 
         while True:
             generator = np.random.default_rng([self.seed, training.passes])
@@ -222,24 +218,27 @@ class Projection(TrainedProjection):
         weight = group_shares(rows, like).mean(dim=1)
         return weight / weight.sum()
 
-    def _check_rows(self, rows: Rows, group: np.ndarray) -> None:
-        """Refuse rows of which no two can be contrasted.
 
-        Raises:
-            SettingError: If a term of positive weight has no anchor, whatever the batches.
-        """
-        for name, weight, numbers, what in (
-            ("class_weight", self.class_weight, rows.labels.cpu().numpy(), "classes"),
-            ("group_weight", self.group_weight, group[group >= 0], "groups"),
-        ):
-            counts = np.unique(numbers, return_counts=True)[1]
-            if weight and (len(counts) < 2 or counts.max() < 2):
-                raise SettingError(
-                    f"{name} is {weight:g}, but the number of {what} in the {len(rows):,} rows to "
-                    f"fit on is {len(counts)}, with {counts.max(initial=0):,} rows in the largest; "
-                    f"a contrast needs two {what} and two rows of one: set {name}=0, or take data "
-                    "with more of them"
-                )
+def check_contrast(name: str, weight: float, numbers: np.ndarray, what: str, rows: int) -> None:
+    """Refuse rows of which no two can be contrasted.
+
+    Args:
+        name: The setting that gives the term its weight.
+        weight: Its value, above 0.
+        numbers: The class, or group, of each row that has one.
+        what: What these are, as in "classes".
+        rows: How many rows there are.
+
+    Raises:
+        SettingError: If the term has no anchor, whatever the batches.
+    """
+    counts = np.unique(numbers, return_counts=True)[1]
+    if len(counts) < 2 or counts.max() < 2:
+        raise SettingError(
+            f"{name} is {weight:g}, but the number of {what} in the {rows:,} rows to fit on is "
+            f"{len(counts)}, with {counts.max(initial=0):,} rows in the largest; a contrast needs "
+            f"two {what} and two rows of one: set {name}=0, or take data with more of them"
+        )
 
 
 def _terms(

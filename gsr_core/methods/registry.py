@@ -61,6 +61,7 @@ from gsr_core.methods.rad import RAD
 from gsr_core.methods.rwg import RWG
 from gsr_core.methods.self_disagreement import SelfDisagreement
 from gsr_core.methods.subg import SUBG
+from gsr_core.methods.text_projection import TextProjection
 from gsr_core.settings import check_known, suggestion, what_is_wrong
 
 __all__ = ["METHODS", "make_method"]
@@ -102,6 +103,7 @@ METHODS: dict[str, type[Method]] = {
         LRWEasy,
         LRWHard,
         LRWOpt,
+        TextProjection,
         Spare,
         EIIL,
         XRM,

@@ -199,8 +199,8 @@ def loss_terms(history: pd.DataFrame, selected: int | None) -> None:
         return
     st.subheader("Terms of the loss", anchor=False)
     st.caption(
-        "Each is low where samples of a class, or of a group, lie close together and away from "
-        "others. A sample is skipped where its batch has nothing to contrast it with."
+        "Each is low where what belongs together, as samples of a class do, is close together and "
+        "away from the rest. Skipped is what had nothing in its batch to be contrasted with."
     )
     left, right = st.columns(2, gap="large")
     with left:
@@ -208,7 +208,7 @@ def loss_terms(history: pd.DataFrame, selected: int | None) -> None:
         show(figure, key="terms", alt="Terms of the loss over the steps.")
     with right:
         figure = skipped_terms_over_steps(history, selected=selected)
-        show(figure, key="skipped", alt="Share of samples that each term skipped over the steps.")
+        show(figure, key="skipped", alt="Share that each term skipped over the steps.")
 
 
 def extremes(bundle: Bundle, run: Run, step: int) -> None:

@@ -49,7 +49,7 @@ def test_every_chart_is_drawn_the_table_adds_up_and_the_slider_moves_both(screen
     screen.wait_query(sort="lightest")
 
 
-def test_the_terms_of_a_loss_and_what_they_skipped_are_drawn(screen, dashboard):
+def test_the_terms_of_a_loss_are_drawn_and_words_to_train_with_are_typed(screen, dashboard):
     settings = {"steps": 3, "batch_size": 32, "device": "cpu"}
     made = compute_run(dashboard.workspace, "coloured-digits", "projection", **settings)
     screen.open("Weights", run=made.run_id)
@@ -57,3 +57,16 @@ def test_the_terms_of_a_loss_and_what_they_skipped_are_drawn(screen, dashboard):
         expect(screen.chart(key).locator(".trace")).to_have_count(2)
         expect(screen.chart(key)).to_contain_text("between groups")
     assert screen.page.evaluate(GROWN) == []
+
+    # What the words are is typed, and a network that takes none is refused in a sentence.
+    screen.open("Run", bundle="coloured-digits")
+    # A list draws only what is in sight of many methods, and of what was typed.
+    screen.unfold(screen.box("Method"))
+    screen.box("Method").fill("Text projection")
+    screen.choose("Method", "Text projection: contrasts of images and words")
+    screen.click(screen.page.get_by_text("More settings"))
+    screen.enter("class words", "low; high")
+    typed = screen.page.get_by_test_id("stCode").first
+    expect(typed).to_contain_text("--set 'class_words=low; high'")
+    screen.press("Start")
+    expect(screen.page.get_by_role("alert")).to_contain_text("takes no phrases")
