@@ -254,21 +254,22 @@ def _terms(
 
 
 def image_terms(
-    unit: Tensor, labels: Tensor, group: Tensor, sharpness: Tensor
+    unit: Tensor, labels: Tensor, group: Tensor | None, sharpness: Tensor
 ) -> dict[str, Contrast]:
     """Return L_vc and L_vs of a batch.
 
     Args:
         unit: (b, e) projected rows, each of length 1.
         labels: (b,) classes.
-        group: (b,) the group of each, -1 for none.
+        group: (b,) the group of each, -1 for none; None if groups are not to be read, which leaves
+            L_vs out.
         sharpness: 1 / tau.
     """
     similarity = unit @ unit.T * sharpness
-    return {
-        "class_term": contrast(similarity, *alike(labels)),
-        "group_term": contrast(similarity, *alike(group)),
-    }
+    terms = {"class_term": contrast(similarity, *alike(labels))}
+    if group is not None:
+        terms["group_term"] = contrast(similarity, *alike(group))
+    return terms
 
 
 def _note(passes: int, terms: Mapping[str, float], alone: int) -> str:

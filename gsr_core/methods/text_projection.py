@@ -212,7 +212,7 @@ class TextProjection(TrainedProjection):
         group = rows.labels.cpu().numpy()
         if self.class_weight:
             check_contrast("class_weight", self.class_weight, group, "classes", len(rows))
-        codes = torch.full_like(rows.labels, -1)
+        codes = None
         if self.group_weight:
             group = grouped(problem, self.grouping)
             check_contrast(
@@ -239,7 +239,8 @@ class TextProjection(TrainedProjection):
             passed = Pass()
             for batch in group_batches(rows, group, self.batch_size, generator):
                 place = torch.from_numpy(batch).to(rows.labels.device)
-                seen = unit[place], rows.labels[place], codes[place], caption[place]
+                members = None if codes is None else codes[place]
+                seen = unit[place], rows.labels[place], members, caption[place]
                 passed.add(training.step(partial(_terms, texts, *seen)))
             training.passes += 1
             numbers = passed.numbers()
@@ -358,7 +359,7 @@ def _terms(
     texts: Texts,
     features: Tensor,
     labels: Tensor,
-    group: Tensor,
+    group: Tensor | None,
     caption: Tensor,
     values: Mapping[str, Tensor],
     sharpness: Tensor,

@@ -180,6 +180,7 @@ def test_group_labels_of_rows_are_read_by_the_term_of_their_groups_alone(make_pr
         one, two = (steps_of(method, each)[-1].head.weight for each in (problem, shuffled))
         assert torch.equal(one, two) == (weight == 0)
         assert ("weighted" in method.labels_used) == (weight > 0)
+        assert ("group_term" in steps_of(method, problem, 1)[0].terms) == (weight > 0)
 
 
 def test_the_networks_own_temperature_is_the_start_and_stays_in_bounds(make_problem):
