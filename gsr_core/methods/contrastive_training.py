@@ -43,7 +43,7 @@ class TrainedProjection(Method, ABC):
         float, Field(ge=0, description="Decay of the projection, as a share of each step size.")
     ] = 1e-4
     batch_size: Annotated[
-        int, Field(ge=4, le=65_536, description="Rows that are contrasted with each other.")
+        int, Field(ge=4, le=8192, description="Rows that are contrasted with each other.")
     ] = 256
     grouping: Annotated[
         Literal["class_attribute", "attribute"],
@@ -83,8 +83,7 @@ class Training:
         """
         self._lr, self._decay, self._weights = method.lr, method.weight_decay, weights
         if checkpoint is None:
-            sharpness = torch.tensor(-math.log(temperature), dtype=torch.float64)
-            first = {**start(), _SHARPNESS: sharpness}
+            first = {**start(), _SHARPNESS: like.new_tensor(-math.log(temperature))}
             still = {f"velocity of {name}": torch.zeros_like(each) for name, each in first.items()}
             checkpoint = {**first, **still, "passes": torch.tensor(0)}
         stored = {name: each.to(like).clone() for name, each in checkpoint.items()}
