@@ -252,7 +252,7 @@ class TextProjection(TrainedProjection):
                 objective=sum(
                     each * numbers[name] for name, each in self.weights().items() if each
                 ),
-                note=f"The projections {trained}; a class is the mean of {texts.each} templates; "
+                note=f"The projections {trained}; templates of each class: {texts.each}; "
                 f"temperature {training.temperature:.3g}.",
                 terms={**numbers, "temperature": training.temperature},
                 checkpoint=training.checkpoint(),
@@ -268,8 +268,8 @@ class TextProjection(TrainedProjection):
         classes = _listed(self.class_words) or words.classes
         if len(classes) != len(words.classes):
             raise SettingError(
-                f"class_words has {len(classes)} words, but there are {len(words.classes)} "
-                f"classes: {'; '.join(words.classes)}; give one for each, in this order"
+                f"class_words names {len(classes)} of {len(words.classes)} classes, which are "
+                f"{'; '.join(words.classes)}; give one for each, in this order"
             )
         of_class, of_group = _listed(self.templates), _listed(self.group_templates)
         attributes = words.attributes if of_group else []

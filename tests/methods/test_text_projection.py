@@ -212,7 +212,7 @@ def test_a_continued_run_is_one_long_run(make_problem):
         ({"templates": " ; "}, "give one with {class} at least"),
         ({"group_templates": "a {class} on it"}, "which lacks {attribute}; write it where"),
         ({"temperature": 0.001}, "temperature is 0.001; allowed are 0.01 to 1, and 0 for"),
-        ({"class_words": "cat"}, "class_words has 1 words, but there are 2 classes: a; b; give"),
+        ({"class_words": "cat"}, "class_words names 1 of 2 classes, which are a; b; give one for"),
         (
             {"group_templates": "a {class} on {attribute}"},
             "there are 2 values of an attribute and 1",
