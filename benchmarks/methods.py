@@ -6,6 +6,7 @@
     python benchmarks/methods.py compas compas-scores-two-years.csv
     python benchmarks/methods.py digits --methods networks --set steps=15 [--seeds 3]
     python benchmarks/methods.py cmnist mnist.npz --methods networks --set steps=20 [--seeds 3]
+    python benchmarks/methods.py captioned --methods llr,text_projection [--set steps=1]
 
 `digits` is the built-in example. `mnist` is Coloured MNIST with classes below and from digit 5 on,
 5 % of the training images in the other class's colour and 10 % of the training labels flipped; a
@@ -14,6 +15,9 @@ recidivism, groups are class x sex x race (Caucasian, African-American, other), 
 
 `cmnist` is that of SPARE: five classes of two digits in five colours, 99.5 % of the training images
 in their class's colour, LeNet-5 by SGD with its published rate and penalty, an epoch at the import.
+
+`captioned` is the built-in example of a small network of images and texts, made anew; methods that
+read words say "digit below five" and "digit above four".
 
 `--methods` names methods, or `heads` (the default) or `networks`: all that act on these. `--set`
 changes a setting of every method that has it.
@@ -43,6 +47,7 @@ from pathlib import Path
 from typing import Any
 
 import gsr_core as gsr
+from gsr_core.captioned import captioned_digits
 from gsr_core.data.variation import make_variation
 from gsr_core.methods.base import LabelNeeds, Method
 from gsr_core.methods.registry import METHODS
@@ -50,6 +55,12 @@ from gsr_core.workspace import Workspace
 
 _FIRST_NEW = 100
 """The first seed whose data a sweep has not seen, nor whoever chose a default."""
+
+WORDS = {
+    "class_words": "digit below five; digit above four",
+    "group_templates": "a photo of a {attribute} {class}; a {attribute} {class}",
+}
+"""Settings of methods that read words, for `captioned`: as its network's captions say it."""
 
 Row = dict[str, float]
 Settings = Mapping[str, Any]
@@ -142,11 +153,17 @@ def cmnist(place: Workspace, name: str, seed: int, file: Path | None) -> None:
     gsr.import_data(place, plan)
 
 
+def captioned(place: Workspace, name: str, seed: int, file: Path | None) -> None:
+    """Make the built-in example whose network was trained on captions."""
+    captioned_digits(place, seed=seed, name=name)
+
+
 DATA: dict[str, Callable[[Workspace, str, int, Path | None], None]] = {
     "digits": digits,
     "mnist": mnist,
     "compas": compas,
     "cmnist": cmnist,
+    "captioned": captioned,
 }
 
 
@@ -290,15 +307,20 @@ def main() -> None:
     parser.add_argument("--seen-groups", metavar="ATTRIBUTES", help="with commas between")
     parser.add_argument("--workspace", type=Path, help="kept; a temporary directory by default")
     arguments = parser.parse_args()
-    if arguments.data != "digits" and arguments.file is None:
+    if arguments.data not in ("digits", "captioned") and arguments.file is None:
         parser.error(f"{arguments.data} needs its file")
     seen = arguments.seen_groups and arguments.seen_groups.split(",")
     kinds = {"heads": "head", "networks": "network"}
     acting = [
-        name for name, method in METHODS.items() if method.acts_on == kinds.get(arguments.methods)
+        name
+        for name, method in METHODS.items()
+        # Words are of one data set.
+        if method.acts_on == kinds.get(arguments.methods) and not method.reads_words
     ]
     names = acting or arguments.methods.split(",")
     values = dict(each.split("=", 1) for each in arguments.set)
+    if arguments.data == "captioned":
+        values = {**WORDS, **values}
     rows: dict[str, list[Row]] = {name: [] for name in names}
     with tempfile.TemporaryDirectory() as temporary:
         place = gsr.Workspace.at(arguments.workspace or temporary)

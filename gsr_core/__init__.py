@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gsr_core.captioned import captioned_digits
     from gsr_core.clusterings.compute import compute_clustering
     from gsr_core.clusterings.describe import cluster_table, clusters_as_bundle, describe_clusters
     from gsr_core.clusterings.request import request_clustering
@@ -43,6 +44,10 @@ if TYPE_CHECKING:
     from gsr_core.methods.base import Method, Step
     from gsr_core.methods.fit import FitResult, fit
     from gsr_core.methods.registry import METHODS, make_method
+    from gsr_core.phrases.embed import embed_phrases
+    from gsr_core.phrases.groups import phrases_as_bundle
+    from gsr_core.phrases.search import search
+    from gsr_core.phrases.vocabulary import name_sets
     from gsr_core.reports.facts import Report, make_report
     from gsr_core.reports.writing import write_report
     from gsr_core.runs.execute import continue_run, execute, run
@@ -71,6 +76,7 @@ _WHERE = {
     "make_plan": "gsr_core.ingest.plan",
     "import_data": "gsr_core.ingest.importing",
     "coloured_digits": "gsr_core.examples",
+    "captioned_digits": "gsr_core.captioned",
     # features
     "load_backbone": "gsr_core.features.backbones",
     "extract": "gsr_core.features.extract",
@@ -102,6 +108,11 @@ _WHERE = {
     "list_slices": "gsr_core.curation.slices",
     "flag_rows": "gsr_core.curation.flags",
     "flagged": "gsr_core.curation.flags",
+    # phrases
+    "embed_phrases": "gsr_core.phrases.embed",
+    "search": "gsr_core.phrases.search",
+    "phrases_as_bundle": "gsr_core.phrases.groups",
+    "name_sets": "gsr_core.phrases.vocabulary",
     # runs
     "run": "gsr_core.runs.execute",
     "create_run": "gsr_core.runs.store",
@@ -165,6 +176,7 @@ __all__ = [
     "Selection",
     "Step",
     "Workspace",
+    "captioned_digits",
     "check",
     "cluster_table",
     "clusters_as_bundle",
@@ -173,6 +185,7 @@ __all__ = [
     "continue_run",
     "create_run",
     "describe_clusters",
+    "embed_phrases",
     "execute",
     "extract",
     "find_slice",
@@ -199,6 +212,7 @@ __all__ = [
     "measure_inputs",
     "measure_overlaps",
     "merge_run",
+    "name_sets",
     "name_slice",
     "open_bundle",
     "open_clustering",
@@ -207,6 +221,7 @@ __all__ = [
     "open_study",
     "open_sweep",
     "outcomes",
+    "phrases_as_bundle",
     "pick",
     "radar",
     "reliance_table",
@@ -215,6 +230,7 @@ __all__ = [
     "run_study",
     "run_sweep",
     "scan",
+    "search",
     "summarise",
     "summarise_outcomes",
     "write_bundle",

@@ -84,6 +84,11 @@ class Workspace:
         return self.root / "clusterings"
 
     @property
+    def phrases(self) -> Path:
+        """Directory of the embeddings of phrases, kept by network and words."""
+        return self.root / "phrases"
+
+    @property
     def sweeps(self) -> Path:
         """Directory of sweeps over settings, one directory each."""
         return self.root / "sweeps"

@@ -6,6 +6,7 @@ from gsr_core.views.charts import plain
 from gsr_core.views.detail import sample_detail
 from gsr_core.views.frame import frame
 from gsr_core.views.gallery import gallery
+from gsr_core.views.phrases import word_tools
 from gsr_core.views.samples import choose_samples, download
 from gsr_core.views.slice_tools import manage_slices
 from gsr_core.views.slices import ask_what_if, save_and_flag
@@ -35,6 +36,7 @@ with st.container(horizontal=True, key="with these"):
     )
     if "weight" in table.columns:
         ask_what_if(bundle, table["row"].to_numpy()[places])
+    word_tools(bundle, table["row"].to_numpy()[places], table["row"].to_numpy())
 cards()
 with st.container(horizontal=True, key="take home"):
     download(bundle, run, table, places)

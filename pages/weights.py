@@ -22,6 +22,7 @@ from gsr_core.views.weights import (
     extremes,
     group_weights,
     inferred_table,
+    loss_terms,
     note_on_groups,
     over_seeds,
     summary_table,
@@ -83,5 +84,6 @@ if many and (history["metric"] == "left_out").any():
 # Groups that the method saw, if not the bundle's, have colours of their own.
 own = run.groups_seen(bundle) == bundle.group_names
 driving_groups(history, kept_step, colours if own else None)
+loss_terms(history, kept_step)
 extremes(bundle, run, step)
 report_button([run])

@@ -32,21 +32,39 @@ def demo(
     seed: Annotated[
         int, typer.Option(min=0, max=2**32 - 1, help="Decides splits, colours and network.")
     ] = 0,
-    name: Annotated[str, typer.Option(help="Name of the bundle.")] = "coloured-digits",
+    name: Annotated[
+        str,
+        typer.Option(
+            help="Name of the bundle; coloured-digits, or captioned-digits with --captions.",
+            show_default=False,
+        ),
+    ] = "",
+    captions: Annotated[
+        bool,
+        typer.Option(
+            "--captions",
+            help="See the digits by a small network of images and texts, so that phrases find "
+            "samples ('gsr search').",
+        ),
+    ] = False,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Prepare the built-in example, Coloured digits, as a bundle."""
+    from gsr_core.captioned import captioned_digits, seed_of
     from gsr_core.data.bundle import open_bundle
     from gsr_core.errors import BundleNotFoundError
-    from gsr_core.examples import SOURCE, coloured_digits
+    from gsr_core.examples import CONFLICTING, coloured_digits, settings_of
 
     place = terminal.open_workspace(workspace)
+    make = captioned_digits if captions else coloured_digits
+    name = name or ("captioned-digits" if captions else "coloured-digits")
     try:
         bundle = None if overwrite else open_bundle(place, name)
     except BundleNotFoundError:
         bundle = None
-    if bundle is not None and bundle.manifest.source != SOURCE.format(seed=seed):
+    there = bundle and ((seed_of(bundle), CONFLICTING) if captions else settings_of(bundle))
+    if bundle is not None and there != (seed, CONFLICTING):
         terminal.fail(
             f"bundle '{name}' exists already and is not the example of seed {seed}, but from "
             f"{bundle.manifest.source}; choose another name with --name or replace it with "
@@ -56,9 +74,7 @@ def demo(
         # Fails now rather than after the training, if the workspace cannot be written.
         place.bundles.mkdir(parents=True, exist_ok=True)
         with terminal.progress("Preparing the example") as report:
-            bundle = coloured_digits(
-                place, seed=seed, name=name, overwrite=overwrite, progress=report
-            )
+            bundle = make(place, seed=seed, name=name, overwrite=overwrite, progress=report)
     report_bundle(bundle, as_json)
 
 

@@ -100,6 +100,7 @@ RESERVED_COLUMNS = (
     "flagged",
     "gradient norm",
     "isolated",
+    "similarity to the phrase",
 )
 """Columns of the bundle, of a run's table of samples and of its charts; no attribute may have one
 of these names, or a name that begins with `INFLUENCE`."""

@@ -7,6 +7,7 @@ and a comment can mention several identities) and because a sample may belong to
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
@@ -17,6 +18,7 @@ from pydantic import BaseModel, ConfigDict
 __all__ = [
     "UNKNOWN",
     "Group",
+    "beside_class",
     "class_by_attribute",
     "describe",
     "membership_from_index",
@@ -28,6 +30,9 @@ _Value = TypeVar("_Value", int, str)
 
 UNKNOWN = "unknown"
 """Shown as the group of a sample without any."""
+
+_OF_CLASS = re.compile(r"class = .+? and ")
+"""In the definition of a group of one class and more."""
 
 
 class Group(BaseModel):
@@ -118,6 +123,53 @@ def patterns(membership: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     example = np.zeros(codes.max(initial=-1) + 1, dtype=np.int64)
     example[codes] = np.arange(len(codes))
     return membership[example], codes
+
+
+def beside_class(
+    groups: Sequence[Group], membership: np.ndarray, y: np.ndarray, classes: Sequence[str]
+) -> np.ndarray | None:
+    """Number what each group is made of beside its class: its values of attributes.
+
+    The definition of a group of one class names the class where that is part of what makes the
+    groups, or at least its name begins with it; what is left of either is the rest. A group with
+    rows of several classes is its own rest.
+
+    Args:
+        groups: m groups.
+        membership: (n, m) bool.
+        y: (n,) class indices.
+        classes: K class names.
+
+    Returns:
+        (m,) numbers, equal for groups that differ in nothing but the class; None if some group is
+        of one class and neither definition nor name says what else it is.
+
+    Example:
+        >>> kinds = ["class = cat and red", "class = cat and blue", "class = dog and red"]
+        >>> groups = [Group(name=each, definition=each) for each in kinds]
+        >>> beside_class(groups, np.eye(3, dtype=bool), np.array([0, 0, 1]), ["cat", "dog"])
+        array([0, 1, 0])
+    """
+    rest = []
+    for group, member in zip(groups, membership.T, strict=True):
+        labels = np.unique(y[member])
+        of_one = len(labels) == 1
+        text = _without_class(group, classes[int(labels[0])]) if of_one else group.definition
+        if text is None:
+            return None
+        rest.append(text)
+    return pd.factorize(np.array(rest, dtype=object))[0]
+
+
+def _without_class(group: Group, name: str) -> str | None:
+    """Return what makes a group of one class beside that class, in words; None if nothing does."""
+    # A class may be written otherwise there than it is called.
+    for part in (f"class = {name} and ", *_OF_CLASS.findall(group.definition)):
+        if part in group.definition:
+            return group.definition.replace(part, "")
+    if group.name.startswith(f"{name}, "):
+        return group.name.removeprefix(f"{name}, ")
+    return None
 
 
 def describe(membership: np.ndarray, names: Sequence[str]) -> np.ndarray:

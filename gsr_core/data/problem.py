@@ -12,10 +12,11 @@ from torch import Tensor
 
 from gsr_core.compute import Compute
 from gsr_core.data.bundle import Bundle
-from gsr_core.data.groups import patterns, training_shares
+from gsr_core.data.groups import beside_class, patterns, training_shares
 from gsr_core.data.seen import SeenGroups, seen_groups
 from gsr_core.data.stored import StoredFeatures
 from gsr_core.data.variation import Variation, balance, flip_groups, flip_labels, keep_share
+from gsr_core.data.words import Words
 from gsr_core.errors import SettingError
 
 __all__ = [
@@ -87,6 +88,9 @@ class Problem:
             `features.trainable.Trainable`; None for all others.
         given: (n,) weights of the weighted rows, with sum one, that a head is to be fitted under
             without a method that finds them; None otherwise.
+        beside_class: Numbers what each of the m groups is made of beside its class, as
+            `groups.beside_class` does; None where nobody knows.
+        words: What a method that `reads_words` knows in words; None for all others.
 
     Example:
         >>> problem, _ = gsr.load_problem(gsr.open_bundle(place, "birds"), gsr.pick("cpu"))
@@ -105,6 +109,8 @@ class Problem:
     weighted_split: str = "heldout"
     network: object | None = None
     given: Tensor | None = None
+    beside_class: Callable[[], np.ndarray | None] | None = None
+    words: Words | None = None
 
     @property
     def n_groups(self) -> int:
@@ -177,6 +183,9 @@ def load_problem(
         train=(lambda: rows("train")) if len(positions["train"]) else None,
         compute=compute,
         weighted_split=weighted_split,
+        beside_class=lambda: beside_class(
+            seen.groups, seen.membership, bundle.y, bundle.manifest.classes
+        ),
     )
     return problem, rows("test")
 

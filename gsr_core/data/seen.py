@@ -16,6 +16,7 @@ import pandas as pd
 
 from gsr_core.data.bundle import Bundle
 from gsr_core.data.group_rules import MAX_VALUES, make_groups
+from gsr_core.data.groups import Group
 from gsr_core.data.source import GroupRule
 from gsr_core.data.variation import CLASS, Variation, in_words
 from gsr_core.errors import SettingError
@@ -32,14 +33,19 @@ class SeenGroups:
     """Groups of all rows of a bundle, as a method sees them.
 
     Attributes:
-        names: m names, in the order of the membership's columns.
+        groups: m groups, in the order of the membership's columns.
         membership: (n, m) bool.
         words: What they are made of, as in "class × sex"; "" if they are the bundle's own.
     """
 
-    names: list[str]
+    groups: list[Group]
     membership: np.ndarray
     words: str = ""
+
+    @property
+    def names(self) -> list[str]:
+        """Their names."""
+        return [group.name for group in self.groups]
 
     @property
     def own(self) -> bool:
@@ -92,7 +98,7 @@ def seen_groups(bundle: Bundle, variation: Variation | None = None) -> SeenGroup
         SettingError: If there is no such attribute, or it has too many values.
         SourceError: If there are too many groups.
     """
-    own = SeenGroups(bundle.group_names, bundle.membership)
+    own = SeenGroups(bundle.manifest.groups, bundle.membership)
     if variation is None or variation.seen_groups is None:
         return own
     attributes, manifest = variation.seen_groups, bundle.manifest
@@ -120,7 +126,7 @@ def seen_groups(bundle: Bundle, variation: Variation | None = None) -> SeenGroup
     groups, membership, _ = make_groups(table, bundle.y, manifest.classes, rule)
     if _columns(membership) == _columns(bundle.membership):
         return own
-    return SeenGroups([group.name for group in groups], membership, in_words(attributes))
+    return SeenGroups(groups, membership, in_words(attributes))
 
 
 def _columns(membership: np.ndarray) -> set[bytes]:

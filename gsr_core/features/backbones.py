@@ -28,7 +28,7 @@ from __future__ import annotations
 import copy
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,10 +65,13 @@ from gsr_core.features.kinds import (
 from gsr_core.features.preprocessing import (
     ImagePreprocessing,
     Preprocessing,
+    TextPreprocessing,
     check_overrides,
+    load_tokenizer,
     override,
 )
 from gsr_core.features.simconv import SIMCONV_PREPROCESSING, SimConv1
+from gsr_core.features.text_sides import TextSide
 from gsr_core.features.torchvision_networks import (
     build_torchvision,
     published_preprocessing,
@@ -86,6 +89,7 @@ __all__ = [
     "default_preprocessing",
     "load_backbone",
     "load_network",
+    "load_text_side",
     "save_checkpoint",
 ]
 
@@ -293,6 +297,68 @@ def load_backbone(
         head = None
     facts = parts.facts | {"head": note, "n_parameters": n_parameters}
     return _backbone(module, head, parts.preprocessing, facts, seat)
+
+
+def load_text_side(
+    name: str,
+    checkpoint: Path | None = None,
+    *,
+    weights: str = "",
+    layer: str = "",
+    trust: bool = False,
+    arguments: Mapping[str, Any] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> TextSide:
+    """Load what turns phrases into the space of the features that `load_backbone` gives.
+
+    Args:
+        name: Kind and name, see the module's table.
+        checkpoint: As of `load_backbone`, and so are all others.
+        weights: Name of published weights.
+        layer: Dotted name of the linear layer whose input are the features.
+        trust: Run code that comes with the files.
+        arguments: Of one's own factory, or of timm's.
+        overrides: Of the preprocessing.
+
+    Raises:
+        SettingError: If the network takes no texts, or compares pairs of them.
+        CheckpointError: If a file cannot be read or does not fit.
+        TrustError: If something would run code of its own, and `trust` is false.
+        MissingExtraError: If a library is not installed.
+    """
+    with torch.random.fork_rng(devices=[]):
+        parts = _load(
+            name, checkpoint, weights, None, layer, trust, arguments or {}, overrides or {}
+        )
+        prepares = parts.preprocessing
+        if parts.built.texts is not None:
+            side = parts.built.texts()
+        elif isinstance(prepares, TextPreprocessing) and prepares.pairs == "joint":
+            side = _text_side(parts, prepares)
+        else:
+            raise SettingError(
+                f"{name} has no text side here: "
+                + (
+                    "it compares pairs of texts"
+                    if isinstance(prepares, TextPreprocessing)
+                    else f"what was loaded takes {prepares.modality}s alone"
+                )
+                + "; phrases need a network of images and texts (open_clip:NAME, or hf:NAME of a "
+                "CLIP or SigLIP) or of single texts (sentence:NAME)"
+            )
+    return replace(side, facts=parts.facts)
+
+
+def _text_side(parts: _Parts, prepares: TextPreprocessing) -> TextSide:
+    """Return a network of texts without its head as its own text side."""
+    trunk = parts.module if parts.seat is None else cut(parts.module, parts.seat)
+    tokenizer = load_tokenizer(prepares.tokenizer, prepares.trust)
+    return TextSide(
+        encode=trunk.float().eval().requires_grad_(False),
+        tokenise=lambda texts: prepares.collate([prepares.prepare(each) for each in texts]),
+        count=lambda text: len(tokenizer(prepares.prompt + text, verbose=False)["input_ids"]),
+        most=prepares.max_length,
+    )
 
 
 def default_preprocessing(architecture: str, weights: str = "") -> ImagePreprocessing:

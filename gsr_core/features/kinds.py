@@ -25,6 +25,7 @@ from gsr_core.features.preprocessing import (
     Preprocessing,
     TextPreprocessing,
 )
+from gsr_core.features.text_sides import TextSide
 
 if TYPE_CHECKING:
     from gsr_core.features.merging import Merge, Written
@@ -112,6 +113,7 @@ class Built:
         frozen: Why it cannot be trained, or "".
         loaded: The checkpoint is in it already.
         new_head: Of what it holds, the head is not trained.
+        texts: Opens the encoder of texts that belongs to an encoder of images; None if it has none.
     """
 
     module: nn.Module
@@ -124,6 +126,7 @@ class Built:
     frozen: str = ""
     loaded: bool = False
     new_head: bool = False
+    texts: Callable[[], TextSide] | None = None
 
 
 class Classifier(nn.Module):

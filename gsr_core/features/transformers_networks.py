@@ -35,6 +35,7 @@ from gsr_core.features.preprocessing import (
     TextPreprocessing,
     load_tokenizer,
 )
+from gsr_core.features.text_sides import Projections, TextSide
 
 __all__ = ["Pooled", "load_transformers", "write_transformers"]
 
@@ -161,6 +162,43 @@ def load_transformers(request: Request) -> Built:
         files=weight_files(name) if request.checkpoint is None else [],
         facts=facts,
         new_head=classifier and not saved,
+        texts=(lambda: _text_side(model, config, name, request.trust))
+        if modality == "image" and pooling == "projection"
+        else None,
+    )
+
+
+def _text_side(model: Any, config: Any, name: str, trust: bool) -> TextSide:
+    """Return the text side of a CLIP or SigLIP model.
+
+    Raises:
+        SettingError: If its directory has no tokenizer.
+    """
+    tokenizer = load_tokenizer(name, trust)
+    most = min(int(tokenizer.model_max_length), config.text_config.max_position_embeddings)
+    # SigLIP was trained on padded texts alone, and pools the last place.
+    padding = "max_length" if config.model_type.startswith("siglip") else True
+    model = model.float().eval().requires_grad_(False)
+    both = [getattr(model, each, None) for each in ("visual_projection", "text_projection")]
+    linear = all(isinstance(each, nn.Linear) and each.bias is None for each in both)
+    return TextSide(
+        encode=Pooled(model, "projection"),
+        tokenise=lambda texts: dict(
+            tokenizer(texts, padding=padding, truncation=True, max_length=most, return_tensors="pt")
+        ),
+        count=lambda text: len(tokenizer(text, verbose=False)["input_ids"]),
+        most=most,
+        projections=(
+            lambda: Projections(
+                image=Pooled(model.vision_model, "pooler"),
+                image_matrix=model.visual_projection.weight.T.detach().clone(),
+                text=Pooled(model.text_model, "pooler"),
+                text_matrix=model.text_projection.weight.T.detach().clone(),
+                temperature=float(1 / model.logit_scale.exp()),
+            )
+        )
+        if linear
+        else None,
     )
 
 

@@ -15,11 +15,22 @@ __all__ = [
     "group_weight_over_steps",
     "left_out_over_steps",
     "live_worst_group",
+    "loss_terms_over_steps",
+    "skipped_terms_over_steps",
     "weight_share_over_steps",
 ]
 
 MANY_GROUPS = 8
 """Above this, reference lines are drawn as marks at the edge and hover names one line."""
+
+_TERMS = {
+    "clip_term": "images and captions",
+    "class_term": "between classes",
+    "group_term": "between groups",
+    "text_class_term": "words, between classes",
+    "text_group_term": "words, between groups",
+}
+"""What the terms of a loss are called, by their metric."""
 
 _LEGEND = {"x": 1.02, "y": 1, "yanchor": "top", "title": {"text": "group"}}
 
@@ -215,6 +226,49 @@ def left_out_over_steps(
     return _group_lines(
         _of(history, "left_out"), selected, colours, "share of the group left out", ".1%", axis
     )
+
+
+def loss_terms_over_steps(history: pd.DataFrame, *, selected: int | None = None) -> go.Figure:
+    """Draw the terms of the loss by which a method trained its features.
+
+    Answers: was each contrast learned, or does one term rise where the other falls?
+
+    Args:
+        history: Columns step, split, group, metric, value; `class_term`, `group_term` and others
+            of that kind (nats).
+        selected: The kept step, or None.
+    """
+    return _term_lines(history, "", selected, "term of the loss, nats", ".3f", {})
+
+
+def skipped_terms_over_steps(history: pd.DataFrame, *, selected: int | None = None) -> go.Figure:
+    """Draw the share of samples, or words, that a term skipped for want of others to contrast.
+
+    Answers: do the terms speak for all samples?
+
+    Args:
+        history: Columns step, split, group, metric, value; each term's metric with `_skipped`
+            behind it (fractions).
+        selected: The kept step, or None.
+    """
+    axis = {"range": [-0.03, 1.03], "tickformat": ".0%"}
+    return _term_lines(history, "_skipped", selected, "share skipped", ".1%", axis)
+
+
+def _term_lines(
+    history: pd.DataFrame,
+    ending: str,
+    selected: int | None,
+    title: str,
+    hover: str,
+    axis: Mapping[str, object],
+) -> go.Figure:
+    """Draw one line a term."""
+    named = {f"{metric}{ending}": name for metric, name in _TERMS.items()}
+    rows = history[history["metric"].isin(list(named))]
+    rows = rows.assign(group=rows["metric"].map(named))
+    figure = _group_lines(rows, selected, None, title, hover, axis)
+    return figure.update_layout(legend_title_text="term")
 
 
 def _of(history: pd.DataFrame, metric: str, split: str | None = None) -> pd.DataFrame:

@@ -100,6 +100,7 @@ class Step:
             Of these, `inference.base.cells_that_count` says which may choose the step.
         checkpoint: Tensors from which `Method.iterate` goes on as if it had not stopped.
         note: What the user should know about this head, or "".
+        terms: Further numbers of the step for its history, by the name of their metric.
         candidate: Whether this head may be the one that is kept.
         network: Where a whole network was trained, its state dict, on the CPU, else None.
         view: Likewise, gives the features of rows of the bundle, by their positions, as that
@@ -121,6 +122,7 @@ class Step:
     inferred_val: Tensor | None = None
     checkpoint: Mapping[str, Tensor] = field(default_factory=dict)
     note: str = ""
+    terms: Mapping[str, float] = field(default_factory=dict)
     candidate: bool = True
     network: Mapping[str, Tensor] | None = None
     view: Callable[[np.ndarray], FeatureBlocks] | None = None
@@ -173,6 +175,8 @@ class Method(ABC):
     """What its per-sample values are; if there are none, all rows count alike."""
     values_on: ClassVar[Literal["weighted", "target"]] = "weighted"
     """Which rows have these values: those of `Problem.weighted` or of `Problem.target`."""
+    reads_words: ClassVar[bool] = False
+    """Whether it needs `Problem.words`, which only bundles whose network takes phrases have."""
     search: ClassVar[SearchSpace] = {}
     """Where a sweep looks."""
     before: ClassVar[Mapping[str, str | float | bool]] = {}

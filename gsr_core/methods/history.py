@@ -222,6 +222,7 @@ def step_records(index: int, step: Step, seconds: float) -> list[Record]:
         (index, "", "", "step_size", step.step_size),
         (index, "", "", "clipped", float(step.clipped)),
         (index, "", "", "seconds", seconds),
+        *((index, "", "", name, value) for name, value in step.terms.items()),
     ]
 
 

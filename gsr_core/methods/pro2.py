@@ -60,7 +60,7 @@ from gsr_core.methods.base import (
 from gsr_core.methods.inner import InnerProblem
 from gsr_core.methods.rwg import group_shares
 
-__all__ = ["Pro2", "SourceHeads"]
+__all__ = ["Pro2", "SourceHeads", "span"]
 
 _NOTHING = 1e-5
 """Singular value below which features do not vary in a direction, relative to the largest."""
@@ -191,7 +191,7 @@ class SourceHeads:
         features = self.standardised(rows.features)
         # Off their span the features are rounding, which the weak penalty would blow up from one
         # head to the next.
-        self._span = _span(features)
+        self._span = span(features)
         self._left = features @ self._span
         self._directions = features.new_zeros(self._span.shape[1], 0)
         self._ends: list[int] = []
@@ -244,7 +244,10 @@ class SourceHeads:
         return True
 
 
-def _span(features: Tensor) -> Tensor:
-    """Return (d, r) orthonormal columns: the directions in which features (n, d) vary."""
+def span(features: Tensor) -> Tensor:
+    """Return (d, r) orthonormal columns: the directions in which features (n, d) vary.
+
+    The last ones are those in which they vary most.
+    """
     eigenvalues, vectors = torch.linalg.eigh(features.T @ features)
     return vectors[:, eigenvalues > _NOTHING**2 * eigenvalues[-1]]

@@ -56,10 +56,12 @@ from gsr_core.methods.optweights import OptWeights
 from gsr_core.methods.pde import PDE
 from gsr_core.methods.pgd import PGD
 from gsr_core.methods.pro2 import Pro2
+from gsr_core.methods.projection import Projection
 from gsr_core.methods.rad import RAD
 from gsr_core.methods.rwg import RWG
 from gsr_core.methods.self_disagreement import SelfDisagreement
 from gsr_core.methods.subg import SUBG
+from gsr_core.methods.text_projection import TextProjection
 from gsr_core.settings import check_known, suggestion, what_is_wrong
 
 __all__ = ["METHODS", "make_method"]
@@ -81,6 +83,7 @@ METHODS: dict[str, type[Method]] = {
         GroupDRO,
         OptWeights,
         PDE,
+        Projection,
         AFR,
         JTT,
         RAD,
@@ -100,6 +103,7 @@ METHODS: dict[str, type[Method]] = {
         LRWEasy,
         LRWHard,
         LRWOpt,
+        TextProjection,
         Spare,
         EIIL,
         XRM,

@@ -183,6 +183,11 @@ def _compute(
         seen = seen_groups(bundle, variation)
         if variation.edits:
             method, problem = edited_refit(method), _with_weights(run, problem, variation)
+        if method.reads_words:
+            # Here, not on top: other runs need not load what opens networks.
+            from gsr_core.runs.words import words_of
+
+            problem = replace(problem, words=words_of(bundle, seen))
         run.log(f"computing on {compute} in process {os.getpid()}")
         resume = _resume(run, stored, compute, method, problem)
         finish = None

@@ -572,6 +572,11 @@ def create_run(
         from gsr_core.ingest.reopen import check_trainable
 
         check_trainable(opened, str(chosen.settings()["start"]))
+    if chosen.reads_words:
+        # Likewise.
+        from gsr_core.ingest.text_side import check_phrases
+
+        check_phrases(opened)
     varied = make_variation(variation)
     check_variation(chosen, varied)
     if (base_weights is None) != (not varied.edits):

@@ -25,6 +25,7 @@ from gsr_core.views import navigation as nav
 from gsr_core.views.charts import percent, plain, sentence, show_error, show_rows
 from gsr_core.views.face import strip
 from gsr_core.views.map_chart import select_rows
+from gsr_core.views.phrases import in_words
 from gsr_core.views.slices import change_and_redraw, downloads, open_in_samples, save_and_flag
 
 __all__ = ["cluster_panel"]
@@ -206,6 +207,9 @@ def _actions(
         ):
             change_and_redraw(lambda: flag_outliers(clustering, bundle))
         _as_groups(clustering)
+        shown = samples["row"].to_numpy()
+        of = clustering.clusters_of(shown)
+        in_words(bundle, {name: shown[of == key] for key, name in clustering.names.items()}, shown)
         downloads(
             lambda: describe_clusters(clustering, bundle),
             label="All clusters as",

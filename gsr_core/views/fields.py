@@ -36,6 +36,10 @@ def field(owner: str, key: str, schema: dict[str, Any], default: Any, *, form: s
         return st.toggle(
             label, value=default, help=help_text, key=identity, persist_state="session"
         )
+    if schema["type"] == "string":
+        return st.text_input(
+            label, value=default, help=help_text, key=identity, persist_state="session"
+        )
     if schema["type"] == "integer":
         return st.number_input(
             label,

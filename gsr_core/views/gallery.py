@@ -12,6 +12,7 @@ from gsr_core.data.bundle import Bundle
 from gsr_core.views import navigation as nav
 from gsr_core.views.charts import badge, percent, plain
 from gsr_core.views.face import face
+from gsr_core.views.phrases import SIMILARITY
 from gsr_core.views.slices import flags_of
 
 __all__ = ["gallery"]
@@ -75,6 +76,8 @@ def _card(bundle: Bundle, sample: dict, flag: str, *, key: str) -> None:
     # A field without a value in this run, such as the difference from one that lacks the sample.
     if np.isfinite(difference := sample.get("difference", np.nan)):
         st.caption(f"{difference:+.3g}× against B")
+    if SIMILARITY in sample:
+        st.caption(f"similarity {sample[SIMILARITY]:.3f}")
     sure = f"{percent(sample['confidence'])} sure"
     if sample["correct"]:
         badge(f"right, {sure}", colour="green")

@@ -69,7 +69,7 @@ def documents() -> dict[str, Path]:
     files = {} if folder is None else {file.stem: file for file in sorted(folder.glob("*.md"))}
     order = [
         name
-        for name in (*_MORE, "bundles", "slices", "labels", "sweeps", "studies")
+        for name in (*_MORE, "bundles", "slices", "phrases", "labels", "sweeps", "studies")
         if name in files
     ]
     return {name: files[name] for name in [*order, *(each for each in files if each not in order)]}

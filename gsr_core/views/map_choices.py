@@ -21,6 +21,7 @@ from gsr_core.views import navigation as nav
 from gsr_core.views.charts import plain
 from gsr_core.views.clusters import choose_clustering
 from gsr_core.views.frame import Frame
+from gsr_core.views.phrases import SIMILARITY, with_similarity
 from gsr_core.views.session import load_samples
 from gsr_core.views.slices import flags_of
 
@@ -94,13 +95,15 @@ def choose_maps(page: Frame) -> MapView:
     with st.container(horizontal=True, vertical_alignment="bottom", key="map choices"):
         split = nav.select("split", "Split", present, default=run.values_split, width=120)
         clustering = choose_clustering(bundle, run)
-        samples = with_more(load_samples(run, split), bundle, clustering)
+        samples = with_similarity(bundle, with_more(load_samples(run, split), bundle, clustering))
         kinds = colourings(bundle, samples)
         left_out = [name for name in manifest.attributes if name not in kinds]
         colour = nav.select(
             "colour",
             "Colour",
             list(kinds),
+            # Who types a phrase wants to see where it is.
+            default=SIMILARITY if SIMILARITY in kinds else None,
             width=190,
             help=f"Without {plain(', '.join(left_out))}: more than {_MOST_VALUES} values."
             if left_out
@@ -182,6 +185,8 @@ def with_more(samples: pd.DataFrame, bundle: Bundle, clustering: Clustering | No
 def colourings(bundle: Bundle, samples: pd.DataFrame) -> dict[str, Kind]:
     """Return the columns that can colour points, and the kind of each."""
     kinds: dict[str, Kind] = {"group": "category"}
+    if SIMILARITY in samples.columns:
+        kinds[SIMILARITY] = "value"
     if "cluster" in samples.columns:
         kinds["cluster"] = "category"
     if "weight" in samples.columns:

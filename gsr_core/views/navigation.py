@@ -54,6 +54,8 @@ DEFAULTS = {
     "y": "",
     "prediction": "",
     "search": "",
+    "phrase": "",
+    "near": "",
     "attribute": "",
     "value": "",
     "measure": "",
@@ -94,7 +96,7 @@ DEFAULTS = {
 }
 """Every choice and its value while nothing is chosen; values are text."""
 
-FOUND_BY = ("search", "attribute", "value", "measure", "low", "high")
+FOUND_BY = ("search", "near", "attribute", "value", "measure", "low", "high")
 """Choices that narrow Samples by hand; a link that names samples of its own clears them."""
 
 _STATE = "choices"
@@ -223,20 +225,23 @@ def select(
     return current
 
 
-def write(name: str, label: str, **arguments: Any) -> str:
+def write(name: str, label: str, *, clears: Sequence[str] = (), **arguments: Any) -> str:
     """Draw a text field for one choice and return the choice.
 
     Args:
         name: The choice.
         label: The field's label.
+        clears: Choices that lose their meaning when this one changes.
         **arguments: Passed to `st.text_input`.
     """
     key = _key(name)
     st.session_state[key] = get(name)
 
     def changed() -> None:
-        if key == _key(name):
-            put(**{name: str(st.session_state[key]).strip()})
+        if key != _key(name):
+            return
+        value = str(st.session_state[key]).strip()
+        put(**dict.fromkeys(clears if value != get(name) else ()), **{name: value})
 
     st.text_input(label, key=key, on_change=changed, **arguments)
     return get(name)

@@ -18,12 +18,14 @@ from gsr_core.runs.summary import run_label
 from gsr_core.views import navigation as nav
 from gsr_core.views.charts import plain, show_error
 from gsr_core.views.frame import Frame
+from gsr_core.views.phrases import SIMILARITY, passing_phrase, with_similarity
 from gsr_core.views.session import load_samples, load_search, load_values, workspace
 from gsr_core.views.slices import choose_slice, downloads
 
 __all__ = ["choose_samples", "download", "passing"]
 
 _SORTS = {
+    "nearest to the phrase": (SIMILARITY, False),
     "heaviest": ("rank", True),
     "lightest": ("rank", False),
     "helps the goal most": ("goal", True),
@@ -60,7 +62,7 @@ def choose_samples(page: Frame) -> tuple[pd.DataFrame, np.ndarray, str, str]:
     present = [split for split in SPLITS if split in manifest.split_sizes]
     with st.container(horizontal=True, vertical_alignment="bottom", key="filters"):
         split = nav.select("split", "Split", present, default=run.values_split, width=120)
-        table = load_samples(run, split)
+        table = with_similarity(bundle, load_samples(run, split))
         others = _others(page, split) if "weight" in table.columns else {}
         if (other := others.get(nav.get("other"))) is not None:
             table = table.assign(difference=_difference(table, load_samples(other, split)))
@@ -93,7 +95,9 @@ def choose_samples(page: Frame) -> tuple[pd.DataFrame, np.ndarray, str, str]:
                 key="reset filters",
                 on_click=lambda: nav.put(**dict.fromkeys(_FILTERS)),
             )
+    near = passing_phrase(bundle, table, split) if SIMILARITY in table.columns else None
     chosen = _all_of(
+        near,
         None if slice_ is None else slice_.rows,
         changed,
         load_search(bundle, words) if words else None,
@@ -120,9 +124,13 @@ def choose_samples(page: Frame) -> tuple[pd.DataFrame, np.ndarray, str, str]:
     filters += [f"prediction {prediction}"] * bool(prediction)
     filters += [] if slice_ is None else [f"only {slice_.label}"]
     filters += [f"with “{words}”"] * bool(words)
+    if near is not None:
+        filters.append(f"similarity to “{nav.get('phrase')}” from {nav.get('near')}")
     filters += [f"{attribute[0]} {attribute[1]}"] if attribute else []
     filters += [_range_in_words(*measure)] if measure else []
     filters += [f"{nav.get('changed')} against another run"] * (changed is not None)
+    if _SORTS[order][0] == SIMILARITY:
+        order = f"nearness to “{nav.get('phrase')}”"
     return table, places, ", ".join(filters), order
 
 

@@ -6,7 +6,7 @@ key here is a name, a digest or a file's time stamp instead.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +38,9 @@ from gsr_core.maps.config import MapConfig, map_config
 from gsr_core.maps.graphs import graph_path, read_graph
 from gsr_core.maps.heads import map_head
 from gsr_core.maps.rows import map_rows
+from gsr_core.phrases.embed import embed_phrases
+from gsr_core.phrases.search import similarities
+from gsr_core.phrases.vocabulary import name_sets, phrases_of
 from gsr_core.runs.cautions import cautions
 from gsr_core.runs.quality import fairness_of, quality_table, reliability_table
 from gsr_core.runs.reliance import reliance_table
@@ -59,6 +62,7 @@ __all__ = [
     "load_fairness",
     "load_history",
     "load_look",
+    "load_names",
     "load_neighbours",
     "load_operating",
     "load_outcome",
@@ -74,6 +78,7 @@ __all__ = [
     "load_samples",
     "load_scan",
     "load_search",
+    "load_similarity",
     "load_thresholds",
     "load_values",
     "load_weight_paths",
@@ -449,6 +454,58 @@ def load_search(bundle: Bundle, words: str) -> np.ndarray:
 @st.cache_resource(max_entries=32, show_spinner="Searching")
 def _search(path: str, digest: str, words: str, _bundle: Bundle) -> np.ndarray:
     return _bundle.search(words)
+
+
+def load_similarity(bundle: Bundle, phrase: str) -> np.ndarray:
+    """Return the (n,) similarity of every sample to a phrase. Not to be changed.
+
+    Raises:
+        GsrError: If the phrase is not allowed, or the network behind the bundle cannot be asked.
+    """
+    return _similarity(str(workspace().root), bundle.manifest.digest, phrase, bundle)
+
+
+@st.cache_resource(max_entries=32, show_spinner="Comparing samples and phrase")
+def _similarity(root: str, digest: str, phrase: str, _bundle: Bundle) -> np.ndarray:
+    return similarities(_bundle, embed_phrases(Workspace(Path(root)), _bundle, [phrase]))[:, 0]
+
+
+def load_names(
+    bundle: Bundle, sets: Mapping[str, np.ndarray], among: np.ndarray, typed: str
+) -> pd.DataFrame:
+    """Return `phrases.vocabulary.name_sets`. Not to be changed.
+
+    Args:
+        bundle: The data.
+        sets: Positions of the samples of each set, by its name.
+        among: Positions of all samples that are looked at.
+        typed: The vocabulary, a phrase a line.
+
+    Raises:
+        GsrError: If a phrase is not allowed, or the network behind the bundle cannot be asked.
+    """
+    root, digest = str(workspace().root), bundle.manifest.digest
+    named = tuple((name, rows.tobytes()) for name, rows in sets.items())
+    return _names(root, digest, named, among.tobytes(), typed, bundle)
+
+
+@st.cache_resource(max_entries=32, show_spinner="Looking for words")
+def _names(
+    root: str,
+    digest: str,
+    named: tuple[tuple[str, bytes], ...],
+    among: bytes,
+    typed: str,
+    _bundle: Bundle,
+) -> pd.DataFrame:
+    return name_sets(
+        Workspace(Path(root)),
+        _bundle,
+        {name: np.frombuffer(rows, np.int64) for name, rows in named},
+        among=np.frombuffer(among, np.int64),
+        vocabulary=phrases_of(typed, "the vocabulary"),
+        most=5 if len(named) == 1 else 3,
+    )
 
 
 def load_places(config: MapConfig) -> pd.DataFrame | None:

@@ -169,7 +169,11 @@ def save_and_flag(
             first = n
             if order:
                 first = st.number_input(
-                    "How many of them", 1, n, n, help=f"The first ones by the order: {order}."
+                    "How many of them",
+                    1,
+                    n,
+                    n,
+                    help=f"The first ones by the order: {plain(order)}.",
                 )
                 about += f", the first {first:,} by {order}" * (first < n)
             if st.form_submit_button("Save", type="primary"):

@@ -10,7 +10,11 @@ from gsr_core.comparing.entries import entries, same_but_for_seed
 from gsr_core.comparing.scores import mean_history
 from gsr_core.data.bundle import Bundle
 from gsr_core.data.groups import UNKNOWN
-from gsr_core.figures.training import group_weight_over_steps
+from gsr_core.figures.training import (
+    group_weight_over_steps,
+    loss_terms_over_steps,
+    skipped_terms_over_steps,
+)
 from gsr_core.runs.store import Run
 from gsr_core.runs.summary import weights_by_group
 from gsr_core.views import navigation as nav
@@ -26,6 +30,7 @@ __all__ = [
     "extremes",
     "group_weights",
     "inferred_table",
+    "loss_terms",
     "note_on_groups",
     "over_seeds",
     "summary_table",
@@ -181,6 +186,29 @@ def driving_groups(
             st.caption("How much each group's loss counts in what is minimised.")
             figure = group_weight_over_steps(history, selected=selected, colours=colours)
             show(figure, key="gamma", alt="Aggregation weight of each group over the steps.")
+
+
+def loss_terms(history: pd.DataFrame, selected: int | None) -> None:
+    """Draw the terms by which a method trained its features, if it did.
+
+    Args:
+        history: Of a run.
+        selected: The kept step, if there is one.
+    """
+    if not (history["metric"] == "class_term").any():
+        return
+    st.subheader("Terms of the loss", anchor=False)
+    st.caption(
+        "Each is low where what belongs together, as samples of a class do, is close together and "
+        "away from the rest. Skipped is what had nothing in its batch to be contrasted with."
+    )
+    left, right = st.columns(2, gap="large")
+    with left:
+        figure = loss_terms_over_steps(history, selected=selected)
+        show(figure, key="terms", alt="Terms of the loss over the steps.")
+    with right:
+        figure = skipped_terms_over_steps(history, selected=selected)
+        show(figure, key="skipped", alt="Share that each term skipped over the steps.")
 
 
 def extremes(bundle: Bundle, run: Run, step: int) -> None:

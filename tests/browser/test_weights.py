@@ -5,6 +5,8 @@ import re
 import pytest
 from playwright.sync_api import expect
 
+from gsr_core.runs.execute import run as compute_run
+
 GROWN = """
 () => [...document.querySelectorAll('.js-plotly-plot')].flatMap(({_fullLayout: layout}) =>
   ['l', 'r', 't', 'b'].filter(side => layout._size[side] > layout.margin[side] + 1)
@@ -45,3 +47,23 @@ def test_every_chart_is_drawn_the_table_adds_up_and_the_slider_moves_both(screen
     screen.arrive("Samples")
     expect(screen.box("Order")).to_have_value("lightest")
     screen.wait_query(sort="lightest")
+
+
+def test_the_terms_of_a_loss_are_drawn_and_words_to_train_with_are_typed(screen, dashboard):
+    settings = {"steps": 3, "batch_size": 32, "device": "cpu"}
+    made = compute_run(dashboard.workspace, "coloured-digits", "projection", **settings)
+    screen.open("Weights", run=made.run_id)
+    for key in ("terms", "skipped"):
+        expect(screen.chart(key).locator(".trace")).to_have_count(2)
+        expect(screen.chart(key)).to_contain_text("between groups")
+    assert screen.page.evaluate(GROWN) == []
+
+    # A list draws only what is in sight of many methods, and of what was typed.
+    screen.open("Run", bundle="coloured-digits")
+    screen.unfold(screen.box("Method"))
+    screen.box("Method").fill("Text projection")
+    screen.choose("Method", "Text projection: contrasts of images and words")
+    screen.click(screen.page.get_by_text("More settings"))
+    screen.enter("class words", "low; high")
+    typed = screen.page.get_by_test_id("stCode").first
+    expect(typed).to_contain_text("--set 'class_words=low; high'")

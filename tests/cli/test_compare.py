@@ -256,9 +256,8 @@ def test_every_method_is_described_by_what_can_be_set(gsr):
         for one in each["parameters"]:
             assert one["help"].endswith("."), (each["name"], one["name"])
             ends = [one[key] for key in ("minimum", "above", "maximum", "below")]
-            assert (
-                one["allowed"] or one["type"] == "boolean" or any(end is not None for end in ends)
-            )
+            free = one["type"] in ("boolean", "string")
+            assert free or one["allowed"] or any(end is not None for end in ends)
         searched = {one["name"] for one in each["parameters"] if one["search"] is not None}
         assert searched == set(method.search)
 

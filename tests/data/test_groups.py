@@ -2,13 +2,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from gsr_core.data.group_rules import make_groups
 from gsr_core.data.groups import (
+    Group,
+    beside_class,
     class_by_attribute,
     describe,
     membership_from_index,
     patterns,
     training_shares,
 )
+from gsr_core.data.source import GroupRule
 
 
 def test_index_becomes_one_group_a_row_and_unknown_becomes_none():
@@ -69,3 +73,46 @@ def test_training_shares_sum_to_one_and_pass_over_unknown_rows():
 
 def test_training_shares_of_unknown_rows_only_are_none():
     assert training_shares(np.zeros((4, 2), dtype=bool)) is None
+
+
+def drawn_table(n=200):
+    rng = np.random.default_rng(0)
+    place, size = rng.integers(3, size=n), rng.integers(2, size=n)
+    return pd.DataFrame({"place": place, "size": size}), rng.integers(2, size=n)
+
+
+@pytest.mark.parametrize("classes", [["cat", "dog"], ["salt and pepper", "salt"]])
+def test_what_groups_are_beside_their_class_is_the_same_for_all_classes(classes):
+    table, y = drawn_table()
+    groups, membership, _ = make_groups(table, y, classes, GroupRule(columns=("place", "size")))
+    found = beside_class(groups, membership, y, classes)
+    assert found is not None
+    # Of each row, the number stands for its values, and for nothing else.
+    of_row = found[membership.argmax(axis=1)]
+    expected = 2 * table["place"].to_numpy() + table["size"].to_numpy()
+    assert len(set(zip(of_row, expected, strict=True))) == len(set(expected)) == 6
+
+
+def test_merged_groups_and_classes_under_another_name_have_a_rest_too():
+    table, y = drawn_table()
+    merge = [tuple(f"{name}, place {place}" for place in (0, 2)) for name in ("cat", "dog")]
+    rule = GroupRule(columns=("place",), merge=merge)
+    groups, membership, _ = make_groups(table, y, ["cat", "dog"], rule)
+    found = beside_class(groups, membership, y, ["a cat", "a dog"])
+    assert found is not None
+    assert (found[membership.argmax(axis=1)] == (table["place"] == 1)).all()
+
+
+def test_groups_across_classes_are_their_own_rest_and_names_tell_where_definitions_do_not():
+    table, y = drawn_table()
+    rule = GroupRule(columns=("place",), with_class=False)
+    found = beside_class(*make_groups(table, y, ["cat", "dog"], rule)[:2], y, ["cat", "dog"])
+    assert found is not None
+    assert sorted(found) == [0, 1, 2]
+    names = [f"{animal}, {colour}" for animal in ("cat", "dog") for colour in ("red", "blue")]
+    groups = [Group(name=name, definition="as the file says") for name in names]
+    found = beside_class(groups, np.eye(4, dtype=bool), np.array([0, 0, 1, 1]), ["cat", "dog"])
+    assert found is not None
+    assert found.tolist() == [0, 1, 0, 1]
+    unsaid = [Group(name=f"group {g}", definition="as the file says") for g in range(4)]
+    assert beside_class(unsaid, np.eye(4, dtype=bool), np.array([0, 0, 1, 1]), ["a", "b"]) is None

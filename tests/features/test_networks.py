@@ -13,7 +13,13 @@ from safetensors.numpy import load_file
 from torch import nn
 
 from gsr_core.errors import CheckpointError, SettingError, TrustError
-from gsr_core.features.backbones import load_backbone, load_network, save_checkpoint
+from gsr_core.features.backbones import (
+    load_backbone,
+    load_network,
+    load_text_side,
+    save_checkpoint,
+)
+from tests.clip import hf_clip
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "bird", "on", "water", "land", "no"]
 TEXTS = ["a bird on water", "no bird", "land"]
@@ -338,6 +344,56 @@ def test_open_clip_gives_image_embeddings(tmp_path, monkeypatch):
     torch.testing.assert_close(logits_by_head(tuned, images(32)), expected)
 
 
+@pytest.mark.parametrize("kind", ["clip", "siglip"])
+def test_the_text_side_of_transformers_is_its_own(tmp_path, kind):
+    torch.manual_seed(0)
+    model, tokenizer = hf_clip(tmp_path, kind)
+    side = load_text_side(f"hf:{tmp_path}")
+    phrases = ["a red three", "three"]
+    padding = "max_length" if kind == "siglip" else True
+    with torch.inference_mode():
+        output = model.get_text_features(
+            **tokenizer(
+                phrases, padding=padding, truncation=True, max_length=8, return_tensors="pt"
+            )
+        )
+    expected = output if isinstance(output, torch.Tensor) else output.pooler_output
+    torch.testing.assert_close(side.embed(phrases), expected)
+    # One at a time, and in a batch with a longer one, a phrase means the same.
+    torch.testing.assert_close(side.embed(phrases[1:]), expected[1:], rtol=1e-4, atol=1e-6)
+    with pytest.raises(SettingError, match="has 9 tokens, but the network reads 8"):
+        side.embed(["a " * 8])
+    if kind == "siglip":
+        assert side.projections is None
+        return
+    projections = side.projections()
+    torch.testing.assert_close(
+        side.before_projection(phrases, projections) @ projections.text_matrix, expected
+    )
+    pixels = torch.randn(2, 3, 16, 16)
+    with torch.inference_mode():
+        output = model.get_image_features(pixel_values=pixels)
+        before = projections.image(pixels)
+    expected = output if isinstance(output, torch.Tensor) else output.pooler_output
+    torch.testing.assert_close(before @ projections.image_matrix, expected)
+    save_checkpoint(load_network("simconv1", n_classes=2).module, tmp_path / "net.safetensors")
+    with pytest.raises(SettingError, match="has no text side here: what was loaded takes images"):
+        load_text_side("simconv1", tmp_path / "net.safetensors")
+
+
+def test_a_text_encoder_is_its_own_text_side(tmp_path):
+    bert(tmp_path, "BertModel")
+    side = load_text_side(f"hf:{tmp_path}")
+    backbone = load_backbone(f"hf:{tmp_path}")
+    with torch.inference_mode():
+        expected = backbone.trunk(prepared(backbone, TEXTS))
+    torch.testing.assert_close(side.embed(TEXTS), expected)
+    assert side.facts["sha256"] == backbone.facts["sha256"]
+    assert side.projections is None
+    with pytest.raises(SettingError, match="it compares pairs of texts"):
+        load_text_side(f"hf:{tmp_path}", overrides={"pairs": "siamese"})
+
+
 def test_a_head_goes_behind_an_image_tower_of_open_clip(tmp_path, put_back, photos):
     import open_clip
 
@@ -534,6 +590,10 @@ def test_real_sentence_encoder_gives_the_embeddings_of_its_own_library():
         compared = siamese.trunk(prepared(siamese, [(texts[0], texts[1])]))
     u, v = expected[:2]
     torch.testing.assert_close(compared[0], torch.cat([u, v, (u - v).abs()]), rtol=1e-4, atol=1e-5)
+    side = load_text_side(f"sentence:{directory}")
+    torch.testing.assert_close(side.embed(texts[:2]), expected[:2], rtol=1e-4, atol=1e-5)
+    with pytest.raises(SettingError, match="has 402 tokens, but the network reads 256"):
+        side.embed(texts)
 
 
 def test_a_head_becomes_the_last_module_of_a_sentence_encoder(tmp_path, put_back):

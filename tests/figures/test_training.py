@@ -129,3 +129,28 @@ def test_the_same_history_gives_the_same_bytes(history):
         ).to_json()
 
     assert bytes_of() == bytes_of()
+
+
+def test_each_term_of_a_loss_is_a_line_and_so_is_what_it_skipped(history):
+    values = {"class_term": [3.0, 2.0], "group_term": [4.0, 4.5]}
+    skipped = {"class_term_skipped": [0.0, 0.0], "group_term_skipped": [0.1, 0.2]}
+    rows = [
+        (step, "", "", metric, value)
+        for metric, each in {**values, **skipped}.items()
+        for step, value in enumerate(each, start=1)
+    ]
+    table = pd.concat([history(2, 2), pd.DataFrame(rows, columns=history(1, 1).columns)])
+    for figure, drawn in (
+        (training.loss_terms_over_steps(table, selected=2), values),
+        (training.skipped_terms_over_steps(table, selected=2), skipped),
+    ):
+        lines = {trace.name: list(trace.y) for trace in figure.data}
+        assert lines == dict(
+            zip(("between classes", "between groups"), drawn.values(), strict=True)
+        )
+        assert [note.text for note in figure.layout.annotations] == ["kept step 2"]
+        assert figure.layout.legend.title.text == "term"
+    empty = training.loss_terms_over_steps(history(2, 2))
+    assert [note.text for note in empty.layout.annotations] == [
+        "This run recorded no such numbers."
+    ]

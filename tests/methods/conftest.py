@@ -1,5 +1,7 @@
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ import torch
 
 from gsr_core.compute import Compute
 from gsr_core.data.problem import Problem, Rows
+from gsr_core.data.words import Words
 
 
 def shortcut_rows(rng, n, d, minority, n_classes=2, compute=None) -> Rows:
@@ -27,6 +30,19 @@ def shortcut_rows(rng, n, d, minority, n_classes=2, compute=None) -> Rows:
     )
 
 
+def embedded(phrases: Sequence[str], d: int) -> torch.Tensor:
+    """Embeddings that say what a phrase names: the class along feature 0, the attribute along 1."""
+    found = torch.zeros(len(phrases), d)
+    for place, phrase in enumerate(phrases):
+        # Like a network's, they are not of the names alone.
+        noise = torch.Generator().manual_seed(zlib.crc32(phrase.encode()))
+        found[place] = 0.3 * torch.randn(d, generator=noise)
+        words = phrase.split()
+        found[place, 0] += 2 * ("b" in words) + 4 * ("c" in words) - 1
+        found[place, 1] += ("1" in words) - ("0" in words)
+    return found
+
+
 @pytest.fixture
 def make_problem(compute: Compute) -> Callable[..., tuple[Problem, Rows]]:
     """A problem whose shortcut fails the minority groups, and its test rows."""
@@ -45,6 +61,7 @@ def make_problem(compute: Compute) -> Callable[..., tuple[Problem, Rows]]:
             n_classes=n_classes,
             compute=compute,
             training_shares=shares,
+            words=Words(["a", "b", "c"][:n_classes], ["0", "1"], partial(embedded, d=d), None),
         )
         return problem, rows(n_target, 0.5)
 

@@ -208,6 +208,8 @@ READERS = [
     ("xrm", {"then": "rwg", "selection": "worst_group"}),
     ("class_scaling", {"chosen_on": "target"}),
     ("drops", {"selection": "average"}),
+    ("projection", {"selection": "average"}),
+    ("text_projection", {"selection": "average"}),
 ]
 """Each method, and each setting that changes which group labels it reads."""
 

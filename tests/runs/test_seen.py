@@ -272,3 +272,22 @@ def test_groups_that_cannot_be_seen_are_refused_with_a_sentence(
     with pytest.raises(SettingError, match=said):
         create_run(workspace, "odd", "gsr", device="cpu", variation={"seen_groups": seen})
     assert not workspace.runs.exists()
+
+
+def test_a_term_by_the_attribute_takes_the_groups_that_the_method_sees(herd, workspace, write):
+    """By both places across the animals, or by what nobody said."""
+    settings = {"steps": 2, "grouping": "attribute", "batch_size": 1024}
+
+    def last_term(bundle, **variation):
+        run = compute_run(workspace, bundle, "projection", variation=variation, **settings)
+        history = run.metrics()
+        return history.loc[history["metric"] == "group_term", "value"].iloc[-1], run.state
+
+    herd()
+    write(workspace, "unsaid", groups=[Group(name=f"{g}", definition="-") for g in range(4)])
+    of_place, state = last_term("herd", seen_groups=("place",))
+    assert state.status == "finished"
+    of_both, _ = last_term("herd")
+    assert of_both != of_place
+    failed = compute_run(workspace, "unsaid", "projection", **settings).state
+    assert failed.message.startswith("grouping is 'attribute', but the groups of this data are not")

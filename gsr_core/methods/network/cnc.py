@@ -47,6 +47,7 @@ from gsr_core.methods.base import (
     Values,
     settings,
 )
+from gsr_core.methods.contrast import contrast
 from gsr_core.methods.network.first import FirstNetwork
 from gsr_core.methods.network.loop import Batch, Epoch
 
@@ -220,12 +221,7 @@ def contrastive_loss(features: Tensor, labels: Tensor, bias: Tensor, temperature
     similarity = unit @ unit.T / temperature
     same_class, same_bias = (each[:, None] == each for each in (labels, bias))
     positive, negative = same_class & ~same_bias, ~same_class & same_bias
-    is_anchor = positive.any(dim=1) & negative.any(dim=1)
-    # Rows that are no anchor compare with all, so that their sums are finite; they do not count.
-    compared = positive | negative | ~is_anchor[:, None]
-    total = similarity.masked_fill(~compared, -torch.inf).logsumexp(dim=1)
-    own = (similarity * positive).sum(dim=1) / positive.sum(dim=1).clamp(min=1)
-    return ((total - own) * is_anchor).sum() / is_anchor.sum().clamp(min=1)
+    return contrast(similarity, positive, negative).loss
 
 
 def _sizes(size: int) -> list[int]:

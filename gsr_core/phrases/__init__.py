@@ -1,0 +1,1 @@
+"""Phrases: samples found and grouped by words, and words for samples."""

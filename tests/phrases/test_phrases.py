@@ -1,0 +1,308 @@
+"""Phrases: embeddings, search, groups and words, on a small network trained here."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from gsr_core.captioned import captioned_digits, captions_of, seed_of
+from gsr_core.curation.slices import find_slice
+from gsr_core.data.bundle import open_bundle
+from gsr_core.errors import BundleError, CheckpointError, SettingError
+from gsr_core.features import dual_encoder
+from gsr_core.features.dual_encoder import train_dual_encoder
+from gsr_core.ingest.importing import import_data
+from gsr_core.ingest.plan import make_plan
+from gsr_core.ingest.text_side import check_phrases, text_side_of
+from gsr_core.phrases import embed
+from gsr_core.phrases.embed import embed_phrases
+from gsr_core.phrases.groups import nearest_phrases, phrases_as_bundle
+from gsr_core.phrases.search import search, similarities
+from gsr_core.phrases.vocabulary import name_sets, read_vocabulary
+from gsr_core.readers import digits as digits_reader
+from gsr_core.workspace import Workspace
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """The second example, small: a few steps tell red from green, and no more is asked of it."""
+    place = Workspace(tmp_path_factory.mktemp("phrases"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(digits_reader, "DRAWS", 1)
+        patch.setattr(dual_encoder, "_BATCH", 32)
+        captioned_digits(place, epochs=3)
+        yield place
+
+
+@pytest.fixture
+def digits(place):
+    return open_bundle(place, "captioned-digits")
+
+
+def network(place):
+    """The whole network, opened by open_clip alone."""
+    import open_clip
+
+    name = f"local-dir:{place.root / 'backbones' / 'captioned-digits'}"
+    return open_clip.create_model(name, require_pretrained=True).eval(), open_clip.get_tokenizer(
+        name
+    )
+
+
+def test_similarities_are_those_of_open_clip_itself(place, digits):
+    from gsr_core.ingest.reopen import inputs_of
+
+    phrases = ["a red three", "green", "a photo of a nine"]
+    model, tokenizer = network(place)
+    rows = np.arange(0, len(digits), 211)
+    inputs = inputs_of(digits)
+    pixels = torch.from_numpy(np.stack([inputs.load(row) for row in rows])).permute(0, 3, 1, 2)
+    with torch.inference_mode():
+        images = model.encode_image((pixels / 255 - 0.5) / 0.5, normalize=True)
+        texts = model.encode_text(tokenizer(phrases), normalize=True)
+    found = similarities(digits, embed_phrases(place, digits, phrases), rows)
+    np.testing.assert_allclose(found, images @ texts.T, atol=1e-5)
+
+
+def test_projections_take_features_to_the_shared_space(place, digits):
+    side = text_side_of(digits)
+    projections = side.projections()
+    phrases = ["a red three", "green"]
+    before = side.before_projection(phrases, projections)
+    assert before.shape == (2, len(projections.text_matrix))
+    torch.testing.assert_close(before @ projections.text_matrix, side.embed(phrases))
+    pixels = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    model, _ = network(place)
+    with torch.inference_mode():
+        before, expected = projections.image(pixels), model.encode_image(pixels)
+    torch.testing.assert_close(before @ projections.image_matrix, expected)
+    assert projections.temperature == pytest.approx(1 / model.logit_scale.exp().item())
+
+
+def test_a_colour_is_found_by_its_name(place, digits):
+    found = search(place, digits, " red ", rows=digits.rows_of["test"])
+    assert sorted(found["row"]) == digits.rows_of["test"].tolist()
+    assert found["similarity"].is_monotonic_decreasing
+    assert (found["colour"].head(50) == "red").mean() > 0.95
+    assert (found["colour"].tail(50) == "green").mean() > 0.95
+
+
+def test_an_embedding_is_kept_by_its_words_and_needs_no_network_then(place, digits, monkeypatch):
+    first = embed_phrases(place, digits, ["something  red"])
+    np.testing.assert_allclose(np.linalg.norm(first, axis=1), 1, rtol=1e-6)
+    monkeypatch.setattr(embed, "text_side_of", None)
+    np.testing.assert_array_equal(embed_phrases(place, digits, ["something red"]), first)
+    # What is damaged on disk is computed again.
+    monkeypatch.undo()
+    (file,) = [each for each in place.phrases.iterdir() if np.array_equal(np.load(each), first)]
+    file.write_bytes(b"nothing")
+    np.testing.assert_array_equal(embed_phrases(place, digits, ["something red"]), first)
+
+
+def test_the_nearest_phrase_becomes_an_attribute_and_groups(place, digits):
+    phrases = ["a red digit", "a green digit"]
+    made = phrases_as_bundle(place, digits, "seen", phrases, "by-phrases", margin=0.02)
+    similarity = similarities(digits, embed_phrases(place, digits, phrases))
+    lead = np.abs(similarity[:, 0] - similarity[:, 1])
+    expected = np.where(similarity[:, 0] >= similarity[:, 1], *phrases)
+    assert made.samples["seen"].fillna("").tolist() == np.where(lead < 0.02, "", expected).tolist()
+    known = made.samples[lead >= 0.02]
+    assert (known["seen"] == "a " + known["colour"] + " digit").mean() > 0.95
+    assert made.group_names == [f"{c}, {p}" for c in made.manifest.classes for p in phrases]
+    np.testing.assert_array_equal(made.membership.any(axis=1), lead >= 0.02)
+    assert (made.path / "features.npy").samefile(digits.path / "features.npy")
+    # It is a bundle like any other, phrases included.
+    np.testing.assert_array_equal(
+        embed_phrases(place, made, phrases), embed_phrases(place, digits, phrases)
+    )
+    with pytest.raises(SettingError, match="has a column 'colour' already"):
+        phrases_as_bundle(place, digits, "colour", phrases, "again")
+    with pytest.raises(BundleError, match="has no sample in the target split"):
+        phrases_as_bundle(place, digits, "seen", phrases, "again", margin=0.999 * lead.max())
+    assert not (place.bundles / "again").exists()
+    for several, above in ((["red"], None), (phrases, 0.1)):
+        with pytest.raises(SettingError, match="give one phrase with a least similarity"):
+            phrases_as_bundle(place, digits, "seen", several, "again", above=above)
+
+
+def test_one_phrase_splits_by_a_least_similarity(place, digits):
+    similarity = similarities(digits, embed_phrases(place, digits, ["red"]))[:, 0]
+    above = float(np.median(similarity))
+    made = phrases_as_bundle(place, digits, "hue", ["red"], "split", above=above)
+    np.testing.assert_array_equal(made.samples["hue"] == "red", similarity >= above, strict=False)
+    assert set(made.samples["hue"]) == {"red", "not red"}
+    nobody = phrases_as_bundle(place, digits, "hue", ["red"], "nobody", above=1.5)
+    assert any("no sample has 'red'" in note for note in nobody.manifest.notes)
+    assert f"similarity to 'red' is {above:g} or more" in " ".join(made.manifest.notes)
+
+
+@pytest.mark.parametrize(
+    ("phrases", "margin", "message"),
+    [
+        (["red"], 0, "there is 1 phrase; give two"),
+        (["red", " red"], 0, "'red' is given twice"),
+        (["red", "green"], -1, "margin is -1"),
+    ],
+)
+def test_wrong_phrases_for_groups_are_refused(place, digits, phrases, margin, message):
+    with pytest.raises(SettingError, match=message):
+        nearest_phrases(place, digits, phrases, margin=margin)
+
+
+def test_a_set_is_named_by_what_the_others_lack(place, digits):
+    test = digits.rows_of["test"]
+    colour = digits.samples["colour"].to_numpy()
+    sets = {name: test[colour[test] == name] for name in ("red", "green")}
+    words = ["a green digit", "a digit", "a red digit"]
+    table = name_sets(place, digits, {**sets, "all": test}, among=test, vocabulary=words, most=2)
+    assert table.groupby("set")["phrase"].first().to_dict() == {
+        "red": "a red digit",
+        "green": "a green digit",
+    }
+    cosines = similarities(digits, embed_phrases(place, digits, words), test)[:, 2].astype(float)
+    inside = np.isin(test, sets["red"])
+    score = (cosines[inside].mean() - cosines[~inside].mean()) / cosines.std()
+    found = table[(table["set"] == "red") & (table["phrase"] == "a red digit")]
+    assert found["score"].item() == pytest.approx(score, rel=1e-4)
+    assert found["samples"].item() == inside.sum()
+
+
+def test_a_vocabulary_is_a_text_file(tmp_path):
+    file = tmp_path / "words.txt"
+    file.write_text("# mine\n\n a  dog \na cat\na dog\n")
+    assert read_vocabulary(file) == ["a dog", "a cat"]
+    assert len(read_vocabulary()) > 100
+    file.write_text("# mine\n")
+    with pytest.raises(SettingError, match="has 0 phrases; give 1 to"):
+        read_vocabulary(file)
+    file.write_bytes(b"\xff\xfe")
+    with pytest.raises(SettingError, match="cannot be read as text"):
+        read_vocabulary(file)
+    with pytest.raises(SettingError, match="cannot be read as text"):
+        read_vocabulary(tmp_path / "none")
+
+
+def test_phrases_that_say_nothing_or_too_much_are_refused(place, digits):
+    with pytest.raises(SettingError, match="the phrase is empty"):
+        search(place, digits, "  ")
+    with pytest.raises(SettingError, match="has 22 tokens, but the network reads 16"):
+        search(place, digits, "red " * 20)
+    assert len(embed_phrases(place, digits, ["red " * 14])) == 1
+
+
+def test_weights_that_are_gone_or_others_are_refused(place, digits, tmp_path):
+    folder = place.root / "backbones" / "captioned-digits"
+    weights = folder / "open_clip_model.safetensors"
+    kept = weights.read_bytes()
+    try:
+        weights.unlink()
+        with pytest.raises(CheckpointError, match=r"takes no phrases now: .*could not be loaded"):
+            text_side_of(digits)
+        shutil.rmtree(tmp_path / "other", ignore_errors=True)
+        images = np.zeros((2, 32, 32, 3), np.uint8)
+        other = train_dual_encoder(images, [["red"], ["green"]], tmp_path / "other", epochs=1)
+        shutil.copy(other / weights.name, weights)
+        with pytest.raises(CheckpointError, match="are not those that gave the features"):
+            text_side_of(digits)
+    finally:
+        weights.write_bytes(kept)
+    text_side_of(digits)
+
+
+def test_the_same_seed_trains_the_same_network(tmp_path):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
+    captions = [captions_of(digit, "red") for digit in range(8)]
+    state = torch.random.get_rng_state()
+    files = [
+        train_dual_encoder(images, captions, tmp_path / name, epochs=2, seed=seed)
+        / "open_clip_model.safetensors"
+        for name, seed in (("a", 1), ("b", 1), ("c", 2))
+    ]
+    one, same, other = (file.read_bytes() for file in files)
+    assert one == same != other
+    assert torch.equal(torch.random.get_rng_state(), state)
+    with pytest.raises(SettingError, match="epochs is 0"):
+        train_dual_encoder(images, captions, tmp_path / "d", epochs=0)
+    with pytest.raises(SettingError, match="8 images and 1 lists"):
+        train_dual_encoder(images, captions[:1], tmp_path / "d", epochs=1)
+    assert not (tmp_path / "d").exists()
+
+
+def test_the_example_says_its_seed(digits):
+    assert seed_of(digits) == 0
+    assert digits.manifest.attributes == ["colour", "digit", "source"]
+    assert digits.manifest.backbone["architecture"].startswith("open_clip:local-dir:")
+
+
+def test_networks_without_texts_are_refused(workspace, write):
+    with pytest.raises(SettingError, match="does not say how it was imported"):
+        check_phrases(open_bundle(workspace, "tiny"))
+    np.savez(
+        workspace.root / "arrays.npz",
+        features=np.eye(8),
+        y=4 * [0, 1],
+        group=4 * [0, 1],
+        split=np.repeat(["heldout", "target", "val", "test"], 2),
+    )
+    settings = {"path": str(workspace.root / "arrays.npz")}
+    ready = import_data(workspace, make_plan(name="ready", reader="npz", settings=settings))
+    with pytest.raises(SettingError, match="imported as ready features"):
+        check_phrases(ready)
+    plan = make_plan(name="seen", reader="npz", settings=settings, backbone={"name": "simconv1"})
+    recipe = {"plan": plan.model_dump(mode="json"), "network": {"name": "simconv1"}}
+    seen = write(workspace, "seen", recipe=recipe)
+    with pytest.raises(SettingError, match="the network of bundle 'seen', simconv1, takes no phr"):
+        search(workspace, seen, "red")
+    tuned = make_plan(
+        name="tuned",
+        reader="npz",
+        settings=settings,
+        backbone={"name": "open_clip:ViT-B-32"},
+        training={"preset": "quick"},
+    )
+    recipe = {"plan": tuned.model_dump(mode="json"), "network": {"name": "open_clip:ViT-B-32"}}
+    with pytest.raises(SettingError, match="which left its text side behind"):
+        check_phrases(write(workspace, "tuned", recipe=recipe))
+
+
+def test_the_command_line_finds_and_keeps(place, digits, call):
+    expected = search(place, digits, "green", rows=digits.rows_of["val"])
+    limit = float(expected["similarity"].iloc[80])
+    ended = call(
+        place, "search", digits.name, "green", "--split", "val", "--top", 3,
+        "--above", repr(limit), "--save-slice", "greens", "--json",
+    )  # fmt: skip
+    assert ended.code == 0
+    found = json.loads(ended.out)
+    assert (found["looked_at"], found["passing"], found["slice"]) == (300, 81, "greens")
+    assert [each["row"] for each in found["samples"]] == expected["row"].head(3).tolist()
+    kept = find_slice(place, digits, "greens")
+    assert kept.rows.tolist() == sorted(expected["row"].head(81))
+    assert kept.about.startswith("“green”, val, similarity ")
+    table = call(place, "search", digits.name, "green", "--top", 2, "--save-slice", "two")
+    assert len(table.out.splitlines()) == 4
+    assert len(find_slice(place, digits, "two").rows) == 2
+
+    made = call(
+        place, "zeroshot", digits.name, "red", "green", "--attribute", "hue", "--name", "hued"
+    )
+    assert made.code == 0
+    assert open_bundle(place, "hued").manifest.attributes[-1] == "hue"
+    named = call(place, "words", digits.name, "--slice", "greens", "--most", 2, "--json")
+    names = json.loads(named.out)["names"]
+    assert [(each["set"], each["samples"]) for each in names] == 2 * [("greens", 81)]
+    clusters = call(place, "words", digits.name)
+    assert "digit 0-4" in clusters.out or "0-4, red" in clusters.out
+
+    for arguments, message in (
+        (("search", digits.name, " "), "the phrase is empty"),
+        (("search", digits.name, "red", "--split", "tset"), "has no split 'tset'; its splits are"),
+        (("words", digits.name, "--slice", "green"), "did you mean 'greens'?"),
+    ):
+        ended = call(place, *arguments)
+        assert ended.code == 2
+        assert message in ended.err
+        assert len(ended.err.splitlines()) == 1
