@@ -1,40 +1,57 @@
 """A phrase on its way through the pages: samples, a threshold, a slice, words, groups, the map."""
 
+import io
 import re
+import zlib
 
 import numpy as np
 import torch
+from PIL import Image
 from playwright.sync_api import expect
 
 from gsr_core.clusterings.compute import compute_clustering
 from gsr_core.clusterings.request import request_clustering
 from gsr_core.curation.slices import find_slice
-from gsr_core.ingest.importing import import_data
+from gsr_core.features.text_sides import TextSide
 from gsr_core.ingest.plan import make_plan
+from gsr_core.phrases import embed
 from gsr_core.phrases.groups import nearest_phrases
 from gsr_core.phrases.search import search
 from gsr_core.phrases.vocabulary import name_sets
-from gsr_core.readers import digits
 from gsr_core.runs.execute import run as compute_run
-from tests.clip import hf_clip
+from tests.tiny import write_tiny
+
+NETWORK = {"name": "open_clip:ViT-B-32"}
+PLAN = make_plan(name="worded", reader="coloured-digits", settings={}, backbone=NETWORK)
 
 
-def test_a_phrase_ranks_samples_and_what_it_finds_is_kept(screen, dashboard, tmp_path, monkeypatch):
+def vector(text: str) -> torch.Tensor:
+    """A direction for each phrase, the same wherever it is computed."""
+    return torch.randn(5, generator=torch.manual_seed(zlib.crc32(text.encode())))
+
+
+SIDE = TextSide(
+    encode=lambda texts: torch.stack([vector(text) for text in texts]),
+    tokenise=list,
+    count=lambda text: len(text.split()),
+    most=8,
+)
+
+
+def test_a_phrase_ranks_samples_and_what_it_finds_is_kept(screen, dashboard, monkeypatch):
     place, page = dashboard.workspace, screen.page
-    # Few images and weights drawn at random: what the pages show is compared with the library.
-    monkeypatch.setattr(digits, "DRAWS", 1)
-    torch.manual_seed(0)
-    hf_clip(tmp_path)
-    plan = make_plan(
-        name="worded",
-        reader="coloured-digits",
-        settings={},
-        backbone={"name": f"hf:{tmp_path}"},
-        extraction={"device": "cpu", "workers": 0},
+    # The pages find the embeddings that are computed here, and open no network themselves.
+    monkeypatch.setattr(embed, "text_side_of", lambda _: SIDE)
+    picture = io.BytesIO()
+    Image.new("RGB", (8, 8), "teal").save(picture, "PNG")
+    bundle = write_tiny(
+        place,
+        "worded",
+        recipe={"plan": PLAN.model_dump(mode="json"), "network": NETWORK},
+        backbone={"architecture": NETWORK["name"]},
+        thumbnails=200 * [picture.getvalue()],
     )
-    bundle = import_data(place, plan)
     run = compute_run(place, "worded", "erm", device="cpu")
-    # Computed first: the server then finds the embeddings, and need not open the network itself.
     words = ["a", "red", "three"]
     found = search(place, bundle, "red three", rows=bundle.rows_of["test"])
     table = name_sets(
