@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from gsr_core.phrases.embed import embed_phrases
     from gsr_core.phrases.groups import phrases_as_bundle
     from gsr_core.phrases.search import search
-    from gsr_core.phrases.vocabulary import name_sets
+    from gsr_core.phrases.vocabulary import name_sets, phrase_similarities
     from gsr_core.reports.facts import Report, make_report
     from gsr_core.reports.writing import write_report
     from gsr_core.runs.execute import continue_run, execute, run
@@ -113,6 +113,7 @@ _WHERE = {
     "search": "gsr_core.phrases.search",
     "phrases_as_bundle": "gsr_core.phrases.groups",
     "name_sets": "gsr_core.phrases.vocabulary",
+    "phrase_similarities": "gsr_core.phrases.vocabulary",
     # runs
     "run": "gsr_core.runs.execute",
     "create_run": "gsr_core.runs.store",
@@ -221,6 +222,7 @@ __all__ = [
     "open_study",
     "open_sweep",
     "outcomes",
+    "phrase_similarities",
     "phrases_as_bundle",
     "pick",
     "radar",

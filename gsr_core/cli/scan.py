@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -31,12 +32,27 @@ def scan(
         list[str] | None,
         typer.Option(metavar="NAME", help="Do not look at this attribute; repeatable."),
     ] = None,
+    phrases: Annotated[
+        bool,
+        typer.Option(
+            "--phrases",
+            help="Also look at how near samples are to phrases of a vocabulary, by the network.",
+        ),
+    ] = False,
+    vocabulary: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Text file with a phrase a line for --phrases, in place of the built-in list.",
+            show_default=False,
+        ),
+    ] = None,
     top: Annotated[int, typer.Option(min=1, help="Attributes to print.")] = 12,
     by: Annotated[
         str,
         typer.Option(
             metavar="NAME",
-            help="With --groups: the attribute, column or property whose values make groups.",
+            help="With --groups: the attribute, column, property or phrase that makes groups.",
             show_default=False,
         ),
     ] = "",
@@ -61,6 +77,7 @@ def scan(
     """Scan for shortcuts: what goes with the class, and where accuracy changes with it."""
     from gsr_core.data.bundle import open_bundle
     from gsr_core.data.bundle_writing import bundle_directory
+    from gsr_core.phrases.vocabulary import phrase_similarities, read_vocabulary
     from gsr_core.runs.store import open_run
     from gsr_core.scanning.groups import groups_by
     from gsr_core.scanning.measured import measure_inputs
@@ -82,10 +99,17 @@ def scan(
         check_run(judged, opened, split)
     if groups:
         bundle_directory(place, groups)
+    near = None
+    if phrases or vocabulary is not None:
+        near = phrase_similarities(place, opened, read_vocabulary(vocabulary))
     with terminal.progress(f"measuring {opened.name}") as report:
         measured = measure_inputs(place, opened, progress=report)
-    found = look(opened, judged, measured=measured, split=split, without=without or ())
-    made = groups_by(place, opened, groups, by, side, measured=measured) if groups else None
+    found = look(
+        opened, judged, measured=measured, phrases=near, split=split, without=without or ()
+    )
+    made = None
+    if groups:
+        made = groups_by(place, opened, groups, by, side, measured=measured, phrases=near)
     if as_json:
         about = {"bundle": opened.name, "run": None if judged is None else judged.run_id}
         if made is not None:
@@ -101,8 +125,10 @@ def scan(
 
 def _report(bundle: str, found: Scan, top: int, split: str, judged: bool) -> None:
     print(
-        f"{bundle}: {len(found.table):,} attributes, columns and properties on {found.learnt:,} "
-        "rows of train and heldout" + (f", judged on {found.judged:,} of {split}" * judged)
+        f"{bundle}: {len(found.table):,} attributes, columns, properties and phrases on "
+        f"{found.learnt:,} rows of train and heldout"
+        + f", judged on {found.judged:,} of {split}"
+        * judged
     )
     columns = ("attribute", "association", "goes with", "verdict")
     table = terminal.table(*columns, *("class, side: accuracy without → with", "gap, pp") * judged)

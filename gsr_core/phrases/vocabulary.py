@@ -25,10 +25,12 @@ from gsr_core.phrases.embed import embed_phrases
 from gsr_core.phrases.search import similarities
 from gsr_core.workspace import Workspace
 
-__all__ = ["name_sets", "phrases_of", "read_vocabulary"]
+__all__ = ["name_sets", "phrase_similarities", "phrases_of", "read_vocabulary"]
 
 _MOST = 20_000
 """Phrases of a vocabulary; more would take long and say little."""
+_MOST_SCANNED = 500
+"""Phrases that are held against the classes: each is a test, and pays for all the others."""
 
 
 def read_vocabulary(file: Path | None = None) -> list[str]:
@@ -134,3 +136,35 @@ def name_sets(
         )
     columns = ["set", "samples", "phrase", "score"]
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=columns)
+
+
+def phrase_similarities(
+    workspace: Workspace, bundle: Bundle, vocabulary: Sequence[str] | None = None
+) -> pd.DataFrame:
+    """Return how near each sample is to each phrase of a vocabulary, as a scan looks at it.
+
+    Args:
+        workspace: Where embeddings are kept.
+        bundle: The data; its network takes phrases.
+        vocabulary: At most 500 phrases; the built-in list if None. Names of classes are left out.
+
+    Returns:
+        n rows, a float32 column of cosines for each phrase.
+
+    Raises:
+        SettingError: If there are too many phrases, none but names of classes, one is too long, or
+            the bundle's network takes no phrases.
+        CheckpointError: If the weights of the network are gone or are others now.
+        MissingExtraError: If its library is not installed.
+    """
+    every = read_vocabulary() if vocabulary is None else vocabulary
+    classes = {name.casefold() for name in bundle.manifest.classes}
+    phrases = [each for each in dict.fromkeys(map(tidy, every)) if each.casefold() not in classes]
+    if not 0 < len(phrases) <= _MOST_SCANNED:
+        raise SettingError(
+            f"the vocabulary has {len(phrases):,} phrases that are no names of classes; a scan "
+            f"takes 1 to {_MOST_SCANNED}"
+        )
+    return pd.DataFrame(
+        similarities(bundle, embed_phrases(workspace, bundle, phrases)), columns=phrases
+    )

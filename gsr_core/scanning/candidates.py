@@ -1,4 +1,4 @@
-"""What is looked at: attributes, columns of a table and measured properties, cut into cells.
+"""What is looked at: attributes, columns of a table, properties and phrases, cut into cells.
 
 A category's cells are its values, of many the commonest and one for all others. Numbers are cut at
 deciles and quartiles of all rows. What is asked of a cell, or of several together, is asked of a
@@ -45,7 +45,7 @@ class Candidate:
 
     Attributes:
         name: Its name, unique among those of a scan.
-        source: `attribute`, `column` (of a table) or `measured`.
+        source: `attribute`, `column` (of a table), `measured` or `phrase`.
         codes: (n,) int8, the cell of each row of the bundle, -1 for none.
         n_cells: r.
         sides: At least one; the first of numbers is what lies above their median.
@@ -75,20 +75,21 @@ class Candidate:
 
 
 def candidates(
-    bundle: Bundle, measured: pd.DataFrame | None = None
+    bundle: Bundle, measured: pd.DataFrame | None = None, phrases: pd.DataFrame | None = None
 ) -> tuple[list[Candidate], dict[str, str]]:
     """Return what can be looked at, and why other columns cannot.
 
     Args:
         bundle: The data.
         measured: From `measure_inputs`.
+        phrases: From `phrase_similarities`.
 
     Returns:
         The candidates, and by the names of the others one reason each.
     """
     found: list[Candidate] = []
     left_out: dict[str, str] = {}
-    for name, source, column in _columns(bundle, measured):
+    for name, source, column in _columns(bundle, measured, phrases):
         made = cut(name, source, column, bundle.y)
         if isinstance(made, Candidate):
             found.append(made)
@@ -97,7 +98,9 @@ def candidates(
     return found, left_out
 
 
-def _columns(bundle: Bundle, measured: pd.DataFrame | None) -> Iterator[tuple[str, str, pd.Series]]:
+def _columns(
+    bundle: Bundle, measured: pd.DataFrame | None, phrases: pd.DataFrame | None
+) -> Iterator[tuple[str, str, pd.Series]]:
     """Yield name, source and values of every column; a name that is taken gets its source."""
     names: set[str] = set()
     attributes = bundle.manifest.attributes
@@ -106,6 +109,7 @@ def _columns(bundle: Bundle, measured: pd.DataFrame | None) -> Iterator[tuple[st
         ("attribute", {name: bundle.column(name).to_pandas() for name in attributes}),
         ("column", {} if table is None else table.drop(columns=attributes, errors="ignore")),
         ("measured", {} if measured is None else measured),
+        ("phrase", {} if phrases is None else phrases),
     ]
     for source, columns in parts:
         for name in columns:

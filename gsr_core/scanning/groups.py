@@ -1,4 +1,4 @@
-"""A bundle whose groups are the classes by an attribute, a column or a measured property."""
+"""A bundle whose groups are the classes by an attribute, a column, a property or a phrase."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ def groups_by(
     side: str = "",
     *,
     measured: pd.DataFrame | None = None,
+    phrases: pd.DataFrame | None = None,
     overwrite: bool = False,
 ) -> Bundle:
     """Write a bundle of the same samples whose groups are the classes by something scanned.
@@ -36,10 +37,11 @@ def groups_by(
         workspace: Where the new bundle goes.
         bundle: The data.
         name: Of the new bundle.
-        by: An attribute, a column of the table or a measured property.
+        by: An attribute, a column of the table, a measured property or a phrase.
         side: One of its sides, held against all else; "" takes every value of a category, and of
             numbers what lies above the median and below.
         measured: Properties of the inputs, from `measure_inputs`.
+        phrases: How near the samples are to some phrases, from `phrase_similarities`.
         overwrite: Replace a bundle of that name.
 
     Raises:
@@ -53,7 +55,7 @@ def groups_by(
         ['cat, not red', 'cat, red', 'dog, not red', 'dog, red']
     """
     directory = bundle_directory(workspace, name, overwrite=overwrite)
-    candidate = find_candidate(bundle, by, measured)
+    candidate = find_candidate(bundle, by, measured, phrases)
     values = _values(candidate, _side(candidate, side))
     samples, attribute = _with_values(bundle, by, values)
     rule = GroupRule(columns=(attribute,))
@@ -129,5 +131,6 @@ def _origin(candidate: Candidate) -> str:
         "attribute": "its attribute",
         "column": "the column",
         "measured": "what was measured of the inputs as",
+        "phrase": "how near its network finds them to the phrase",
     }
     return f"{origin[candidate.source]} '{candidate.name}'"

@@ -8,7 +8,8 @@ class, only a person can say.
 
 The idea of asking accuracy with and without each attribute is that of section 7 of "Data-efficient
 and Robust Deep Learning from Large Vision and Language Data" (UCLA), where a detector names what is
-in an image. Here it is whatever is known of the inputs, and what is cheap to measure.
+in an image. Here it is whatever is known of the inputs, what is cheap to measure, and, in place of
+the detector, how near an image-text network finds each sample to the phrases of a vocabulary.
 
 Both questions are asked of many columns, so that both p are corrected by Holm's procedure: where
 nothing goes together, a scan names an association at most 5 times in 100, and so a gap.
@@ -55,9 +56,10 @@ class Scan:
 
     Attributes:
         table: One row a candidate, the most suspicious first: attribute, source (`attribute`,
-            `column` or `measured`), cells, n (rows learnt from, with a value), association (V) with
-            low and high, p and p_holm; side, the one that most goes with a class, of which `goes
-            with` is the number, `share` is its part of the side's rows and `usual` of all rows;
+            `column`, `measured` or `phrase`), cells, n (rows learnt from, with a value),
+            association (V) with low and high, p and p_holm; side, the one that most goes with a
+            class, of which `goes with` is the number, `share` is its part of the side's rows and
+            `usual` of all rows;
             verdict, one of `VERDICTS`; alike, the one above it with a verdict that tells most of
             the same, and alike_v, Cramér's V of the two, if that is half or more. Of a run also the
             gap that says most: gap_side, y, n_with, n_without, accuracy_with, accuracy_without,
@@ -129,6 +131,7 @@ def scan(
     run: Run | None = None,
     *,
     measured: pd.DataFrame | None = None,
+    phrases: pd.DataFrame | None = None,
     split: str = "test",
     without: Sequence[str] = (),
     seed: int = 0,
@@ -140,8 +143,9 @@ def scan(
         run: A run on it that has ended, whose kept head is judged; None asks for associations
             alone.
         measured: Properties of the inputs, from `measure_inputs`.
+        phrases: How near the samples are to some phrases, from `phrase_similarities`.
         split: On whose rows the run is judged, as it drew them.
-        without: Names of attributes, columns or properties that are not looked at.
+        without: Names of attributes, columns, properties or phrases that are not looked at.
         seed: Of the draws.
 
     Raises:
@@ -155,7 +159,7 @@ def scan(
         >>> found.table[["attribute", "side", "verdict"]].to_dict("records")
         [{'attribute': 'colour', 'side': 'red', 'verdict': 'associated'}]
     """
-    looked_at, left_out = candidates(bundle, measured)
+    looked_at, left_out = candidates(bundle, measured, phrases)
     names = [*(each.name for each in looked_at), *left_out]
     for name in without:
         if name not in names:
@@ -219,13 +223,18 @@ def check_run(run: Run, bundle: Bundle, split: str) -> None:
         )
 
 
-def find_candidate(bundle: Bundle, name: str, measured: pd.DataFrame | None = None) -> Candidate:
+def find_candidate(
+    bundle: Bundle,
+    name: str,
+    measured: pd.DataFrame | None = None,
+    phrases: pd.DataFrame | None = None,
+) -> Candidate:
     """Return a candidate by its name.
 
     Raises:
         SettingError: If there is none of that name, or it cannot tell rows apart.
     """
-    looked_at, left_out = candidates(bundle, measured)
+    looked_at, left_out = candidates(bundle, measured, phrases)
     for each in looked_at:
         if each.name == name:
             return each

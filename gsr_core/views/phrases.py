@@ -20,6 +20,7 @@ __all__ = [
     "SIMILARITY",
     "in_words",
     "passing_phrase",
+    "takes_phrases",
     "with_similarity",
     "word_tools",
 ]
@@ -31,7 +32,7 @@ _EDGE = 8
 """Samples on either side of a threshold."""
 
 
-def _takes_phrases(bundle: Bundle) -> bool:
+def takes_phrases(bundle: Bundle) -> bool:
     """Return whether the bundle says that its network takes phrases."""
     try:
         check_phrases(bundle)
@@ -47,7 +48,7 @@ def with_similarity(bundle: Bundle, table: pd.DataFrame) -> pd.DataFrame:
         bundle: The data; for a network that takes no phrases nothing is drawn.
         table: From `sample_table`.
     """
-    if not _takes_phrases(bundle):
+    if not takes_phrases(bundle):
         return table
     phrase = nav.write(
         "phrase",
@@ -121,7 +122,7 @@ def word_tools(bundle: Bundle, rows: np.ndarray, among: np.ndarray) -> None:
         rows: (q,) positions of the samples shown.
         among: Positions of all samples of the split.
     """
-    if _takes_phrases(bundle):
+    if takes_phrases(bundle):
         in_words(bundle, {"these samples": rows}, among)
         _groups_by_phrases(bundle)
 
@@ -134,7 +135,7 @@ def in_words(bundle: Bundle, sets: dict[str, np.ndarray], among: np.ndarray) -> 
         sets: Positions of the samples of each set, by its name.
         among: Positions of all samples that are looked at.
     """
-    if not _takes_phrases(bundle):
+    if not takes_phrases(bundle):
         return
     one = len(sets) == 1
     with st.popover("In words", icon=":material/translate:", key="words"):

@@ -6,6 +6,8 @@ Nothing is read until it is asked for: measuring the inputs is a job.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -17,6 +19,7 @@ from gsr_core.errors import GsrError
 from gsr_core.figures.compare import group_dots
 from gsr_core.jobs.queue import start_job
 from gsr_core.metrics import wilson_interval
+from gsr_core.phrases.vocabulary import read_vocabulary
 from gsr_core.progress import Status
 from gsr_core.runs.store import Run
 from gsr_core.scanning.groups import groups_by
@@ -28,13 +31,21 @@ from gsr_core.views import navigation as nav
 from gsr_core.views.charts import percent, plain, show, show_error, show_rows
 from gsr_core.views.frame import link
 from gsr_core.views.job_watch import needed_job, state_of
-from gsr_core.views.session import load_properties, load_scan, workspace
+from gsr_core.views.phrases import takes_phrases
+from gsr_core.views.session import (
+    load_phrase_similarities,
+    load_properties,
+    load_scan,
+    workspace,
+)
 
 __all__ = ["scan_for_shortcuts"]
 
 _SHOWN = 6
 """Attributes that are shown with links; the tables below have all."""
 _EVERY = "every value"
+_WORDS = "phrases of a scan"
+"""Key of the session: by the bundle's digest, the vocabulary that a scan looks at too."""
 _MADE = (
     "A new bundle of the same samples, whose groups are the classes by this attribute: every "
     "method can train with them, and every page shows them."
@@ -56,21 +67,26 @@ def scan_for_shortcuts(run: Run, split: str, bundle: Bundle) -> None:
     measured = load_properties(bundle)
     if measured is None:
         _offer_to_measure(bundle)
-    found = load_scan(run, split, bundle, measured)
+    near = _phrases(bundle)
+    found = load_scan(run, split, bundle, measured, near)
     counts = found.table["verdict"].value_counts()
     suspects, gaps, associated = (int(counts.get(each, 0)) for each in VERDICTS[:3])
     st.markdown(
         f"**{suspects:,} possible shortcut{'s' * (suspects != 1)}** among {len(found.table):,} "
-        f"attributes and properties; {gaps:,} more with a gap alone, {associated:,} associated "
-        "with the class alone."
+        f"attributes, properties and phrases; {gaps:,} more with a gap alone, {associated:,} "
+        "associated with the class alone."
     )
     if found.note:
         st.caption(plain(found.note))
     shown = found.table[found.table["verdict"] != ""].head(_SHOWN)
+    make = partial(_make, bundle, measured, near)
     if len(shown):
         _gaps(found, shown, split)
-        _rows(bundle, run, split, found, shown.to_dict("records"), measured)
-    _make_groups(bundle, found, measured)
+        _rows(bundle, run, split, found, shown.to_dict("records"), make)
+    with st.container(horizontal=True):
+        _make_groups(bundle, found, make)
+        if takes_phrases(bundle):
+            _ask_for_phrases(bundle)
     with st.expander("Every attribute in numbers"):
         _all(found)
     st.caption(
@@ -109,6 +125,44 @@ def _offer_to_measure(bundle: Bundle) -> None:
         st.rerun()
 
 
+def _phrases(bundle: Bundle) -> pd.DataFrame | None:
+    """Return how near samples are to the phrases that were asked for; None without any."""
+    typed = st.session_state.get(_WORDS, {}).get(bundle.manifest.digest)
+    if typed is None:
+        return None
+    try:
+        return load_phrase_similarities(bundle, typed)
+    except GsrError as error:
+        show_error(error)
+        return None
+
+
+def _ask_for_phrases(bundle: Bundle) -> None:
+    """Draw the vocabulary whose phrases are looked at too."""
+    asked = st.session_state.setdefault(_WORDS, {})
+    digest = bundle.manifest.digest
+    with st.popover("Also look at phrases", icon=":material/translate:", key="scan phrases"):
+        st.caption(
+            "How near each sample is to each phrase, by the network that the features come from; "
+            "one a line. The classifier reads the same features, so that what it takes for "
+            "another class is near to that class' words too: a phrase that names a part of the "
+            "class says nothing new. Words that the network does not know mean nothing."
+        )
+        typed = st.text_area(
+            "Vocabulary",
+            value=asked.get(digest) or "\n".join(read_vocabulary()),
+            height=140,
+            key="scan vocabulary",
+        )
+        with st.container(horizontal=True):
+            if st.button("Look at these", key="look at phrases", type="primary"):
+                asked[digest] = typed
+                st.rerun()
+            if digest in asked and st.button("Without phrases", key="no phrases"):
+                del asked[digest]
+                st.rerun()
+
+
 def _gaps(found: Scan, shown: pd.DataFrame, split: str) -> None:
     """Draw the accuracy with and without each attribute."""
     gaps = shown[shown["verdict"].isin(VERDICTS[:2])]
@@ -135,7 +189,7 @@ def _rows(
     split: str,
     found: Scan,
     shown: list[dict[Any, Any]],
-    measured: pd.DataFrame | None,
+    make: Callable[[str, str, str], None],
 ) -> None:
     widths = [4, 4, 4, 4]
     with st.container(key="scan", gap="xsmall"):
@@ -195,10 +249,10 @@ def _rows(
                     key=f"scan groups {by}",
                     help=f"{_MADE} Below, one side alone and another name can be chosen.",
                 ):
-                    _make(bundle, _bundle_name(bundle, by), by, "", measured)
+                    make(_bundle_name(bundle, by), by, "")
 
 
-def _make_groups(bundle: Bundle, found: Scan, measured: pd.DataFrame | None) -> None:
+def _make_groups(bundle: Bundle, found: Scan, make: Callable[[str, str, str], None]) -> None:
     with st.popover("Make groups of an attribute", icon=":material/category:"):
         st.caption(_MADE)
         by = str(st.selectbox("Attribute", list(found.table["attribute"]), key="scan by"))
@@ -210,7 +264,7 @@ def _make_groups(bundle: Bundle, found: Scan, measured: pd.DataFrame | None) -> 
             "Name of the bundle", value=_bundle_name(bundle, by), key=f"scan bundle {by}"
         )
         if st.button("Make the bundle", key="scan make"):
-            _make(bundle, name.strip(), by, "" if side == _EVERY else side, measured)
+            make(name.strip(), by, "" if side == _EVERY else side)
 
 
 def _bundle_name(bundle: Bundle, by: str) -> str:
@@ -219,11 +273,18 @@ def _bundle_name(bundle: Bundle, by: str) -> str:
     return f"{bundle.name}-by-{words or 'column'}"[:100]
 
 
-def _make(bundle: Bundle, name: str, by: str, side: str, measured: pd.DataFrame | None) -> None:
+def _make(
+    bundle: Bundle,
+    measured: pd.DataFrame | None,
+    near: pd.DataFrame | None,
+    name: str,
+    by: str,
+    side: str,
+) -> None:
     """Write the bundle and open it, or show the error that prevents it."""
     try:
         with st.spinner("Writing the bundle"):
-            made = groups_by(workspace(), bundle, name, by, side, measured=measured)
+            made = groups_by(workspace(), bundle, name, by, side, measured=measured, phrases=near)
     except GsrError as error:
         show_error(error)
         return

@@ -40,7 +40,7 @@ from gsr_core.maps.heads import map_head
 from gsr_core.maps.rows import map_rows
 from gsr_core.phrases.embed import embed_phrases
 from gsr_core.phrases.search import similarities
-from gsr_core.phrases.vocabulary import name_sets, phrases_of
+from gsr_core.phrases.vocabulary import name_sets, phrase_similarities, phrases_of
 from gsr_core.runs.cautions import cautions
 from gsr_core.runs.quality import fairness_of, quality_table, reliability_table
 from gsr_core.runs.reliance import reliance_table
@@ -67,6 +67,7 @@ __all__ = [
     "load_operating",
     "load_outcome",
     "load_overlaps",
+    "load_phrase_similarities",
     "load_places",
     "load_properties",
     "load_quality",
@@ -349,7 +350,31 @@ def _properties(file: str, stamp: int, _bundle: Bundle) -> pd.DataFrame | None:
     return load_measured(workspace(), _bundle)
 
 
-def load_scan(run: Run, split: str, bundle: Bundle, measured: pd.DataFrame | None) -> Scan:
+def load_phrase_similarities(bundle: Bundle, typed: str) -> pd.DataFrame:
+    """Return `phrases.vocabulary.phrase_similarities`. Not to be changed.
+
+    Args:
+        bundle: The data.
+        typed: The vocabulary, a phrase a line.
+
+    Raises:
+        GsrError: If a phrase is not allowed, or the network behind the bundle cannot be asked.
+    """
+    return _phrase_similarities(str(workspace().root), bundle.manifest.digest, typed, bundle)
+
+
+@st.cache_resource(max_entries=2, show_spinner="Comparing samples and phrases")
+def _phrase_similarities(root: str, digest: str, typed: str, _bundle: Bundle) -> pd.DataFrame:
+    return phrase_similarities(Workspace(Path(root)), _bundle, phrases_of(typed, "the vocabulary"))
+
+
+def load_scan(
+    run: Run,
+    split: str,
+    bundle: Bundle,
+    measured: pd.DataFrame | None,
+    phrases: pd.DataFrame | None = None,
+) -> Scan:
     """Return `scanning.scan.scan` of a run that has ended. Not to be changed.
 
     Args:
@@ -357,9 +382,13 @@ def load_scan(run: Run, split: str, bundle: Bundle, measured: pd.DataFrame | Non
         split: On whose rows it is judged.
         bundle: The run's bundle.
         measured: From `load_properties`.
+        phrases: From `load_phrase_similarities`.
     """
     stamp = _stamp(run.path / "head.safetensors")
-    return _scan(str(run.path), split, stamp, measured is not None, bundle, measured)
+    words = () if phrases is None else tuple(phrases.columns)
+    return _scan(
+        str(run.path), split, stamp, measured is not None, words, bundle, measured, phrases
+    )
 
 
 @st.cache_resource(max_entries=8, show_spinner="Looking for what may mislead")
@@ -368,10 +397,12 @@ def _scan(
     split: str,
     stamp: int,
     with_properties: bool,
+    words: tuple[str, ...],
     _bundle: Bundle,
     _measured: pd.DataFrame | None,
+    _phrases: pd.DataFrame | None,
 ) -> Scan:
-    return scan(_bundle, _run(path), measured=_measured, split=split)
+    return scan(_bundle, _run(path), measured=_measured, phrases=_phrases, split=split)
 
 
 def load_look(run: Run, row: int) -> ImageLook | TextLook:

@@ -20,7 +20,7 @@ from gsr_core.phrases import embed
 from gsr_core.phrases.embed import embed_phrases
 from gsr_core.phrases.groups import nearest_phrases, phrases_as_bundle
 from gsr_core.phrases.search import search, similarities
-from gsr_core.phrases.vocabulary import name_sets, read_vocabulary
+from gsr_core.phrases.vocabulary import name_sets, phrase_similarities, read_vocabulary
 from gsr_core.readers import digits as digits_reader
 from gsr_core.workspace import Workspace
 
@@ -185,6 +185,37 @@ def test_a_vocabulary_is_a_text_file(tmp_path):
         read_vocabulary(file)
     with pytest.raises(SettingError, match="cannot be read as text"):
         read_vocabulary(tmp_path / "none")
+
+
+def test_a_scan_looks_at_the_phrases_of_a_vocabulary(place, digits, call, tmp_path):
+    vocabulary = ["red", "Digit 0-4", "a  cow", "green", "red"]
+    near = phrase_similarities(place, digits, vocabulary)
+    # Each once, and no name of a class.
+    assert list(near) == ["red", "a cow", "green"]
+    alone = similarities(digits, embed_phrases(place, digits, ["green"]))[:, 0]
+    np.testing.assert_allclose(near["green"], alone, atol=1e-6)
+    file = tmp_path / "words.txt"
+    file.write_text("\n".join(vocabulary))
+    ended = call(
+        place, "scan", digits.name, "--vocabulary", file, "--by", "red", "--groups", "reds",
+        "--json",
+    )  # fmt: skip
+    found = {each["attribute"]: each for each in json.loads(ended.out)["attributes"]}
+    # The colour goes with the class, and so do its names.
+    assert {found[name]["source"] for name in near} == {"phrase"}
+    assert found["red"]["association"] > 0.7
+    made = open_bundle(place, "reds")
+    nearer = near["red"] > near["red"].median()
+    assert (made.samples["colour"][nearer] == "red").mean() > 0.95
+    np.testing.assert_array_equal(
+        ["not red" not in made.group_names[g] for g in made.membership.argmax(axis=1)], nearer
+    )
+    for wrong, message in (
+        (["Digit 0-4"], "has 0 phrases that are no names of classes; a scan takes 1 to 500"),
+        ([f"a{place}" for place in range(501)], "has 501 phrases"),
+    ):
+        with pytest.raises(SettingError, match=message):
+            phrase_similarities(place, digits, wrong)
 
 
 def test_phrases_that_say_nothing_or_too_much_are_refused(place, digits):

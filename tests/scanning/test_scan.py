@@ -80,6 +80,28 @@ def test_a_planted_attribute_is_first_of_fifty(predicting):
     assert alone.gaps.empty
 
 
+def test_a_planted_phrase_is_first_of_fifty_and_makes_groups(workspace, predicting):
+    right, columns = planted(2, towards=True)
+    rng = np.random.default_rng(2)
+    # What a network sees is there more or less: 0.3 more of the cosine where the thing is there.
+    near = {name: 0.3 * column + 0.05 * rng.normal(size=1000) for name, column in columns.items()}
+    phrases = pd.DataFrame(near, dtype=np.float32).rename(columns={"planted": "a boat"})
+    bundle, run = predicting(right, {})
+    found = gsr.scan(bundle, run, phrases=phrases)
+    first = found.table.iloc[0]
+    assert len(found.table) == 50
+    assert first[["attribute", "source"]].tolist() == ["a boat", "phrase"]
+    assert first["verdict"] == "possible shortcut"
+    assert (found.table["verdict"] == "possible shortcut").sum() == 1
+    made = gsr.groups_by(workspace, bundle, "boats", "a boat", phrases=phrases)
+    median = f"{phrases['a boat'].median():.4g}"
+    assert made.group_names[:2] == [f"cat, a boat > {median}", f"cat, not a boat > {median}"]
+    np.testing.assert_array_equal(
+        made.membership[:, [0, 2]].any(axis=1), phrases["a boat"] > phrases["a boat"].median()
+    )
+    assert "near its network finds them to the phrase 'a boat'" in " ".join(made.manifest.notes)
+
+
 def test_what_misleads_the_other_way_round_is_a_gap_and_no_shortcut(predicting):
     right, columns = planted(1, towards=False)
     bundle, run = predicting(right, columns)
