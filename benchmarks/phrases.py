@@ -6,6 +6,11 @@ Prints a row a seed. Precision at 50 is the share of the 50 samples nearest to a
 the colour or digit that it names, among target, val and test, which the network has not seen; the
 least of ten digits too. Grouped by phrases: the share of those samples whose colour is the nearest
 of "a red digit" and "a green digit".
+
+A second table is of what a scan finds by phrases with the attributes hidden, judged on val for
+plain training: the rank of the first colour among the twelve words that the network was trained on,
+and among these and 38 of the built-in list; then the true worst group of test, class by colour, of
+plain training, and of GSR with groups by "red" and by the true colour.
 """
 
 from __future__ import annotations
@@ -23,9 +28,12 @@ import numpy as np
 from gsr_core.captioned import DIGITS, captioned_digits
 from gsr_core.phrases.groups import nearest_phrases
 from gsr_core.phrases.search import search
+from gsr_core.phrases.vocabulary import phrase_similarities, read_vocabulary
 from gsr_core.readers.digits import COLOURS
+from gsr_core.runs.samples import sample_table
 
 UNSEEN = ("target", "val", "test")
+KNOWN = [*COLOURS, *DIGITS]
 
 
 def precision(
@@ -51,6 +59,25 @@ def measure(place: gsr.Workspace, seed: int) -> list[float]:
     return [float(each) for each in (seconds, *shares)]
 
 
+def detect(place: gsr.Workspace, bundle: gsr.Bundle) -> list[float]:
+    """Return the rank of the first colour in two vocabularies, and three true worst groups."""
+    before = gsr.run(place, bundle.name, "erm", device="cpu")
+    ranks = []
+    for vocabulary in (KNOWN, [*KNOWN, *read_vocabulary()[:38]]):
+        near = phrase_similarities(place, bundle, vocabulary)
+        found = gsr.scan(
+            bundle, before, phrases=near, split="val", without=bundle.manifest.attributes
+        )
+        ranks.append(1 + int(np.argmax(found.table["attribute"].isin(COLOURS))))
+    near = phrase_similarities(place, bundle, KNOWN)
+    made = gsr.groups_by(place, bundle, f"{bundle.name}-red", COLOURS[0], phrases=near)
+    runs = [before, *(gsr.run(place, each.name, "gsr", device="cpu") for each in (made, bundle))]
+    worst = [
+        sample_table(run, "test").groupby(["y", "colour"])["correct"].mean().min() for run in runs
+    ]
+    return [float(each) for each in (*ranks, *worst)]
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -65,6 +92,13 @@ def main() -> None:
             seconds, *shares = measure(place, seed)
             cells = " | ".join(f"{share:.3f}" for share in shares)
             print(f"| {seed} | {seconds:.0f} | {cells} |", flush=True)
+        print("| seed | rank of 12 | rank of 50 | before | GSR by red | GSR by the colour |")
+        print("|---|---|---|---|---|---|")
+        for seed in range(options.seeds):
+            found = detect(place, gsr.open_bundle(place, f"captioned-{seed}"))
+            cells = " | ".join(f"{each:g}" for each in found[:2])
+            shares = " | ".join(f"{each:.3f}" for each in found[2:])
+            print(f"| {seed} | {cells} | {shares} |", flush=True)
 
 
 if __name__ == "__main__":
