@@ -1,48 +1,20 @@
 """Where networks look, before a repair and after: in one sample, and on the object."""
 
-import csv
 import re
 
-import numpy as np
 import pytest
-from PIL import Image
 from playwright.sync_api import expect
 
-from gsr_core.features.backbones import SimConv1, save_checkpoint
-from gsr_core.ingest.importing import import_data
-from gsr_core.ingest.plan import make_plan
 from gsr_core.runs.execute import run
 from gsr_core.runs.summary import run_label
-
-SIZE = 32
+from tests.squares import import_squares
 
 
 @pytest.fixture
 def runs(dashboard, tmp_path):
     """Two runs on 48 images, each with a box around its bright square."""
-    rng, rows = np.random.default_rng(0), []
-    for split, count in (("train", 4), ("validation", 4), ("test", 4)):
-        for y, colour, n in np.ndindex(2, 2, count):
-            pixels = rng.integers(0, 60, (SIZE, SIZE, 3)).astype(np.uint8)
-            left, top = rng.integers(0, SIZE // 2, 2)
-            pixels[top : top + 16, left : left + 8 + 8 * y, colour] = 250
-            name = f"{split}-{y}-{colour}-{n}.png"
-            Image.fromarray(pixels).save(tmp_path / name)
-            box = f"{left} {top} {left + 8 + 8 * y} {top + 16}"
-            rows.append([name, ("narrow", "wide")[y], ("red", "green")[colour], split, box])
-    with (tmp_path / "metadata.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([["path", "label", "colour", "split", "square"], *rows])
-    save_checkpoint(SimConv1(2), tmp_path / "network.safetensors")
-    plan = make_plan(
-        name="squares",
-        reader="images",
-        settings={"path": str(tmp_path)},
-        roles={"attributes": ["colour"], "split": {"heldout": 1.0}},
-        backbone={"name": "simconv1", "checkpoint": str(tmp_path / "network.safetensors")},
-        extraction={"device": "cpu", "workers": 0},
-    )
-    import_data(dashboard.workspace, plan)
     place = dashboard.workspace
+    import_squares(place, tmp_path, {"train": 16, "validation": 16, "test": 16})
     return [run(place, "squares", name, device="cpu") for name in ("erm", "class_balanced")]
 
 
