@@ -17,8 +17,9 @@ from gsr_core.ingest.plan import make_plan
 from gsr_core.phrases import embed
 from gsr_core.phrases.groups import nearest_phrases
 from gsr_core.phrases.search import search
-from gsr_core.phrases.vocabulary import name_sets
+from gsr_core.phrases.vocabulary import name_sets, phrase_similarities
 from gsr_core.runs.execute import run as compute_run
+from gsr_core.scanning.scan import scan
 from tests.tiny import write_tiny
 
 NETWORK = {"name": "open_clip:ViT-B-32"}
@@ -118,4 +119,19 @@ def test_a_phrase_ranks_samples_and_what_it_finds_is_kept(screen, dashboard, mon
     screen.fill_popover(re.compile("^In words"), "Vocabulary", "\n".join(words), "Find words")
     said = [(row["cluster"], row["phrase"]) for row in screen.table("phrase")]
     assert said == list(zip(of_clusters["set"], of_clusters["phrase"], strict=True))
+
+    screen.open("Audit", bundle="worded", classifier=run.run_id, closer="Shortcuts")
+    screen.fill_popover(
+        re.compile("^Also look at phrases"), "Vocabulary", "\n".join(words), "Look at these"
+    )
+    screen.idle()
+    near = phrase_similarities(place, bundle, words)
+    scanned = scan(bundle, run, phrases=near).table
+    screen.click(page.get_by_text("Every attribute in numbers"))
+    screen.idle()
+    numbers = screen.table("goes with")
+    assert [(row["attribute"], row["from"]) for row in numbers] == list(
+        zip(scanned["attribute"], scanned["source"], strict=True)
+    )
+    assert set(words) < set(scanned["attribute"])
     screen.sound()
