@@ -5,8 +5,9 @@
 The bundle and its run are those of `million.py`, with as many rows. The maps of the weighted rows,
 by PCA, are computed before the clock starts. Then, in seconds:
 
-* *start*: from starting `gsr app`, its own files and the bundle's dropped from the system's cache,
-  until a page is at rest with its picture drawn; the browser runs already;
+* *start*: from starting `gsr app` until a page is at rest with its picture drawn, *cold* with the
+  files of the program, its libraries and the bundle dropped from the system's cache, and *warm*
+  with them there; the browser runs already;
 * *first*, *again*: from the click on a page's link to the moment from which on script, images and
   layout are at rest, at the first visit and in the median of later ones;
 * *colour*: the same from a choice of another colour on Map.
@@ -21,6 +22,7 @@ import statistics
 import sys
 import tempfile
 import time
+from itertools import product
 from pathlib import Path
 
 from million import NAME, again, forget
@@ -95,19 +97,20 @@ def window(browser: Browser) -> Page:
 def starts(dashboard: Dashboard, browser: Browser, run: Run) -> None:
     """Print the seconds of a start."""
     libraries = Path(gsr_core.__file__).parents[1]
-    for name, picture in START.items():
-        for folder in (dashboard.workspace.root, libraries / "gsr_core", site_packages()):
-            forget(folder)
+    for name, cache in product(START, ("cold", "warm")):
+        if cache == "cold":
+            for folder in (dashboard.workspace.root, libraries / "gsr_core", site_packages()):
+                forget(folder)
         page = window(browser)
         begun = time.perf_counter()
         dashboard.start()
         answered = time.perf_counter() - begun
         page.goto(f"{dashboard.url}/{name.lower()}?run={run.run_id}&layout=pca")
-        page.locator(f"[data-testid=stMain] {picture}").first.wait_for(state="visible")
+        page.locator(f"[data-testid=stMain] {START[name]}").first.wait_for(state="visible")
         drawn = time.perf_counter() - begun
         dashboard.stop()
         page.context.close()
-        print(f"start {name:10} answers {answered:6.2f}  picture {drawn:6.2f}", flush=True)
+        print(f"start {cache} {name:10} answers {answered:6.2f}  picture {drawn:6.2f}", flush=True)
 
 
 def site_packages() -> Path:
