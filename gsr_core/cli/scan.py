@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gsr_core.cli import terminal
+from gsr_core.cli.bundles import OverwriteOption
 from gsr_core.cli.terminal import JsonOption, WorkspaceOption
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ def scan(
         ),
     ] = "",
     workspace: WorkspaceOption = None,
+    overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Scan for shortcuts: what goes with the class, and where accuracy changes with it."""
@@ -98,7 +100,7 @@ def scan(
     if judged is not None:
         check_run(judged, opened, split)
     if groups:
-        bundle_directory(place, groups)
+        bundle_directory(place, groups, overwrite=overwrite)
     near = None
     if phrases or vocabulary is not None:
         near = phrase_similarities(place, opened, read_vocabulary(vocabulary))
@@ -109,7 +111,16 @@ def scan(
     )
     made = None
     if groups:
-        made = groups_by(place, opened, groups, by, side, measured=measured, phrases=near)
+        made = groups_by(
+            place,
+            opened,
+            groups,
+            by,
+            side,
+            measured=measured,
+            phrases=near,
+            overwrite=overwrite,
+        )
     if as_json:
         about = {"bundle": opened.name, "run": None if judged is None else judged.run_id}
         if made is not None:
@@ -131,7 +142,14 @@ def _report(bundle: str, found: Scan, top: int, split: str, judged: bool) -> Non
         * judged
     )
     columns = ("attribute", "association", "goes with", "verdict")
-    table = terminal.table(*columns, *("class, side: accuracy without → with", "gap, pp") * judged)
+    taken = judged and len(found.classes) > 2
+    table = terminal.table(
+        *columns,
+        *("class, side: accuracy without → with (rows)", "gap, pp") * judged,
+        *("taken for",) * taken,
+    )
+    for column in (0, 2, 4)[: 2 + judged]:
+        table.columns[column].no_wrap = False  # Numbers are not cut off; names are broken.
     for row in found.record(top)["attributes"]:
         alike = f" (as {row['alike']})" if row["alike"] else ""
         cells = [row["attribute"] + alike, "–", "", row["verdict"]]
@@ -143,10 +161,12 @@ def _report(bundle: str, found: Scan, top: int, split: str, judged: bool) -> Non
             )
         if judged and row.get("delta") is not None:
             shares = (terminal.percent(row[f"accuracy_{each}"]) for each in ("without", "with"))
+            rows = f"{row['n_without']:,.0f}, {row['n_with']:,.0f}"
             cells += [
-                f"{row['y']}, {row['gap_side']}: {' → '.join(shares)}",
+                f"{row['y']}, {row['gap_side']}: {' → '.join(shares)} ({rows})",
                 f"[{100 * row['delta_low']:+.1f}, {100 * row['delta_high']:+.1f}]",
             ]
+            cells += [row["taken_for"] or ""] * taken
         table.add_row(*cells)
     terminal.console().print(table)
     notes = ["association is Cramér's V with its 95 % interval; 0 is none, 1 is the class itself"]

@@ -23,15 +23,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["FEWEST_DRAWS", "Association", "associate", "cramers_v"]
+__all__ = ["FEWEST_DRAWS", "Association", "associate", "cramers_v", "most_draws"]
 
 FEWEST_DRAWS = 1000
 _ENOUGH = 20
 """Draws as large as the table itself after which no more are made."""
 _CHUNK = 200
 _REDRAWN = 500
-_MOST_NUMBERS = 2**24
-"""Counts that are drawn for one table at most."""
+_MOST_REDRAWN = 2**24
+"""Counts that are held for the interval of one table."""
+_MOST_NUMBERS = 2**26
+"""Counts that are drawn for one table at most; a second or two."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,8 @@ def associate(table: np.ndarray, *, draws: int = FEWEST_DRAWS, seed: int = 0) ->
 
     Args:
         table: (r, k) counts.
-        draws: Permutations at most: p is 1 / (draws + 1) at the least.
+        draws: Permutations at most, and no more than `most_draws`: p is 1 / (draws + 1) at the
+            least.
         seed: Of the draws.
 
     Returns:
@@ -73,13 +76,18 @@ def associate(table: np.ndarray, *, draws: int = FEWEST_DRAWS, seed: int = 0) ->
     generator = np.random.default_rng(seed)
     value = float(cramers_v(table))
     n = int(table.sum())
-    times = min(_REDRAWN, max(_MOST_NUMBERS // table.size, 100))
+    times = min(_REDRAWN, max(_MOST_REDRAWN // table.size, 100))
     drawn = generator.multinomial(n, table.ravel() / n, size=times).reshape(times, *table.shape)
     again = cramers_v(drawn)
     # Around their own mean: drawn tables are on average further from independence.
     below, above = np.percentile(again - again.mean(), [2.5, 97.5])
     low, high = np.clip([value - above, value - below], 0, 1)
     return Association(value, float(low), float(high), _permuted(table, draws, generator))
+
+
+def most_draws(table: np.ndarray) -> int:
+    """Return how many permutations of a table are drawn at most, so that it does not take long."""
+    return max(_MOST_NUMBERS // table.size, _ENOUGH)
 
 
 def cramers_v(tables: np.ndarray, *, corrected: bool = True) -> np.ndarray:
@@ -120,7 +128,7 @@ def _permuted(table: np.ndarray, draws: int, generator: np.random.Generator) -> 
     # A sum in another order is no other table.
     own = float(_chi_square(table)) * (1 - 1e-9)
     alike = random_table(table.sum(axis=1), table.sum(axis=0), seed=generator)
-    draws = min(draws, max(_MOST_NUMBERS // table.size, _ENOUGH))
+    draws = min(draws, most_draws(table))
     as_large = done = 0
     while done < draws:
         size = min(_CHUNK, draws - done)

@@ -8,7 +8,7 @@ import pandas as pd
 from gsr_core.data.bundle import INFLUENCE, RESERVED_COLUMNS, Bundle
 from gsr_core.data.bundle_writing import bundle_directory, rewrite_bundle
 from gsr_core.data.column_values import categories_of
-from gsr_core.data.group_rules import make_groups
+from gsr_core.data.group_rules import MAX_GROUPS, make_groups
 from gsr_core.data.source import GroupRule
 from gsr_core.errors import SettingError
 from gsr_core.scanning.candidates import Candidate, Side
@@ -57,7 +57,14 @@ def groups_by(
     directory = bundle_directory(workspace, name, overwrite=overwrite)
     candidate = find_candidate(bundle, by, measured, phrases)
     values = _values(candidate, _side(candidate, side))
-    samples, attribute = _with_values(bundle, by, values)
+    samples, attribute = _with_values(bundle, by, side, values)
+    count = len(bundle.manifest.classes) * values.nunique()
+    if count > MAX_GROUPS:
+        raise SettingError(
+            f"{len(bundle.manifest.classes):,} classes by {values.nunique()} values of '{by}' are "
+            f"{count:,} groups; at most {MAX_GROUPS:,} are allowed: hold one value against all "
+            f"others ({_sides(candidate)})"
+        )
     rule = GroupRule(columns=(attribute,))
     groups, membership, _ = make_groups(samples, bundle.y, bundle.manifest.classes, rule)
     lost = np.flatnonzero(~membership[bundle.rows_of["target"]].any(axis=0))
@@ -116,14 +123,25 @@ def _values(candidate: Candidate, side: Side | None) -> pd.Series:
     return pd.Series(texts, dtype=object).where(candidate.known, None)
 
 
-def _with_values(bundle: Bundle, by: str, values: pd.Series) -> tuple[pd.DataFrame, str]:
-    """Return the samples with an attribute that has these values, and its name."""
+def _with_values(bundle: Bundle, by: str, side: str, values: pd.Series) -> tuple[pd.DataFrame, str]:
+    """Return the samples with an attribute that has these values, and its name.
+
+    Raises:
+        SettingError: If its names are taken by other attributes.
+    """
     samples = bundle.samples
-    if by in bundle.manifest.attributes and (categories_of(samples[by]) == values).all():
-        return samples, by  # It is there already, perhaps as numbers; None equals nothing.
-    name = f"column {by}" if by in RESERVED_COLUMNS or by.startswith(INFLUENCE) else by
-    name = name if name not in samples.columns else f"{name}, by side"
-    return samples.assign(**{name: values}), name
+    by = f"column {by}" if by in RESERVED_COLUMNS or by.startswith(INFLUENCE) else by
+    for name in (by, f"{by}: {side or 'its values'}"):
+        if name not in samples.columns:
+            return samples.assign(**{name: values}), name
+        # It may be there already, perhaps as numbers; an empty text is no missing value.
+        there = samples[name].isna() if values.isna().any() else False
+        if ((categories_of(samples[name]) == values) | (there & values.isna())).all():
+            return samples, name
+    raise SettingError(
+        f"bundle '{bundle.name}' has other attributes of the names '{by}' and '{name}' already; "
+        "make the groups in the bundle that these were made from"
+    )
 
 
 def _origin(candidate: Candidate) -> str:

@@ -31,6 +31,8 @@ __all__ = ["NOTE", "can_be_measured", "load_measured", "measure_inputs", "measur
 
 NOTE = "note"
 """Attribute of the table: a sentence on what was measured, "" if that needs none."""
+_THUMBNAILS = "thumbnails"
+"""Attribute of the table: whether thumbnails were measured in place of the images."""
 
 _AT_ONCE = 256
 _THREADS = 4
@@ -73,8 +75,8 @@ def measure_inputs(
 ) -> pd.DataFrame | None:
     """Measure the properties of a bundle's images or texts, unless the workspace has them.
 
-    Images are read one at a time from where the data came from; where that is no longer possible,
-    the bundle's thumbnails are measured, and a note says so.
+    Images are read one at a time from where the data came from; where that is not possible, the
+    bundle's thumbnails are measured, a note says so, and the next call tries the images again.
 
     Args:
         workspace: Where they are kept.
@@ -93,10 +95,15 @@ def measure_inputs(
     kind, report = can_be_measured(bundle), progress or silent
     if not kind:
         return None
-    if (stored := load_measured(workspace, bundle)) is not None:
+    stored, images, reason = load_measured(workspace, bundle), None, ""
+    if stored is not None and not stored.attrs.get(_THUMBNAILS):
         return stored
+    if kind == "image":
+        images, reason = _images_of(bundle)
+        if images is None and stored is not None:
+            return stored
     parts, n = [], len(bundle)
-    with _measures(bundle, kind) as (note, measures):
+    with _measures(bundle, images) as measures:
         for start in range(0, n, _AT_ONCE):
             # As columns: a million records would fill the memory.
             parts.append(pd.DataFrame(list(islice(measures, _AT_ONCE))))
@@ -108,9 +115,15 @@ def measure_inputs(
                     "for again"
                 )
     table = pd.concat(parts, ignore_index=True)
+    note = (
+        f"The thumbnails of at most {THUMBNAIL_SIZE} pixels were measured, without sharpness and "
+        f"size, since the images themselves cannot be read: {reason}. 'gsr scan' tries them again."
+        if reason
+        else ""
+    )
     if unread := int(table.isna().all(axis=1).sum()):
         note = f"{note} {unread:,} inputs could not be read and have no values.".strip()
-    table.attrs[NOTE] = note
+    table.attrs |= {NOTE: note, _THUMBNAILS: bool(reason)}
     workspace.measured.mkdir(parents=True, exist_ok=True)
     file = measured_file(workspace, bundle)
     with disk_full("what was measured"), replace_file(file) as temporary:
@@ -119,26 +132,21 @@ def measure_inputs(
 
 
 @contextmanager
-def _measures(bundle: Bundle, kind: str) -> Iterator[tuple[str, Iterator[dict[str, Value]]]]:
-    """Yield a note and the properties of each row in order, without any where it is unreadable."""
+def _measures(bundle: Bundle, images: Inputs | None) -> Iterator[Iterator[dict[str, Value]]]:
+    """Yield the properties of each row in order, without any where it is unreadable."""
     rows = range(len(bundle))
-    if kind == "text":
-        yield "", map(_reader(_texts_of(bundle), _of_text), rows)
+    if not bundle.has_images:
+        yield map(_reader(_texts_of(bundle), _of_text), rows)
         return
-    inputs, reason = _images_of(bundle)
-    if inputs is None:
-        note = (
-            f"The thumbnails of at most {THUMBNAIL_SIZE} pixels were measured, without sharpness "
-            f"and size, since the images themselves cannot be read: {reason}."
-        )
-        yield note, (_of_thumbnail(bundle, row) for row in rows)
+    if images is None:
+        yield (_of_thumbnail(bundle, row) for row in rows)
         return
     # Decoding holds no lock of the interpreter, so that threads do it side by side.
     with ThreadPoolExecutor(min(os.cpu_count() or 1, _THREADS)) as pool:
-        read = _reader(inputs, image_properties)
+        read = _reader(images, image_properties)
         # A part at a time: the pool would take all rows at once and hold what nobody has asked for.
         parts = (rows[start : start + _AT_ONCE] for start in range(0, len(rows), _AT_ONCE))
-        yield "", (each for part in parts for each in pool.map(read, part))
+        yield (each for part in parts for each in pool.map(read, part))
 
 
 def _images_of(bundle: Bundle) -> tuple[Inputs | None, str]:

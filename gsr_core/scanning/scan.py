@@ -30,7 +30,7 @@ from gsr_core.errors import BundleError, SettingError
 from gsr_core.plain import records
 from gsr_core.runs.samples import keep_scores
 from gsr_core.runs.store import Run
-from gsr_core.scanning.association import FEWEST_DRAWS, associate, cramers_v
+from gsr_core.scanning.association import FEWEST_DRAWS, associate, cramers_v, most_draws
 from gsr_core.scanning.candidates import Candidate, candidates
 from gsr_core.scanning.gaps import find_gaps, sure
 from gsr_core.scanning.measured import NOTE, can_be_measured
@@ -46,6 +46,8 @@ _ALIKE = 0.5
 """Cramér's V from which one attribute says much of what another does."""
 _MOST_ALIKE = 30
 """Attributes that are held against each other."""
+_MOST_NAMED = 20
+"""Names of candidates in a sentence."""
 _DRAWS_EACH = 40
 """Draws for each candidate, so that p after Holm's correction can fall to half of the level."""
 
@@ -70,7 +72,7 @@ class Scan:
         left_out: By name, why a column was not looked at.
         learnt: Rows of train and heldout.
         judged: Rows of the split on which the run was judged; 0 without one.
-        note: What to know of the measured properties; "" for nothing.
+        note: What to know of the measured properties and the draws; "" for nothing.
         looked_at: The candidates by name.
         classes: Names of the K classes.
     """
@@ -191,25 +193,32 @@ def scan(
     by_name = {each.name: each for each in looked_at}
     table = _judged(table, gaps)
     table = table.join(_alike(table, by_name, learnt))
-    note = "" if measured is None else str(measured.attrs.get(NOTE, ""))
+    notes = [] if measured is None else [str(measured.attrs.get(NOTE, ""))]
+    # Where p cannot fall below what Holm's correction asks, silence would look like an answer.
+    if dumb := sum(most_draws(counts) < len(looked_at) / LEVEL for counts in tables):
+        notes.append(
+            f"With {len(bundle.manifest.classes):,} classes, too few draws are made to tell the "
+            f"association of {dumb:,} of {len(looked_at):,} attributes from chance: look at fewer."
+        )
     return Scan(
         table=table,
         gaps=gaps,
         left_out=left_out,
         learnt=len(learnt),
         judged=judged,
-        note=note,
+        note=" ".join(filter(None, notes)),
         looked_at=by_name,
         classes=bundle.manifest.classes,
     )
 
 
 def check_run(run: Run, bundle: Bundle, split: str) -> None:
-    """Check that a run is of a bundle, and that the bundle has a split.
+    """Check that a run is of a bundle and has a head, and that the bundle has a split.
 
     Raises:
         BundleError: If the run is of other data.
         SettingError: If there is no such split.
+        RunStateError: If the run has no head yet.
     """
     if run.config.bundle_digest != bundle.manifest.digest:
         raise BundleError(
@@ -221,6 +230,7 @@ def check_run(run: Run, bundle: Bundle, split: str) -> None:
             f"split is '{split}'; bundle '{bundle.name}' has "
             f"{', '.join(bundle.manifest.split_sizes)}"
         )
+    run.kept_head()
 
 
 def find_candidate(
@@ -245,9 +255,10 @@ def find_candidate(
 
 
 def _unknown(name: str, known: Sequence[str], bundle: Bundle) -> str:
+    named = ", ".join(known[:_MOST_NAMED]) + " and others" * (len(known) > _MOST_NAMED)
     return (
-        f"bundle '{bundle.name}' has no attribute, column or property '{name}'"
-        f"{suggestion(name, known)}; it has {', '.join(known) or 'none'}"
+        f"bundle '{bundle.name}' has no attribute, column, property or phrase '{name}' that a scan "
+        f"looked at{suggestion(name, known)}; it has {named or 'none'}"
     )
 
 
@@ -299,8 +310,13 @@ def _alike(table: pd.DataFrame, by_name: dict[str, Candidate], rows: np.ndarray)
 
 
 def _leans(counts: np.ndarray, cells: np.ndarray) -> np.ndarray:
-    """Return (K,) how much more often rows of each class are on a side than those of others."""
+    """Return (K,) how much more often rows of each class are on a side than those of others.
+
+    Not a number where no row is on the side.
+    """
     of_class, inside = counts.sum(axis=0), counts[cells].sum(axis=0)
+    if not inside.any():
+        return np.full(len(of_class), np.nan)
     with np.errstate(invalid="ignore"):
         return inside / of_class - (inside.sum() - inside) / (of_class.sum() - of_class)
 

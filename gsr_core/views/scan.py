@@ -22,6 +22,7 @@ from gsr_core.metrics import wilson_interval
 from gsr_core.phrases.vocabulary import read_vocabulary
 from gsr_core.progress import Status
 from gsr_core.runs.store import Run
+from gsr_core.scanning.gaps import sure
 from gsr_core.scanning.groups import groups_by
 from gsr_core.scanning.job import MeasureJob
 from gsr_core.scanning.measured import can_be_measured
@@ -328,6 +329,40 @@ def _all(found: Scan) -> None:
             **dict.fromkeys(("accuracy with", "accuracy without"), share),
         },
     )
+    if len(found.gaps):
+        _every_gap(found)
     if found.left_out:
         reasons = "; ".join(f"{name}, {reason}" for name, reason in found.left_out.items())
         st.caption(f"Not looked at: {plain(reasons)}.")
+
+
+def _every_gap(found: Scan) -> None:
+    """Draw the table of every side and class, class by class, the surest gap first."""
+    gaps = found.gaps.assign(size=sure(found.gaps))
+    gaps = gaps.sort_values(["y", "size"], ascending=[True, False], kind="stable")
+    share = st.column_config.NumberColumn(format="percent")
+    change = st.column_config.NumberColumn(format="%+.1f pp")
+    st.caption("Every class with and without each attribute, the surest gap of a class first.")
+    show_rows(
+        {
+            "class": [found.class_name(each) for each in gaps["y"]],
+            "attribute": gaps["attribute"],
+            "with": gaps["side"],
+            "accuracy with": gaps["accuracy_with"],
+            "accuracy without": gaps["accuracy_without"],
+            "gap": 100 * gaps["delta"],
+            "gap from": 100 * gaps["low"],
+            "gap to": 100 * gaps["high"],
+            "samples with": gaps["n_with"],
+            "samples without": gaps["n_without"],
+            "gap p (Holm)": gaps["p_holm"],
+            "taken for": [found.class_name(each) for each in gaps["taken_for"]],
+        },
+        key="every gap",
+        column_config={
+            "class": st.column_config.Column(width="medium", pinned=True),
+            **dict.fromkeys(("accuracy with", "accuracy without"), share),
+            **dict.fromkeys(("gap", "gap from", "gap to"), change),
+            "gap p (Holm)": st.column_config.NumberColumn(format="%.2g"),
+        },
+    )

@@ -39,8 +39,11 @@ def test_a_scan_finds_the_attribute_and_makes_its_groups(gsr):
         (["--by", "colour"], "--by and --groups go together"),
         (["--side", "red"], "--side is of --by"),
         (["--run", "nobody"], "no run"),
-        (["--without", "shape"], "has no attribute, column or property 'shape'"),
-        (["--by", "shape", "--groups", "new"], "has no attribute, column or property 'shape'"),
+        (["--without", "shape"], "has no attribute, column, property or phrase 'shape'"),
+        (
+            ["--by", "shape", "--groups", "new"],
+            "has no attribute, column, property or phrase 'shape'",
+        ),
         (["--by", "colour", "--groups", "tiny"], "bundle 'tiny' exists already"),
     ],
 )

@@ -14,6 +14,7 @@ from gsr_core.data.groups import Group
 from gsr_core.errors import BundleError, RunStateError, SettingError
 from gsr_core.runs.samples import sample_table
 from gsr_core.scanning.measured import NOTE, load_measured, measured_file
+from tests.squares import import_squares
 
 
 @pytest.fixture
@@ -156,6 +157,26 @@ def test_an_attribute_that_train_lacks_is_judged_by_its_gaps_alone(predicting):
     assert first["n_with"] + first["n_without"] == 100
 
 
+def test_a_value_that_train_lacks_goes_with_nothing(predicting):
+    # The others are as common in either class.
+    values = np.where(np.arange(1000) >= 800, "a", np.tile(["b", "b", "c", "c"], 250))
+    bundle, run = predicting(np.ones(1000, dtype=bool), {"value": values})
+    row = gsr.scan(bundle, run).table.iloc[0]
+    assert row["side"] in ("b", "c")
+    assert row["share"] == pytest.approx(0.5)
+
+
+def test_too_few_draws_for_so_many_cells_are_told(predicting, monkeypatch):
+    right, columns = planted(0, towards=True)
+    bundle, _ = predicting(right, columns)
+    assert gsr.scan(bundle).note == ""
+    # Tables of two by two get 999 draws, larger ones less: 50 attributes need 1,000.
+    monkeypatch.setattr("gsr_core.scanning.association._MOST_NUMBERS", 4 * 999)
+    found = gsr.scan(bundle)
+    assert "too few draws are made to tell the association of 50 of 50 attributes" in found.note
+    assert (found.table["verdict"] == "").all()
+
+
 def test_a_gap_that_may_be_chance_does_not_rank_above_an_association(predicting):
     rng = np.random.default_rng(2)
     y, learnt = np.tile([0, 1], 500), np.arange(1000) < 400
@@ -205,6 +226,22 @@ def test_the_colour_is_found_in_the_images_alone(workspace, pictured):
     hue = found.table.set_index("attribute").loc["hue"]
     assert hue["association"] == pytest.approx(own["association"])
     assert found.table["attribute"].iloc[0] in ("hue", "border hue", "brightness")
+
+
+def test_images_that_are_back_are_measured_in_place_of_their_thumbnails(workspace, tmp_path):
+    folder = tmp_path / "squares"
+    folder.mkdir()
+    bundle, _ = import_squares(workspace, folder, {"train": 8, "validation": 16, "test": 8})
+    away = folder.rename(tmp_path / "away")
+    thumbnails = gsr.measure_inputs(workspace, bundle)
+    assert "the images themselves cannot be read" in thumbnails.attrs[NOTE]
+    assert "sharpness" not in thumbnails
+    pd.testing.assert_frame_equal(gsr.measure_inputs(workspace, bundle), thumbnails)
+    away.rename(folder)
+    measured = gsr.measure_inputs(workspace, bundle)
+    assert measured.attrs[NOTE] == ""
+    assert measured["sharpness"].notna().all()
+    pd.testing.assert_frame_equal(load_measured(workspace, bundle), measured)
 
 
 def test_images_are_measured_once_and_kept_whole(workspace, pictured, monkeypatch):
@@ -304,7 +341,13 @@ def test_an_attribute_that_is_there_is_not_written_twice(workspace, write):
     some = gsr.groups_by(workspace, bundle, "by-gap", "gap")
     known = (samples["gap"] != "").to_numpy()
     np.testing.assert_array_equal(some.membership.any(axis=1), known)
-    assert some.manifest.attributes == [*bundle.manifest.attributes, "gap, by side"]
+    assert some.manifest.attributes == [*bundle.manifest.attributes, "gap: its values"]
+    # One side after the other: neither is written over.
+    red = gsr.groups_by(workspace, bundle, "by-red", "colour", "red")
+    assert red.manifest.attributes == [*bundle.manifest.attributes, "colour: red"]
+    again = gsr.groups_by(workspace, red, "again", "colour", "red")
+    assert again.manifest.attributes == red.manifest.attributes
+    assert (again.samples["colour: red"] == red.samples["colour: red"]).all()
 
 
 # Mistakes ------------------------------------------------------------------------------------
@@ -338,7 +381,7 @@ def test_mistakes_are_told_in_a_sentence_and_leave_nothing(workspace, write, don
         ),
         (
             SettingError,
-            r"has no attribute, column or property 'color' \(did you mean 'colour'\?\)",
+            r"property or phrase 'color' that a scan looked at \(did you mean 'colour'\?\)",
             lambda: gsr.scan(tiny, without=["color"]),
         ),
         (BundleError, "is of bundle 'tiny'", lambda: gsr.scan(other, run)),
@@ -372,4 +415,4 @@ def test_a_group_without_a_row_in_target_is_refused(workspace, write):
         gsr.groups_by(workspace, bundle, "new", "colour")
     assert not (workspace.bundles / "new").exists()
     made = gsr.groups_by(workspace, bundle, "new", "colour", "red")
-    assert made.manifest.attributes == ["colour", "colour, by side"]
+    assert made.manifest.attributes == ["colour", "colour: red"]
