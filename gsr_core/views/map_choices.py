@@ -20,7 +20,7 @@ from gsr_core.runs.summary import run_label
 from gsr_core.views import navigation as nav
 from gsr_core.views.charts import plain
 from gsr_core.views.clusters import choose_clustering
-from gsr_core.views.frame import Frame
+from gsr_core.views.frame import Frame, link
 from gsr_core.views.phrases import SIMILARITY, with_similarity
 from gsr_core.views.session import load_samples
 from gsr_core.views.slices import flags_of
@@ -134,6 +134,9 @@ def choose_maps(page: Frame) -> MapView:
                 ["", *others],
                 format_func=lambda run_id: others.get(run_id, "none"),
             )
+        if SIMILARITY in samples:
+            phrase = nav.get("phrase")
+            link("Samples", "Ranked by the phrase", split=split, phrase=phrase, sort=None)
     return MapView(
         bundle=bundle,
         run=run,

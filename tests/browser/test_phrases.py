@@ -120,6 +120,10 @@ def test_a_phrase_ranks_samples_and_what_it_finds_is_kept(screen, dashboard, mon
     said = [(row["cluster"], row["phrase"]) for row in screen.table("phrase")]
     assert said == list(zip(of_clusters["set"], of_clusters["phrase"], strict=True))
 
+    screen.click(page.get_by_role("link", name="Ranked by the phrase"))
+    screen.arrive("Samples")
+    expect(cards.first).to_contain_text(found["sample_id"].iloc[0])
+
     screen.open("Audit", bundle="worded", classifier=run.run_id, closer="Shortcuts")
     screen.fill_popover(
         re.compile("^Also look at phrases"), "Vocabulary", "\n".join(words), "Look at these"
