@@ -6,7 +6,6 @@ file, or the groups of a new bundle.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 
 import numpy as np
@@ -17,7 +16,7 @@ from gsr_core.curation.flags import flag_rows
 from gsr_core.curation.subsets import Subset
 from gsr_core.curation.tables import describe_rows
 from gsr_core.data.bundle import SPLITS, Bundle, open_bundle
-from gsr_core.data.bundle_writing import bundle_directory, lasting_notes, write_bundle
+from gsr_core.data.bundle_writing import bundle_directory, rewrite_bundle
 from gsr_core.data.groups import Group, membership_from_index
 from gsr_core.errors import BundleError
 from gsr_core.inference.base import OUTLIER
@@ -216,7 +215,6 @@ def clusters_as_bundle(clustering: Clustering, name: str) -> Bundle:
             )
     number = np.full(max(names, default=0) + 1, OUTLIER)
     number[list(names)] = np.arange(len(names))
-    manifest = bundle.manifest
     index = np.where(cluster >= 0, number[np.maximum(cluster, 0)], OUTLIER)
     outside = {
         split: int((index[rows] == OUTLIER).sum())
@@ -224,30 +222,15 @@ def clusters_as_bundle(clustering: Clustering, name: str) -> Bundle:
         if len(rows := bundle.rows_of[split])
     }
     lost = ", ".join(f"{count:,} of {split}" for split, count in outside.items() if count)
-    notes = lasting_notes(manifest)
-    notes.append(
-        f"The groups are clusters of '{bundle.name}' by {clustering.label}, inferred without group "
-        f"labels; {lost or 'none'} of the samples are in no group."
-    )
-    return write_bundle(
+    return rewrite_bundle(
+        bundle,
         directory,
-        samples=bundle.samples,
-        membership=membership_from_index(index, len(names)),
+        bundle.samples,
+        membership_from_index(index, len(names)),
         groups=[
             Group(name=each, definition=f"cluster of {clustering.label}") for each in names.values()
         ],
-        classes=manifest.classes,
-        features=bundle.features,
-        source=f"{manifest.source}; groups from clustering {clustering.name}",
-        title=name,
-        head=bundle.head,
-        thumbnails=(bundle.thumbnail(row) for row in range(len(bundle)))
-        if bundle.has_images
-        else None,
-        columns=bundle.columns(),
-        backbone=manifest.backbone,
-        notes=notes,
-        recipe={"clusters_of": json.loads(clustering.record.request.model_dump_json())},
-        # Nobody writes to the old bundle again, so that both can share the file.
-        adopt_features=True,
+        source=f"{bundle.manifest.source}; groups from clustering {clustering.name}",
+        note=f"The groups are clusters of '{bundle.name}' by {clustering.label}, inferred without "
+        f"group labels; {lost or 'none'} of the samples are in no group.",
     )

@@ -373,6 +373,13 @@ def test_clusters_become_the_groups_of_a_bundle_that_shares_the_features(
     assert trained.metrics()["group"].isin([*found.names.values(), ""]).all()
 
 
+def test_a_bundle_of_clusters_keeps_how_its_data_was_made(workspace, write):
+    bundle = write(workspace, "recipe", recipe={"reader": "somewhere"})
+    request = request_clustering(workspace, bundle, "kmeans", {"space": "features"})
+    made = clusters_as_bundle(compute_clustering(workspace, request, device="cpu"), "by-cluster")
+    assert made.manifest.recipe == {"reader": "somewhere"}
+
+
 def test_outliers_are_in_no_group_of_the_new_bundle(tiny, clustered):
     found = with_outliers(clustered)
     classes, in_target = found.record.classes, found.clusters_of(tiny.rows_of["target"])
