@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -28,7 +29,7 @@ from gsr_core.ingest.plan import make_plan
 from gsr_core.looking import measure
 from gsr_core.looking.looker import Looker, look, open_looker
 from gsr_core.looking.measure import measure_overlaps
-from gsr_core.looking.regions import open_regions, region_columns
+from gsr_core.looking.regions import choose_region, open_regions, region_columns
 from gsr_core.runs.behind import Behind
 from gsr_core.runs.execute import run
 from gsr_core.runs.store import create_run
@@ -219,6 +220,14 @@ def test_columns_of_boxes_and_masks_are_found(bundle, looker):
     bare = Source(source.table[["path"]], source.inputs, Roles(), "")
     with pytest.raises(SettingError, match="the data has no column of boxes"):
         open_regions(bare, names)
+    # The layout's own column goes first, if it has what it should.
+    assert choose_region(replace(source, region="mask")) == "mask"
+    for found, message in (
+        (source, "columns with boxes or masks are object, background, mask"),
+        (bare, "the data has no column of boxes"),
+    ):
+        with pytest.raises(SettingError, match=message):
+            choose_region(replace(found, region="gone"))
     cells = [["[1, 2, 5, 4]", "", None, "1;2;5;4"][row % 4] for row in range(len(bundle))]
     found = open_regions(source_of(looker, object=cells), names, "object")
     assert found.known[:4].tolist() == [True, False, False, True]
