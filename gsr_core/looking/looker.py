@@ -142,10 +142,16 @@ def centred_head(run: Run) -> tuple[np.ndarray, np.ndarray]:
     return weight - weight.mean(axis=0), bias - bias.mean()
 
 
-def network_key(run: Run) -> str:
-    """Return what names the network behind a run: that of its bundle, or its own."""
-    own = run.features_file.exists()
-    return f"{run.run_id} {run.stored_state().best_step}" if own else run.config.bundle_digest
+def network_key(run: Run, bundle: Bundle | None = None) -> str:
+    """Return what names the network behind a run: that of its bundle, or its own.
+
+    Args:
+        run: A run that has ended.
+        bundle: One of the same samples and features that stands for its bundle.
+    """
+    if run.features_file.exists():
+        return f"{run.run_id} {run.stored_state().best_step}"
+    return run.config.bundle_digest if bundle is None else bundle.manifest.digest
 
 
 def open_looker(run: Run, bundle: Bundle | None = None, device: str = "auto") -> Looker:

@@ -12,7 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
+import gsr_core as gsr
 from gsr_core.data.bundle import open_bundle
+from gsr_core.data.bundle_writing import rewrite_bundle
 from gsr_core.data.inputs import Texts
 from gsr_core.data.source import Roles, Source
 from gsr_core.errors import (
@@ -199,6 +201,60 @@ def test_masks_are_read_as_boxes_are_and_what_was_measured_is_kept(
     monkeypatch.setattr(measure, "_BATCH", 3)
     parts = measure_overlaps([before], column="mask", **once)
     np.testing.assert_allclose(parts.samples["aiou"], by_mask.samples["aiou"])
+
+
+def test_runs_before_and_after_new_groups_are_measured_as_each_alone(place, bundle, before, looker):
+    # Every second image of a class, in each split.
+    second = bundle.samples.groupby(["split", "y"]).cumcount() % 2
+    near = pd.DataFrame({"a dot": second + 1e-3 * np.arange(len(bundle))})
+    made = gsr.groups_by(place, bundle, "by-dot", "a dot", phrases=near)
+    repair = run(place, "by-dot", "dfr", device="cpu")
+    once = {"column": "object", "open_network": lambda _: looker}
+    alone = {one.run_id: measure_overlaps([one], **once) for one in (before, repair)}
+    for one in (before, repair):
+        shutil.rmtree(one.path / "looks")
+    opened = []
+    both = measure_overlaps(
+        [before, repair], column="object", open_network=lambda one: opened.append(one) or looker
+    )
+    assert len(opened) == 1
+    # The groups are those of the repair.
+    assert both.groups["group"].unique().tolist() == made.group_names != bundle.group_names
+    totals = both.totals.set_index("run")
+    for name, found in alone.items():
+        own = both.samples[both.samples["run"] == name].set_index("row")
+        assert sorted(own.index) == made.rows_of["test"].tolist()
+        # In other batches, rounding differs.
+        pd.testing.assert_frame_equal(own, found.samples.set_index("row"))
+        assert totals.loc[name, "mean"] == pytest.approx(found.totals["mean"][0])
+    pd.testing.assert_frame_equal(
+        both.groups[both.groups["run"] == repair.run_id].iloc[:, :7].reset_index(drop=True),
+        alone[repair.run_id].groups.iloc[:, :7],
+    )
+    # Of fewer samples, what was kept is that of the groups it was drawn by.
+    few = {"per_group": 2, **once}
+    drawn = [measure_overlaps([one], **few).samples["row"].tolist() for one in (before, repair)]
+    assert drawn[0] != drawn[1]
+    found = measure_overlaps([before, repair], **few).samples
+    for _, part in found.groupby("run"):
+        assert part["row"].tolist() == drawn[1]
+    expected = both.samples.merge(found[["run", "row"]])["aiou"]
+    np.testing.assert_allclose(found["aiou"], expected, atol=1e-6)
+
+
+def test_bundles_of_other_samples_are_refused(place, bundle, before):
+    splits = bundle.samples["split"].replace({"heldout": "train"})
+    rewrite_bundle(
+        bundle,
+        place.bundles / "moved",
+        bundle.samples.assign(split=splits),
+        bundle.membership,
+        source="",
+        note="",
+    )
+    moved = run(place, "moved", "erm", device="cpu")
+    with pytest.raises(ComparisonError, match="'halves' and 'moved' differ in their samples"):
+        measure_overlaps([before, moved], column="object")
 
 
 def source_of(looker, **columns):
