@@ -90,7 +90,7 @@ class Looker:
     Attributes:
         behind: The network and its inputs.
         layer: Whose places are looked at; None where the inputs are texts.
-        seconds: About how long an image takes.
+        seconds: About how long an image takes with one head.
     """
 
     behind: Behind
@@ -105,6 +105,14 @@ class Looker:
         found = self.behind.backbone.preprocessing
         assert isinstance(found, ImagePreprocessing)
         return found
+
+    def for_heads(self, count: int) -> float:
+        """Return about how many seconds an image takes with so many heads.
+
+        Grad-CAM goes back through the network for each class of each head; class activation maps
+        of all heads are one product.
+        """
+        return self.seconds if self.layer is None or self.layer.pooled else count * self.seconds
 
     def maps(self, images: list[np.ndarray], weight: np.ndarray) -> np.ndarray:
         """Return the maps of images (H, W, 3) uint8 for a head, or for several.

@@ -118,7 +118,8 @@ def measure_overlaps(
     if source.inputs.modality != "image":
         raise SettingError(
             f"the inputs of bundle '{bundle.name}' are {source.inputs.modality}s, which lie on no "
-            "object as a map of an image does; look at single samples instead (--sample)"
+            "object as a map of an image does; look at a sample in its detail, or by gsr look "
+            "--sample"
         )
     names = bundle.column("sample_id").to_pandas().astype(str).tolist()
     regions = open_regions(source, names, column)
@@ -136,7 +137,9 @@ def measure_overlaps(
         if not files[run.run_id].exists():
             of_network.setdefault(network_key(run, bundle), []).append(run)
     lookers = {key: open_network(together[0]) for key, together in of_network.items()}
-    seconds = len(rows) * sum(looker.seconds for looker in lookers.values())
+    seconds = len(rows) * sum(
+        lookers[key].for_heads(len(together)) for key, together in of_network.items()
+    )
     if longest is not None and seconds > longest:
         names_of_runs = " ".join(run.run_id for run in runs)
         raise SettingError(

@@ -203,6 +203,23 @@ def test_masks_are_read_as_boxes_are_and_what_was_measured_is_kept(
     np.testing.assert_allclose(parts.samples["aiou"], by_mask.samples["aiou"])
 
 
+def test_the_time_of_grad_cam_grows_with_the_heads(bundle, before, after, looker):
+    layer = looker.layer
+    assert layer.pooled
+    # Eight images at a second each.
+    for pooled, said in ((True, "8 s"), (False, "16 s")):
+        slow = replace(looker, seconds=1.0, layer=replace(layer, pooled=pooled))
+        with pytest.raises(SettingError, match=f"this would take about {said}"):
+            measure_overlaps(
+                [before, after],
+                "val",
+                column="background",
+                bundle=bundle,
+                open_network=lambda _, slow=slow: slow,
+                longest=0.0,
+            )
+
+
 def test_runs_before_and_after_new_groups_are_measured_as_each_alone(place, bundle, before, looker):
     # Every second image of a class, in each split.
     second = bundle.samples.groupby(["split", "y"]).cumcount() % 2
@@ -358,7 +375,7 @@ def test_words_of_a_text_get_what_the_head_gives_their_features(done, monkeypatc
         np.testing.assert_allclose(effects.T, expected, atol=1e-5)
     assert found.strongest(0) == max(np.abs(each[0]).max() for each in found.effects)
     monkeypatch.setattr(measure, "source_of", lambda _: source)
-    with pytest.raises(SettingError, match="are texts, which lie on no object"):
+    with pytest.raises(SettingError, match=r"are texts, .* by gsr look --sample$"):
         measure_overlaps([one])
 
 
