@@ -22,10 +22,11 @@ import numpy as np
 import pandas as pd
 from scipy.special import stdtrit
 
-from gsr_core.data.bundle import Bundle
+from gsr_core.data.bundle import SPLITS, Bundle
 from gsr_core.errors import ComparisonError, SettingError
 from gsr_core.files import replace_file
 from gsr_core.ingest.reopen import source_of
+from gsr_core.looking import PER_GROUP
 from gsr_core.looking.looker import (
     Looker,
     centred_head,
@@ -41,10 +42,7 @@ from gsr_core.progress import Report, duration
 from gsr_core.runs.samples import keep_scores
 from gsr_core.runs.store import Run
 
-__all__ = ["PER_GROUP", "Overlaps", "measure_overlaps"]
-
-PER_GROUP = 100
-"""Samples of each group that are looked at by default."""
+__all__ = ["Overlaps", "measure_overlaps"]
 
 _BATCH = 16
 _LEVEL = 0.975
@@ -105,13 +103,19 @@ def measure_overlaps(
         ComparisonError: If the runs are on several bundles that differ in samples or features.
         BundleError: If a bundle has changed since its run was made.
         RunStateError: If a run has no head yet.
-        SettingError: If the inputs are no images, there are no boxes or masks in the split or no
-            network that has places, or it would take longer; the sentence has the command.
+        SettingError: If there is no such split, the inputs are no images, there are no boxes or
+            masks in the split or no network that has places, or it would take longer; the sentence
+            has the command.
         InputError: If an image, box or mask is not what it should be.
         GsrError: As `open_looker`.
     """
     bundles = _bundles(runs, bundle)
     bundle = bundles[-1]
+    if not bundle.manifest.split_sizes.get(split):
+        present = ", ".join(each for each in SPLITS if bundle.manifest.split_sizes.get(each))
+        raise SettingError(
+            f"bundle '{bundle.name}' has no split '{split}'; choose one of its splits: {present}"
+        )
     for run in runs:
         run.kept_head()
     source = source_of(bundle)

@@ -391,7 +391,7 @@ def test_what_cannot_be_looked_into_says_why(place, before, make, done):
         look(create_run(place, "halves", "erm", device="cpu"), int(row))
 
 
-def test_the_command_says_what_the_library_does(place, before, after, call):
+def test_the_command_says_what_the_library_does(place, before, after, call, monkeypatch):
     found = measure_overlaps([before, after], column="object")
     outcome = call(place, "look", before.run_id, after.run_id, "--region", "object", "--json")
     assert outcome.code == 0
@@ -404,10 +404,27 @@ def test_the_command_says_what_the_library_does(place, before, after, call):
     worst = rf"worst by accuracy before: green, red +{before.run_id} +0\.500 *\n"
     assert re.search(rf"{worst} +{after.run_id} +(0\.9\d\d|1\.000) +\+0\.[45]\d\d", shown)
 
+    # Of any split, those of the weights too.
+    weighted = ["--split", "heldout", "--region", "object", "--per-group", 1, "--json"]
+    outcome = json.loads(call(place, "look", before.run_id, *weighted).out)
+    assert outcome["split"] == "heldout"
+    assert [row["n"] for row in outcome["groups"]] == [1, 1, 1, 1]
+
     name = open_bundle(place, "halves").column("sample_id")[0].as_py()
     one = json.loads(call(place, "look", before.run_id, "--sample", name, "--json").out)
     maps = look(before, 0).maps
     np.testing.assert_allclose(one["runs"][0]["maps"]["green"], maps[0])
+    opened = []
+
+    def opening(*given, **named):
+        opened.append(given)
+        return open_looker(*given, **named)
+
+    monkeypatch.setattr("gsr_core.looking.looker.open_looker", opening)
+    both = call(place, "look", before.run_id, after.run_id, "--sample", name, "--json")
+    found = [each["maps"]["green"] for each in json.loads(both.out)["runs"]]
+    assert len(opened) == 1  # One network for both.
+    np.testing.assert_allclose(found, [maps[0], look(after, 0).maps[0]])
     lines = call(place, "look", before.run_id, "--sample", name).out.splitlines()
     assert len(lines) == 1 + 2 * (1 + SIZE)
 
@@ -417,7 +434,7 @@ def test_the_command_says_what_the_library_does(place, before, after, call):
     [
         ([], "columns with boxes or masks are object, background, mask: name one"),
         (["--region", "colour"], "the data has no column 'colour'"),
-        (["--split", "train"], "--split is train; choose test, val or target"),
+        (["--split", "train"], "no split 'train'; choose one of its splits: heldout, target, val"),
         (["--sample", "nobody"], "there is no sample 'nobody' in bundle 'halves'"),
         (["--sample", "a", "--region", "object"], "leave one of them out"),
         (["--device", "tpu"], "device 'tpu' is not a device name"),
