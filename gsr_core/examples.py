@@ -110,7 +110,7 @@ def coloured_digits(
                 f"Training SimConv-1: epoch {min(int(done * EPOCHS) + 1, EPOCHS)} of {EPOCHS}",
             ),
         )
-    checkpoint = workspace.root / "backbones" / f"{name}.safetensors"
+    checkpoint = workspace.backbones / f"{name}.safetensors"
     training = f"plain ERM on train: Adam, {EPOCHS} epochs, learning rate {LEARNING_RATE:g}"
     save_checkpoint(network.module, checkpoint, training=training)
 

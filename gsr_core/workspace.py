@@ -54,6 +54,11 @@ class Workspace:
         return self.root / "measured"
 
     @property
+    def backbones(self) -> Path:
+        """Directory of networks that were trained for bundles, by the names of these."""
+        return self.root / "backbones"
+
+    @property
     def extractions(self) -> Path:
         """Directory of features, kept by the digest of what they were computed from."""
         return self.root / "extractions"

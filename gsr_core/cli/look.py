@@ -9,6 +9,7 @@ import typer
 
 from gsr_core.cli import terminal
 from gsr_core.cli.terminal import DeviceOption, JsonOption, WorkspaceOption
+from gsr_core.looking import PER_GROUP
 
 if TYPE_CHECKING:
     from gsr_core.looking.looker import ImageLook, TextLook
@@ -30,7 +31,7 @@ def look(
         str | None,
         typer.Option(help="Id of one sample to look at, instead of AIoU.", show_default=False),
     ] = None,
-    split: Annotated[str, typer.Option(help="test, val or target.")] = "test",
+    split: Annotated[str, typer.Option(help="Split whose samples are looked at.")] = "test",
     region: Annotated[
         str | None,
         typer.Option(
@@ -41,19 +42,17 @@ def look(
     ] = None,
     per_group: Annotated[
         int, typer.Option(min=1, help="Samples of each group that are looked at.")
-    ] = 100,
+    ] = PER_GROUP,
     device: DeviceOption = "auto",
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Look where a network looks: on the object (AIoU of each group), or in one sample."""
     from gsr_core.looking.looker import look as look_at
-    from gsr_core.looking.looker import open_looker
+    from gsr_core.looking.looker import network_key, open_looker
     from gsr_core.looking.measure import measure_overlaps
     from gsr_core.runs.store import open_run
 
-    if split not in ("test", "val", "target"):
-        terminal.fail(f"--split is {split}; choose test, val or target")
     if sample is not None and region is not None:
         terminal.fail("--region is of AIoU, and --sample shows one sample; leave one of them out")
     place = terminal.open_workspace(workspace)
@@ -70,10 +69,12 @@ def look(
             )
         _print_overlaps(found, as_json)
         return
-    looks = []
+    looks, lookers = [], {}
     for run in runs:
-        row = _row(run, sample)
-        looks.append((run, look_at(run, row, open_looker(run, device=device))))
+        row, key = _row(run, sample), network_key(run)
+        if key not in lookers:
+            lookers[key] = open_looker(run, device=device)
+        looks.append((run, look_at(run, row, lookers[key])))
     _print_looks(looks, sample, as_json)
 
 

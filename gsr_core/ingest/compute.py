@@ -245,7 +245,7 @@ def _train_backbone(
         dataset.samples["y"].to_numpy(),
         rows["train"],
         training,
-        workspace.root / "backbones" / plan.name,
+        workspace.backbones / plan.name,
         device=pick(plan.extraction.device).device,
         val_rows=rows["val"],
         membership=dataset.membership,

@@ -90,7 +90,7 @@ class Looker:
     Attributes:
         behind: The network and its inputs.
         layer: Whose places are looked at; None where the inputs are texts.
-        seconds: About how long an image takes.
+        seconds: About how long an image takes with one head.
     """
 
     behind: Behind
@@ -105,6 +105,14 @@ class Looker:
         found = self.behind.backbone.preprocessing
         assert isinstance(found, ImagePreprocessing)
         return found
+
+    def for_heads(self, count: int) -> float:
+        """Return about how many seconds an image takes with so many heads.
+
+        Grad-CAM goes back through the network for each class of each head; class activation maps
+        of all heads are one product.
+        """
+        return self.seconds if self.layer is None or self.layer.pooled else count * self.seconds
 
     def maps(self, images: list[np.ndarray], weight: np.ndarray) -> np.ndarray:
         """Return the maps of images (H, W, 3) uint8 for a head, or for several.
@@ -142,10 +150,16 @@ def centred_head(run: Run) -> tuple[np.ndarray, np.ndarray]:
     return weight - weight.mean(axis=0), bias - bias.mean()
 
 
-def network_key(run: Run) -> str:
-    """Return what names the network behind a run: that of its bundle, or its own."""
-    own = run.features_file.exists()
-    return f"{run.run_id} {run.stored_state().best_step}" if own else run.config.bundle_digest
+def network_key(run: Run, bundle: Bundle | None = None) -> str:
+    """Return what names the network behind a run: that of its bundle, or its own.
+
+    Args:
+        run: A run that has ended.
+        bundle: One of the same samples and features that stands for its bundle.
+    """
+    if run.features_file.exists():
+        return f"{run.run_id} {run.stored_state().best_step}"
+    return run.config.bundle_digest if bundle is None else bundle.manifest.digest
 
 
 def open_looker(run: Run, bundle: Bundle | None = None, device: str = "auto") -> Looker:

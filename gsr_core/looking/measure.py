@@ -22,10 +22,11 @@ import numpy as np
 import pandas as pd
 from scipy.special import stdtrit
 
-from gsr_core.data.bundle import Bundle
+from gsr_core.data.bundle import SPLITS, Bundle
 from gsr_core.errors import ComparisonError, SettingError
 from gsr_core.files import replace_file
 from gsr_core.ingest.reopen import source_of
+from gsr_core.looking import PER_GROUP
 from gsr_core.looking.looker import (
     Looker,
     centred_head,
@@ -41,10 +42,7 @@ from gsr_core.progress import Report, duration
 from gsr_core.runs.samples import keep_scores
 from gsr_core.runs.store import Run
 
-__all__ = ["PER_GROUP", "Overlaps", "measure_overlaps"]
-
-PER_GROUP = 100
-"""Samples of each group that are looked at by default."""
+__all__ = ["Overlaps", "measure_overlaps"]
 
 _BATCH = 16
 _LEVEL = 0.975
@@ -90,37 +88,46 @@ def measure_overlaps(
     """Measure AIoU of runs on the same samples.
 
     Args:
-        runs: On one bundle, ended; the first is the one before the repair.
+        runs: Ended, on one bundle or on some that differ only in groups and attributes, such as
+            one of `gsr.groups_by`; the first is the one before the repair. The groups are those
+            of the last one's bundle.
         split: One of the bundle's splits, as the first run drew it.
         column: Of boxes or masks; "" takes the one that the layout knows, or the only one.
         per_group: Samples of each group that are drawn; groups with fewer give all.
-        bundle: The runs' bundle, if it is open already.
+        bundle: That of the last run, if it is open already.
         open_network: Gives the network behind a run.
         longest: Seconds that what was not measured before may take; None for any.
         report: Called with the fraction done and what is being done.
 
     Raises:
-        ComparisonError: If the runs are on several bundles.
+        ComparisonError: If the runs are on several bundles that differ in samples or features.
+        BundleError: If a bundle has changed since its run was made.
         RunStateError: If a run has no head yet.
-        SettingError: If the inputs are no images, there are no boxes or masks in the split or no
-            network that has places, or it would take longer; the sentence has the command.
+        SettingError: If there is no such split, the inputs are no images, there are no boxes or
+            masks in the split or no network that has places, or it would take longer; the sentence
+            has the command.
         InputError: If an image, box or mask is not what it should be.
         GsrError: As `open_looker`.
     """
-    bundle = bundle or runs[0].unchanged_bundle()
-    if len({run.config.bundle_digest for run in runs}) > 1:
-        raise ComparisonError("the runs are on several bundles; choose runs on one")
+    bundles = _bundles(runs, bundle)
+    bundle = bundles[-1]
+    if not bundle.manifest.split_sizes.get(split):
+        present = ", ".join(each for each in SPLITS if bundle.manifest.split_sizes.get(each))
+        raise SettingError(
+            f"bundle '{bundle.name}' has no split '{split}'; choose one of its splits: {present}"
+        )
     for run in runs:
         run.kept_head()
     source = source_of(bundle)
     if source.inputs.modality != "image":
         raise SettingError(
             f"the inputs of bundle '{bundle.name}' are {source.inputs.modality}s, which lie on no "
-            "object as a map of an image does; look at single samples instead (--sample)"
+            "object as a map of an image does; look at a sample in its detail, or by gsr look "
+            "--sample"
         )
     names = bundle.column("sample_id").to_pandas().astype(str).tolist()
     regions = open_regions(source, names, column)
-    of_split = np.sort(runs[0].rows_of(split, bundle))
+    of_split = np.sort(runs[0].rows_of(split, bundles[0]))
     known = of_split[regions.known[of_split]]
     rows = _draw(bundle, known, per_group)
     if not len(rows):
@@ -128,13 +135,15 @@ def measure_overlaps(
             f"none of the {len(of_split):,} samples of {split} that are in a group has a box or "
             f"mask in column '{regions.column}'; choose another split or column"
         )
-    files = {run.run_id: _file(run, bundle, regions, rows) for run in runs}
+    files = {run.run_id: _file(run, regions, rows) for run in runs}
     of_network: dict[str, list[Run]] = {}
     for run in runs:
         if not files[run.run_id].exists():
-            of_network.setdefault(network_key(run), []).append(run)
+            of_network.setdefault(network_key(run, bundle), []).append(run)
     lookers = {key: open_network(together[0]) for key, together in of_network.items()}
-    seconds = len(rows) * sum(looker.seconds for looker in lookers.values())
+    seconds = len(rows) * sum(
+        lookers[key].for_heads(len(together)) for key, together in of_network.items()
+    )
     if longest is not None and seconds > longest:
         names_of_runs = " ".join(run.run_id for run in runs)
         raise SettingError(
@@ -148,7 +157,7 @@ def measure_overlaps(
     parts = [pd.read_parquet(files[run.run_id]).assign(run=run.run_id) for run in runs]
     samples = pd.concat(parts, ignore_index=True)
     samples["y"] = bundle.y[samples["row"].to_numpy()]
-    groups = _by_group(runs, samples, bundle, of_split)
+    groups = _by_group(runs, bundles, samples, of_split)
     first = groups[groups["run"] == runs[0].run_id].reset_index(drop=True)
     worst = str(first["group"][worst_group(first["accuracy"].to_numpy())])
     return Overlaps(
@@ -161,6 +170,41 @@ def measure_overlaps(
     )
 
 
+def _bundles(runs: Sequence[Run], last: Bundle | None) -> list[Bundle]:
+    """Return the bundle of each run.
+
+    Raises:
+        ComparisonError: If they differ in more than groups and attributes.
+        BundleError: If one has changed since its run was made.
+    """
+    last = last or runs[-1].unchanged_bundle()
+    opened = {last.manifest.digest: last}
+    for run in runs:
+        digest = run.config.bundle_digest
+        if digest not in opened:
+            opened[digest] = run.unchanged_bundle()
+            if not _same_samples(opened[digest], last):
+                raise ComparisonError(
+                    f"the runs are on several bundles, and '{opened[digest].name}' and "
+                    f"'{last.name}' differ in their samples, splits, classes or features; choose "
+                    "runs on one bundle, or on bundles that differ only in groups"
+                )
+    return [opened[run.config.bundle_digest] for run in runs]
+
+
+def _same_samples(one: Bundle, other: Bundle) -> bool:
+    """Return whether two bundles have the same rows in the same order, groups aside."""
+    first, second = one.manifest, other.manifest
+    return (
+        first.digests["features.npy"] == second.digests["features.npy"]
+        and first.classes == second.classes
+        and np.array_equal(one.y, other.y)
+        and all(np.array_equal(rows, other.rows_of[split]) for split, rows in one.rows_of.items())
+        # As values, since a column may have been written as another kind of text.
+        and one.column("sample_id").to_pylist() == other.column("sample_id").to_pylist()
+    )
+
+
 def _draw(bundle: Bundle, rows: np.ndarray, per_group: int) -> np.ndarray:
     """Return up to so many of the rows of each group, ascending; the same ones every time."""
     rng, members = np.random.default_rng(0), bundle.membership[rows]
@@ -170,8 +214,9 @@ def _draw(bundle: Bundle, rows: np.ndarray, per_group: int) -> np.ndarray:
     return np.unique(np.concatenate(drawn))
 
 
-def _file(run: Run, bundle: Bundle, regions: Regions, rows: np.ndarray) -> Path:
-    digest = hashlib.sha256(f"{bundle.manifest.digest} {network_key(run)}".encode())
+def _file(run: Run, regions: Regions, rows: np.ndarray) -> Path:
+    """Return where what is measured is kept; of a bundle's groups it depends only by the rows."""
+    digest = hashlib.sha256(f"{run.config.bundle_digest} {network_key(run)}".encode())
     digest.update(f"{regions.column} {regions.digest()}".encode())
     for part in (rows, *run.kept_head()):
         digest.update(np.ascontiguousarray(part).data)
@@ -236,15 +281,15 @@ def _overlaps(
 
 
 def _by_group(
-    runs: Sequence[Run], samples: pd.DataFrame, bundle: Bundle, of_split: np.ndarray
+    runs: Sequence[Run], bundles: Sequence[Bundle], samples: pd.DataFrame, of_split: np.ndarray
 ) -> pd.DataFrame:
     by_run = {name: part.set_index("row")["aiou"] for name, part in samples.groupby("run")}
-    first = by_run[runs[0].run_id]
+    first, bundle = by_run[runs[0].run_id], bundles[-1]
     members = bundle.membership
     found = []
-    for run in runs:
+    for run, scored in zip(runs, bundles, strict=True):
         own = by_run[run.run_id]
-        correct = keep_scores(run, bundle)["prediction"][of_split] == bundle.y[of_split]
+        correct = keep_scores(run, scored)["prediction"][of_split] == bundle.y[of_split]
         for place, name in enumerate(bundle.group_names):
             inside = own[members[own.index, place]]
             if inside.empty:

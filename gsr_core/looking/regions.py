@@ -148,7 +148,9 @@ def choose_region(source: Source, column: str = "") -> str:
             )
         return column
     found = region_columns(source)
-    if not source.region and len(found) != 1:
+    if source.region in found:
+        return source.region
+    if len(found) != 1:
         raise SettingError(f"it is not known where the objects are; {_candidates(found)}")
     return found[0]
 

@@ -158,7 +158,7 @@ def _own_checkpoint(run: Run, network: dict[str, Any] | None) -> Path | None:
     checkpoint = Path((network or {}).get("checkpoint") or "")
     if not checkpoint.is_file():
         return None
-    folders = (run.workspace.root / "backbones", run.workspace.runs)
+    folders = (run.workspace.backbones, run.workspace.runs)
     inside = any(checkpoint.resolve().is_relative_to(each.resolve()) for each in folders)
     return checkpoint if inside else None
 

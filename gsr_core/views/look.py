@@ -14,8 +14,9 @@ from gsr_core.comparing.entries import Entry
 from gsr_core.data.bundle import Bundle
 from gsr_core.errors import GsrError
 from gsr_core.figures.looking import maps_beside, marked_text, overlap_dots
+from gsr_core.looking import PER_GROUP
 from gsr_core.looking.looker import ImageLook, TextLook
-from gsr_core.looking.measure import PER_GROUP, Overlaps
+from gsr_core.looking.measure import Overlaps
 from gsr_core.runs.store import Run
 from gsr_core.runs.summary import run_label
 from gsr_core.views.charts import plain, sentence, show, show_rows

@@ -451,7 +451,7 @@ def _overlaps(
         split,
         column=column,
         per_group=per_group,
-        bundle=load_bundle(runs[0].config.bundle),
+        bundle=load_bundle(runs[-1].config.bundle),
         open_network=_open_network,
         longest=_PATIENCE,
     )

@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
+import gsr_core as gsr
 from gsr_core.data.bundle import open_bundle
+from gsr_core.data.bundle_writing import rewrite_bundle
 from gsr_core.data.inputs import Texts
 from gsr_core.data.source import Roles, Source
 from gsr_core.errors import (
@@ -28,7 +31,7 @@ from gsr_core.ingest.plan import make_plan
 from gsr_core.looking import measure
 from gsr_core.looking.looker import Looker, look, open_looker
 from gsr_core.looking.measure import measure_overlaps
-from gsr_core.looking.regions import open_regions, region_columns
+from gsr_core.looking.regions import choose_region, open_regions, region_columns
 from gsr_core.runs.behind import Behind
 from gsr_core.runs.execute import run
 from gsr_core.runs.store import create_run
@@ -200,6 +203,77 @@ def test_masks_are_read_as_boxes_are_and_what_was_measured_is_kept(
     np.testing.assert_allclose(parts.samples["aiou"], by_mask.samples["aiou"])
 
 
+def test_the_time_of_grad_cam_grows_with_the_heads(bundle, before, after, looker):
+    layer = looker.layer
+    assert layer.pooled
+    # Eight images at a second each.
+    for pooled, said in ((True, "8 s"), (False, "16 s")):
+        slow = replace(looker, seconds=1.0, layer=replace(layer, pooled=pooled))
+        with pytest.raises(SettingError, match=f"this would take about {said}"):
+            measure_overlaps(
+                [before, after],
+                "val",
+                column="background",
+                bundle=bundle,
+                open_network=lambda _, slow=slow: slow,
+                longest=0.0,
+            )
+
+
+def test_runs_before_and_after_new_groups_are_measured_as_each_alone(place, bundle, before, looker):
+    # Every second image of a class, in each split.
+    second = bundle.samples.groupby(["split", "y"]).cumcount() % 2
+    near = pd.DataFrame({"a dot": second + 1e-3 * np.arange(len(bundle))})
+    made = gsr.groups_by(place, bundle, "by-dot", "a dot", phrases=near)
+    repair = run(place, "by-dot", "dfr", device="cpu")
+    once = {"column": "object", "open_network": lambda _: looker}
+    alone = {one.run_id: measure_overlaps([one], **once) for one in (before, repair)}
+    for one in (before, repair):
+        shutil.rmtree(one.path / "looks")
+    opened = []
+    both = measure_overlaps(
+        [before, repair], column="object", open_network=lambda one: opened.append(one) or looker
+    )
+    assert len(opened) == 1
+    # The groups are those of the repair.
+    assert both.groups["group"].unique().tolist() == made.group_names != bundle.group_names
+    totals = both.totals.set_index("run")
+    for name, found in alone.items():
+        own = both.samples[both.samples["run"] == name].set_index("row")
+        assert sorted(own.index) == made.rows_of["test"].tolist()
+        # In other batches, rounding differs.
+        pd.testing.assert_frame_equal(own, found.samples.set_index("row"))
+        assert totals.loc[name, "mean"] == pytest.approx(found.totals["mean"][0])
+    pd.testing.assert_frame_equal(
+        both.groups[both.groups["run"] == repair.run_id].iloc[:, :7].reset_index(drop=True),
+        alone[repair.run_id].groups.iloc[:, :7],
+    )
+    # Of fewer samples, what was kept is that of the groups it was drawn by.
+    few = {"per_group": 2, **once}
+    drawn = [measure_overlaps([one], **few).samples["row"].tolist() for one in (before, repair)]
+    assert drawn[0] != drawn[1]
+    found = measure_overlaps([before, repair], **few).samples
+    for _, part in found.groupby("run"):
+        assert part["row"].tolist() == drawn[1]
+    expected = both.samples.merge(found[["run", "row"]])["aiou"]
+    np.testing.assert_allclose(found["aiou"], expected, atol=1e-6)
+
+
+def test_bundles_of_other_samples_are_refused(place, bundle, before):
+    splits = bundle.samples["split"].replace({"heldout": "train"})
+    rewrite_bundle(
+        bundle,
+        place.bundles / "moved",
+        bundle.samples.assign(split=splits),
+        bundle.membership,
+        source="",
+        note="",
+    )
+    moved = run(place, "moved", "erm", device="cpu")
+    with pytest.raises(ComparisonError, match="'halves' and 'moved' differ in their samples"):
+        measure_overlaps([before, moved], column="object")
+
+
 def source_of(looker, **columns):
     source = looker.behind.source
     table = source.table.assign(**columns)
@@ -219,6 +293,14 @@ def test_columns_of_boxes_and_masks_are_found(bundle, looker):
     bare = Source(source.table[["path"]], source.inputs, Roles(), "")
     with pytest.raises(SettingError, match="the data has no column of boxes"):
         open_regions(bare, names)
+    # The layout's own column goes first, if it has what it should.
+    assert choose_region(replace(source, region="mask")) == "mask"
+    for found, message in (
+        (source, "columns with boxes or masks are object, background, mask"),
+        (bare, "the data has no column of boxes"),
+    ):
+        with pytest.raises(SettingError, match=message):
+            choose_region(replace(found, region="gone"))
     cells = [["[1, 2, 5, 4]", "", None, "1;2;5;4"][row % 4] for row in range(len(bundle))]
     found = open_regions(source_of(looker, object=cells), names, "object")
     assert found.known[:4].tolist() == [True, False, False, True]
@@ -293,7 +375,7 @@ def test_words_of_a_text_get_what_the_head_gives_their_features(done, monkeypatc
         np.testing.assert_allclose(effects.T, expected, atol=1e-5)
     assert found.strongest(0) == max(np.abs(each[0]).max() for each in found.effects)
     monkeypatch.setattr(measure, "source_of", lambda _: source)
-    with pytest.raises(SettingError, match="are texts, which lie on no object"):
+    with pytest.raises(SettingError, match=r"are texts, .* by gsr look --sample$"):
         measure_overlaps([one])
 
 
@@ -309,7 +391,7 @@ def test_what_cannot_be_looked_into_says_why(place, before, make, done):
         look(create_run(place, "halves", "erm", device="cpu"), int(row))
 
 
-def test_the_command_says_what_the_library_does(place, before, after, call):
+def test_the_command_says_what_the_library_does(place, before, after, call, monkeypatch):
     found = measure_overlaps([before, after], column="object")
     outcome = call(place, "look", before.run_id, after.run_id, "--region", "object", "--json")
     assert outcome.code == 0
@@ -322,10 +404,27 @@ def test_the_command_says_what_the_library_does(place, before, after, call):
     worst = rf"worst by accuracy before: green, red +{before.run_id} +0\.500 *\n"
     assert re.search(rf"{worst} +{after.run_id} +(0\.9\d\d|1\.000) +\+0\.[45]\d\d", shown)
 
+    # Of any split, those of the weights too.
+    weighted = ["--split", "heldout", "--region", "object", "--per-group", 1, "--json"]
+    outcome = json.loads(call(place, "look", before.run_id, *weighted).out)
+    assert outcome["split"] == "heldout"
+    assert [row["n"] for row in outcome["groups"]] == [1, 1, 1, 1]
+
     name = open_bundle(place, "halves").column("sample_id")[0].as_py()
     one = json.loads(call(place, "look", before.run_id, "--sample", name, "--json").out)
     maps = look(before, 0).maps
     np.testing.assert_allclose(one["runs"][0]["maps"]["green"], maps[0])
+    opened = []
+
+    def opening(*given, **named):
+        opened.append(given)
+        return open_looker(*given, **named)
+
+    monkeypatch.setattr("gsr_core.looking.looker.open_looker", opening)
+    both = call(place, "look", before.run_id, after.run_id, "--sample", name, "--json")
+    found = [each["maps"]["green"] for each in json.loads(both.out)["runs"]]
+    assert len(opened) == 1  # One network for both.
+    np.testing.assert_allclose(found, [maps[0], look(after, 0).maps[0]])
     lines = call(place, "look", before.run_id, "--sample", name).out.splitlines()
     assert len(lines) == 1 + 2 * (1 + SIZE)
 
@@ -335,7 +434,7 @@ def test_the_command_says_what_the_library_does(place, before, after, call):
     [
         ([], "columns with boxes or masks are object, background, mask: name one"),
         (["--region", "colour"], "the data has no column 'colour'"),
-        (["--split", "train"], "--split is train; choose test, val or target"),
+        (["--split", "train"], "no split 'train'; choose one of its splits: heldout, target, val"),
         (["--sample", "nobody"], "there is no sample 'nobody' in bundle 'halves'"),
         (["--sample", "a", "--region", "object"], "leave one of them out"),
         (["--device", "tpu"], "device 'tpu' is not a device name"),

@@ -193,7 +193,7 @@ def test_each_text_is_named_and_the_wait_is_said(done, tmp_path, monkeypatch, ca
 def test_a_network_trained_in_the_workspace_comes_along(done, tmp_path, monkeypatch):
     run = done()
     network = {"name": "simconv1", "weights": ""}
-    inside = run.workspace.root / "backbones" / "mine" / "trained.safetensors"
+    inside = run.workspace.backbones / "mine" / "trained.safetensors"
     inside.parent.mkdir(parents=True)
     outside = tmp_path / "elsewhere.safetensors"
     for file in (inside, outside):
