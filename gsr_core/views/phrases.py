@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from gsr_core.data.bundle import Bundle
+from gsr_core.data.bundle import SIMILARITY, Bundle
 from gsr_core.errors import GsrError
 from gsr_core.ingest.text_side import check_phrases
 from gsr_core.phrases.groups import phrases_as_bundle
@@ -17,16 +17,12 @@ from gsr_core.views.face import strip
 from gsr_core.views.session import load_names, load_similarity, workspace
 
 __all__ = [
-    "SIMILARITY",
     "in_words",
     "passing_phrase",
     "takes_phrases",
     "with_similarity",
     "word_tools",
 ]
-
-SIMILARITY = "similarity to the phrase"
-"""Column of a table of samples with the cosine of features and phrase."""
 
 _EDGE = 8
 """Samples on either side of a threshold."""
