@@ -18,6 +18,7 @@ from gsr_core.data.group_rules import make_groups
 from gsr_core.data.source import GroupRule
 from gsr_core.errors import SettingError
 from gsr_core.features.text_sides import tidy
+from gsr_core.ingest.reopen import network_choice
 from gsr_core.phrases.embed import embed_phrases
 from gsr_core.phrases.search import similarities
 from gsr_core.workspace import Workspace
@@ -129,8 +130,8 @@ def phrases_as_bundle(
     unknown = int((nearest < 0).sum())
     nobody = [f"'{text}'" for place, text in enumerate(texts) if not (nearest == place).any()]
     said = [
-        f"'{attribute}' is {by}, by {manifest.backbone['architecture']}: no label, and how often "
-        "it is right is unknown"
+        f"'{attribute}' is {by}, by {network_choice(bundle, 'trained').name}: no label, and how "
+        "often it is right is unknown"
     ]
     said += [f"{unknown:,} samples are about as near to another and have none"] * bool(unknown)
     said += [f"no sample has {' or '.join(nobody)}"] * bool(nobody)
