@@ -13,6 +13,7 @@ from gsr_core.data.bundle import open_bundle
 from gsr_core.errors import BundleError, CheckpointError, SettingError
 from gsr_core.features import dual_encoder
 from gsr_core.features.dual_encoder import train_dual_encoder
+from gsr_core.features.text_sides import TextSide
 from gsr_core.ingest.importing import import_data
 from gsr_core.ingest.plan import make_plan
 from gsr_core.ingest.text_side import check_phrases, text_side_of
@@ -22,6 +23,8 @@ from gsr_core.phrases.groups import nearest_phrases, phrases_as_bundle
 from gsr_core.phrases.search import search, similarities
 from gsr_core.phrases.vocabulary import name_sets, phrase_similarities, read_vocabulary
 from gsr_core.readers import digits as digits_reader
+from gsr_core.runs.execute import run as compute_run
+from gsr_core.runs.new_bundle import bundle_of_run
 from gsr_core.workspace import Workspace
 
 
@@ -300,6 +303,33 @@ def test_networks_without_texts_are_refused(workspace, write):
     recipe = {"plan": tuned.model_dump(mode="json"), "network": {"name": "open_clip:ViT-B-32"}}
     with pytest.raises(SettingError, match="which left its text side behind"):
         check_phrases(write(workspace, "tuned", recipe=recipe))
+
+
+def test_a_network_that_a_run_trained_further_takes_no_phrases(place, digits):
+    settings = {"steps": 1, "optimiser": "sgd", "batch_size": 256}
+    run = compute_run(place, digits.name, "network_erm", **settings, device="cpu")
+    moved = bundle_of_run(run, "moved")
+    assert moved.manifest.recipe["plan"] == digits.manifest.recipe["plan"]
+    with pytest.raises(SettingError, match="was trained further by a run, which left its text"):
+        search(place, moved, "red")
+    check_phrases(digits)
+
+
+def test_a_bundle_that_says_no_more_of_its_network_than_the_name_takes_groups(
+    workspace, write, monkeypatch
+):
+    network = {"name": "open_clip:ViT-B-32"}
+    plan = make_plan(name="bare", reader="coloured-digits", settings={}, backbone=network)
+    bundle = write(workspace, "bare", recipe={"plan": plan.model_dump(mode="json")})
+    side = TextSide(
+        encode=lambda texts: torch.eye(5)[[0 if text == "dog" else 1 for text in texts]],
+        tokenise=list,
+        count=len,
+        most=20,
+    )
+    monkeypatch.setattr(embed, "text_side_of", lambda _: side)
+    made = phrases_as_bundle(workspace, bundle, "seen", ["dog", "cat"], "by-phrases")
+    assert any("by open_clip:ViT-B-32: no label" in note for note in made.manifest.notes)
 
 
 def test_the_command_line_finds_and_keeps(place, digits, call):
