@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from gsr_core.captioned import captioned_digits, captions_of, seed_of
-from gsr_core.curation.slices import find_slice
+from gsr_core.clusterings.compute import compute_clustering
+from gsr_core.clusterings.request import request_clustering
+from gsr_core.curation.slices import find_slice, name_slice
 from gsr_core.data.bundle import open_bundle
 from gsr_core.errors import BundleError, CheckpointError, SettingError
 from gsr_core.features import dual_encoder
@@ -21,7 +23,12 @@ from gsr_core.phrases import embed
 from gsr_core.phrases.embed import embed_phrases
 from gsr_core.phrases.groups import nearest_phrases, phrases_as_bundle
 from gsr_core.phrases.search import search, similarities
-from gsr_core.phrases.vocabulary import name_sets, phrase_similarities, read_vocabulary
+from gsr_core.phrases.vocabulary import (
+    name_sets,
+    phrase_similarities,
+    read_vocabulary,
+    sets_without_words,
+)
 from gsr_core.readers import digits as digits_reader
 from gsr_core.runs.execute import run as compute_run
 from gsr_core.runs.new_bundle import bundle_of_run
@@ -125,8 +132,19 @@ def test_the_nearest_phrase_becomes_an_attribute_and_groups(place, digits):
     )
     with pytest.raises(SettingError, match="has a column 'colour' already"):
         phrases_as_bundle(place, digits, "colour", phrases, "again")
-    with pytest.raises(BundleError, match="has no sample in the target split"):
+    with pytest.raises(
+        SettingError, match=r"in target, .*; give other phrases or a smaller margin"
+    ):
         phrases_as_bundle(place, digits, "seen", phrases, "again", margin=0.999 * lead.max())
+    # So near to the phrase that of a class only samples of other splits are nearer.
+    target = np.isin(np.arange(len(digits)), digits.rows_of["target"])
+    tops = [
+        [similarity[(digits.y == label) & part, 0].max() for part in (target, ~target)]
+        for label in (0, 1)
+    ]
+    above = next(float(own + other) / 2 for own, other in tops if other > own)
+    with pytest.raises(SettingError, match=r"in target, .*; give another least similarity"):
+        phrases_as_bundle(place, digits, "seen", phrases[:1], "again", above=above)
     assert not (place.bundles / "again").exists()
     for several, above in ((["red"], None), (phrases, 0.1)):
         with pytest.raises(SettingError, match="give one phrase with a least similarity"):
@@ -139,9 +157,26 @@ def test_one_phrase_splits_by_a_least_similarity(place, digits):
     made = phrases_as_bundle(place, digits, "hue", ["red"], "split", above=above)
     np.testing.assert_array_equal(made.samples["hue"] == "red", similarity >= above, strict=False)
     assert set(made.samples["hue"]) == {"red", "not red"}
-    nobody = phrases_as_bundle(place, digits, "hue", ["red"], "nobody", above=1.5)
+    nobody = phrases_as_bundle(place, digits, "hue", ["red"], "nobody", above=1)
     assert any("no sample has 'red'" in note for note in nobody.manifest.notes)
     assert f"similarity to 'red' is {above:g} or more" in " ".join(made.manifest.notes)
+
+
+@pytest.mark.parametrize(
+    ("attribute", "above", "error", "message"),
+    [
+        ("hue", 7, SettingError, "the least similarity is 7; allowed are -1 to 1"),
+        ("hue", float("nan"), SettingError, "the least similarity is nan"),
+        ("loss", 0.5, BundleError, "the nearest phrase cannot become an attribute 'loss'"),
+        ("influence: a", 0.5, BundleError, "cannot become an attribute 'influence: a'"),
+    ],
+)
+def test_what_is_not_allowed_is_said_before_the_network_is_opened(
+    place, digits, monkeypatch, attribute, above, error, message
+):
+    monkeypatch.setattr(embed, "text_side_of", None)
+    with pytest.raises(error, match=message):
+        phrases_as_bundle(place, digits, attribute, ["never looked for"], "again", above=above)
 
 
 @pytest.mark.parametrize(
@@ -173,6 +208,18 @@ def test_a_set_is_named_by_what_the_others_lack(place, digits):
     found = table[(table["set"] == "red") & (table["phrase"] == "a red digit")]
     assert found["score"].item() == pytest.approx(score, rel=1e-4)
     assert found["samples"].item() == inside.sum()
+
+
+def test_a_set_with_nothing_beside_it_says_so(place, digits):
+    val, test = digits.rows_of["val"], digits.rows_of["test"]
+    sets = {"elsewhere": val, "half": test[::2], "all": np.concatenate([test, val])}
+    assert sets_without_words(digits, sets, test) == {
+        "elsewhere": f"none of the {len(test):,} samples looked at is in it",
+        "all": f"all {len(test):,} samples looked at are in it, so that there are no others to "
+        "compare with",
+    }
+    named = name_sets(place, digits, sets, among=test, vocabulary=["red"])
+    assert named["set"].tolist() == ["half"]
 
 
 def test_a_vocabulary_is_a_text_file(tmp_path):
@@ -305,6 +352,28 @@ def test_networks_without_texts_are_refused(workspace, write):
         check_phrases(write(workspace, "tuned", recipe=recipe))
 
 
+def test_the_command_line_names_clusters_of_its_bundle_alone(place, digits, call, write):
+    other = write(place, "other")
+    for bundle in (digits, other):
+        settings = {"space": "features", "clusters": 2}
+        request = request_clustering(place, bundle, "kmeans", settings)
+        clustering = compute_clustering(place, request, device="cpu")
+        name = clustering.names[0]
+        ended = call(place, "words", digits.name, "--clusters", request.name, "--json")
+        if bundle is other:
+            assert ended.code == 2
+            assert "is of other data, of bundle 'other' as it was; choose one of" in ended.err
+            return
+        rows = np.flatnonzero(clustering.clusters_of(np.arange(len(digits))) == 0)
+        found = next(each for each in json.loads(ended.out)["names"] if each["set"] == name)
+        assert found["samples"] == len(rows)
+        # A slice of the same name is another set.
+        name_slice(place, digits, name, rows[:9], "some")
+        twice = call(place, "words", digits.name, "--clusters", request.name, "--slice", name)
+        assert twice.code == 2
+        assert f"'{name}' is a slice and a cluster of {request.name}; name them one" in twice.err
+
+
 def test_a_network_that_a_run_trained_further_takes_no_phrases(place, digits):
     settings = {"steps": 1, "optimiser": "sgd", "batch_size": 256}
     run = compute_run(place, digits.name, "network_erm", **settings, device="cpu")
@@ -358,11 +427,15 @@ def test_the_command_line_finds_and_keeps(place, digits, call):
     named = call(place, "words", digits.name, "--slice", "greens", "--most", 2, "--json")
     names = json.loads(named.out)["names"]
     assert [(each["set"], each["samples"]) for each in names] == 2 * [("greens", 81)]
-    clusters = call(place, "words", digits.name)
-    assert "digit 0-4" in clusters.out or "0-4, red" in clusters.out
+    groups = call(place, "words", digits.name)
+    assert "digit 0-4" in groups.out or "0-4, red" in groups.out
+    elsewhere = call(place, "words", digits.name, "--slice", "greens", "--split", "test")
+    assert (elsewhere.code, elsewhere.out) == (0, "")
+    assert "'greens' has no words: none of the" in elsewhere.err
 
     for arguments, message in (
         (("search", digits.name, " "), "the phrase is empty"),
+        (("search", digits.name, "red", "--above", "7"), "the least similarity is 7; allowed are"),
         (("search", digits.name, "red", "--split", "tset"), "has no split 'tset'; its splits are"),
         (("words", digits.name, "--slice", "green"), "did you mean 'greens'?"),
     ):
