@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from gsr_core import captioned
 from gsr_core.captioned import captioned_digits, captions_of, seed_of
 from gsr_core.clusterings.compute import compute_clustering
 from gsr_core.clusterings.request import request_clustering
@@ -51,11 +52,16 @@ def digits(place):
     return open_bundle(place, "captioned-digits")
 
 
+def folder_of(place):
+    (folder,) = (place.root / "backbones").glob("*seed=0,epochs=3")
+    return folder
+
+
 def network(place):
     """The whole network, opened by open_clip alone."""
     import open_clip
 
-    name = f"local-dir:{place.root / 'backbones' / 'captioned-digits'}"
+    name = f"local-dir:{folder_of(place)}"
     return open_clip.create_model(name, require_pretrained=True).eval(), open_clip.get_tokenizer(
         name
     )
@@ -277,7 +283,7 @@ def test_phrases_that_say_nothing_or_too_much_are_refused(place, digits):
 
 
 def test_weights_that_are_gone_or_others_are_refused(place, digits, tmp_path):
-    folder = place.root / "backbones" / "captioned-digits"
+    folder = folder_of(place)
     weights = folder / "open_clip_model.safetensors"
     kept = weights.read_bytes()
     try:
@@ -313,6 +319,28 @@ def test_the_same_seed_trains_the_same_network(tmp_path):
     with pytest.raises(SettingError, match="8 images and 1 lists"):
         train_dual_encoder(images, captions[:1], tmp_path / "d", epochs=1)
     assert not (tmp_path / "d").exists()
+
+
+def test_the_example_replaces_no_network_and_trains_none_twice(place, digits, monkeypatch):
+    monkeypatch.setattr(digits_reader, "DRAWS", 1)
+    monkeypatch.setattr(dual_encoder, "_BATCH", 32)
+    folder = folder_of(place)
+    weights = folder / "open_clip_model.safetensors"
+    before = weights.stat()
+    again = captioned_digits(place, epochs=3, name="again-by-captions")
+    assert again.manifest.recipe["network"]["name"].endswith(str(folder))
+    np.testing.assert_array_equal(again.features, digits.features)
+    assert weights.stat() == before
+    # One that is made anew and breaks off leaves the bundle that was there with its network.
+    with monkeypatch.context() as patch:
+        patch.setattr(captioned, "import_data", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            captioned_digits(place, seed=1, epochs=1, overwrite=True)
+    assert seed_of(open_bundle(place, digits.name)) == 0
+    text_side_of(open_bundle(place, digits.name))
+    # Nor does an import with --train of any name write where it is.
+    with pytest.raises(BundleError, match="is not allowed"):
+        captioned_digits(place, epochs=3, name=folder.name)
 
 
 def test_the_example_says_its_seed(digits):
