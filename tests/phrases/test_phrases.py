@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -105,16 +107,53 @@ def test_a_colour_is_found_by_its_name(place, digits):
     assert (found["colour"].tail(50) == "green").mean() > 0.95
 
 
-def test_an_embedding_is_kept_by_its_words_and_needs_no_network_then(place, digits, monkeypatch):
-    first = embed_phrases(place, digits, ["something  red"])
+def test_a_phrase_is_kept_once_whatever_it_was_asked_with(place, digits, monkeypatch):
+    first = embed_phrases(place, digits, ["something  red", "a new one", "something red"])
     np.testing.assert_allclose(np.linalg.norm(first, axis=1), 1, rtol=1e-6)
+    np.testing.assert_array_equal(first[0], first[2])
     monkeypatch.setattr(embed, "text_side_of", None)
-    np.testing.assert_array_equal(embed_phrases(place, digits, ["something red"]), first)
-    # What is damaged on disk is computed again.
-    monkeypatch.undo()
-    (file,) = [each for each in place.phrases.iterdir() if np.array_equal(np.load(each), first)]
-    file.write_bytes(b"nothing")
-    np.testing.assert_array_equal(embed_phrases(place, digits, ["something red"]), first)
+    alone = embed_phrases(place, digits, ["something red"])
+    np.testing.assert_array_equal(alone, first[:1])
+    # Only what is missing goes through the network.
+    asked = []
+    side = TextSide(
+        encode=lambda texts: torch.ones(len(texts), digits.manifest.n_features),
+        tokenise=lambda texts: asked.extend(texts) or texts,
+        count=len,
+        most=99,
+    )
+    monkeypatch.setattr(embed, "text_side_of", lambda _: side)
+    mixed = embed_phrases(place, digits, ["another new one", "something red"])
+    assert asked == ["another new one"]
+    np.testing.assert_array_equal(mixed[1], first[0])
+
+
+def test_damaged_embeddings_are_computed_again(tmp_path, digits):
+    place = Workspace(tmp_path)
+    first = embed_phrases(place, digits, ["red", "green"])
+    (file,) = place.phrases.glob("*.npz")
+    whole = file.read_bytes()
+    for damaged in (b"nothing", b"", whole[:-40], whole.replace(first[0].tobytes(), bytes(128))):
+        file.write_bytes(damaged)
+        np.testing.assert_array_equal(embed_phrases(place, digits, ["red", "green"]), first)
+        assert file.read_bytes() == whole
+
+
+def test_processes_that_embed_at_once_lose_nothing(tmp_path):
+    file = tmp_path / "network.npz"
+    start = threading.Barrier(4)
+
+    def add(number):
+        start.wait()
+        for place in range(10):
+            embed._add(file, {f"{number} {place}": np.full(3, number, np.float32)})
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(add, range(4)))
+    kept = embed._read(file, 3)
+    assert len(kept) == 40
+    assert all((vector == int(text.split()[0])).all() for text, vector in kept.items())
+    assert embed._read(file, 4) == {}
 
 
 def test_the_nearest_phrase_becomes_an_attribute_and_groups(place, digits):
