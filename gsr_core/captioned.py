@@ -7,6 +7,9 @@ anyone's, with that network as the backbone, so that phrases find samples.
 
 from __future__ import annotations
 
+from contextlib import suppress
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 
@@ -15,7 +18,7 @@ from gsr_core.data.bundle_writing import bundle_directory
 from gsr_core.errors import SettingError
 from gsr_core.features.dual_encoder import train_dual_encoder
 from gsr_core.ingest.importing import import_data
-from gsr_core.ingest.plan import BackboneChoice, ExtractionChoice, make_plan
+from gsr_core.ingest.plan import BackboneChoice, ExtractionChoice, Plan, make_plan
 from gsr_core.ingest.read import read
 from gsr_core.progress import Report, silent
 from gsr_core.workspace import Workspace
@@ -63,15 +66,16 @@ def captioned_digits(
 ) -> Bundle:
     """Make the example: draw the images, train a small CLIP on captions of train, import.
 
-    The network is kept as `backbones/<name>` in the workspace, where open_clip's `local-dir:` finds
-    it.
+    The network is kept in the workspace's `backbones`, where open_clip's `local-dir:` finds it, in
+    a folder that is named by its training. It is trained once: the same one is taken again, and
+    none is replaced, since other bundles may be of it.
 
     Args:
         workspace: Where to write.
         seed: Of the images and the training.
         name: Name of the bundle.
         epochs: Passes over the images of train.
-        overwrite: Replace a bundle of that name, and its network.
+        overwrite: Replace a bundle of that name.
         progress: Called with the fraction done and what is being done.
 
     Raises:
@@ -83,7 +87,8 @@ def captioned_digits(
         raise SettingError(f"seed is {seed}; allowed are 0 to {_MAX_SEED}")
     tell = progress or silent
     bundle_directory(workspace, name, overwrite=overwrite)
-    folder = workspace.root / "backbones" / name
+    # No bundle has a name with these signs, so that no import with --train writes there.
+    folder = workspace.backbones / f"{_READER},captions,seed={seed},epochs={epochs}"
     plan = make_plan(
         name=name,
         title="Captioned digits",
@@ -93,21 +98,11 @@ def captioned_digits(
         # On one core of the CPU: the same seed gives the same features on every machine.
         extraction=ExtractionChoice(device="cpu", workers=0, precision="float32"),
     )
-    tell(0.0, "Drawing coloured digits")
-    source, _ = read(plan)
-    table = source.table
-    train = np.flatnonzero(table["split"] == "train")
-    inputs = source.inputs
-    train_dual_encoder(
-        np.stack([inputs.load(int(row)) for row in train]),
-        _captions(table.iloc[train]),
-        folder,
-        epochs=epochs,
-        seed=seed,
-        # One that is there without its bundle is of a run that was broken off, or is made anew.
-        overwrite=True,
-        progress=lambda done, text: tell(0.02 + 0.83 * done, text),
-    )
+    if not folder.exists():
+        tell(0.0, "Drawing coloured digits")
+        # Another process may have ended the same training meanwhile.
+        with suppress(FileExistsError):
+            _train(plan, folder, epochs, lambda done, text: tell(0.02 + 0.83 * done, text))
     return import_data(
         workspace,
         plan,
@@ -122,6 +117,22 @@ def seed_of(bundle: Bundle) -> int | None:
     network = (plan.get("backbone") or {}).get("name", "")
     ours = plan.get("reader") == _READER and network.startswith(_NETWORK)
     return int(plan["settings"].get("seed", 0)) if ours else None
+
+
+def _train(plan: Plan, folder: Path, epochs: int, tell: Report) -> None:
+    """Train the network on the train rows of a plan's images and write it."""
+    source, _ = read(plan)
+    table = source.table
+    train = np.flatnonzero(table["split"] == "train")
+    inputs = source.inputs
+    train_dual_encoder(
+        np.stack([inputs.load(int(row)) for row in train]),
+        _captions(table.iloc[train]),
+        folder,
+        epochs=epochs,
+        seed=plan.settings["seed"],
+        progress=tell,
+    )
 
 
 def _captions(table: pd.DataFrame) -> list[list[str]]:

@@ -51,8 +51,11 @@ def search(
     """Rank the samples of a bundle by how near they are to a phrase."""
     from gsr_core.curation.slices import name_slice
     from gsr_core.data.bundle import open_bundle
+    from gsr_core.phrases.search import check_least
     from gsr_core.phrases.search import search as rank
 
+    if above is not None:
+        check_least(above)
     place = terminal.open_workspace(workspace)
     opened = open_bundle(place, bundle)
     found = rank(place, opened, phrase, rows=_rows(opened, splits))
@@ -167,13 +170,19 @@ def words(
     from gsr_core.clusterings.store import open_clustering
     from gsr_core.curation.slices import find_slice
     from gsr_core.data.bundle import open_bundle
-    from gsr_core.phrases.vocabulary import name_sets, read_vocabulary
+    from gsr_core.phrases.vocabulary import name_sets, read_vocabulary, sets_without_words
 
     place = terminal.open_workspace(workspace)
     opened = open_bundle(place, bundle)
     sets = {name: find_slice(place, opened, name).rows for name in slices or []}
     if clusters:
         clustering = open_clustering(place, clusters)
+        clustering.check_data(opened.manifest.digest, opened.name)
+        if both := sorted(set(sets) & set(clustering.names.values())):
+            terminal.fail(
+                f"'{both[0]}' is a slice and a cluster of {clusters}; name them one after the "
+                "other, or rename one on the page Samples or Map"
+            )
         of = clustering.clusters_of(np.arange(len(opened)))
         sets |= {name: np.flatnonzero(of == key) for key, name in clustering.names.items()}
     if not sets:
@@ -181,16 +190,20 @@ def words(
             name: np.flatnonzero(opened.membership[:, g])
             for g, name in enumerate(opened.group_names)
         }
+    among = _rows(opened, splits)
     table = name_sets(
         place,
         opened,
         sets,
-        among=_rows(opened, splits),
+        among=among,
         vocabulary=read_vocabulary(vocabulary),
         most=most,
     )
+    without = sets_without_words(opened, sets, among)
     if as_json:
-        terminal.print_json({"bundle": opened.name, "names": terminal.records(table)})
+        terminal.print_json(
+            {"bundle": opened.name, "names": terminal.records(table), "without": without}
+        )
         return
     shown = terminal.table("set", "samples", "phrases, with their lead in standard deviations")
     shown.columns[-1].no_wrap = False
@@ -200,7 +213,10 @@ def words(
             for phrase, score in zip(part["phrase"], part["score"], strict=True)
         )
         shown.add_row(str(name), f"{part['samples'].iloc[0]:,}", said)
-    terminal.console().print(shown)
+    if not table.empty:
+        terminal.console().print(shown)
+    for name, why in without.items():
+        print(f"'{name}' has no words: {why}", file=sys.stderr)
 
 
 def _rows(bundle: Bundle, splits: list[str] | None) -> np.ndarray | None:

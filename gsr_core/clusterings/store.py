@@ -18,6 +18,7 @@ by cluster. True groups, where there are any, only serve to compare the clusters
 from __future__ import annotations
 
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from pydantic import BaseModel, ConfigDict
 from gsr_core.clusterings.request import FORMAT, ClusteringRequest
 from gsr_core.data.bundle import Bundle
 from gsr_core.data.variation import make_variation
+from gsr_core.errors import SettingError
 from gsr_core.inference.registry import INFERENCES
 from gsr_core.records import RecordFolder, newest_first, open_folder
 from gsr_core.workspace import Workspace
@@ -118,6 +120,23 @@ class Clustering(RecordFolder[ClusteringRecord]):
         changed += make_variation(request.variation).phrases
         title = inference.title.partition(":")[0]
         return f"{title} ({', '.join(changed)})" if changed else title
+
+    def check_data(self, digest: str, bundle: str) -> None:
+        """Check that the clustering is of some data, so that its rows are theirs.
+
+        Args:
+            digest: Of the content of their bundle.
+            bundle: Its name, for the sentence.
+
+        Raises:
+            SettingError: If it is of others.
+        """
+        if self.record.request.bundle_digest != digest:
+            raise SettingError(
+                f"clustering '{self.name}' is of other data, of bundle "
+                f"'{Path(self.record.request.bundle).name}' as it was; choose one of bundle "
+                f"'{bundle}'"
+            )
 
     @property
     def stamp(self) -> int:

@@ -56,6 +56,7 @@ __all__ = [
     "OWN_FILES",
     "REQUIRED_SPLITS",
     "RESERVED_COLUMNS",
+    "SIMILARITY",
     "SPLITS",
     "THUMBNAILS",
     "Bundle",
@@ -77,6 +78,9 @@ OWN_COLUMNS = ("sample_id", "split", "y", "path", "text", "text_pair")
 
 INFLUENCE = "influence: "
 """Prefix of the columns with the influence on a group, in a run's table of samples."""
+
+SIMILARITY = "similarity to the phrase"
+"""Column of a table of samples with the cosine of features and phrase."""
 
 RESERVED_COLUMNS = (
     *OWN_COLUMNS,
@@ -100,7 +104,7 @@ RESERVED_COLUMNS = (
     "flagged",
     "gradient norm",
     "isolated",
-    "similarity to the phrase",
+    SIMILARITY,
 )
 """Columns of the bundle, of a run's table of samples and of its charts; no attribute may have one
 of these names, or a name that begins with `INFLUENCE`."""

@@ -60,7 +60,6 @@ def train_dual_encoder(
     *,
     epochs: int,
     seed: int = 0,
-    overwrite: bool = False,
     progress: Report | None = None,
 ) -> Path:
     """Train a small CLIP on captioned images and write it as open_clip's `local-dir:` takes it.
@@ -73,7 +72,6 @@ def train_dual_encoder(
         folder: A new directory; written whole, or not at all.
         epochs: Passes over the images; 1 or more.
         seed: Of the start, the order, the captions drawn and the images' small turns.
-        overwrite: Replace the directory.
         progress: Called with the fraction done and what is being done.
 
     Returns:
@@ -81,7 +79,7 @@ def train_dual_encoder(
 
     Raises:
         SettingError: If there are no epochs, or images and captions are not as many.
-        FileExistsError: If the directory exists and `overwrite` is false.
+        FileExistsError: If the directory exists.
         MissingExtraError: If open_clip is not installed.
     """
     open_clip = require("open_clip", "open_clip")
@@ -98,7 +96,7 @@ def train_dual_encoder(
             f"{_STRIDE} pixels"
         )
     tell = progress or silent
-    with new_directory(folder, overwrite=overwrite) as made, threads_for(0):
+    with new_directory(folder) as made, threads_for(0):
         config = _config(images.shape[1])
         (made / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n")
         with torch.random.fork_rng(devices=[]):

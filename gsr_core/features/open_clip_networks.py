@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from gsr_core.errors import SettingError
 from gsr_core.extras import require
@@ -18,7 +16,7 @@ from gsr_core.features.hub import from_hub
 from gsr_core.features.kinds import Built, Classifier, Request
 from gsr_core.features.merging import Merge, Written, save_state
 from gsr_core.features.preprocessing import ImagePreprocessing
-from gsr_core.features.text_sides import Projections, TextSide
+from gsr_core.features.text_sides import TextSide, temperature_of
 
 __all__ = ["ImageTower", "load_open_clip", "write_open_clip"]
 
@@ -126,57 +124,7 @@ def _text_side(open_clip: Any, model: Any, name: str) -> TextSide:
             len(tokenizer.encode(text)) + 2 if inner is None else len(inner(text)["input_ids"])
         ),
         most=tokenizer.context_length,
-        projections=(lambda: _projections(model)) if _matrices(model) else None,
-    )
-
-
-class WithOne(nn.Module):
-    """A tower whose features have a last one that is always 1, for the bias of what follows."""
-
-    def __init__(self, tower: nn.Module) -> None:
-        super().__init__()
-        self.tower = tower
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return features (n, d + 1)."""
-        return functional.pad(self.tower(images), (0, 1), value=1.0)
-
-
-def _matrices(model: Any) -> tuple[Tensor, Tensor] | None:
-    """Return the projections (d_v, e) and (d_t, e) of both towers; None if one ends otherwise.
-
-    That of a residual network is the output map of its attention pool, with its bias as a last row.
-    """
-    image = getattr(model.visual, "proj", None)
-    if (pool := getattr(model.visual, "attnpool", None)) is not None:
-        image = torch.cat([pool.c_proj.weight.T, pool.c_proj.bias[None]])
-    text = getattr(getattr(model, "text", model), "text_projection", None)
-    if isinstance(text, nn.Linear) and text.bias is None:
-        text = text.weight.T
-    if not (isinstance(image, Tensor) and isinstance(text, Tensor)):
-        return None
-    return image.detach(), text.detach()
-
-
-def _projections(model: Any) -> Projections:
-    matrices = _matrices(model)
-    assert matrices is not None
-    bare = copy.deepcopy(model)
-    image: nn.Module = ImageTower(bare.visual)
-    if (pool := getattr(bare.visual, "attnpool", None)) is None:
-        bare.visual.proj = None
-    else:
-        width = pool.c_proj.in_features
-        pool.c_proj.weight = nn.Parameter(torch.eye(width), requires_grad=False)
-        pool.c_proj.bias = nn.Parameter(torch.zeros(width), requires_grad=False)
-        image = WithOne(image)
-    getattr(bare, "text", bare).text_projection = None
-    return Projections(
-        image=image,
-        image_matrix=matrices[0].clone(),
-        text=bare.encode_text,
-        text_matrix=matrices[1].clone(),
-        temperature=float(1 / model.logit_scale.exp()),
+        temperature=temperature_of(model),
     )
 
 

@@ -13,41 +13,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gsr_core.errors import SettingError
 from gsr_core.names import check_text
 
-__all__ = ["Projections", "TextSide", "tidy"]
+__all__ = ["TextSide", "temperature_of", "tidy"]
 
 _BATCH = 64
 """Phrases a forward pass."""
 
 _SHOWN = 60
 """Most characters of a phrase in a message."""
-
-
-@dataclass(frozen=True)
-class Projections:
-    """The last linear maps of two encoders into the space that they share, and what is before them.
-
-    The embedding of a batch of images is `image(batch) @ image_matrix`, that of phrases
-    `text(tokens) @ text_matrix`; neither is normalised. Where a map has a bias, the features end in
-    a one, and the matrix in the bias.
-
-    Attributes:
-        image: Prepared images to features before the projection (n, d_v); in eval mode.
-        image_matrix: (d_v, e).
-        text: Tokens to features before the projection (t, d_t); in eval mode.
-        text_matrix: (d_t, e).
-        temperature: What cosines are divided by in the network's own loss; above 0.
-    """
-
-    image: nn.Module
-    image_matrix: Tensor
-    text: Callable[[Any], Tensor]
-    text_matrix: Tensor
-    temperature: float
 
 
 @dataclass(frozen=True)
@@ -59,8 +36,8 @@ class TextSide:
         tokenise: Phrases to what `encode` takes.
         count: The number of tokens of one phrase, special ones included.
         most: Tokens that the network reads of a phrase.
-        projections: Gives the last linear maps of both encoders; None where these do not end in
-            such maps.
+        temperature: What cosines are divided by in the network's own loss, above 0; None if it has
+            none or does not say it.
         facts: Of the network, as `Backbone.facts` has them.
     """
 
@@ -68,7 +45,7 @@ class TextSide:
     tokenise: Callable[[list[str]], Any]
     count: Callable[[str], int]
     most: int
-    projections: Callable[[], Projections] | None = None
+    temperature: float | None = None
     facts: dict[str, str | int | float | None] = field(default_factory=dict)
 
     def embed(self, phrases: Sequence[str]) -> Tensor:
@@ -83,28 +60,10 @@ class TextSide:
         Raises:
             SettingError: If a phrase is empty, or longer than the network reads.
         """
-        return self._through(self.encode, phrases)
-
-    def before_projection(self, phrases: Sequence[str], projections: Projections) -> Tensor:
-        """Return the features of phrases before the last linear map.
-
-        Args:
-            phrases: t of them.
-            projections: What `projections()` gave.
-
-        Returns:
-            (t, d_t) float32 on the CPU; `@ projections.text_matrix` is what `embed` returns.
-
-        Raises:
-            SettingError: If a phrase is empty, or longer than the network reads.
-        """
-        return self._through(projections.text, phrases)
-
-    def _through(self, encode: Callable[[Any], Tensor], phrases: Sequence[str]) -> Tensor:
         texts = [self._checked(phrase) for phrase in phrases]
         with torch.inference_mode():
             parts = [
-                encode(self.tokenise(texts[start : start + _BATCH])).float().cpu()
+                self.encode(self.tokenise(texts[start : start + _BATCH])).float().cpu()
                 for start in range(0, len(texts), _BATCH)
             ]
         # Out of inference mode, so that a caller may train with them.
@@ -119,6 +78,16 @@ class TextSide:
                 "would not see its end; write a shorter one"
             )
         return text
+
+
+def temperature_of(model: Any) -> float | None:
+    """Return what a network of images and texts divides cosines by in its own loss.
+
+    Args:
+        model: With the logarithm of the scale, 1 / temperature, as CLIP names it; None without.
+    """
+    scale = getattr(model, "logit_scale", None)
+    return None if scale is None else float(1 / scale.exp())
 
 
 def tidy(phrase: str) -> str:

@@ -35,7 +35,7 @@ from gsr_core.features.preprocessing import (
     TextPreprocessing,
     load_tokenizer,
 )
-from gsr_core.features.text_sides import Projections, TextSide
+from gsr_core.features.text_sides import TextSide, temperature_of
 
 __all__ = ["Pooled", "load_transformers", "write_transformers"]
 
@@ -179,8 +179,6 @@ def _text_side(model: Any, config: Any, name: str, trust: bool) -> TextSide:
     # SigLIP was trained on padded texts alone, and pools the last place.
     padding = "max_length" if config.model_type.startswith("siglip") else True
     model = model.float().eval().requires_grad_(False)
-    both = [getattr(model, each, None) for each in ("visual_projection", "text_projection")]
-    linear = all(isinstance(each, nn.Linear) and each.bias is None for each in both)
     return TextSide(
         encode=Pooled(model, "projection"),
         tokenise=lambda texts: dict(
@@ -188,17 +186,7 @@ def _text_side(model: Any, config: Any, name: str, trust: bool) -> TextSide:
         ),
         count=lambda text: len(tokenizer(text, verbose=False)["input_ids"]),
         most=most,
-        projections=(
-            lambda: Projections(
-                image=Pooled(model.vision_model, "pooler"),
-                image_matrix=model.visual_projection.weight.T.detach().clone(),
-                text=Pooled(model.text_model, "pooler"),
-                text_matrix=model.text_projection.weight.T.detach().clone(),
-                temperature=float(1 / model.logit_scale.exp()),
-            )
-        )
-        if linear
-        else None,
+        temperature=temperature_of(model),
     )
 
 

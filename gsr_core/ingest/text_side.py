@@ -29,7 +29,8 @@ def check_phrases(bundle: Bundle) -> None:
             f"bundle '{bundle.name}' was imported as ready features, so that no network is known "
             f"that takes phrases; {_TAKERS}"
         )
-    name = network_choice(bundle, "trained").name
+    network = network_choice(bundle, "trained")
+    name = network.name
     prepares = (bundle.manifest.recipe or {}).get("preprocessing") or {}
     shared = name.startswith("open_clip:") or (
         name.startswith("hf:") and bundle.manifest.backbone.get("pooling") == "projection"
@@ -39,6 +40,11 @@ def check_phrases(bundle: Bundle) -> None:
         raise SettingError(
             f"the network of bundle '{bundle.name}', {name}, was trained with a head at the "
             "import, which left its text side behind; import the data once more without --train"
+        )
+    if shared and (name, network.checkpoint) != (plan.backbone.name, plan.backbone.checkpoint):
+        raise SettingError(
+            f"the network of bundle '{bundle.name}', {name}, was trained further by a run, which "
+            "left its text side behind; take the bundle that the run was of"
         )
     if not (shared or single):
         raise SettingError(

@@ -1,7 +1,7 @@
 """Phrases in the space of a bundle's features, by the network that the bundle was made with.
 
-Embeddings are kept in the workspace's `phrases`, by the network and the words: a phrase that was
-looked for before needs no network.
+Embeddings are kept in the workspace's `phrases`, in one file a network: a phrase that was looked
+for before, alone or in a vocabulary, needs no network.
 """
 
 from __future__ import annotations
@@ -10,13 +10,16 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
+from filelock import FileLock
 
 from gsr_core.data.bundle import Bundle
 from gsr_core.errors import SettingError
 from gsr_core.features.text_sides import tidy
 from gsr_core.files import replace_file
+from gsr_core.ingest.reopen import network_choice
 from gsr_core.ingest.text_side import check_phrases, text_side_of
 from gsr_core.workspace import Workspace
 
@@ -43,10 +46,20 @@ def embed_phrases(workspace: Workspace, bundle: Bundle, phrases: Sequence[str]) 
     """
     check_phrases(bundle)
     texts = [tidy(phrase) for phrase in phrases]
-    file = workspace.phrases / f"{_key(bundle, texts)}.npy"
-    kept = _read(file, (len(texts), bundle.manifest.n_features))
-    if kept is not None:
-        return kept
+    file = workspace.phrases / f"{_key(bundle)}.npz"
+    kept = _read(file, bundle.manifest.n_features)
+    if missing := [text for text in dict.fromkeys(texts) if text not in kept]:
+        kept |= dict(zip(missing, _embed(bundle, missing), strict=True))
+        _add(file, {text: kept[text] for text in missing})
+    return np.stack([kept[text] for text in texts])
+
+
+def _embed(bundle: Bundle, texts: list[str]) -> np.ndarray:
+    """Return (t, d) embeddings of length 1, by the network.
+
+    Raises:
+        SettingError: If they are not in the space of the features.
+    """
     found = text_side_of(bundle).embed(texts).numpy()
     if found.shape[1] != bundle.manifest.n_features:
         raise SettingError(
@@ -54,23 +67,34 @@ def embed_phrases(workspace: Workspace, bundle: Bundle, phrases: Sequence[str]) 
             f"{bundle.manifest.n_features} features; import it with the network's shared space "
             "(--preprocess pooling=projection)"
         )
-    found /= np.maximum(np.linalg.norm(found, axis=1, keepdims=True), np.finfo(np.float32).tiny)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with replace_file(file) as temporary, temporary.open("wb") as stream:
-        np.save(stream, found)
-    return found
+    return found / np.maximum(
+        np.linalg.norm(found, axis=1, keepdims=True), np.finfo(np.float32).tiny
+    )
 
 
-def _key(bundle: Bundle, texts: Sequence[str]) -> str:
-    recipe = bundle.manifest.recipe or {}
-    by = [recipe.get("network"), bundle.manifest.backbone.get("sha256"), list(texts)]
+def _key(bundle: Bundle) -> str:
+    choice = network_choice(bundle, "trained").model_dump(mode="json")
+    by = [choice, bundle.manifest.backbone.get("sha256"), bundle.manifest.n_features]
     return hashlib.sha256(json.dumps(by, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def _read(file: Path, shape: tuple[int, int]) -> np.ndarray | None:
-    """Return kept embeddings, or None if there are no readable ones."""
+def _read(file: Path, d: int) -> dict[str, np.ndarray]:
+    """Return the kept embeddings by their phrases; none if the file is not whole."""
     try:
-        kept = np.load(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
-        return None
-    return kept if kept.shape == shape else None
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
+            phrases, vectors = stored["phrases"], stored["vectors"]
+    except (OSError, ValueError, EOFError, KeyError, BadZipFile):
+        return {}
+    if vectors.shape != (len(phrases), d):
+        return {}
+    return dict(zip(phrases.tolist(), vectors, strict=True))
+
+
+def _add(file: Path, found: dict[str, np.ndarray]) -> None:
+    """Add embeddings to a file, under a lock, so that two processes do not lose each other's."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(file.with_name(f".{file.stem}.lock")):
+        # What is there stays as it is: it has been handed out.
+        every = found | _read(file, len(next(iter(found.values()))))
+        with replace_file(file) as temporary, temporary.open("wb") as stream:
+            np.savez(stream, phrases=np.array(list(every)), vectors=np.stack([*every.values()]))

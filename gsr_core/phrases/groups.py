@@ -13,13 +13,15 @@ from collections.abc import Sequence
 import numpy as np
 
 from gsr_core.data.bundle import Bundle
+from gsr_core.data.bundle_checks import check_attribute
 from gsr_core.data.bundle_writing import bundle_directory, rewrite_bundle
 from gsr_core.data.group_rules import make_groups
 from gsr_core.data.source import GroupRule
 from gsr_core.errors import SettingError
 from gsr_core.features.text_sides import tidy
+from gsr_core.ingest.reopen import network_choice
 from gsr_core.phrases.embed import embed_phrases
-from gsr_core.phrases.search import similarities
+from gsr_core.phrases.search import check_least, similarities
 from gsr_core.workspace import Workspace
 
 __all__ = ["nearest_phrases", "phrases_as_bundle"]
@@ -89,14 +91,16 @@ def phrases_as_bundle(
         overwrite: Replace a bundle of that name.
 
     Raises:
-        SettingError: If a phrase, the attribute's name, the margin or the least similarity is not
-            allowed, or the bundle's network takes no phrases.
-        BundleError: If the name is not allowed or taken, or a group has no sample in target.
+        SettingError: If a phrase, the margin or the least similarity is not allowed, the attribute
+            is there already, a group would have no sample in target, or the bundle's network takes
+            no phrases.
+        BundleError: If the name of the bundle or of the attribute is not allowed, or is taken.
         CheckpointError: If the weights of the network are gone or are others now.
         MissingExtraError: If its library is not installed.
     """
     directory = bundle_directory(workspace, name, overwrite=overwrite)
     attribute = tidy(attribute)
+    check_attribute(attribute, where="the nearest phrase")
     if attribute in bundle.samples.columns:
         raise SettingError(
             f"bundle '{bundle.name}' has a column '{attribute}' already; name the attribute "
@@ -108,6 +112,8 @@ def phrases_as_bundle(
             f"there are {len(texts)} phrases and {'no' if above is None else 'a'} least "
             "similarity; give one phrase with a least similarity (above), or several without"
         )
+    if above is not None:
+        check_least(above)
     if above is None:
         nearest, _ = nearest_phrases(workspace, bundle, texts, margin=margin)
         by = "the nearest of " + ", ".join(f"'{text}'" for text in texts)
@@ -126,11 +132,18 @@ def phrases_as_bundle(
         GroupRule(columns=(attribute,)),
         {attribute: {text: text for text in texts}},
     )
+    lost = np.flatnonzero(~membership[bundle.rows_of["target"]].any(axis=0))
+    if len(lost):
+        other = f"other phrases{' or a smaller margin' if margin else ''}"
+        raise SettingError(
+            f"group '{groups[lost[0]].name}' would have no sample in target, so that nothing could "
+            f"drive its weights; give {other if above is None else 'another least similarity'}"
+        )
     unknown = int((nearest < 0).sum())
     nobody = [f"'{text}'" for place, text in enumerate(texts) if not (nearest == place).any()]
     said = [
-        f"'{attribute}' is {by}, by {manifest.backbone['architecture']}: no label, and how often "
-        "it is right is unknown"
+        f"'{attribute}' is {by}, by {network_choice(bundle, 'trained').name}: no label, and how "
+        "often it is right is unknown"
     ]
     said += [f"{unknown:,} samples are about as near to another and have none"] * bool(unknown)
     said += [f"no sample has {' or '.join(nobody)}"] * bool(nobody)

@@ -13,10 +13,11 @@ import pandas as pd
 from gsr_core.curation.slices import checked_rows
 from gsr_core.curation.tables import describe_rows
 from gsr_core.data.bundle import Bundle
+from gsr_core.errors import SettingError
 from gsr_core.phrases.embed import embed_phrases
 from gsr_core.workspace import Workspace
 
-__all__ = ["search", "similarities"]
+__all__ = ["check_least", "search", "similarities"]
 
 _CHUNK = 1 << 24
 """Numbers of the features that are held at a time."""
@@ -44,6 +45,16 @@ def similarities(
         lengths = np.linalg.norm(features, axis=1, keepdims=True)
         found[part] = features @ embeddings.T / np.where(lengths > 0, lengths, 1)
     return found
+
+
+def check_least(similarity: float) -> None:
+    """Check a least similarity, from which on samples count as having what a phrase says.
+
+    Raises:
+        SettingError: If it is no cosine.
+    """
+    if not -1 <= similarity <= 1:
+        raise SettingError(f"the least similarity is {similarity:g}; allowed are -1 to 1")
 
 
 def search(

@@ -25,7 +25,13 @@ from gsr_core.phrases.embed import embed_phrases
 from gsr_core.phrases.search import similarities
 from gsr_core.workspace import Workspace
 
-__all__ = ["name_sets", "phrase_similarities", "phrases_of", "read_vocabulary"]
+__all__ = [
+    "name_sets",
+    "phrase_similarities",
+    "phrases_of",
+    "read_vocabulary",
+    "sets_without_words",
+]
 
 _MOST = 20_000
 """Phrases of a vocabulary; more would take long and say little."""
@@ -104,7 +110,7 @@ def name_sets(
     Returns:
         Columns `set`, `samples`, `phrase` and `score` (standard deviations; above 0 where it fits
         the set better than the others), the best first within a set. A set that has no sample
-        among them, or all, has no row.
+        among them, or all, has no row; `sets_without_words` says which these are.
 
     Raises:
         SettingError: If a phrase is too long, or the bundle's network takes no phrases.
@@ -113,14 +119,15 @@ def name_sets(
     """
     phrases = read_vocabulary() if vocabulary is None else list(vocabulary)
     rows = np.arange(len(bundle)) if among is None else np.asarray(among)
+    without = sets_without_words(bundle, sets, rows)
     cosines = similarities(bundle, embed_phrases(workspace, bundle, phrases), rows)
     spread = cosines.std(axis=0, dtype=np.float64)
     spread[spread == 0] = np.inf
     found = []
     for name, members in sets.items():
-        inside = np.isin(rows, members)
-        if not 0 < inside.sum() < len(rows):
+        if name in without:
             continue
+        inside = np.isin(rows, members)
         means = [cosines[part].mean(axis=0, dtype=np.float64) for part in (inside, ~inside)]
         score = (means[0] - means[1]) / spread
         best = np.argsort(-score, kind="stable")[:most]
@@ -136,6 +143,33 @@ def name_sets(
         )
     columns = ["set", "samples", "phrase", "score"]
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=columns)
+
+
+def sets_without_words(
+    bundle: Bundle, sets: Mapping[str, np.ndarray], among: np.ndarray | None = None
+) -> dict[str, str]:
+    """Return which sets `name_sets` cannot name, and why.
+
+    Args:
+        bundle: The data.
+        sets: Positions in the bundle of the samples of each set, by its name.
+        among: (q,) positions of all samples that are looked at; all of the bundle if None.
+
+    Returns:
+        By the name of a set, half a sentence.
+    """
+    rows = np.arange(len(bundle)) if among is None else np.asarray(among)
+    found = {}
+    for name, members in sets.items():
+        inside = int(np.isin(rows, members).sum())
+        if inside == 0:
+            found[name] = f"none of the {len(rows):,} samples looked at is in it"
+        elif inside == len(rows):
+            found[name] = (
+                f"all {len(rows):,} samples looked at are in it, so that there are no others to "
+                "compare with"
+            )
+    return found
 
 
 def phrase_similarities(

@@ -38,7 +38,7 @@ def words_of(bundle: Bundle, seen: SeenGroups) -> Words:
         classes=classes,
         attributes=[attributes[number] for number in sorted(attributes)],
         embed=side.embed,
-        temperature=None if side.projections is None else side.projections().temperature,
+        temperature=side.temperature,
     )
 
 

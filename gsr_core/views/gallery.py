@@ -8,11 +8,10 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from gsr_core.data.bundle import Bundle
+from gsr_core.data.bundle import SIMILARITY, Bundle
 from gsr_core.views import navigation as nav
 from gsr_core.views.charts import badge, percent, plain
 from gsr_core.views.face import face
-from gsr_core.views.phrases import SIMILARITY
 from gsr_core.views.slices import flags_of
 
 __all__ = ["gallery"]

@@ -10,7 +10,7 @@ import pandas as pd
 import streamlit as st
 
 from gsr_core.clusterings.store import Clustering
-from gsr_core.data.bundle import SPLITS, Bundle
+from gsr_core.data.bundle import SIMILARITY, SPLITS, Bundle
 from gsr_core.figures.inks import Kind
 from gsr_core.inference.base import OUTLIER
 from gsr_core.maps.heads import WhichHead, map_head
@@ -21,7 +21,7 @@ from gsr_core.views import navigation as nav
 from gsr_core.views.charts import plain
 from gsr_core.views.clusters import choose_clustering
 from gsr_core.views.frame import Frame, link
-from gsr_core.views.phrases import SIMILARITY, with_similarity
+from gsr_core.views.phrases import with_similarity
 from gsr_core.views.session import load_samples
 from gsr_core.views.slices import flags_of
 

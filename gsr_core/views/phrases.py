@@ -6,27 +6,23 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from gsr_core.data.bundle import Bundle
+from gsr_core.data.bundle import SIMILARITY, Bundle
 from gsr_core.errors import GsrError
 from gsr_core.ingest.text_side import check_phrases
 from gsr_core.phrases.groups import phrases_as_bundle
-from gsr_core.phrases.vocabulary import read_vocabulary
+from gsr_core.phrases.vocabulary import read_vocabulary, sets_without_words
 from gsr_core.views import navigation as nav
-from gsr_core.views.charts import show_error, show_rows
+from gsr_core.views.charts import plain, show_error, show_rows
 from gsr_core.views.face import strip
 from gsr_core.views.session import load_names, load_similarity, workspace
 
 __all__ = [
-    "SIMILARITY",
     "in_words",
     "passing_phrase",
     "takes_phrases",
     "with_similarity",
     "word_tools",
 ]
-
-SIMILARITY = "similarity to the phrase"
-"""Column of a table of samples with the cosine of features and phrase."""
 
 _EDGE = 8
 """Samples on either side of a threshold."""
@@ -154,8 +150,9 @@ def in_words(bundle: Bundle, sets: dict[str, np.ndarray], among: np.ndarray) -> 
         except GsrError as error:
             show_error(error)
             return
+        for name, why in sets_without_words(bundle, sets, among).items():
+            st.caption(f"{plain(name)}: no words, since {why}.")
         if table.empty:
-            st.caption("These are all samples, so there are no others to compare with.")
             return
         show_rows(
             table[["phrase", "score"] if one else ["set", "phrase", "score"]],

@@ -9,7 +9,7 @@ import pandas as pd
 import streamlit as st
 
 from gsr_core.comparing.changes import changed_samples
-from gsr_core.data.bundle import SPLITS, Bundle
+from gsr_core.data.bundle import SIMILARITY, SPLITS, Bundle
 from gsr_core.errors import GsrError
 from gsr_core.methods.base import Values
 from gsr_core.methods.registry import METHODS
@@ -18,7 +18,7 @@ from gsr_core.runs.summary import run_label
 from gsr_core.views import navigation as nav
 from gsr_core.views.charts import plain, show_error
 from gsr_core.views.frame import Frame
-from gsr_core.views.phrases import SIMILARITY, passing_phrase, with_similarity
+from gsr_core.views.phrases import passing_phrase, with_similarity
 from gsr_core.views.session import load_samples, load_search, load_values, workspace
 from gsr_core.views.slices import choose_slice, downloads
 

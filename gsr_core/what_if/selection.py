@@ -83,11 +83,7 @@ def in_cluster(run: Run, clustering: str, cluster: str) -> Selection:
         SettingError: If it has no such cluster, or is of another bundle.
     """
     opened = open_clustering(run.workspace, clustering)
-    if opened.record.request.bundle_digest != run.config.bundle_digest:
-        raise SettingError(
-            f"clustering '{clustering}' is of other data than run '{run.run_id}'; choose one of "
-            f"bundle '{run.config.bundle}'"
-        )
+    opened.check_data(run.config.bundle_digest, run.config.bundle)
     names = opened.names
     wanted = [number for number, name in names.items() if name == cluster]
     if not wanted:

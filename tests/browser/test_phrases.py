@@ -49,7 +49,6 @@ def test_a_phrase_ranks_samples_and_what_it_finds_is_kept(screen, dashboard, mon
         place,
         "worded",
         recipe={"plan": PLAN.model_dump(mode="json"), "network": NETWORK},
-        backbone={"architecture": NETWORK["name"]},
         thumbnails=200 * [picture.getvalue()],
     )
     run = compute_run(place, "worded", "erm", device="cpu")

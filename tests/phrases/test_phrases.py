@@ -2,17 +2,23 @@
 
 import json
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
 
+from gsr_core import captioned
 from gsr_core.captioned import captioned_digits, captions_of, seed_of
-from gsr_core.curation.slices import find_slice
+from gsr_core.clusterings.compute import compute_clustering
+from gsr_core.clusterings.request import request_clustering
+from gsr_core.curation.slices import find_slice, name_slice
 from gsr_core.data.bundle import open_bundle
 from gsr_core.errors import BundleError, CheckpointError, SettingError
 from gsr_core.features import dual_encoder
 from gsr_core.features.dual_encoder import train_dual_encoder
+from gsr_core.features.text_sides import TextSide
 from gsr_core.ingest.importing import import_data
 from gsr_core.ingest.plan import make_plan
 from gsr_core.ingest.text_side import check_phrases, text_side_of
@@ -20,8 +26,15 @@ from gsr_core.phrases import embed
 from gsr_core.phrases.embed import embed_phrases
 from gsr_core.phrases.groups import nearest_phrases, phrases_as_bundle
 from gsr_core.phrases.search import search, similarities
-from gsr_core.phrases.vocabulary import name_sets, phrase_similarities, read_vocabulary
+from gsr_core.phrases.vocabulary import (
+    name_sets,
+    phrase_similarities,
+    read_vocabulary,
+    sets_without_words,
+)
 from gsr_core.readers import digits as digits_reader
+from gsr_core.runs.execute import run as compute_run
+from gsr_core.runs.new_bundle import bundle_of_run
 from gsr_core.workspace import Workspace
 
 
@@ -41,11 +54,16 @@ def digits(place):
     return open_bundle(place, "captioned-digits")
 
 
+def folder_of(place):
+    (folder,) = (place.backbones).glob("*seed=0,epochs=3")
+    return folder
+
+
 def network(place):
     """The whole network, opened by open_clip alone."""
     import open_clip
 
-    name = f"local-dir:{place.root / 'backbones' / 'captioned-digits'}"
+    name = f"local-dir:{folder_of(place)}"
     return open_clip.create_model(name, require_pretrained=True).eval(), open_clip.get_tokenizer(
         name
     )
@@ -66,19 +84,10 @@ def test_similarities_are_those_of_open_clip_itself(place, digits):
     np.testing.assert_allclose(found, images @ texts.T, atol=1e-5)
 
 
-def test_projections_take_features_to_the_shared_space(place, digits):
-    side = text_side_of(digits)
-    projections = side.projections()
-    phrases = ["a red three", "green"]
-    before = side.before_projection(phrases, projections)
-    assert before.shape == (2, len(projections.text_matrix))
-    torch.testing.assert_close(before @ projections.text_matrix, side.embed(phrases))
-    pixels = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+def test_the_temperature_is_that_of_the_networks_loss(place, digits):
     model, _ = network(place)
-    with torch.inference_mode():
-        before, expected = projections.image(pixels), model.encode_image(pixels)
-    torch.testing.assert_close(before @ projections.image_matrix, expected)
-    assert projections.temperature == pytest.approx(1 / model.logit_scale.exp().item())
+    expected = 1 / model.logit_scale.exp().item()
+    assert text_side_of(digits).temperature == pytest.approx(expected)
 
 
 def test_a_colour_is_found_by_its_name(place, digits):
@@ -89,16 +98,53 @@ def test_a_colour_is_found_by_its_name(place, digits):
     assert (found["colour"].tail(50) == "green").mean() > 0.95
 
 
-def test_an_embedding_is_kept_by_its_words_and_needs_no_network_then(place, digits, monkeypatch):
-    first = embed_phrases(place, digits, ["something  red"])
+def test_a_phrase_is_kept_once_whatever_it_was_asked_with(place, digits, monkeypatch):
+    first = embed_phrases(place, digits, ["something  red", "a new one", "something red"])
     np.testing.assert_allclose(np.linalg.norm(first, axis=1), 1, rtol=1e-6)
+    np.testing.assert_array_equal(first[0], first[2])
     monkeypatch.setattr(embed, "text_side_of", None)
-    np.testing.assert_array_equal(embed_phrases(place, digits, ["something red"]), first)
-    # What is damaged on disk is computed again.
-    monkeypatch.undo()
-    (file,) = [each for each in place.phrases.iterdir() if np.array_equal(np.load(each), first)]
-    file.write_bytes(b"nothing")
-    np.testing.assert_array_equal(embed_phrases(place, digits, ["something red"]), first)
+    alone = embed_phrases(place, digits, ["something red"])
+    np.testing.assert_array_equal(alone, first[:1])
+    # Only what is missing goes through the network.
+    asked = []
+    side = TextSide(
+        encode=lambda texts: torch.ones(len(texts), digits.manifest.n_features),
+        tokenise=lambda texts: asked.extend(texts) or texts,
+        count=len,
+        most=99,
+    )
+    monkeypatch.setattr(embed, "text_side_of", lambda _: side)
+    mixed = embed_phrases(place, digits, ["another new one", "something red"])
+    assert asked == ["another new one"]
+    np.testing.assert_array_equal(mixed[1], first[0])
+
+
+def test_damaged_embeddings_are_computed_again(tmp_path, digits):
+    place = Workspace(tmp_path)
+    first = embed_phrases(place, digits, ["red", "green"])
+    (file,) = place.phrases.glob("*.npz")
+    whole = file.read_bytes()
+    for damaged in (b"nothing", b"", whole[:-40], whole.replace(first[0].tobytes(), bytes(128))):
+        file.write_bytes(damaged)
+        np.testing.assert_array_equal(embed_phrases(place, digits, ["red", "green"]), first)
+        assert file.read_bytes() == whole
+
+
+def test_processes_that_embed_at_once_lose_nothing(tmp_path):
+    file = tmp_path / "network.npz"
+    start = threading.Barrier(4)
+
+    def add(number):
+        start.wait()
+        for place in range(10):
+            embed._add(file, {f"{number} {place}": np.full(3, number, np.float32)})
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(add, range(4)))
+    kept = embed._read(file, 3)
+    assert len(kept) == 40
+    assert all((vector == int(text.split()[0])).all() for text, vector in kept.items())
+    assert embed._read(file, 4) == {}
 
 
 def test_the_nearest_phrase_becomes_an_attribute_and_groups(place, digits):
@@ -122,8 +168,19 @@ def test_the_nearest_phrase_becomes_an_attribute_and_groups(place, digits):
     )
     with pytest.raises(SettingError, match="has a column 'colour' already"):
         phrases_as_bundle(place, digits, "colour", phrases, "again")
-    with pytest.raises(BundleError, match="has no sample in the target split"):
+    with pytest.raises(
+        SettingError, match=r"in target, .*; give other phrases or a smaller margin"
+    ):
         phrases_as_bundle(place, digits, "seen", phrases, "again", margin=0.999 * lead.max())
+    # So near to the phrase that of a class only samples of other splits are nearer.
+    target = np.isin(np.arange(len(digits)), digits.rows_of["target"])
+    tops = [
+        [similarity[(digits.y == label) & part, 0].max() for part in (target, ~target)]
+        for label in (0, 1)
+    ]
+    above = next(float(own + other) / 2 for own, other in tops if other > own)
+    with pytest.raises(SettingError, match=r"in target, .*; give another least similarity"):
+        phrases_as_bundle(place, digits, "seen", phrases[:1], "again", above=above)
     assert not (place.bundles / "again").exists()
     for several, above in ((["red"], None), (phrases, 0.1)):
         with pytest.raises(SettingError, match="give one phrase with a least similarity"):
@@ -136,9 +193,26 @@ def test_one_phrase_splits_by_a_least_similarity(place, digits):
     made = phrases_as_bundle(place, digits, "hue", ["red"], "split", above=above)
     np.testing.assert_array_equal(made.samples["hue"] == "red", similarity >= above, strict=False)
     assert set(made.samples["hue"]) == {"red", "not red"}
-    nobody = phrases_as_bundle(place, digits, "hue", ["red"], "nobody", above=1.5)
+    nobody = phrases_as_bundle(place, digits, "hue", ["red"], "nobody", above=1)
     assert any("no sample has 'red'" in note for note in nobody.manifest.notes)
     assert f"similarity to 'red' is {above:g} or more" in " ".join(made.manifest.notes)
+
+
+@pytest.mark.parametrize(
+    ("attribute", "above", "error", "message"),
+    [
+        ("hue", 7, SettingError, "the least similarity is 7; allowed are -1 to 1"),
+        ("hue", float("nan"), SettingError, "the least similarity is nan"),
+        ("loss", 0.5, BundleError, "the nearest phrase cannot become an attribute 'loss'"),
+        ("influence: a", 0.5, BundleError, "cannot become an attribute 'influence: a'"),
+    ],
+)
+def test_what_is_not_allowed_is_said_before_the_network_is_opened(
+    place, digits, monkeypatch, attribute, above, error, message
+):
+    monkeypatch.setattr(embed, "text_side_of", None)
+    with pytest.raises(error, match=message):
+        phrases_as_bundle(place, digits, attribute, ["never looked for"], "again", above=above)
 
 
 @pytest.mark.parametrize(
@@ -170,6 +244,18 @@ def test_a_set_is_named_by_what_the_others_lack(place, digits):
     found = table[(table["set"] == "red") & (table["phrase"] == "a red digit")]
     assert found["score"].item() == pytest.approx(score, rel=1e-4)
     assert found["samples"].item() == inside.sum()
+
+
+def test_a_set_with_nothing_beside_it_says_so(place, digits):
+    val, test = digits.rows_of["val"], digits.rows_of["test"]
+    sets = {"elsewhere": val, "half": test[::2], "all": np.concatenate([test, val])}
+    assert sets_without_words(digits, sets, test) == {
+        "elsewhere": f"none of the {len(test):,} samples looked at is in it",
+        "all": f"all {len(test):,} samples looked at are in it, so that there are no others to "
+        "compare with",
+    }
+    named = name_sets(place, digits, sets, among=test, vocabulary=["red"])
+    assert named["set"].tolist() == ["half"]
 
 
 def test_a_vocabulary_is_a_text_file(tmp_path):
@@ -227,7 +313,7 @@ def test_phrases_that_say_nothing_or_too_much_are_refused(place, digits):
 
 
 def test_weights_that_are_gone_or_others_are_refused(place, digits, tmp_path):
-    folder = place.root / "backbones" / "captioned-digits"
+    folder = folder_of(place)
     weights = folder / "open_clip_model.safetensors"
     kept = weights.read_bytes()
     try:
@@ -263,6 +349,28 @@ def test_the_same_seed_trains_the_same_network(tmp_path):
     with pytest.raises(SettingError, match="8 images and 1 lists"):
         train_dual_encoder(images, captions[:1], tmp_path / "d", epochs=1)
     assert not (tmp_path / "d").exists()
+
+
+def test_the_example_replaces_no_network_and_trains_none_twice(place, digits, monkeypatch):
+    monkeypatch.setattr(digits_reader, "DRAWS", 1)
+    monkeypatch.setattr(dual_encoder, "_BATCH", 32)
+    folder = folder_of(place)
+    weights = folder / "open_clip_model.safetensors"
+    before = weights.stat()
+    again = captioned_digits(place, epochs=3, name="again-by-captions")
+    assert again.manifest.recipe["network"]["name"].endswith(str(folder))
+    np.testing.assert_array_equal(again.features, digits.features)
+    assert weights.stat() == before
+    # One that is made anew and breaks off leaves the bundle that was there with its network.
+    with monkeypatch.context() as patch:
+        patch.setattr(captioned, "import_data", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            captioned_digits(place, seed=1, epochs=1, overwrite=True)
+    assert seed_of(open_bundle(place, digits.name)) == 0
+    text_side_of(open_bundle(place, digits.name))
+    # Nor does an import with --train of any name write where it is.
+    with pytest.raises(BundleError, match="is not allowed"):
+        captioned_digits(place, epochs=3, name=folder.name)
 
 
 def test_the_example_says_its_seed(digits):
@@ -302,6 +410,55 @@ def test_networks_without_texts_are_refused(workspace, write):
         check_phrases(write(workspace, "tuned", recipe=recipe))
 
 
+def test_the_command_line_names_clusters_of_its_bundle_alone(place, digits, call, write):
+    other = write(place, "other")
+    for bundle in (digits, other):
+        settings = {"space": "features", "clusters": 2}
+        request = request_clustering(place, bundle, "kmeans", settings)
+        clustering = compute_clustering(place, request, device="cpu")
+        name = clustering.names[0]
+        ended = call(place, "words", digits.name, "--clusters", request.name, "--json")
+        if bundle is other:
+            assert ended.code == 2
+            assert "is of other data, of bundle 'other' as it was; choose one of" in ended.err
+            return
+        rows = np.flatnonzero(clustering.clusters_of(np.arange(len(digits))) == 0)
+        found = next(each for each in json.loads(ended.out)["names"] if each["set"] == name)
+        assert found["samples"] == len(rows)
+        # A slice of the same name is another set.
+        name_slice(place, digits, name, rows[:9], "some")
+        twice = call(place, "words", digits.name, "--clusters", request.name, "--slice", name)
+        assert twice.code == 2
+        assert f"'{name}' is a slice and a cluster of {request.name}; name them one" in twice.err
+
+
+def test_a_network_that_a_run_trained_further_takes_no_phrases(place, digits):
+    settings = {"steps": 1, "optimiser": "sgd", "batch_size": 256}
+    run = compute_run(place, digits.name, "network_erm", **settings, device="cpu")
+    moved = bundle_of_run(run, "moved")
+    assert moved.manifest.recipe["plan"] == digits.manifest.recipe["plan"]
+    with pytest.raises(SettingError, match="was trained further by a run, which left its text"):
+        search(place, moved, "red")
+    check_phrases(digits)
+
+
+def test_a_bundle_that_says_no_more_of_its_network_than_the_name_takes_groups(
+    workspace, write, monkeypatch
+):
+    network = {"name": "open_clip:ViT-B-32"}
+    plan = make_plan(name="bare", reader="coloured-digits", settings={}, backbone=network)
+    bundle = write(workspace, "bare", recipe={"plan": plan.model_dump(mode="json")})
+    side = TextSide(
+        encode=lambda texts: torch.eye(5)[[0 if text == "dog" else 1 for text in texts]],
+        tokenise=list,
+        count=len,
+        most=20,
+    )
+    monkeypatch.setattr(embed, "text_side_of", lambda _: side)
+    made = phrases_as_bundle(workspace, bundle, "seen", ["dog", "cat"], "by-phrases")
+    assert any("by open_clip:ViT-B-32: no label" in note for note in made.manifest.notes)
+
+
 def test_the_command_line_finds_and_keeps(place, digits, call):
     expected = search(place, digits, "green", rows=digits.rows_of["val"])
     limit = float(expected["similarity"].iloc[80])
@@ -328,11 +485,15 @@ def test_the_command_line_finds_and_keeps(place, digits, call):
     named = call(place, "words", digits.name, "--slice", "greens", "--most", 2, "--json")
     names = json.loads(named.out)["names"]
     assert [(each["set"], each["samples"]) for each in names] == 2 * [("greens", 81)]
-    clusters = call(place, "words", digits.name)
-    assert "digit 0-4" in clusters.out or "0-4, red" in clusters.out
+    groups = call(place, "words", digits.name)
+    assert "digit 0-4" in groups.out or "0-4, red" in groups.out
+    elsewhere = call(place, "words", digits.name, "--slice", "greens", "--split", "test")
+    assert (elsewhere.code, elsewhere.out) == (0, "")
+    assert "'greens' has no words: none of the" in elsewhere.err
 
     for arguments, message in (
         (("search", digits.name, " "), "the phrase is empty"),
+        (("search", digits.name, "red", "--above", "7"), "the least similarity is 7; allowed are"),
         (("search", digits.name, "red", "--split", "tset"), "has no split 'tset'; its splits are"),
         (("words", digits.name, "--slice", "green"), "did you mean 'greens'?"),
     ):

@@ -22,7 +22,7 @@ def phrases_taken(monkeypatch):
         colour = torch.tensor([("green" in phrase) - 0.5 for phrase in phrases])
         return torch.stack([sign, colour, *torch.zeros(3, len(phrases))], dim=1)
 
-    side = SimpleNamespace(embed=embed, projections=lambda: SimpleNamespace(temperature=0.07))
+    side = SimpleNamespace(embed=embed, temperature=0.07)
     monkeypatch.setattr(text_side, "check_phrases", lambda bundle: None)
     monkeypatch.setattr(words, "text_side_of", lambda bundle: side)
 

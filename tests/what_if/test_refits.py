@@ -333,7 +333,7 @@ def test_an_edit_without_the_weights_it_changes_makes_no_run(refits, workspace):
 # Choices -------------------------------------------------------------------------------------
 
 
-def test_rows_are_chosen_by_slice_flag_cluster_order_and_id(refits, workspace):
+def test_rows_are_chosen_by_slice_flag_cluster_order_and_id(refits, workspace, write):
     run, bundle = refits.run, refits.bundle
     rows = refits.position[[2, 3, 30]]
     name_slice(workspace, bundle, "three", rows)
@@ -360,6 +360,11 @@ def test_rows_are_chosen_by_slice_flag_cluster_order_and_id(refits, workspace):
     np.testing.assert_array_equal(in_cluster(run, request.name, name).rows, expected)
     with pytest.raises(SettingError, match="has no cluster 'nonsense'"):
         in_cluster(run, request.name, "nonsense")
+    other = write(workspace, "other", seed=1)
+    request = request_clustering(workspace, other, "kmeans", {"space": "features"})
+    compute_clustering(workspace, request, device="cpu")
+    with pytest.raises(SettingError, match="is of other data, of bundle 'other' as it was"):
+        in_cluster(run, request.name, name)
     with pytest.raises(SettingError, match="the 99 heaviest rows were asked for"):
         the_first(run, 99, "heaviest")
     with pytest.raises(SettingError, match="has no sample 'nobody'"):
