@@ -136,7 +136,8 @@ def scan(
 
 def _report(bundle: str, found: Scan, top: int, split: str, judged: bool) -> None:
     print(
-        f"{bundle}: {len(found.table):,} attributes, columns, properties and phrases on "
+        f"{bundle}: {len(found.table):,} attributes, columns and properties"
+        f"{' (phrases among them)' * ('phrase' in set(found.table['source']))} on "
         f"{found.learnt:,} rows of train and heldout"
         + f", judged on {found.judged:,} of {split}"
         * judged
@@ -152,7 +153,8 @@ def _report(bundle: str, found: Scan, top: int, split: str, judged: bool) -> Non
         table.columns[column].no_wrap = False  # Numbers are not cut off; names are broken.
     for row in found.record(top)["attributes"]:
         alike = f" (as {row['alike']})" if row["alike"] else ""
-        cells = [row["attribute"] + alike, "–", "", row["verdict"]]
+        kind = "" if row["source"] == "attribute" else f" [{row['source']}]"
+        cells = [row["attribute"] + kind + alike, "–", "", row["verdict"]]
         if row["association"] is not None:
             cells[1] = f"{row['association']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
         if row["side"]:

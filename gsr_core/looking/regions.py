@@ -160,7 +160,8 @@ def _candidates(found: list[str]) -> str:
         return f"columns with boxes or masks are {', '.join(found)}: name one"
     return (
         "the data has no column of boxes (x0, y0, x1, y1 in pixels) or of masks (paths of images "
-        "below the folder of the images): add one to its table"
+        "below the folder of the images): add one to its table; where the network looks in one "
+        "sample can be seen without, in its detail or by gsr look --sample"
     )
 
 

@@ -83,7 +83,8 @@ class TextProjection(TrainedProjection):
     )
     use_when: ClassVar[str] = (
         "The features are of an image-text network (open_clip, or CLIP by transformers), and the "
-        "attribute behind the shortcut can be named, even if no sample is labelled with it."
+        "attribute behind the shortcut can be named, even if no sample is labelled with it. Write "
+        "`templates` and `class_words` as the network's captions were: other words do worse."
     )
     needs: ClassVar[LabelNeeds] = LabelNeeds.NONE
     values: ClassVar[Values] = Values.NONE

@@ -99,7 +99,9 @@ def phrases_as_bundle(
         MissingExtraError: If its library is not installed.
     """
     directory = bundle_directory(workspace, name, overwrite=overwrite)
-    attribute = tidy(attribute)
+    attribute = " ".join(attribute.split())
+    if not attribute:
+        raise SettingError("the attribute has no name; give it one, such as 'colour seen'")
     check_attribute(attribute, where="the nearest phrase")
     if attribute in bundle.samples.columns:
         raise SettingError(
@@ -115,10 +117,22 @@ def phrases_as_bundle(
     if above is not None:
         check_least(above)
     if above is None:
-        nearest, _ = nearest_phrases(workspace, bundle, texts, margin=margin)
+        nearest, lead = nearest_phrases(workspace, bundle, texts, margin=margin)
+        if not (nearest >= 0).any():
+            raise SettingError(
+                f"margin is {margin:g}, and no sample's nearest phrase leads by more than "
+                f"{lead.max():.3f}; give a smaller one"
+            )
         by = "the nearest of " + ", ".join(f"'{text}'" for text in texts)
     else:
         similarity = similarities(bundle, embed_phrases(workspace, bundle, texts))[:, 0]
+        low, high = float(similarity.min()), float(similarity.max())
+        if not low < above <= high:
+            who = "every sample has" if above <= low else "no sample has"
+            raise SettingError(
+                f"the least similarity is {above:g}, which {who}; similarities to '{texts[0]}' "
+                f"go from {low:.3f} to {high:.3f}"
+            )
         nearest = np.where(similarity >= above, 0, 1)
         by = f"whether the similarity to '{texts[0]}' is {above:g} or more"
         texts.append(f"not {texts[0]}")

@@ -59,6 +59,8 @@ def read_vocabulary(file: Path | None = None) -> list[str]:
             if file is None
             else file.read_text("utf-8")
         )
+    except FileNotFoundError as error:
+        raise SettingError(f"there is no file {file}; give one with one phrase a line") from error
     except (OSError, UnicodeDecodeError) as error:
         raise SettingError(
             f"{file} cannot be read as text ({type(error).__name__}); give a file in UTF-8 with "

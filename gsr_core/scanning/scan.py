@@ -46,6 +46,11 @@ _ALIKE = 0.5
 """Cramér's V from which one attribute says much of what another does."""
 _MOST_ALIKE = 30
 """Attributes that are held against each other."""
+_OF_PHRASES = (
+    "Phrases: a sample is near to a word that the network does not know too, and where the head is "
+    "wrong it is near to words of the other class, since both read the same features; look at the "
+    "samples on both sides before you believe a phrase."
+)
 _MOST_NAMED = 20
 """Names of candidates in a sentence."""
 _DRAWS_EACH = 40
@@ -72,7 +77,7 @@ class Scan:
         left_out: By name, why a column was not looked at.
         learnt: Rows of train and heldout.
         judged: Rows of the split on which the run was judged; 0 without one.
-        note: What to know of the measured properties and the draws; "" for nothing.
+        note: What to know of the measured properties, the draws and the phrases; "" for nothing.
         looked_at: The candidates by name.
         classes: Names of the K classes.
     """
@@ -200,6 +205,8 @@ def scan(
             f"With {len(bundle.manifest.classes):,} classes, too few draws are made to tell the "
             f"association of {dumb:,} of {len(looked_at):,} attributes from chance: look at fewer."
         )
+    if phrases is not None:
+        notes.append(_OF_PHRASES)
     return Scan(
         table=table,
         gaps=gaps,
@@ -258,7 +265,8 @@ def _unknown(name: str, known: Sequence[str], bundle: Bundle) -> str:
     named = ", ".join(known[:_MOST_NAMED]) + " and others" * (len(known) > _MOST_NAMED)
     return (
         f"bundle '{bundle.name}' has no attribute, column, property or phrase '{name}' that a scan "
-        f"looked at{suggestion(name, known)}; it has {named or 'none'}"
+        f"looked at{suggestion(name, known)}; it has {named or 'none'} (phrases are looked at "
+        "only if that is asked for)"
     )
 
 
@@ -395,8 +403,15 @@ def _judged(table: pd.DataFrame, gaps: pd.DataFrame) -> pd.DataFrame:
     order = table["verdict"].map(VERDICTS.index)
     # A gap that may be chance ranks nothing.
     known = table["verdict"].isin(VERDICTS[:2])
-    ranked = table.assign(order=order, size=table["size"].where(known, 0.0))
-    ranked = ranked.sort_values(
-        ["order", "size", "association"], ascending=[True, False, False], kind="stable"
+    ranked = table.assign(
+        order=order,
+        # What is known of an input comes before what a network takes it to be near to.
+        near=table["source"] == "phrase",
+        size=table["size"].where(known, 0.0),
     )
-    return ranked.drop(columns=["order", "size"]).reset_index(drop=True)
+    ranked = ranked.sort_values(
+        ["order", "near", "size", "association"],
+        ascending=[True, True, False, False],
+        kind="stable",
+    )
+    return ranked.drop(columns=["order", "near", "size"]).reset_index(drop=True)

@@ -45,6 +45,11 @@ def with_similarity(bundle: Bundle, table: pd.DataFrame) -> pd.DataFrame:
         table: From `sample_table`.
     """
     if not takes_phrases(bundle):
+        if phrase := nav.get("phrase"):
+            st.caption(
+                f"The network of '{plain(bundle.name)}' takes no phrases: '{plain(phrase)}' is "
+                "not used."
+            )
         return table
     phrase = nav.write(
         "phrase",

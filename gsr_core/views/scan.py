@@ -19,6 +19,7 @@ from gsr_core.errors import GsrError
 from gsr_core.figures.compare import group_dots
 from gsr_core.jobs.queue import start_job
 from gsr_core.metrics import wilson_interval
+from gsr_core.names import is_name
 from gsr_core.phrases.vocabulary import read_vocabulary
 from gsr_core.progress import Status
 from gsr_core.runs.store import Run
@@ -145,9 +146,7 @@ def _ask_for_phrases(bundle: Bundle) -> None:
     with st.popover("Also look at phrases", icon=":material/translate:", key="scan phrases"):
         st.caption(
             "How near each sample is to each phrase, by the network that the features come from; "
-            "one a line. The classifier reads the same features, so that what it takes for "
-            "another class is near to that class' words too: a phrase that names a part of the "
-            "class says nothing new. Words that the network does not know mean nothing."
+            "one a line. Give words that the network was trained on, and that name no class."
         )
         typed = st.text_area(
             "Vocabulary",
@@ -283,6 +282,10 @@ def _make(
     side: str,
 ) -> None:
     """Write the bundle and open it, or show the error that prevents it."""
+    if is_name(name) and (workspace().bundles / name).exists():
+        st.info(f"Bundle '{plain(name)}' exists already; choose another name, or open it.")
+        link("Setup", "Open it", bundle=name, run=None, runs=None, classifier=None, slice=None)
+        return
     try:
         with st.spinner("Writing the bundle"):
             made = groups_by(workspace(), bundle, name, by, side, measured=measured, phrases=near)

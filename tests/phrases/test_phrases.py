@@ -193,8 +193,14 @@ def test_one_phrase_splits_by_a_least_similarity(place, digits):
     made = phrases_as_bundle(place, digits, "hue", ["red"], "split", above=above)
     np.testing.assert_array_equal(made.samples["hue"] == "red", similarity >= above, strict=False)
     assert set(made.samples["hue"]) == {"red", "not red"}
-    nobody = phrases_as_bundle(place, digits, "hue", ["red"], "nobody", above=1)
-    assert any("no sample has 'red'" in note for note in nobody.manifest.notes)
+    for limit, who in ((1, "no sample has"), (-1, "every sample has")):
+        with pytest.raises(SettingError, match=f"is {limit}, which {who}; similarities to 'red'"):
+            phrases_as_bundle(place, digits, "hue", ["red"], "nobody", above=limit)
+    with pytest.raises(SettingError, match="no sample's nearest phrase leads by more than 0"):
+        phrases_as_bundle(place, digits, "hue", ["red", "green"], "nobody", margin=3)
+    with pytest.raises(SettingError, match="the attribute has no name"):
+        phrases_as_bundle(place, digits, " ", ["red", "green"], "nobody")
+    assert not (place.bundles / "nobody").exists()
     assert f"similarity to 'red' is {above:g} or more" in " ".join(made.manifest.notes)
 
 
@@ -269,7 +275,7 @@ def test_a_vocabulary_is_a_text_file(tmp_path):
     file.write_bytes(b"\xff\xfe")
     with pytest.raises(SettingError, match="cannot be read as text"):
         read_vocabulary(file)
-    with pytest.raises(SettingError, match="cannot be read as text"):
+    with pytest.raises(SettingError, match="there is no file"):
         read_vocabulary(tmp_path / "none")
 
 
