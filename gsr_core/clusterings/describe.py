@@ -199,11 +199,7 @@ def clusters_as_bundle(clustering: Clustering, name: str) -> Bundle:
     workspace, request = clustering.workspace, clustering.record.request
     directory = bundle_directory(workspace, name)
     bundle = open_bundle(workspace, request.bundle)
-    if bundle.manifest.digest != request.bundle_digest:
-        raise BundleError(
-            f"bundle '{bundle.name}' has changed since '{clustering.name}' was made; cluster it "
-            "again"
-        )
+    clustering.check_data(bundle.manifest.digest, bundle.name)
     names = clustering.names
     cluster = clustering.clusters_of(np.arange(len(bundle)))
     target = cluster[bundle.rows_of["target"]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from functools import cached_property
@@ -227,6 +227,16 @@ class Method(ABC):
     def learns_from(self) -> tuple[str, ...]:
         """Of the rows whose group labels are read, those that do more than choose the step."""
         return tuple(split for split in self.labels_used if split != "val")
+
+    def check_classes(self, classes: Sequence[str]) -> None:  # noqa: B027
+        """Refuse settings that do not go together with the classes of the data.
+
+        Args:
+            classes: K names.
+
+        Raises:
+            SettingError: If there are some.
+        """
 
     def check(self) -> None:  # noqa: B027
         """Refuse settings that are allowed one by one and do not go together.

@@ -33,7 +33,7 @@ Where we differ, and why:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, ClassVar
@@ -83,8 +83,8 @@ class TextProjection(TrainedProjection):
     )
     use_when: ClassVar[str] = (
         "The features are of an image-text network (open_clip, or CLIP by transformers), and the "
-        "attribute behind the shortcut can be named, even if no sample is labelled with it. Write "
-        "`templates` and `class_words` as the network's captions were: other words do worse."
+        "attribute behind the shortcut can be named, even if no sample is labelled with it; write "
+        "`templates` and `class_words` as the network's captions were, since other words do worse."
     )
     needs: ClassVar[LabelNeeds] = LabelNeeds.NONE
     values: ClassVar[Values] = Values.NONE
@@ -187,6 +187,19 @@ class TextProjection(TrainedProjection):
         if not _listed(self.templates):
             raise SettingError(f"templates is '{self.templates}'; give one with {_CLASS} at least")
 
+    def check_classes(self, classes: Sequence[str]) -> None:
+        """Refuse words that do not name each class.
+
+        Raises:
+            SettingError: If they are more or fewer.
+        """
+        given = len(_listed(self.class_words))
+        if given not in (0, len(classes)):
+            raise SettingError(
+                f"class_words names {given} of {len(classes)} classes, which are "
+                f"{'; '.join(classes)}; give one for each, in this order"
+            )
+
     def iterate(
         self, problem: Problem, checkpoint: Mapping[str, Tensor] | None = None
     ) -> Iterator[Step]:
@@ -266,12 +279,8 @@ class TextProjection(TrainedProjection):
             SettingError: If words do not fit the classes or the features, or a term of positive
                 weight has too few templates.
         """
+        self.check_classes(words.classes)
         classes = _listed(self.class_words) or words.classes
-        if len(classes) != len(words.classes):
-            raise SettingError(
-                f"class_words names {len(classes)} of {len(words.classes)} classes, which are "
-                f"{'; '.join(words.classes)}; give one for each, in this order"
-            )
         of_class, of_group = _listed(self.templates), _listed(self.group_templates)
         attributes = words.attributes if of_group else []
         if self.text_group_weight and (len(attributes) < 2 or len(of_group) < 2):

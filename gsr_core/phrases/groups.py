@@ -11,12 +11,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 
 from gsr_core.data.bundle import Bundle
 from gsr_core.data.bundle_checks import check_attribute
-from gsr_core.data.bundle_writing import bundle_directory, rewrite_bundle
-from gsr_core.data.group_rules import make_groups
-from gsr_core.data.source import GroupRule
+from gsr_core.data.bundle_writing import bundle_directory
+from gsr_core.data.regrouping import regrouped
 from gsr_core.errors import SettingError
 from gsr_core.features.text_sides import tidy
 from gsr_core.ingest.reopen import network_choice
@@ -136,23 +136,6 @@ def phrases_as_bundle(
         nearest = np.where(similarity >= above, 0, 1)
         by = f"whether the similarity to '{texts[0]}' is {above:g} or more"
         texts.append(f"not {texts[0]}")
-    values = np.array([*texts, None], dtype=object)[nearest]
-    samples = bundle.samples.assign(**{attribute: values})
-    manifest = bundle.manifest
-    groups, membership, _ = make_groups(
-        samples,
-        bundle.y,
-        manifest.classes,
-        GroupRule(columns=(attribute,)),
-        {attribute: {text: text for text in texts}},
-    )
-    lost = np.flatnonzero(~membership[bundle.rows_of["target"]].any(axis=0))
-    if len(lost):
-        other = f"other phrases{' or a smaller margin' if margin else ''}"
-        raise SettingError(
-            f"group '{groups[lost[0]].name}' would have no sample in target, so that nothing could "
-            f"drive its weights; give {other if above is None else 'another least similarity'}"
-        )
     unknown = int((nearest < 0).sum())
     nobody = [f"'{text}'" for place, text in enumerate(texts) if not (nearest == place).any()]
     said = [
@@ -161,13 +144,15 @@ def phrases_as_bundle(
     ]
     said += [f"{unknown:,} samples are about as near to another and have none"] * bool(unknown)
     said += [f"no sample has {' or '.join(nobody)}"] * bool(nobody)
-    return rewrite_bundle(
+    other = f"give other phrases{' or a smaller margin' if margin else ''}"
+    return regrouped(
         bundle,
         directory,
-        samples,
-        membership,
-        groups=groups,
-        source=f"{manifest.source}; {attribute} by phrases",
+        attribute,
+        pd.Series(np.array([*texts, None], dtype=object)[nearest]),
+        source=f"{bundle.manifest.source}; {attribute} by phrases",
         note="; ".join(said) + ".",
+        advice=other if above is None else "give another least similarity",
+        order=texts,
         overwrite=overwrite,
     )

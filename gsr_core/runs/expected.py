@@ -81,6 +81,7 @@ def predict(bundle: Bundle, method: Method, compute: Compute) -> Cost | None:
         None if the method is not predicted.
     """
     method.check()
+    method.check_classes(bundle.manifest.classes)
     if isinstance(method, NetworkMethod):
         # Here, not on top: who predicts heads need not load what trains networks.
         from gsr_core.runs.network import predict_network

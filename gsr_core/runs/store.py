@@ -567,6 +567,7 @@ def create_run(
     opened = open_bundle(workspace, bundle)
     chosen = make_method(method, settings)
     chosen.check()
+    chosen.check_classes(opened.manifest.classes)
     if chosen.acts_on == "network":
         # Here, not on top: whoever lists runs need not load what opens networks.
         from gsr_core.ingest.reopen import check_trainable

@@ -6,10 +6,9 @@ import numpy as np
 import pandas as pd
 
 from gsr_core.data.bundle import INFLUENCE, RESERVED_COLUMNS, Bundle
-from gsr_core.data.bundle_writing import bundle_directory, rewrite_bundle
+from gsr_core.data.bundle_writing import bundle_directory
 from gsr_core.data.column_values import categories_of
-from gsr_core.data.group_rules import MAX_GROUPS, make_groups
-from gsr_core.data.source import GroupRule
+from gsr_core.data.regrouping import regrouped
 from gsr_core.errors import SettingError
 from gsr_core.scanning.candidates import Candidate, Side
 from gsr_core.scanning.scan import find_candidate
@@ -57,38 +56,23 @@ def groups_by(
     directory = bundle_directory(workspace, name, overwrite=overwrite)
     candidate = find_candidate(bundle, by, measured, phrases)
     values = _values(candidate, _side(candidate, side))
-    samples, attribute = _with_values(bundle, by, side, values)
-    count = len(bundle.manifest.classes) * values.nunique()
-    if count > MAX_GROUPS:
-        raise SettingError(
-            f"{len(bundle.manifest.classes):,} classes by {values.nunique()} values of '{by}' are "
-            f"{count:,} groups; at most {MAX_GROUPS:,} are allowed: hold one value against all "
-            f"others ({_sides(candidate)})"
-        )
-    rule = GroupRule(columns=(attribute,))
-    groups, membership, _ = make_groups(samples, bundle.y, bundle.manifest.classes, rule)
-    lost = np.flatnonzero(~membership[bundle.rows_of["target"]].any(axis=0))
-    if len(lost):
-        several = not side and len(candidate.sides) > 1
-        advice = (
-            f"hold one value against all others ({_sides(candidate)})"
-            if several
-            else "choose another attribute, or move rows of it to target"
-        )
-        raise SettingError(
-            f"group '{groups[lost[0]].name}' would have no sample in target, so that nothing could "
-            f"drive its weights; {advice}"
-        )
+    attribute = _attribute(bundle, by, side, values)
+    several = not side and len(candidate.sides) > 1
+    advice = (
+        f"hold one value against all others ({_sides(candidate)})"
+        if several
+        else "choose another attribute, or move rows of it to target"
+    )
     unknown = int((~candidate.known).sum())
-    return rewrite_bundle(
+    return regrouped(
         bundle,
         directory,
-        samples,
-        membership,
+        attribute,
+        bundle.samples.get(attribute, values),
         source=f"{bundle.manifest.source}; groups by {by}",
         note=f"The groups are the classes of '{bundle.name}' by {_origin(candidate)}"
         + (f"; {unknown:,} rows without a value are in no group." if unknown else "."),
-        groups=groups,
+        advice=advice,
         overwrite=overwrite,
     )
 
@@ -123,8 +107,8 @@ def _values(candidate: Candidate, side: Side | None) -> pd.Series:
     return pd.Series(texts, dtype=object).where(candidate.known, None)
 
 
-def _with_values(bundle: Bundle, by: str, side: str, values: pd.Series) -> tuple[pd.DataFrame, str]:
-    """Return the samples with an attribute that has these values, and its name.
+def _attribute(bundle: Bundle, by: str, side: str, values: pd.Series) -> str:
+    """Return the name of the attribute that has these values, or is to have them.
 
     Raises:
         SettingError: If its names are taken by other attributes.
@@ -133,11 +117,11 @@ def _with_values(bundle: Bundle, by: str, side: str, values: pd.Series) -> tuple
     by = f"column {by}" if by in RESERVED_COLUMNS or by.startswith(INFLUENCE) else by
     for name in (by, f"{by}: {side or 'its values'}"):
         if name not in samples.columns:
-            return samples.assign(**{name: values}), name
+            return name
         # It may be there already, perhaps as numbers; an empty text is no missing value.
         there = samples[name].isna() if values.isna().any() else False
         if ((categories_of(samples[name]) == values) | (there & values.isna())).all():
-            return samples, name
+            return name
     raise SettingError(
         f"bundle '{bundle.name}' has other attributes of the names '{by}' and '{name}' already; "
         "make the groups in the bundle that these were made from"

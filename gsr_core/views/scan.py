@@ -114,7 +114,7 @@ def _offer_to_measure(bundle: Bundle) -> None:
         return
     what = {
         "image": "brightness, colour, sharpness, border, size",
-        "text": "length, negation, punctuation, capitals, script",
+        "text": "length, negation, punctuation, capitals, script, language",
     }[kind]
     pressed = st.button(
         f"Measure the {kind}s of {len(bundle):,} samples",

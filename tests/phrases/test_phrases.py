@@ -35,6 +35,7 @@ from gsr_core.phrases.vocabulary import (
 from gsr_core.readers import digits as digits_reader
 from gsr_core.runs.execute import run as compute_run
 from gsr_core.runs.new_bundle import bundle_of_run
+from gsr_core.runs.store import create_run, list_runs
 from gsr_core.workspace import Workspace
 
 
@@ -308,6 +309,13 @@ def test_a_scan_looks_at_the_phrases_of_a_vocabulary(place, digits, call, tmp_pa
     ):
         with pytest.raises(SettingError, match=message):
             phrase_similarities(place, digits, wrong)
+
+
+def test_words_for_too_few_classes_leave_no_run(place, digits):
+    before = list_runs(place)
+    with pytest.raises(SettingError, match="class_words names 1 of 2 classes"):
+        create_run(place, digits.name, "text_projection", {"class_words": "one"}, device="cpu")
+    assert list_runs(place) == before
 
 
 def test_phrases_that_say_nothing_or_too_much_are_refused(place, digits):

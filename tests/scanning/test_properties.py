@@ -107,6 +107,20 @@ def test_a_text_is_counted():
     assert text_properties(["12"])["script"] == "none"
 
 
+@pytest.mark.parametrize(
+    ("text", "language"),
+    [
+        ("This film is so bad that I left after an hour.", "en"),
+        ("Dieser Film ist so schlecht, dass ich nach einer Stunde gegangen bin.", "de"),
+        ("Ce film est si mauvais que je suis parti au bout d'une heure.", "fr"),
+        ("", "unknown"),
+        ("12 + 3!", "unknown"),
+    ],
+)
+def test_the_language_of_a_sentence_is_told_and_nothing_is_said_of_too_little(text, language):
+    assert text_properties([text])["language"] == language
+
+
 def test_a_pair_is_measured_apart_and_together():
     found = text_properties(["The cat sat.", "the cat never sat"])
     assert found["overlap"] == 3 / 4
