@@ -28,10 +28,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from conv3 import conv3
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp, vmap
 from torch.nn.functional import cross_entropy
@@ -51,25 +53,15 @@ class Shape:
     batch: int
 
 
-def small_network() -> nn.Module:
-    """Return three convolutions and a linear head in two classes, 4,850 parameters."""
-    return nn.Sequential(
-        *(nn.Conv2d(2, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
-        *(nn.Conv2d(8, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
-        *(nn.Conv2d(16, 24, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
-        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(24, 2)),
-    )
-
-
 L2 = 1e-3
 """The penalty, everywhere."""
-OUTER = Shape(small_network, (2, 8, 8), n=256, batch=128)
+OUTER = Shape(partial(conv3, 2), (2, 8, 8), n=256, batch=128)
 """Of an outer step; the plain Hessian of larger images takes hours."""
 AT_ONCE = 50
 """Columns of the plain Hessian that pass together."""
 
 SHAPES = {
-    "small": Shape(small_network, (2, 28, 28), n=1024, batch=256),
+    "small": Shape(partial(conv3, 2), (2, 28, 28), n=1024, batch=256),
     "resnet18": Shape(lambda: resnet18(num_classes=2), (3, 64, 64), n=32, batch=16),
 }
 

@@ -6,6 +6,8 @@
     python benchmarks/methods.py compas compas-scores-two-years.csv
     python benchmarks/methods.py digits --methods networks --set steps=15 [--seeds 3]
     python benchmarks/methods.py cmnist mnist.npz --methods networks --set steps=20 [--seeds 3]
+    python benchmarks/methods.py cmnist-s mnist.npz --methods erm,llr,gsr,gsr_f_eh --set steps=40
+    python benchmarks/methods.py pgd-0.5 mnist.npz --methods network_erm,network_pgd --set steps=10
     python benchmarks/methods.py captioned --methods llr,text_projection [--set steps=1]
 
 `digits` is the built-in example. `mnist` is Coloured MNIST with classes below and from digit 5 on,
@@ -15,6 +17,14 @@ recidivism, groups are class x sex x race (Caucasian, African-American, other), 
 
 `cmnist` is that of SPARE: five classes of two digits in five colours, 99.5 % of the training images
 in their class's colour, LeNet-5 by SGD with its published rate and penalty, an epoch at the import.
+
+`cmnist-s` is the GSR paper's ColoredMNIST-S at a fifth of its training images, which two cores
+bear: 2,000 images of two classes, 10 % of them in the other class's colour, 2,000 for target and
+val and 6,000 for test, half of them in it; a network of three convolutions (`conv3.py`), trained
+for 40 epochs at the import, from whose first weights networks begin too.
+
+`pgd-0.5`, `pgd-1` and `pgd-5` are PGD's coloured MNIST at that share in per cent of conflicting
+training images, from 20,000 images, a third; SimConv-1 by SGD at the published rate.
 
 `captioned` is the built-in example of a small network of images and texts, made anew; methods that
 read words say "digit below five" and "digit above four".
@@ -43,6 +53,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +164,55 @@ def cmnist(place: Workspace, name: str, seed: int, file: Path | None) -> None:
     gsr.import_data(place, plan)
 
 
+def cmnist_s(place: Workspace, name: str, seed: int, file: Path | None) -> None:
+    """Make ColoredMNIST-S with three convolutions, of `conv3.py` beside this file."""
+    assert file is not None
+    plan = gsr.make_plan(
+        name=name,
+        reader="coloured-mnist",
+        settings={
+            "path": str(file),
+            "n_train": 2_000,
+            "n_validation": 2_000,
+            "n_test": 6_000,
+            "seed": seed,
+        },
+        roles={"split": {"seed": seed, "column": "split", "heldout": 0.0}},
+        backbone={
+            "name": "own:conv3:conv3",
+            "trust": True,
+            "overrides": {"image_size": 28, "resize": 28, "mean": [0.5] * 3, "std": [0.5] * 3},
+        },
+        training={
+            "preset": "quick",
+            "settings": {
+                "optimiser": "adamw",
+                "lr": 3e-3,
+                "weight_decay": 1e-3,
+                "batch_size": 64,
+                "epochs": 40,
+                "workers": 0,
+                "seed": seed,
+            },
+        },
+    )
+    gsr.import_data(place, plan)
+
+
+def pgd(share: float, place: Workspace, name: str, seed: int, file: Path | None) -> None:
+    """Make PGD's coloured MNIST with SimConv-1."""
+    assert file is not None
+    plan = gsr.make_plan(
+        name=name,
+        reader="coloured-mnist-10",
+        settings={"path": str(file), "conflicting": share, "limit": 20_000, "seed": seed},
+        roles={"split": {"seed": seed, "column": "split", "heldout": 0.0}},
+        backbone={"name": "simconv1"},
+        training={"preset": "quick", "settings": {"epochs": 1, "lr": 0.02, "seed": seed}},
+    )
+    gsr.import_data(place, plan)
+
+
 def captioned(place: Workspace, name: str, seed: int, file: Path | None) -> None:
     """Make the built-in example whose network was trained on captions."""
     captioned_digits(place, seed=seed, name=name)
@@ -163,6 +223,8 @@ DATA: dict[str, Callable[[Workspace, str, int, Path | None], None]] = {
     "mnist": mnist,
     "compas": compas,
     "cmnist": cmnist,
+    "cmnist-s": cmnist_s,
+    **{f"pgd-{share:g}": partial(pgd, share / 100) for share in (0.5, 1, 5)},
     "captioned": captioned,
 }
 

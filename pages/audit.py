@@ -14,7 +14,7 @@ from gsr_core.views.audit import (
 from gsr_core.views.charts import colours_of, percent, plain, show, show_cautions
 from gsr_core.views.closer import closer_look
 from gsr_core.views.frame import frame, link
-from gsr_core.views.session import load_cautions, load_samples
+from gsr_core.views.loading import load_cautions, load_samples
 from gsr_core.views.slice_accuracy import accuracy_of_slices
 from gsr_core.views.slices import within
 

@@ -13,8 +13,8 @@ from gsr_core.names import method_label
 from gsr_core.runs.summary import weights_by_group
 from gsr_core.views.charts import colours_of, plain, show
 from gsr_core.views.frame import frame, link
+from gsr_core.views.loading import load_history
 from gsr_core.views.report_button import report_button
-from gsr_core.views.session import load_history
 from gsr_core.views.weights import (
     choose_step,
     data_counts,

@@ -29,7 +29,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from gsr_core.data.bundle import bundle_reference, open_bundle
-from gsr_core.data.problem import positions_of
+from gsr_core.data.seen_rows import positions_of
 from gsr_core.data.variation import Variation
 from gsr_core.errors import BundleNotFoundError, GsrError, SettingError
 from gsr_core.experiments.experiment import Experiment

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from importlib import import_module
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -25,5 +25,4 @@ JOBS = {
 
 def job_class(kind: str) -> type[Job]:
     """Return the class of a kind of job."""
-    module, _, name = JOBS[kind].partition(":")
-    return getattr(import_module(module), name)
+    return resolve_name(JOBS[kind])

@@ -8,19 +8,23 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from functools import cached_property
-from typing import Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import numpy as np
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as settings
-from torch import Tensor
 
 from gsr_core.data.bundle import Manifest
-from gsr_core.data.problem import Problem
-from gsr_core.data.stored import FeatureBlocks
-from gsr_core.linear.head import Head
-from gsr_core.linear.influence import Influence
 from gsr_core.methods.selection import SELECTION_RULES, Selection, SelectionRule
+
+if TYPE_CHECKING:
+    # Without torch, so that whoever reads about runs need not wait for it.
+    from torch import Tensor
+
+    from gsr_core.data.problem import Problem
+    from gsr_core.data.stored import FeatureBlocks
+    from gsr_core.linear.head import Head
+    from gsr_core.linear.influence import Influence
 
 __all__ = [
     "SETTINGS_CONFIG",

@@ -16,12 +16,12 @@ from gsr_core.methods.base import Method, Step
 from gsr_core.methods.history import (
     HISTORY_COLUMNS,
     Record,
-    StepScorer,
     choosing_metrics,
     records_at,
     step_records,
 )
 from gsr_core.methods.monitor import Monitor, Progress
+from gsr_core.methods.scoring import StepScorer
 from gsr_core.methods.selection import Score
 from gsr_core.progress import Status, Stopped
 

@@ -2,141 +2,116 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import fields
+from pkgutil import resolve_name
 from typing import Any
 
 from pydantic import ValidationError
 
 from gsr_core.errors import SettingError
-from gsr_core.methods.afr import AFR
 from gsr_core.methods.base import Method
-from gsr_core.methods.class_balanced import ClassBalanced
-from gsr_core.methods.class_scaling import ClassScaling
-from gsr_core.methods.cvar_doro import CVaRDORO
-from gsr_core.methods.d3m import D3M, AutoD3M
-from gsr_core.methods.dfr import DFR
-from gsr_core.methods.drops import DROPS
-from gsr_core.methods.erm import ERM
-from gsr_core.methods.evals import EVaLS
-from gsr_core.methods.group_dro import GroupDRO
-from gsr_core.methods.gsr import GSR
-from gsr_core.methods.gsr_variants import GSRCG, GSRHF, GSRLiSSA
-from gsr_core.methods.inferred import EIIL, SSA, XRM, FeaSP, George, GraSP, Spare
-from gsr_core.methods.jtt import JTT
-from gsr_core.methods.l2r import L2R
-from gsr_core.methods.lff import LfF
-from gsr_core.methods.llr import LLR
-from gsr_core.methods.lrw import LRWEasy, LRWHard, LRWRandom
-from gsr_core.methods.lrwopt import LRWOpt
-from gsr_core.methods.maple import MAPLE
-from gsr_core.methods.mwn import MWN
-from gsr_core.methods.network.balanced import (
-    NetworkClassBalanced,
-    NetworkERM,
-    NetworkRWG,
-    NetworkSUBG,
-)
-from gsr_core.methods.network.cnc import NetworkCnC
-from gsr_core.methods.network.crest import NetworkCREST
-from gsr_core.methods.network.eiil import NetworkEIIL
-from gsr_core.methods.network.epic import NetworkEPIC
-from gsr_core.methods.network.george import NetworkGeorge
-from gsr_core.methods.network.group_dro import NetworkGroupDRO
-from gsr_core.methods.network.gsr import GSRFAH, GSRFEH, GSRFGN, GSRFHF
-from gsr_core.methods.network.jtt import NetworkJTT
-from gsr_core.methods.network.lff import NetworkLfF
-from gsr_core.methods.network.lrw import NetworkLRWEasy, NetworkLRWHard, NetworkLRWRandom
-from gsr_core.methods.network.lrwopt import NetworkLRWOpt
-from gsr_core.methods.network.pde import NetworkPDE
-from gsr_core.methods.network.pgd import NetworkPGD
-from gsr_core.methods.network.s2l import NetworkS2L
-from gsr_core.methods.network.spare import NetworkSpare
-from gsr_core.methods.optweights import OptWeights
-from gsr_core.methods.pde import PDE
-from gsr_core.methods.pgd import PGD
-from gsr_core.methods.pro2 import Pro2
-from gsr_core.methods.projection import Projection
-from gsr_core.methods.rad import RAD
-from gsr_core.methods.rwg import RWG
-from gsr_core.methods.self_disagreement import SelfDisagreement
-from gsr_core.methods.subg import SUBG
-from gsr_core.methods.text_projection import TextProjection
 from gsr_core.settings import check_known, suggestion, what_is_wrong
 
 __all__ = ["METHODS", "make_method"]
 
-METHODS: dict[str, type[Method]] = {
-    method.name: method
-    for method in (
-        GSR,
-        ERM,
-        LLR,
-        DFR,
-        Pro2,
-        D3M,
-        ClassBalanced,
-        ClassScaling,
-        DROPS,
-        RWG,
-        SUBG,
-        GroupDRO,
-        OptWeights,
-        PDE,
-        Projection,
-        AFR,
-        JTT,
-        RAD,
-        EVaLS,
-        LfF,
-        SelfDisagreement,
-        CVaRDORO,
-        PGD,
-        GSRHF,
-        GSRCG,
-        GSRLiSSA,
-        MAPLE,
-        L2R,
-        MWN,
-        AutoD3M,
-        LRWRandom,
-        LRWEasy,
-        LRWHard,
-        LRWOpt,
-        TextProjection,
-        Spare,
-        EIIL,
-        XRM,
-        George,
-        GraSP,
-        FeaSP,
-        SSA,
-        NetworkERM,
-        NetworkClassBalanced,
-        NetworkRWG,
-        NetworkSUBG,
-        NetworkGroupDRO,
-        NetworkJTT,
-        NetworkLfF,
-        GSRFEH,
-        GSRFGN,
-        GSRFAH,
-        GSRFHF,
-        NetworkS2L,
-        NetworkEPIC,
-        NetworkCREST,
-        NetworkSpare,
-        NetworkPGD,
-        NetworkPDE,
-        NetworkEIIL,
-        NetworkGeorge,
-        NetworkCnC,
-        NetworkLRWRandom,
-        NetworkLRWEasy,
-        NetworkLRWHard,
-        NetworkLRWOpt,
-    )
-}
+
+class _Methods(Mapping[str, type[Method]]):
+    """Methods by name, each imported when it is first looked at.
+
+    Whoever lists runs or asks for one method need not wait for torch and all others.
+    """
+
+    def __init__(self, where: Mapping[str, str]) -> None:
+        self._where = where
+        self._known: dict[str, type[Method]] = {}
+
+    def __getitem__(self, name: str) -> type[Method]:
+        if name not in self._known:
+            self._known[name] = resolve_name(self._where[name])
+        return self._known[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._where
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._where)
+
+    def __len__(self) -> int:
+        return len(self._where)
+
+
+METHODS: Mapping[str, type[Method]] = _Methods(
+    {
+        "gsr": "gsr_core.methods.gsr:GSR",
+        "erm": "gsr_core.methods.erm:ERM",
+        "llr": "gsr_core.methods.llr:LLR",
+        "dfr": "gsr_core.methods.dfr:DFR",
+        "pro2": "gsr_core.methods.pro2:Pro2",
+        "d3m": "gsr_core.methods.d3m:D3M",
+        "class_balanced": "gsr_core.methods.class_balanced:ClassBalanced",
+        "class_scaling": "gsr_core.methods.class_scaling:ClassScaling",
+        "drops": "gsr_core.methods.drops:DROPS",
+        "rwg": "gsr_core.methods.rwg:RWG",
+        "subg": "gsr_core.methods.subg:SUBG",
+        "group_dro": "gsr_core.methods.group_dro:GroupDRO",
+        "optweights": "gsr_core.methods.optweights:OptWeights",
+        "pde": "gsr_core.methods.pde:PDE",
+        "projection": "gsr_core.methods.projection:Projection",
+        "afr": "gsr_core.methods.afr:AFR",
+        "jtt": "gsr_core.methods.jtt:JTT",
+        "rad": "gsr_core.methods.rad:RAD",
+        "evals": "gsr_core.methods.evals:EVaLS",
+        "lff": "gsr_core.methods.lff:LfF",
+        "self": "gsr_core.methods.self_disagreement:SelfDisagreement",
+        "cvar_doro": "gsr_core.methods.cvar_doro:CVaRDORO",
+        "pgd": "gsr_core.methods.pgd:PGD",
+        "gsr_hf": "gsr_core.methods.gsr_variants:GSRHF",
+        "gsr_cg": "gsr_core.methods.gsr_variants:GSRCG",
+        "gsr_lissa": "gsr_core.methods.gsr_variants:GSRLiSSA",
+        "maple": "gsr_core.methods.maple:MAPLE",
+        "l2r": "gsr_core.methods.l2r:L2R",
+        "mwn": "gsr_core.methods.mwn:MWN",
+        "auto_d3m": "gsr_core.methods.d3m:AutoD3M",
+        "lrw_random": "gsr_core.methods.lrw:LRWRandom",
+        "lrw_easy": "gsr_core.methods.lrw:LRWEasy",
+        "lrw_hard": "gsr_core.methods.lrw:LRWHard",
+        "lrwopt": "gsr_core.methods.lrwopt:LRWOpt",
+        "text_projection": "gsr_core.methods.text_projection:TextProjection",
+        "spare": "gsr_core.methods.inferred:Spare",
+        "eiil": "gsr_core.methods.inferred:EIIL",
+        "xrm": "gsr_core.methods.inferred:XRM",
+        "george": "gsr_core.methods.inferred:George",
+        "grasp": "gsr_core.methods.inferred:GraSP",
+        "feasp": "gsr_core.methods.inferred:FeaSP",
+        "ssa": "gsr_core.methods.inferred:SSA",
+        "network_erm": "gsr_core.methods.network.balanced:NetworkERM",
+        "network_class_balanced": "gsr_core.methods.network.balanced:NetworkClassBalanced",
+        "network_rwg": "gsr_core.methods.network.balanced:NetworkRWG",
+        "network_subg": "gsr_core.methods.network.balanced:NetworkSUBG",
+        "network_group_dro": "gsr_core.methods.network.group_dro:NetworkGroupDRO",
+        "network_jtt": "gsr_core.methods.network.jtt:NetworkJTT",
+        "network_lff": "gsr_core.methods.network.lff:NetworkLfF",
+        "gsr_f_eh": "gsr_core.methods.network.gsr:GSRFEH",
+        "gsr_f_gn": "gsr_core.methods.network.gsr:GSRFGN",
+        "gsr_f_ah": "gsr_core.methods.network.gsr:GSRFAH",
+        "gsr_f_hf": "gsr_core.methods.network.gsr:GSRFHF",
+        "network_s2l": "gsr_core.methods.network.s2l:NetworkS2L",
+        "network_epic": "gsr_core.methods.network.epic:NetworkEPIC",
+        "network_crest": "gsr_core.methods.network.crest:NetworkCREST",
+        "network_spare": "gsr_core.methods.network.spare:NetworkSpare",
+        "network_pgd": "gsr_core.methods.network.pgd:NetworkPGD",
+        "network_pde": "gsr_core.methods.network.pde:NetworkPDE",
+        "network_eiil": "gsr_core.methods.network.eiil:NetworkEIIL",
+        "network_george": "gsr_core.methods.network.george:NetworkGeorge",
+        "network_cnc": "gsr_core.methods.network.cnc:NetworkCnC",
+        "network_lrw_random": "gsr_core.methods.network.lrw:NetworkLRWRandom",
+        "network_lrw_easy": "gsr_core.methods.network.lrw:NetworkLRWEasy",
+        "network_lrw_hard": "gsr_core.methods.network.lrw:NetworkLRWHard",
+        "network_lrwopt": "gsr_core.methods.network.lrwopt:NetworkLRWOpt",
+    }
+)
+"""Every method by its name."""
 
 
 def make_method(name: str, values: Mapping[str, Any] | None = None) -> Method:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields
-from importlib import import_module
+from pkgutil import resolve_name
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -52,8 +52,7 @@ def reader_class(name: str) -> type[Reader]:
             f"there is no reader '{name}'{suggestion(name, READERS)}; readers are "
             f"{', '.join(READERS)}"
         )
-    module, _, attribute = READERS[name].partition(":")
-    return getattr(import_module(module), attribute)
+    return resolve_name(READERS[name])
 
 
 def make_reader(name: str, values: Mapping[str, Any] | None = None) -> Reader:

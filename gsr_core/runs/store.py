@@ -56,8 +56,8 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from gsr_core.data.bundle import Bundle, bundle_reference, load_head, open_bundle
-from gsr_core.data.problem import positions_of, seen_labels
 from gsr_core.data.seen import seen_groups
+from gsr_core.data.seen_rows import positions_of, seen_labels
 from gsr_core.data.variation import Variation, make_variation
 from gsr_core.errors import (
     BundleError,
@@ -68,7 +68,6 @@ from gsr_core.errors import (
 )
 from gsr_core.files import disk_full, is_full, replace_file
 from gsr_core.methods.base import Method
-from gsr_core.methods.edited import edited_refit
 from gsr_core.methods.history import HISTORY_COLUMNS
 from gsr_core.methods.registry import METHODS, make_method
 from gsr_core.names import is_name
@@ -632,6 +631,9 @@ def check_variation(method: Method, variation: Variation) -> None:
     """
     noise = {"label noise": variation.label_noise, "group noise": variation.group_noise}
     if variation.edits:
+        # Here, not on top: whoever only reads runs need not wait for torch.
+        from gsr_core.methods.edited import edited_refit
+
         edited_refit(method)
     for what, share in noise.items():
         if share and method.acts_on == "network":

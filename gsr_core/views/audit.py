@@ -13,7 +13,7 @@ from gsr_core.runs.summary import group_table, overall, run_label
 from gsr_core.views import navigation as nav
 from gsr_core.views.charts import plain, show_error, show_rows
 from gsr_core.views.frame import Frame
-from gsr_core.views.session import load_history, load_quality
+from gsr_core.views.loading import load_history, load_quality
 from gsr_core.views.slices import SliceChoice, choose_slice
 
 __all__ = [

@@ -23,9 +23,7 @@ from gsr_core.views import navigation as nav
 from gsr_core.views.audit import show_quality
 from gsr_core.views.charts import colours_of, percent, plain, sentence, show, show_rows
 from gsr_core.views.frame import link
-from gsr_core.views.look import before_and_after, on_the_object
-from gsr_core.views.scan import scan_for_shortcuts
-from gsr_core.views.session import (
+from gsr_core.views.loading import (
     load_fairness,
     load_operating,
     load_quality,
@@ -33,6 +31,8 @@ from gsr_core.views.session import (
     load_thresholds,
     load_values,
 )
+from gsr_core.views.look import before_and_after, on_the_object
+from gsr_core.views.scan import scan_for_shortcuts
 
 __all__ = ["closer_look"]
 

@@ -23,7 +23,8 @@ from gsr_core.runs.store import list_runs
 from gsr_core.views import navigation as nav
 from gsr_core.views.charts import plain, show, show_cautions, show_error, show_rows
 from gsr_core.views.frame import Frame, link
-from gsr_core.views.session import load_accuracies, load_cautions, load_outcome, workspace
+from gsr_core.views.loading import load_accuracies, load_cautions, load_outcome
+from gsr_core.views.session import workspace
 from gsr_core.views.slices import slices_of
 
 __all__ = [

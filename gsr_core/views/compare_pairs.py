@@ -23,7 +23,7 @@ from gsr_core.runs.store import Run
 from gsr_core.runs.summary import run_label
 from gsr_core.views import navigation as nav
 from gsr_core.views.charts import colours_of, plain, sentence, show, show_rows, single_group
-from gsr_core.views.session import load_bootstrap, load_samples
+from gsr_core.views.loading import load_bootstrap, load_samples
 from gsr_core.views.slices import choose_slice, within
 
 __all__ = [

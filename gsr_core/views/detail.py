@@ -23,8 +23,9 @@ from gsr_core.views import navigation as nav
 from gsr_core.views.charts import badge, colours_of, percent, plain, show, show_error, single_group
 from gsr_core.views.face import face, face_in_full
 from gsr_core.views.frame import link
+from gsr_core.views.loading import load_neighbours, load_samples, load_weight_paths
 from gsr_core.views.look import where_it_looks
-from gsr_core.views.session import load_neighbours, load_samples, load_weight_paths, workspace
+from gsr_core.views.session import workspace
 from gsr_core.views.slices import flags_of
 
 __all__ = ["sample_detail"]

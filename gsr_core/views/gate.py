@@ -18,7 +18,8 @@ from gsr_core.errors import GsrError
 from gsr_core.jobs.command import option, pairs, shell_line
 from gsr_core.views.charts import plain, show_error, show_rows
 from gsr_core.views.frame import link
-from gsr_core.views.session import load_samples, workspace
+from gsr_core.views.loading import load_samples
+from gsr_core.views.session import workspace
 from gsr_core.views.slices import slices_of
 
 __all__ = ["gate"]

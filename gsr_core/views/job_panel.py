@@ -16,8 +16,9 @@ from gsr_core.runs.summary import headline, overall, run_label, unsolved_steps
 from gsr_core.views import navigation as nav
 from gsr_core.views.charts import badge, percent, plain, show, show_cautions, show_error, show_rows
 from gsr_core.views.frame import Frame, link
+from gsr_core.views.loading import load_cautions, load_history
 from gsr_core.views.run_actions import run_actions, run_settings
-from gsr_core.views.session import is_active, load_cautions, load_history
+from gsr_core.views.session import is_active
 
 __all__ = ["job_panel"]
 

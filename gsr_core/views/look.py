@@ -20,7 +20,8 @@ from gsr_core.looking.measure import Overlaps
 from gsr_core.runs.store import Run
 from gsr_core.runs.summary import run_label
 from gsr_core.views.charts import plain, sentence, show, show_rows
-from gsr_core.views.session import load_look, load_overlaps, load_region_columns, runs_of
+from gsr_core.views.loading import load_look, load_overlaps, load_region_columns
+from gsr_core.views.session import runs_of
 
 __all__ = ["before_and_after", "on_the_object", "where_it_looks", "where_they_look"]
 

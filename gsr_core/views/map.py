@@ -21,11 +21,11 @@ from gsr_core.runs.store import Run
 from gsr_core.runs.summary import run_label
 from gsr_core.views import navigation as nav
 from gsr_core.views.charts import colours_of, plain, show, single_group
+from gsr_core.views.loading import load_samples
 from gsr_core.views.map_chart import drawn_note, drawn_rows, selectable_map, selected_rows
 from gsr_core.views.map_choices import HEADS, MapView, colourings, with_more
 from gsr_core.views.map_places import places_of
 from gsr_core.views.map_selection import selection
-from gsr_core.views.session import load_samples
 from gsr_core.views.slices import flags_of
 
 __all__ = ["linked_maps"]

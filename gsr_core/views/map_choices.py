@@ -21,8 +21,8 @@ from gsr_core.views import navigation as nav
 from gsr_core.views.charts import plain
 from gsr_core.views.clusters import choose_clustering
 from gsr_core.views.frame import Frame, link
+from gsr_core.views.loading import load_samples
 from gsr_core.views.phrases import with_similarity
-from gsr_core.views.session import load_samples
 from gsr_core.views.slices import flags_of
 
 __all__ = ["HEADS", "MapView", "choose_maps", "colourings", "with_more"]

@@ -13,8 +13,9 @@ from gsr_core.maps.config import map_config
 from gsr_core.maps.heads import map_head, map_profile
 from gsr_core.maps.job import MapJob
 from gsr_core.views.job_watch import needed_job
+from gsr_core.views.loading import load_places
 from gsr_core.views.map_choices import MapView
-from gsr_core.views.session import load_places, workspace
+from gsr_core.views.session import workspace
 
 __all__ = ["places_of"]
 

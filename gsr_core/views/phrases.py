@@ -14,7 +14,8 @@ from gsr_core.phrases.vocabulary import read_vocabulary, sets_without_words
 from gsr_core.views import navigation as nav
 from gsr_core.views.charts import plain, show_error, show_rows
 from gsr_core.views.face import strip
-from gsr_core.views.session import load_names, load_similarity, workspace
+from gsr_core.views.loading import load_names, load_similarity
+from gsr_core.views.session import workspace
 
 __all__ = [
     "in_words",

@@ -21,7 +21,8 @@ from gsr_core.figures.reliance import lean_before_after
 from gsr_core.runs.store import Run
 from gsr_core.views.charts import percent, plain, show, show_error, show_rows
 from gsr_core.views.compare_pairs import count_link
-from gsr_core.views.session import load_radar, load_reliance, workspace
+from gsr_core.views.loading import load_radar, load_reliance
+from gsr_core.views.session import workspace
 from gsr_core.views.slices import slices_of
 
 __all__ = ["what_broke", "what_it_leans_on"]

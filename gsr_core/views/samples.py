@@ -18,8 +18,9 @@ from gsr_core.runs.summary import run_label
 from gsr_core.views import navigation as nav
 from gsr_core.views.charts import plain, show_error
 from gsr_core.views.frame import Frame
+from gsr_core.views.loading import load_samples, load_search, load_values
 from gsr_core.views.phrases import passing_phrase, with_similarity
-from gsr_core.views.session import load_samples, load_search, load_values, workspace
+from gsr_core.views.session import workspace
 from gsr_core.views.slices import choose_slice, downloads
 
 __all__ = ["choose_samples", "download", "passing"]

@@ -33,13 +33,9 @@ from gsr_core.views import navigation as nav
 from gsr_core.views.charts import percent, plain, show, show_error, show_rows
 from gsr_core.views.frame import link
 from gsr_core.views.job_watch import needed_job, state_of
+from gsr_core.views.loading import load_phrase_similarities, load_properties, load_scan
 from gsr_core.views.phrases import takes_phrases
-from gsr_core.views.session import (
-    load_phrase_similarities,
-    load_properties,
-    load_scan,
-    workspace,
-)
+from gsr_core.views.session import workspace
 
 __all__ = ["scan_for_shortcuts"]
 

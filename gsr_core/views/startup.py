@@ -13,13 +13,17 @@ import streamlit as st
 
 __all__ = ["lifespan"]
 
+_FIRST_PAGE = 3.0
+"""Seconds after which the first page has been drawn, if a browser was there for it."""
+
 
 @asynccontextmanager
 async def lifespan(app: st.App) -> AsyncIterator[None]:
     """Say where the dashboard is, and open it in a browser unless headless.
 
     Streamlit leaves a browser to an `st.App`; where it is, it says only together with advice.
-    What pages import takes seconds and begins at once, while the browser loads Streamlit.
+    What pages import takes seconds. What the first one needs begins at once, while the browser
+    loads Streamlit; torch and what else the others need comes when that page has been drawn.
     """
     address, port = st.get_option("server.address"), st.get_option("server.port")
     host = "localhost" if address in (None, "", "0.0.0.0", "::") else address
@@ -30,15 +34,24 @@ async def lifespan(app: st.App) -> AsyncIterator[None]:
     if not st.get_option("server.headless"):
         # The port is open by now: whoever comes early waits. A browser may take its time to start.
         loop.run_in_executor(None, webbrowser.open, where)
-    loop.run_in_executor(None, _import_libraries)
+    importing = asyncio.create_task(_import_libraries())
     yield
+    importing.cancel()
 
 
-def _import_libraries() -> None:
-    """Import what pages need, and keep it out of the search for garbage.
+async def _import_libraries() -> None:
+    """Import what pages need: that of the first, and some seconds later that of all."""
+    loop = asyncio.get_running_loop()
+    await loop.run_in_executor(None, _import, "gsr_core.views.new_data")
+    await asyncio.sleep(_FIRST_PAGE)
+    await loop.run_in_executor(None, _import, "gsr_core.views.loading")
+
+
+def _import(module: str) -> None:
+    """Import a module with all that it needs, and keep that out of the search for garbage.
 
     Streamlit searches after each script. The 300,000 objects of the libraries, which live as long
     as the server, would cost 0.1 s or more each time, in which nothing is sent to the browser.
     """
-    importlib.import_module("gsr_core.views.frame")
+    importlib.import_module(module)
     gc.freeze()

@@ -23,9 +23,10 @@ from gsr_core.views.charts import percent, plain, show, show_rows
 from gsr_core.views.estimate import estimate, show_time_left
 from gsr_core.views.frame import Frame, link
 from gsr_core.views.job_watch import go_on_button, say_why, state_of, watch_job
+from gsr_core.views.loading import load_history
 from gsr_core.views.method_form import setting_field
 from gsr_core.views.missing import is_missing, say_missing
-from gsr_core.views.session import load_history, workspace
+from gsr_core.views.session import workspace
 
 __all__ = ["sweep_form", "sweep_panel"]
 

@@ -21,7 +21,7 @@ from gsr_core.views import navigation as nav
 from gsr_core.views.charts import plain, show, show_rows
 from gsr_core.views.face import face
 from gsr_core.views.frame import Frame, link
-from gsr_core.views.session import load_history, load_samples, load_weights_at
+from gsr_core.views.loading import load_history, load_samples, load_weights_at
 
 __all__ = [
     "choose_step",

@@ -28,7 +28,8 @@ from gsr_core.runs.store import Run
 from gsr_core.views import navigation as nav
 from gsr_core.views.charts import colours_of, percent, plain, sentence, show, show_error, show_rows
 from gsr_core.views.frame import Frame, link
-from gsr_core.views.session import is_active, load_refits, load_samples, workspace
+from gsr_core.views.loading import load_refits, load_samples
+from gsr_core.views.session import is_active, workspace
 from gsr_core.views.slices import choose_slice
 from gsr_core.what_if.chance import DRAWS, Chance, beyond_chance, draw, validity
 from gsr_core.what_if.keep import keep_refit

@@ -636,6 +636,18 @@ def test_as_a_program_it_keeps_results_and_messages_apart(workspace, npz, bundle
 @pytest.mark.parametrize(
     "code",
     [
+        "import gsr_core.views.new_data, gsr_core.views.bundle_contents, gsr_core.views.frame",
+        "import gsr_core.runs.summary, gsr_core.comparing.entries, gsr_core.runs.removal",
+    ],
+)
+def test_the_first_page_and_the_list_of_runs_need_no_torch(code):
+    done = program("-c", f"{code}; import sys; print('torch' in sys.modules)")
+    assert done.stdout == "False\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
         "import gsr_core",
         "import sys; sys.argv = ['gsr', '--help']; from gsr_core.cli.main import main; main()",
     ],

@@ -8,13 +8,9 @@ import torch
 from gsr_core.data.bundle import Bundle
 from gsr_core.data.bundle_writing import write_bundle
 from gsr_core.data.groups import Group
-from gsr_core.data.problem import (
-    load_problem,
-    positions_of,
-    seen_labels,
-    seen_membership,
-)
+from gsr_core.data.problem import load_problem
 from gsr_core.data.seen import seen_groups
+from gsr_core.data.seen_rows import positions_of, seen_labels, seen_membership
 from gsr_core.data.variation import (
     Variation,
     balance,

@@ -8,8 +8,8 @@ from gsr_core.maps.config import map_config
 from gsr_core.maps.graphs import compute_graph
 from gsr_core.maps.heads import map_head
 from gsr_core.runs.execute import run as compute_run
-from gsr_core.views import session
-from gsr_core.views.session import load_neighbours
+from gsr_core.views import loading
+from gsr_core.views.loading import load_neighbours
 from gsr_core.workspace import Workspace
 
 
@@ -43,8 +43,8 @@ def searched(place, monkeypatch):
         found.append(k)
         return nearest(space, rows, k)
 
-    nearest = session.nearest
-    monkeypatch.setattr(session, "nearest", counted)
+    nearest = loading.nearest
+    monkeypatch.setattr(loading, "nearest", counted)
     return found
 
 
