@@ -155,13 +155,16 @@ def influence(
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Compute the influence of each weight on each group at a step of a run, and keep it."""
+    """Compute the influence of each weight on each group at a step of a run, and keep it.
+
+    Of a run that trained a network: of every row that was trained on, through all parameters.
+    """
     from gsr_core.runs.influence import influence_at
     from gsr_core.runs.store import open_run
 
     opened = open_run(terminal.open_workspace(workspace), run_id)
-    with opened.lock():
-        values = influence_at(opened, step)
+    with opened.lock(), terminal.progress(f"influence in {opened.run_id}") as report:
+        values = influence_at(opened, step, report)
         at = opened.state.best_step if step is None else step
     file = opened.influence_file(at)
     if as_json:

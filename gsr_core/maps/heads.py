@@ -69,10 +69,10 @@ def map_head(bundle: Bundle, run: Run | None, which: WhichHead = "run") -> Head 
 
 def map_profile(run: Run) -> InfluenceProfile | None:
     """Return the influence of a run's weighted rows on each group, or None if it has none."""
-    values, weights = run.influence(), run.weights(["row"])
-    if values is None or weights is None:
+    values = run.influence()
+    if values is None:
         return None
-    return InfluenceProfile(weights["row"].to_numpy(), np.asarray(values))
+    return InfluenceProfile(run.weighted_rows(), np.asarray(values))
 
 
 @lru_cache(maxsize=16)

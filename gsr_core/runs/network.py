@@ -11,15 +11,19 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from gsr_core.compute import Compute
 from gsr_core.data.bundle import Bundle
+from gsr_core.data.problem import Problem
 from gsr_core.errors import SettingError
 from gsr_core.features.batches import Batches, to_device
 from gsr_core.features.checkpoints import save_checkpoint
@@ -35,12 +39,21 @@ from gsr_core.ingest.reopen import (
 )
 from gsr_core.methods.base import Step
 from gsr_core.methods.network.base import NetworkMethod
-from gsr_core.methods.network.gsr import NetworkGSR
-from gsr_core.progress import Report, ShouldStop
+from gsr_core.methods.network.gsr import GSRFGN, NetworkGSR
+from gsr_core.methods.network.influence import network_influence
+from gsr_core.methods.network.loop import Loop
+from gsr_core.progress import Report, ShouldStop, never
 from gsr_core.runs.cost import Cost
 from gsr_core.runs.store import Run
 
-__all__ = ["NETWORK", "keep_network", "open_trainable", "predict_network", "trained_choice"]
+__all__ = [
+    "NETWORK",
+    "influence_through",
+    "keep_network",
+    "open_trainable",
+    "predict_network",
+    "trained_choice",
+]
 
 NETWORK = "network.safetensors"
 
@@ -111,6 +124,43 @@ def keep_network(run: Run, trainable: Trainable, step: Step) -> None:
         raise SettingError("the features of the kept network are not complete; continue the run")
     (folder / "features.npy").replace(run.features_file)
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def influence_through(
+    run: Run, bundle: Bundle, compute: Compute, problem: Problem, report: Report
+) -> np.ndarray:
+    """Return the influence of trained rows on groups through the network that a run kept.
+
+    What stands for the inverse curvature is what the method has for it, and for methods that have
+    nothing, conjugate gradients on the Gauss-Newton matrix, as GSR-F-GN. What there is to say of
+    the solve goes into the run's log.
+
+    Args:
+        run: A run of a network that has ended.
+        bundle: Its bundle.
+        compute: Where to compute.
+        problem: The rows, as the run saw them.
+        report: Told of each pass over the rows.
+
+    Returns:
+        (n, m) float32 nats, rows as in `Run.weighted_rows`; see `network_influence`.
+
+    Raises:
+        GsrError: If inputs or network cannot be opened, or the network not be differentiated.
+    """
+    method, n = run.config.make_method(), len(problem.weighted)
+    assert isinstance(method, NetworkMethod)
+    trainable = open_trainable(bundle, compute, report, never)
+    loop = Loop(method, replace(problem, network=trainable), None)
+    loop.learner.module.load_state_dict(load_file(run.path / NETWORK))
+    if run.weights(["row"]) is None:
+        weight = torch.full((n,), 1 / n, dtype=torch.float64)
+    else:
+        weight = torch.from_numpy(run.weights_at(run.state.best_step).astype(np.float64))
+    how = (method if isinstance(method, NetworkGSR) else GSRFGN()).how()
+    values, note = network_influence(loop, weight / weight.sum(), how)
+    run.log(f"influence through the network: {note}")
+    return values.cpu().numpy().astype(np.float32)
 
 
 def trained_choice(bundle: Bundle, checkpoint: Path) -> dict[str, Any]:

@@ -73,12 +73,13 @@ def sample_table(run: Run, split: str, bundle: Bundle | None = None) -> pd.DataF
             columns["inferred_group"] = weights["inferred_group"].to_numpy()
         if "flipped" in weights:
             columns |= {"label flipped": weights["flipped"], "label seen": weights["y"]}
-        influence = run.influence()
-        if influence is not None:
-            for g, name in enumerate(run.groups_seen(bundle)):
-                columns[INFLUENCE + name] = np.asarray(influence[:, g], dtype=np.float64)
-            gamma = goal_weights(run, bundle, run.state.best_step)
-            columns["goal"] = np.asarray(influence, dtype=np.float64) @ gamma
+    # Runs of networks can have it without weights.
+    influence = run.influence() if split == run.values_split else None
+    if influence is not None:
+        for g, name in enumerate(run.groups_seen(bundle)):
+            columns[INFLUENCE + name] = np.asarray(influence[:, g], dtype=np.float64)
+        gamma = goal_weights(run, bundle, run.state.best_step)
+        columns["goal"] = np.asarray(influence, dtype=np.float64) @ gamma
     return pd.DataFrame(columns)
 
 

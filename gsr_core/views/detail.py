@@ -200,6 +200,13 @@ def _influence(
         if f"gsr influence {run.run_id}" in run.state.note:
             st.caption(plain(run.state.note))
             return
+        if run.features_file.exists() and sample["row"] in run.weighted_rows():
+            st.caption(
+                "Through the whole network it takes many passes over all samples that were "
+                "trained on; from a terminal:"
+            )
+            st.code(f"gsr influence {run.run_id}", language="bash")
+            return
         st.caption(
             "Influence is defined for samples that carry a weight, under a head fitted to these "
             f"weights; {method_label(run.config.method)} has none for this sample."
@@ -249,7 +256,8 @@ def _influence(
 def _influence_step(run: Run) -> int:
     """Draw the choice of a step whose weights are stored, if there are several; return it."""
     steps, kept = run.weight_steps().tolist(), run.state.best_step
-    if len(steps) < 2 or kept not in steps:
+    # Of a network, that of the kept step alone is there.
+    if len(steps) < 2 or kept not in steps or run.features_file.exists():
         return kept
     return st.select_slider(
         "At step",

@@ -28,16 +28,17 @@ from gsr_core.ingest.plan import make_plan, plan_of
 from gsr_core.ingest.reopen import check_inputs, inputs_of, network_of, training_of
 from gsr_core.maps.compute import compute_map
 from gsr_core.maps.config import map_config
-from gsr_core.maps.heads import map_head
+from gsr_core.maps.heads import map_head, map_profile
 from gsr_core.methods.registry import make_method
 from gsr_core.progress import Status
 from gsr_core.runs.execute import continue_run, execute, run
 from gsr_core.runs.expected import predict
 from gsr_core.runs.export import export_run
+from gsr_core.runs.influence import influence_at
 from gsr_core.runs.merge import merge_run
 from gsr_core.runs.new_bundle import bundle_of_run
 from gsr_core.runs.protocol import protocol_of
-from gsr_core.runs.samples import sample_table
+from gsr_core.runs.samples import INFLUENCE, sample_table
 from gsr_core.runs.store import create_run, list_runs, open_run
 from gsr_core.workspace import Workspace
 
@@ -184,6 +185,33 @@ def test_a_move_of_weights_counts_with_all_its_passes(place, monkeypatch):
     assert many > 10 * seconds("gsr_f_hf")
     assert many > 3 * seconds("gsr_f_eh", max_products=1000, warmup=9)
     assert predict(bundle, make_method("network_crest"), compute) is None
+
+
+def test_the_influence_of_trained_rows_is_through_the_network(place, trained):
+    plain = run(place, BUNDLE, "network_erm", device="cpu", steps=1)
+    bundle = open_bundle(place, BUNDLE)
+    for each in (trained, plain):
+        assert each.influence() is None
+        assert "goal" not in sample_table(each, "train")
+        told = []
+        found = influence_at(each, None, lambda fraction, text: told.append(text))
+        table = sample_table(each, "train")
+        columns = [name for name in table if name.startswith(INFLUENCE)]
+        assert columns == [INFLUENCE + name for name in bundle.group_names]
+        np.testing.assert_array_equal(table[columns].to_numpy().astype(np.float32), found)
+        np.testing.assert_array_equal(table["row"], each.weighted_rows())
+        assert told[-1].startswith("Pass ")
+        assert "influence through the network: Conjugate gradients" in each.log_text()
+        assert "goal" not in sample_table(each, "test")
+        with pytest.raises(RunStateError, match=r"has kept the network of step . alone"):
+            influence_at(each, 99)
+        profile = map_profile(each)
+        config = map_config(bundle, None, space="influence", profile=profile)
+        assert len(compute_map(place, bundle, None, config, profile=profile)) == len(table)
+    # It is of the network that was kept before.
+    continue_run(plain, 2)
+    execute(plain)
+    assert plain.influence() is None
 
 
 def test_an_export_classifies_with_the_network_that_was_trained(place, trained, tmp_path):

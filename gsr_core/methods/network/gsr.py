@@ -28,7 +28,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from functools import partial
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import torch
@@ -47,6 +46,7 @@ from gsr_core.methods.base import (
 from gsr_core.methods.gsr import project
 from gsr_core.methods.gsr_variants import rescale
 from gsr_core.methods.network.base import NetworkMethod
+from gsr_core.methods.network.influence import Lever
 from gsr_core.methods.network.loop import Epoch
 
 if TYPE_CHECKING:
@@ -141,32 +141,19 @@ class NetworkGSR(NetworkMethod, ABC):
 
     def _move(self, loop: Loop) -> str:
         """Move the weights by the network as it is now; return what to say of the solve."""
-        # Here, not on top: whoever lists the methods need not load what differentiates networks.
-        from gsr_core.curvature.engine import Curvature
-
         target, weight = loop.problem.target, loop.kept["weight"]
-        members = target.groups.cpu()
         losses = cross_entropy(
             loop.logits_of(target.position).double(), target.labels.cpu(), reduction="none"
         )
-        signal = losses @ mean_shares(members, losses)
+        signal = losses @ mean_shares(target.groups.cpu(), losses)
         gamma = (loop.kept["gamma"] + signal / self.temperature).log_softmax(dim=0)
 
-        reads = partial(loop.read, loop.rows, loop.labels, len(loop) * weight)
-        engine = Curvature(
-            loop.learner.module,
-            reads,
-            # Torch halves the penalty.
-            l2=loop.training.weight_decay / 2,
-        )
-        by_group = engine.group_gradients(
-            partial(loop.read, target.position, target.labels.cpu()), members
-        )
+        engine, rows, by_group = Lever.of(loop, weight)
         right = by_group @ gamma.exp().to(by_group)
         start = loop.kept.get("solution")
         start = start.to(right) if start is not None and start.shape == right.shape else None
         solved = engine.solve(right, self.how(), start=start)
-        along = engine.scores(reads, solved.columns[:, None])
+        along = engine.scores(rows, solved.columns[:, None])
         xi = rescale(along[:, 0].double().cpu(), self.step_norm)
         moved, _ = project(weight, xi, self.weight_lr)
         loop.kept |= {"weight": moved, "gamma": gamma, "solution": solved.columns.cpu()}
