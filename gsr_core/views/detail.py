@@ -239,12 +239,17 @@ def _influence(
     what = "lowers" if values[0] < 0 else "raises" if values[0] > 0 else "does not change"
     better = float((every[:, 0] < values[0]).mean())
     which = ", the kept one," if step == kept else ""
+    caution = (
+        "It is through the whole network, which is at no minimum of its loss: take it as an order "
+        "of samples, not as a forecast."
+        if run.features_file.exists()
+        else "It says what more weight would do at this step, not why the weight grew before."
+    )
     st.caption(
         f"At step {step}{which} more weight on this sample {what} the goal (the groups' losses as "
         f"the method weighs them there), by {abs(values[0]):.3g} nats per unit of weight; the "
         f"strongest of all samples do so by {sizes[:, 0].max():.3g}. More weight on "
-        f"{percent(better)} of the {len(table):,} samples would serve the goal better. It says "
-        "what more weight would do at this step, not why the weight grew before."
+        f"{percent(better)} of the {len(table):,} samples would serve the goal better. {caution}"
     )
     show(
         sample_influence(shown),
