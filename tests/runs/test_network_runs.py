@@ -193,14 +193,16 @@ def test_the_influence_of_trained_rows_is_through_the_network(place, trained):
     for each in (trained, plain):
         assert each.influence() is None
         assert "goal" not in sample_table(each, "train")
-        told = []
-        found = influence_at(each, None, lambda fraction, text: told.append(text))
+        told = {}
+        found = influence_at(each, None, told.setdefault)
         table = sample_table(each, "train")
         columns = [name for name in table if name.startswith(INFLUENCE)]
         assert columns == [INFLUENCE + name for name in bundle.group_names]
         np.testing.assert_array_equal(table[columns].to_numpy().astype(np.float32), found)
         np.testing.assert_array_equal(table["row"], each.weighted_rows())
-        assert told[-1].startswith("Pass ")
+        assert list(told) == sorted(told)
+        assert max(told) <= 1
+        assert "Pass 2 over the rows, of at most 32" in told.values()
         assert "influence through the network: Conjugate gradients" in each.log_text()
         assert "goal" not in sample_table(each, "test")
         with pytest.raises(RunStateError, match=r"has kept the network of step . alone"):
