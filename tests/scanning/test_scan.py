@@ -195,6 +195,42 @@ def test_a_gap_that_may_be_chance_does_not_rank_above_an_association(predicting)
     assert found.table["attribute"].tolist() == ["strong", "weak"]
 
 
+def test_of_those_that_mark_the_same_rows_the_one_with_a_name_leads_and_all_are_like_it(predicting):
+    right, columns = planted(0, towards=True)
+    value = columns["planted"]
+    rng = np.random.default_rng(3)
+    bundle, run = predicting(right, {"colour": np.where(value == 1, "red", "green")})
+    almost = np.where(np.arange(1000) % 200 < 2, 1 - value, value)
+    measured = pd.DataFrame({"light": 3.0 * value, "hue": almost, "noise": rng.normal(size=1000)})
+    near = pd.DataFrame({"a red thing": value.astype(float)})
+    found = gsr.scan(bundle, run, measured=measured, phrases=near)
+    named = found.table[found.table["verdict"] != ""]
+    assert named["attribute"].tolist() == ["colour", "a red thing", "light", "hue"]
+    assert named["alike"].tolist() == ["", "colour", "colour", "colour"]
+    assert (named["alike_v"][1:] > 0.9).all()
+    # Without a name of the data, a phrase leads.
+    found = gsr.scan(bundle, run, measured=measured, phrases=near, without=["colour"])
+    assert found.table["attribute"].tolist()[:3] == ["a red thing", "light", "hue"]
+    assert found.table["alike"].tolist()[:3] == ["", "a red thing", "a red thing"]
+
+
+def test_what_is_like_the_first_is_not_said_to_be_like_another_that_is(predicting):
+    rng = np.random.default_rng(5)
+    y = np.tile([0, 1], 500)
+
+    def changed(column, share):
+        return np.where(rng.random(1000) < share, 1 - column, column)
+
+    first = changed(y, 0.05)
+    second = changed(first, 0.1)
+    third = changed(second, 0.06)
+    right = np.ones(1000, dtype=bool)
+    bundle, _ = predicting(right, {"first": first, "second": second, "third": third})
+    table = gsr.scan(bundle).table
+    assert table["attribute"][0] == "first"
+    assert table["alike"].tolist() == ["", "first", "first"]
+
+
 # What is measured ----------------------------------------------------------------------------
 
 
