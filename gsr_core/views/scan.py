@@ -13,7 +13,6 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from gsr_core.curation.slices import save_slice
 from gsr_core.data.bundle import Bundle, bundle_reference
 from gsr_core.errors import GsrError
 from gsr_core.figures.compare import group_dots
@@ -36,6 +35,7 @@ from gsr_core.views.job_watch import needed_job, state_of
 from gsr_core.views.loading import load_phrase_similarities, load_properties, load_scan
 from gsr_core.views.phrases import takes_phrases
 from gsr_core.views.session import workspace
+from gsr_core.views.slices import samples_button
 
 __all__ = ["scan_for_shortcuts"]
 
@@ -81,6 +81,12 @@ def scan_for_shortcuts(run: Run, split: str, bundle: Bundle) -> None:
     if len(shown):
         _gaps(found, shown, split)
         _rows(bundle, run, split, found, shown.to_dict("records"), make)
+        if any(found.looked_at[name].numeric for name in shown["attribute"]):
+            st.caption(
+                "Numbers are cut at their median and at their lowest and highest quarter; > and ≤ "
+                "say which. What goes with the class and where accuracy changes most need not be "
+                "cut at the same number."
+            )
     with st.container(horizontal=True):
         _make_groups(bundle, found, make)
         if takes_phrases(bundle):
@@ -227,13 +233,14 @@ def _rows(
                     rows = found.rows(row["attribute"], side, there=there)
                     count = row["n_with" if there else "n_without"] if gap else None
                     text += "" if count is None else f": {int(count):,}"
-                    link(
-                        "Samples",
+                    samples_button(
+                        bundle,
+                        rows,
                         plain(text),
+                        key=f"scan open {row['attribute']} {there}",
                         run=run.run_id,
                         split=split,
                         y=y,
-                        slice=save_slice(workspace(), bundle, rows),
                         sort="highest loss",
                         **dict.fromkeys(("group", "prediction", "changed", "sample")),
                     )

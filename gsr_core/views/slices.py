@@ -41,6 +41,7 @@ __all__ = [
     "flags_of",
     "open_in_samples",
     "report_change",
+    "samples_button",
     "save_and_flag",
     "slices_of",
     "within",
@@ -238,6 +239,24 @@ def open_in_samples(bundle: Bundle, rows: np.ndarray, text: str) -> None:
         slice=save_slice(workspace(), bundle, rows),
         **dict.fromkeys(("group", "y", "prediction", "changed")),
     )
+
+
+def samples_button(
+    bundle: Bundle, rows: np.ndarray, text: str, *, key: str, **changes: object
+) -> None:
+    """Draw a button that opens Samples with these samples alone.
+
+    Args:
+        bundle: The data.
+        rows: (q,) positions in the bundle.
+        text: Label of the button.
+        key: Identity on the page.
+        **changes: Choices of Samples.
+    """
+    if st.button(text, key=key, type="tertiary"):
+        # A page offers many sets: one is written down only when it is opened.
+        found_by = dict.fromkeys(nav.FOUND_BY)
+        nav.go("Samples", **found_by, **changes, slice=save_slice(workspace(), bundle, rows))
 
 
 def ask_what_if(bundle: Bundle, rows: np.ndarray, key: str = "these") -> None:

@@ -470,6 +470,18 @@ def test_each_group_has_a_verdict_beside_what_is_fixed_and_broken(workspace, gsr
     assert "McNemar's exact test" in words_of(page)
 
 
+def test_a_set_of_a_scan_is_written_down_only_when_it_is_opened(workspace, gsr_run):
+    (erm,) = [run.run_id for run in list_runs(workspace) if run.config.method == "erm"]
+    page = show("audit", run=erm, classifier=erm, split="test", closer="Shortcuts")
+    opens = [each for each in page.button if str(each.key).startswith("scan open ")]
+    assert len(opens) > 1
+    assert not list(workspace.slices.glob("*.npy"))
+    opens[0].click().run()
+    (written,) = workspace.slices.glob("*.npy")
+    assert page.query_params["slice"] == written.stem
+    assert len(np.load(written)) > 0
+
+
 # Importing ----------------------------------------------------------------------------------
 
 
