@@ -41,6 +41,8 @@ __all__ = ["scan_for_shortcuts"]
 
 _SHOWN = 6
 """Attributes that are shown with links; the tables below have all."""
+_LABEL = 48
+"""Characters of a name in the chart, which is as wide as the page."""
 _EVERY = "every value"
 _WORDS = "phrases of a scan"
 """Key of the session: by the bundle's digest, the vocabulary that a scan looks at too."""
@@ -179,7 +181,11 @@ def _gaps(found: Scan, shown: pd.DataFrame, split: str) -> None:
             part = {"group": name, "label": label, "accuracy": accuracy}
             parts.append({**part, "low": float(low), "high": float(high)})
     show(
-        group_dots(pd.DataFrame(parts), measure=f"accuracy on {split}, with 95 % interval"),
+        group_dots(
+            pd.DataFrame(parts),
+            measure=f"accuracy on {split}, with 95 % interval",
+            width=_LABEL,
+        ),
         key="gaps",
         alt="Accuracy of a class with each attribute and without it.",
     )
