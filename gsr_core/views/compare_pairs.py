@@ -22,11 +22,20 @@ from gsr_core.methods.registry import METHODS
 from gsr_core.runs.store import Run
 from gsr_core.runs.summary import run_label
 from gsr_core.views import navigation as nav
-from gsr_core.views.charts import colours_of, plain, sentence, show, show_rows, single_group
+from gsr_core.views.charts import (
+    colours_of,
+    plain,
+    sentence,
+    show,
+    show_rows,
+    side_by_side,
+    single_group,
+)
 from gsr_core.views.loading import load_bootstrap, load_samples
 from gsr_core.views.slices import choose_slice, within
 
 __all__ = [
+    "changed_between",
     "choose_reference",
     "count_link",
     "differences",
@@ -88,7 +97,7 @@ def differences(
     drawn = {entry.label: load_bootstrap(entry, reference, bundle) for entry in others}
     worst = judged(table, reference, drawn)
     beside = judged(table, reference, drawn, average)
-    left, right = st.columns(2, gap="large")
+    left, right = side_by_side()
     with left:
         points = seed_differences(table, reference.label)
         figure = paired_differences(worst, points, reference=reference.label)
@@ -193,7 +202,7 @@ def fixed_and_broken(bundle: Bundle, compared: list[Entry], reference: Entry, be
         f"{plain(run_label(two))}, both of seed {two.config.seed}"
         f"{'' if one.config.seed == two.config.seed else f' and {one.config.seed}'}. Broken: the "
         "other way round. A count opens its samples. The verdict is McNemar's exact test on these "
-        "rows, p corrected for all groups (Holm); it says nothing of another seed. So many "
+        "samples, p corrected for all groups (Holm); it says nothing of another seed. So many "
         "samples as it needs would tell such a difference from chance four times in five. "
         "Too few changed: not even if all of them had changed the same way."
     )
@@ -229,16 +238,8 @@ def count_link(
     if not count:
         st.markdown("0")
         return
-    samples = nav.params(
-        run=two.run_id,
-        reference=one.run_id,
-        changed=what,
-        split="test",
-        group=group,
-        sort="highest loss",
-        slice=key,
-        **dict.fromkeys(("y", "prediction", "sample", *nav.FOUND_BY)),
-    )
+    choices = changed_between(what, one, two, group)
+    samples = nav.params(**choices, slice=key, **dict.fromkeys(nav.FOUND_BY))
     st.page_link(
         nav.PAGES["Samples"],
         label=f"{count:,}",
@@ -246,6 +247,26 @@ def count_link(
         icon_position="right",
         query_params=samples,
     )
+
+
+def changed_between(what: str, one: Run, two: Run, group: str = "") -> dict[str, object]:
+    """Return the choices by which Samples shows what one run of two gets right and one does not.
+
+    Args:
+        what: `fixed` or `broken`.
+        one: The run before.
+        two: The run after.
+        group: Only samples of this group; "" for all.
+    """
+    return {
+        "run": two.run_id,
+        "reference": one.run_id,
+        "changed": what,
+        "split": "test",
+        "group": group,
+        "sort": "highest loss",
+        **dict.fromkeys(("y", "prediction", "sample")),
+    }
 
 
 def value_against_value(bundle: Bundle, compared: list[Entry]) -> None:

@@ -242,7 +242,13 @@ def open_in_samples(bundle: Bundle, rows: np.ndarray, text: str) -> None:
 
 
 def samples_button(
-    bundle: Bundle, rows: np.ndarray, text: str, *, key: str, **changes: object
+    bundle: Bundle,
+    rows: np.ndarray,
+    text: str,
+    *,
+    key: str,
+    icon: str | None = None,
+    **changes: object,
 ) -> None:
     """Draw a button that opens Samples with these samples alone.
 
@@ -251,9 +257,10 @@ def samples_button(
         rows: (q,) positions in the bundle.
         text: Label of the button.
         key: Identity on the page.
+        icon: Behind the label.
         **changes: Choices of Samples.
     """
-    if st.button(text, key=key, type="tertiary"):
+    if st.button(text, key=key, type="tertiary", icon=icon, icon_position="right"):
         # A page offers many sets: one is written down only when it is opened.
         found_by = dict.fromkeys(nav.FOUND_BY)
         nav.go("Samples", **found_by, **changes, slice=save_slice(workspace(), bundle, rows))
