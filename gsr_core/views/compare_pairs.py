@@ -35,7 +35,6 @@ from gsr_core.views.loading import load_bootstrap, load_samples
 from gsr_core.views.slices import choose_slice, within
 
 __all__ = [
-    "changed_between",
     "choose_reference",
     "count_link",
     "differences",
@@ -238,8 +237,16 @@ def count_link(
     if not count:
         st.markdown("0")
         return
-    choices = changed_between(what, one, two, group)
-    samples = nav.params(**choices, slice=key, **dict.fromkeys(nav.FOUND_BY))
+    samples = nav.params(
+        run=two.run_id,
+        reference=one.run_id,
+        changed=what,
+        split="test",
+        group=group,
+        sort="highest loss",
+        slice=key,
+        **dict.fromkeys(("y", "prediction", "sample", *nav.FOUND_BY)),
+    )
     st.page_link(
         nav.PAGES["Samples"],
         label=f"{count:,}",
@@ -247,26 +254,6 @@ def count_link(
         icon_position="right",
         query_params=samples,
     )
-
-
-def changed_between(what: str, one: Run, two: Run, group: str = "") -> dict[str, object]:
-    """Return the choices by which Samples shows what one run of two gets right and one does not.
-
-    Args:
-        what: `fixed` or `broken`.
-        one: The run before.
-        two: The run after.
-        group: Only samples of this group; "" for all.
-    """
-    return {
-        "run": two.run_id,
-        "reference": one.run_id,
-        "changed": what,
-        "split": "test",
-        "group": group,
-        "sort": "highest loss",
-        **dict.fromkeys(("y", "prediction", "sample")),
-    }
 
 
 def value_against_value(bundle: Bundle, compared: list[Entry]) -> None:

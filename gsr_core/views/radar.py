@@ -13,14 +13,15 @@ import streamlit as st
 from gsr_core.comparing.changes import shared_run
 from gsr_core.comparing.entries import Entry
 from gsr_core.comparing.radar import Radar
+from gsr_core.curation.subsets import Subset
 from gsr_core.data.bundle import Bundle
 from gsr_core.errors import GsrError
 from gsr_core.figures.reliance import lean_before_after
 from gsr_core.runs.store import Run
 from gsr_core.views.charts import percent, plain, show, show_error, show_rows
-from gsr_core.views.compare_pairs import changed_between, count_link
+from gsr_core.views.compare_pairs import count_link
 from gsr_core.views.loading import load_radar, load_reliance
-from gsr_core.views.slices import samples_button, slices_of
+from gsr_core.views.slices import offered_slice, slices_of
 
 __all__ = ["what_broke", "what_it_leans_on"]
 
@@ -69,9 +70,9 @@ def _rows(bundle: Bundle, found: Radar, harmed: list[dict[Any, Any]], one: Run, 
     widths, gap = [5, 5, 2, 3], "xsmall"
     with st.container(key="radar", gap="xsmall"):
         heads = ("subset", "accuracy", "fixed", "broken")
-        for column, head in zip(st.columns(widths, gap=gap), heads, strict=True):
-            column.caption(head)
-        for place, (row, subset) in enumerate(zip(harmed, found.subsets, strict=False)):
+        for place, head in zip(st.columns(widths, gap=gap), heads, strict=True):
+            place.caption(head)
+        for row, subset in zip(harmed, found.subsets, strict=False):
             cells = st.columns(widths, gap=gap, vertical_alignment="center")
             verdict = f"**{row['verdict']}**" if row["verdict"] == "worse" else row["verdict"]
             cells[0].markdown(
@@ -81,17 +82,14 @@ def _rows(bundle: Bundle, found: Radar, harmed: list[dict[Any, Any]], one: Run, 
             cells[1].markdown(f"{percent(row['base'])} → {percent(row['repair'])}")
             for cell, what in zip(cells[2:], ("fixed", "broken"), strict=True):
                 with cell:
-                    if subset.kind == "group" or not row[what]:
-                        count_link(row[what], what, one, two, subset.name)
-                    else:
-                        samples_button(
-                            bundle,
-                            subset.rows,
-                            f"{row[what]:,}",
-                            key=f"radar {what} {place}",
-                            icon=":material/arrow_outward:",
-                            **changed_between(what, one, two),
-                        )
+                    count_link(row[what], what, one, two, *_place(bundle, subset))
+
+
+def _place(bundle: Bundle, subset: Subset) -> tuple[str, str | None]:
+    """Return the group and the set of samples by which Samples finds a subset."""
+    if subset.kind == "group":
+        return subset.name, None
+    return "", offered_slice(bundle, subset.rows)
 
 
 def _all(found: Radar) -> None:

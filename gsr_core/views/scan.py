@@ -35,7 +35,7 @@ from gsr_core.views.job_watch import needed_job, state_of
 from gsr_core.views.loading import load_phrase_similarities, load_properties, load_scan
 from gsr_core.views.phrases import takes_phrases
 from gsr_core.views.session import workspace
-from gsr_core.views.slices import samples_button
+from gsr_core.views.slices import offered_slice
 
 __all__ = ["scan_for_shortcuts"]
 
@@ -239,14 +239,13 @@ def _rows(
                     rows = found.rows(row["attribute"], side, there=there)
                     count = row["n_with" if there else "n_without"] if gap else None
                     text += "" if count is None else f": {int(count):,}"
-                    samples_button(
-                        bundle,
-                        rows,
+                    link(
+                        "Samples",
                         plain(text),
-                        key=f"scan open {row['attribute']} {there}",
                         run=run.run_id,
                         split=split,
                         y=y,
+                        slice=offered_slice(bundle, rows),
                         sort="highest loss",
                         **dict.fromkeys(("group", "prediction", "changed", "sample")),
                     )

@@ -11,7 +11,7 @@ from playwright.sync_api import expect
 from gsr_core.comparing.changes import changed_samples
 from gsr_core.comparing.gate import Checks, check
 from gsr_core.comparing.radar import radar
-from gsr_core.curation.slices import list_slices, name_slice
+from gsr_core.curation.slices import name_slice
 from gsr_core.runs.execute import run as compute_run
 from gsr_core.runs.reliance import reliance_table
 from gsr_core.runs.samples import sample_table
@@ -203,12 +203,10 @@ def test_what_a_repair_broke_leans_on_and_whether_it_may_pass(screen, dashboard,
     assert any(each["of"] == "slice high digits" for each in rows)
     verdict = "passes" if expected.passed else "does not pass"
     expect(screen.page.get_by_text(re.compile(f"{verdict}: "))).to_be_visible()
-    before = harmed.iloc[:crossing].query("kind != 'group'")
-    place_of_button = int((before[["fixed", "broken"]] > 0).to_numpy().sum()) + (row["fixed"] > 0)
-    # Only what is opened is written down beside the slice that has a name.
-    assert len(list(place.slices.glob("*.npy"))) == len(list_slices(place, bundle))
-    with screen.asking(when=True):
-        screen.click(panel.get_by_role("button").nth(int(place_of_button)))
+    links = panel.get_by_role("link")
+    before = harmed.iloc[:crossing]
+    place_of_link = int((before[["fixed", "broken"]] > 0).to_numpy().sum()) + (row["fixed"] > 0)
+    screen.click(links.nth(int(place_of_link)))
     screen.arrive("Samples")
     screen.wait_query(run=ids["gsr"], reference=ids["erm"], changed="broken", split="test")
     expect(screen.keyed("gallery bar")).to_contain_text(f"of {row['broken']} samples")
