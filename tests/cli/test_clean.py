@@ -194,6 +194,17 @@ def test_what_was_measured_stays_as_long_as_a_bundle_has_the_inputs(workspace, t
     assert not file.exists()
 
 
+def test_what_a_stopped_measurement_kept_stays_as_long_as_it_can_go_on(workspace, texts):
+    file = measured_file(workspace, texts)
+    file.unlink()
+    journal = file.with_suffix(".inputs.jsonl")
+    journal.write_bytes(b"[]\n")
+    old(journal)
+    assert leftovers(workspace) == []
+    delete_bundle(workspace, "texts")
+    assert [each.path for each in free(workspace)] == [journal]
+
+
 def test_nothing_that_was_measured_goes_while_a_bundle_cannot_be_read(workspace, texts, write):
     file = measured_file(workspace, texts)
     old(file)
