@@ -25,7 +25,7 @@ import numpy as np
 import pandas as pd
 
 from gsr_core.comparing.mcnemar import LEVEL, holm
-from gsr_core.data.bundle import Bundle
+from gsr_core.data.bundle import Bundle, check_split
 from gsr_core.errors import BundleError, SettingError
 from gsr_core.plain import records
 from gsr_core.runs.samples import keep_scores
@@ -232,11 +232,7 @@ def check_run(run: Run, bundle: Bundle, split: str) -> None:
             f"run '{run.run_id}' is of bundle '{run.config.bundle}', or of what it was before, not "
             f"of '{bundle.name}' as it is; give a run of this bundle ('gsr runs')"
         )
-    if split not in bundle.manifest.split_sizes:
-        raise SettingError(
-            f"split is '{split}'; bundle '{bundle.name}' has "
-            f"{', '.join(bundle.manifest.split_sizes)}"
-        )
+    check_split(bundle, split)
     run.kept_head()
 
 

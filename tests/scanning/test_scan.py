@@ -460,7 +460,11 @@ def test_mistakes_are_told_in_a_sentence_and_leave_nothing(workspace, write, don
             lambda: gsr.scan(tiny, without=["color"]),
         ),
         (BundleError, "is of bundle 'tiny'", lambda: gsr.scan(other, run)),
-        (SettingError, "split is 'tset'", lambda: gsr.scan(tiny, run, split="tset")),
+        (
+            SettingError,
+            "bundle 'tiny' has no split 'tset'; its splits are train,",
+            lambda: gsr.scan(tiny, run, split="tset"),
+        ),
         (
             SettingError,
             "'colour' cannot tell rows apart: it has the one value 'red'",
