@@ -10,6 +10,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from gsr_core.data.bundle import open_bundle
+from gsr_core.errors import GsrError, SettingError
 from gsr_core.files import abandoned, is_free, is_stale, remove, restore_directory
 from gsr_core.workspace import Workspace
 
@@ -41,6 +43,12 @@ def leftovers(workspace: Workspace) -> list[Leftover]:
     - Directories of runs that were never made.
     - Features that no bundle has: of imports that did not end, which the same import would go on
       with, and of bundles that were removed, which a new import of the same data would use.
+    - Measured properties and embeddings of phrases that no bundle of the workspace can use. All
+      are kept while one of its bundles cannot be read, since that may be mended.
+
+    Maps and graphs are kept, since nothing in them tells of which bundle they are, and so is what
+    the user made: slices, flags, labels and clusterings are of a content, and are there again if it
+    is imported again.
 
     Example:
         >>> temporary = place.bundles / ".birds.01234567.tmp"
@@ -49,7 +57,12 @@ def leftovers(workspace: Workspace) -> list[Leftover]:
         >>> [each.what for each in leftovers(place)]
         ['left behind by a process that was killed']
     """
-    found = [*_temporaries(workspace), *_runs(workspace), *_extractions(workspace)]
+    found = [
+        *_temporaries(workspace),
+        *_runs(workspace),
+        *_extractions(workspace),
+        *_of_no_bundle(workspace),
+    ]
     return sorted(found, key=lambda each: each.size, reverse=True)
 
 
@@ -107,6 +120,42 @@ def _extractions(workspace: Workspace) -> Iterator[Leftover]:
         begun = (path / "journal.json").exists() or _age(path) > _YOUNG
         if path.is_dir() and begun and idle and not shared:
             yield Leftover(path, _about(path), _size(path))
+
+
+def _of_no_bundle(workspace: Workspace) -> Iterator[Leftover]:
+    about = {
+        workspace.measured: "properties of inputs that no bundle has; a scan would measure them",
+        workspace.phrases: "phrases for a network that no bundle has; it would embed them",
+    }
+    files = [file for folder in about for file in folder.glob("[!.]*") if _age(file) > _YOUNG]
+    used = _used(workspace) if files else None
+    if used is None:
+        return
+    for file in files:
+        key = file.name.partition(".")[0]
+        lock = file.with_name(f".{key}.lock")
+        if key not in used and (is_free(lock) or not lock.exists()):
+            yield Leftover(file, about[file.parent], _size(file))
+
+
+def _used(workspace: Workspace) -> set[str] | None:
+    """Return the names of what is kept of bundles, without endings; None if one is not readable."""
+    # Only here: what opens networks takes seconds to import.
+    from gsr_core.phrases.embed import phrases_file
+    from gsr_core.scanning.measured import can_be_measured, measured_file
+
+    used = set()
+    # Those that are being written, or were set aside for a new one, begin with a dot.
+    for manifest in workspace.bundles.glob("*/manifest.json"):
+        try:
+            bundle = open_bundle(workspace, str(manifest.parent))
+            if can_be_measured(bundle):
+                used.add(measured_file(workspace, bundle).stem)
+            with suppress(SettingError):  # Its network takes no phrases.
+                used.add(phrases_file(workspace, bundle).stem)
+        except (GsrError, OSError, ValueError):
+            return None
+    return used
 
 
 def _about(extraction: Path) -> str:

@@ -22,6 +22,10 @@ class Workspace:
 
     root: Path
 
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        """Take the directory as it is given; `at` knows defaults and `~`."""
+        object.__setattr__(self, "root", Path(root))
+
     @classmethod
     def at(cls, root: str | os.PathLike[str] | None = None) -> Workspace:
         """Return the workspace at `root`, else at `$GSR_WORKSPACE`, else `./gsr_workspace`."""

@@ -3,7 +3,7 @@
 import streamlit as st
 
 from gsr_core.figures.compare import group_dots, worst_against_average
-from gsr_core.views.charts import show
+from gsr_core.views.charts import show, side_by_side
 from gsr_core.views.compare import (
     accuracy_by_group,
     add_seeds,
@@ -32,7 +32,7 @@ compared = choose_entries(page)
 average, average_name = choose_average()
 scores, table, points = score_tables(compared, bundle, average)
 
-left, right = st.columns(2, gap="large")
+left, right = side_by_side()
 with left:
     st.subheader("Worst group against average", anchor=False)
     figure = worst_against_average(table, points=points, average_name=average_name)
@@ -52,7 +52,7 @@ if len(compared) > 1:
     st.subheader("Better than the reference, or luck?", anchor=False)
     reference = choose_reference(compared)
     differences(bundle, compared, scores, reference, average, average_name)
-    left, right = st.columns(2, gap="large")
+    left, right = side_by_side()
     with left:
         st.subheader("Fixed and broken samples", anchor=False)
         best = table.sort_values("worst", ascending=False)["label"].iloc[0]
@@ -60,7 +60,7 @@ if len(compared) > 1:
     with right:
         st.subheader("Weight against weight", anchor=False)
         value_against_value(bundle, compared)
-    left, right = st.columns(2, gap="large")
+    left, right = side_by_side()
     with left:
         st.subheader("What did it break?", anchor=False)
         what_broke(bundle, reference, other)

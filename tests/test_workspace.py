@@ -1,7 +1,9 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from gsr_core.data.bundle import list_bundles
 from gsr_core.workspace import Workspace
 
 
@@ -17,6 +19,16 @@ def test_the_place_asked_for_comes_before_the_environment_and_that_before_the_de
     assert Workspace.at().root == tmp_path / "gsr_workspace"
     monkeypatch.delenv("GSR_WORKSPACE")
     assert Workspace.at().root == tmp_path / "gsr_workspace"
+
+
+def test_a_path_may_be_text(tmp_path):
+    written = Workspace(str(tmp_path))
+    assert written == Workspace(tmp_path)
+    assert hash(written) == hash(Workspace(tmp_path))
+    assert list_bundles(written) == []
+    assert replace(written, root="b").bundles == Path("b/bundles")
+    with pytest.raises(TypeError, match="missing 1 required"):
+        Workspace()
 
 
 def test_a_tilde_is_the_home_directory(monkeypatch, tmp_path):

@@ -18,7 +18,7 @@ def clean(
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say what killed and failed work left behind in the workspace, and free it if told."""
+    """Say what killed work and deleted bundles left in the workspace, and free it if told."""
     from gsr_core.cleaning import free, leftovers
 
     place = terminal.open_workspace(workspace)

@@ -72,7 +72,7 @@ def cluster(
     from gsr_core.clusterings.describe import clusters_as_bundle, describe_clusters, flag_outliers
     from gsr_core.clusterings.request import request_clustering
     from gsr_core.curation.tables import check_table_file, write_table
-    from gsr_core.data.bundle import open_bundle
+    from gsr_core.data.bundle import check_split, open_bundle
     from gsr_core.data.bundle_writing import bundle_directory
     from gsr_core.runs.store import open_run
 
@@ -84,11 +84,7 @@ def cluster(
     if groups:
         bundle_directory(place, groups)
     described = split or opened.manifest.weighted_split
-    if described not in opened.manifest.split_sizes:
-        terminal.fail(
-            f"--split {described!r} is not in bundle '{opened.name}'; its splits are "
-            f"{', '.join(opened.manifest.split_sizes)}"
-        )
+    check_split(opened, described)
     own = open_run(place, run) if run else None
     request = request_clustering(
         place, opened, inference, terminal.pairs("--set", settings), run=own

@@ -223,15 +223,10 @@ def _rows(bundle: Bundle, splits: list[str] | None) -> np.ndarray | None:
     """Return the rows of some splits, in the bundle's order; None for all."""
     import numpy as np
 
-    from gsr_core.data.bundle import SPLITS
+    from gsr_core.data.bundle import check_split
 
     if not splits:
         return None
     for split in splits:
-        if not bundle.manifest.split_sizes.get(split):
-            present = [each for each in SPLITS if bundle.manifest.split_sizes.get(each)]
-            terminal.fail(
-                f"bundle '{bundle.name}' has no split '{split}'; its splits are "
-                f"{', '.join(present)}"
-            )
+        check_split(bundle, split)
     return np.unique(np.concatenate([bundle.rows_of[split] for split in splits]))

@@ -46,6 +46,7 @@ __all__ = [
     "name_slice",
     "rename_slice",
     "save_slice",
+    "slice_key",
 ]
 
 
@@ -91,7 +92,7 @@ class _Names(BaseModel):
 def save_slice(workspace: Workspace, bundle: Bundle, rows: np.ndarray) -> str:
     """Store a set of positions in a bundle and return its key, made from the content of both."""
     positions = np.unique(np.asarray(rows, dtype=np.int64))
-    key = _key(bundle, positions)
+    key = slice_key(bundle, positions)
     file = workspace.slices / f"{key}.npy"
     if not file.exists():
         workspace.slices.mkdir(parents=True, exist_ok=True)
@@ -109,10 +110,16 @@ def load_slice(workspace: Workspace, bundle: Bundle, key: str) -> np.ndarray | N
         positions = np.load(file, allow_pickle=False)
     except (ValueError, OSError, EOFError):
         return None
-    return positions if key == _key(bundle, positions) else None
+    return positions if key == slice_key(bundle, positions) else None
 
 
-def _key(bundle: Bundle, positions: np.ndarray) -> str:
+def slice_key(bundle: Bundle, positions: np.ndarray) -> str:
+    """Return the key of a set.
+
+    Args:
+        bundle: The data.
+        positions: (q,) int64, positions in the bundle, ascending.
+    """
     content = bundle.manifest.digest.encode() + positions.tobytes()
     return hashlib.sha256(content).hexdigest()[:12]
 

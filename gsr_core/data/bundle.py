@@ -42,7 +42,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from gsr_core.data.groups import Group, describe, patterns, training_shares
-from gsr_core.errors import BundleError, BundleNotFoundError
+from gsr_core.errors import BundleError, BundleNotFoundError, SettingError
 from gsr_core.files import sha256
 from gsr_core.names import is_name
 from gsr_core.notebook import as_table
@@ -62,6 +62,7 @@ __all__ = [
     "Bundle",
     "Manifest",
     "bundle_reference",
+    "check_split",
     "list_bundles",
     "load_head",
     "open_bundle",
@@ -571,6 +572,26 @@ def _number(words: str) -> float | None:
     except ValueError:
         return None
     return number if math.isfinite(number) else None
+
+
+def check_split(bundle: Bundle, split: str) -> None:
+    """See whether a bundle has rows of a split.
+
+    Raises:
+        SettingError: If it has not.
+
+    Example:
+        >>> check_split(gsr.open_bundle(place, "birds"), "tset")
+        Traceback (most recent call last):
+        ...
+        gsr_core.errors.SettingError: bundle 'birds' has no split 'tset'; its splits are train, ...
+    """
+    sizes = bundle.manifest.split_sizes
+    if not sizes.get(split):
+        present = ", ".join(each for each in SPLITS if sizes.get(each))
+        raise SettingError(
+            f"bundle '{bundle.name}' has no split '{split}'; its splits are {present}"
+        )
 
 
 def bundle_reference(workspace: Workspace, bundle: Bundle) -> str:

@@ -43,6 +43,7 @@ def worst_against_average(
         return theme.note(figure, "No runs to compare.").update_layout(height=200)
     labels = list(table["label"])
     colours, symbols = theme.run_colours(labels), theme.group_symbols(labels)
+    names = dict(zip(labels, theme.shortened(labels), strict=True))
     seeds = _with_several_seeds(points)
     x_range, y_range = _ranges(table, seeds)
     low, high = max(x_range[0], y_range[0]), min(x_range[1], y_range[1])
@@ -93,9 +94,9 @@ def worst_against_average(
             go.Scatter(
                 x=[row["average"]],
                 y=[row["worst"]],
-                name=theme.short(str(label)),
+                name=names[label],
                 mode="markers+text",
-                text=[f"\u00a0{theme.short(str(label))}\u00a0" if place else ""],
+                text=[f"\u00a0{names[label]}\u00a0" if place else ""],
                 textposition=place or "top center",
                 textfont={"size": 12},
                 marker={"color": colours[label], "symbol": symbols[label], "size": 11},
@@ -126,6 +127,7 @@ def group_dots(
     points: pd.DataFrame | None = None,
     measure: str = "accuracy",
     number: str = ".1%",
+    width: int = 26,
 ) -> go.Figure:
     """Draw each group's accuracy under each method, one row a group and one dot a method.
 
@@ -137,6 +139,7 @@ def group_dots(
         points: Columns label, seed, group, accuracy: every seed, drawn faintly.
         measure: What the fractions are, if not accuracies.
         number: How one is written, in d3's words.
+        width: Characters of a group's label; a chart as wide as the page has room for more.
     """
     figure = go.Figure()
     if table.empty:
@@ -144,6 +147,7 @@ def group_dots(
     groups = list(dict.fromkeys(table["group"]))
     labels = list(dict.fromkeys(table["label"]))
     colours, symbols = theme.run_colours(labels), theme.group_symbols(labels)
+    names = dict(zip(labels, theme.shortened(labels), strict=True))
     place = {group: row for row, group in enumerate(groups)}
     # Evenly within the row, so that no dot is on the line between two.
     spread = (np.arange(len(labels)) + 0.5) / len(labels) - 0.5
@@ -173,7 +177,7 @@ def group_dots(
             go.Scatter(
                 x=rows["accuracy"],
                 y=rows["group"].map(place) + shift[label],
-                name=theme.short(str(label)),
+                name=names[label],
                 mode="markers",
                 marker={"color": colours[label], "symbol": symbols[label], "size": 9},
                 error_x={
@@ -193,7 +197,7 @@ def group_dots(
             )
         )
     figure.update_xaxes(title_text=measure, tickformat=".0%" if "%" in number else ".1f")
-    figure.update_yaxes(**theme.named_rows(groups))
+    figure.update_yaxes(**theme.named_rows(groups, width))
     height = theme.row_height(len(groups), max(34, 12 * len(labels) + 8), 124)
     # At once: one call of `add_hline` after another takes as long as all else here.
     between = {"type": "line", "xref": "x domain", "x0": 0, "x1": 1}
@@ -203,7 +207,7 @@ def group_dots(
             for row in range(1, len(groups))
         ],
         height=height,
-        margin=theme.room(groups, lines=0),
+        margin=theme.room(groups, lines=0, width=width),
         hovermode="closest",
         showlegend=True,
         legend={"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom"},
@@ -288,8 +292,9 @@ def _label_places(
         each = zip(across(seeds["average"]), down(seeds["worst"]), strict=True)
         boxes += [(u - 3, v - 3, u + 3, v + 3) for u, v in each]
     places: dict[object, str | None] = {}
-    for u, v, (index, label) in zip(x, y, table["label"].items(), strict=True):
-        size = 7.0 * len(theme.short(str(label)))
+    labels = theme.shortened(table["label"])
+    for u, v, index, label in zip(x, y, table.index, labels, strict=True):
+        size = 7.0 * len(label)
         places[index] = None
         for vertical, horizontal in (
             ("middle", "right"),

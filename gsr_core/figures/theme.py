@@ -50,6 +50,7 @@ __all__ = [
     "row_height",
     "run_colours",
     "short",
+    "shortened",
     "step_axis",
 ]
 
@@ -274,11 +275,32 @@ def short(name: str, width: int = 26) -> str:
     return f"{name[: width - 1 - tail]}…{name[-tail:]}"
 
 
-def named_rows(names: Collection[object]) -> dict[str, Any]:
-    """Return the settings of a vertical axis with one row a name, the first on top."""
+def shortened(names: Iterable[object], width: int = 26) -> list[str]:
+    """Return names cut in their middles; by less where two would look the same.
+
+    Example:
+        >>> shortened(["a long name, first of a pair", "a long name, third of a pair"], 15)
+        ['a long name…t of a pair', 'a long name…d of a pair']
+    """
+    whole = [str(name) for name in names]
+    different, longest = len(set(whole)), max(map(len, whole), default=0)
+    for room in range(width, longest):
+        cut = [short(name, room) for name in whole]
+        if len(set(cut)) == different:
+            return cut
+    return whole
+
+
+def named_rows(names: Collection[object], width: int = 26) -> dict[str, Any]:
+    """Return the settings of a vertical axis with one row a name, the first on top.
+
+    Args:
+        names: The names.
+        width: Characters of a label.
+    """
     return {
         "tickvals": list(range(len(names))),
-        "ticktext": [short(str(name)) for name in names],
+        "ticktext": shortened(names, width),
         "range": [len(names) - 0.5, -0.5],
         "showgrid": False,
     }
@@ -294,7 +316,9 @@ def legend_height(entries: int) -> int:
     return 30 + 19 * entries
 
 
-def room(ticks: Iterable[str], *, lines: int = 1, legend: Iterable[str] = ()) -> dict[str, int]:
+def room(
+    ticks: Iterable[str], *, lines: int = 1, legend: Iterable[str] = (), width: int = 26
+) -> dict[str, int]:
     """Return margins in which what is beside and below a plot has room, in pixels.
 
     Plotly lets too narrow a margin grow, but to do so it draws the whole figure once more. It
@@ -304,15 +328,16 @@ def room(ticks: Iterable[str], *, lines: int = 1, legend: Iterable[str] = ()) ->
         ticks: Labels of the vertical axis.
         lines: Lines of its title; 0 if it has none.
         legend: Entries of a vertical legend to the right of the plot; none if empty.
+        width: Characters of a label of the axis.
     """
     entries = list(legend)
     right = {"r": 76 + _width(entries)} if entries else {}
-    return {"l": 14 + _width(ticks) + (25 + 12 * lines if lines else 0), "b": 68, **right}
+    return {"l": 14 + _width(ticks, width) + (25 + 12 * lines if lines else 0), "b": 68, **right}
 
 
-def _width(texts: Iterable[str]) -> int:
+def _width(texts: Iterable[str], width: int = 26) -> int:
     """Return about how many pixels wide the longest of some labels is, once cut."""
-    return 10 + round(5.5 * max((len(short(text)) for text in texts), default=0))
+    return 10 + round(5.5 * max(map(len, shortened(texts, width)), default=0))
 
 
 def fraction_range(values: Iterable[float], least: float = 0.2) -> list[float]:

@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import stdtrit
 
-from gsr_core.data.bundle import SPLITS, Bundle
+from gsr_core.data.bundle import Bundle, check_split
 from gsr_core.errors import ComparisonError, SettingError
 from gsr_core.files import replace_file
 from gsr_core.ingest.reopen import source_of
@@ -111,11 +111,7 @@ def measure_overlaps(
     """
     bundles = _bundles(runs, bundle)
     bundle = bundles[-1]
-    if not bundle.manifest.split_sizes.get(split):
-        present = ", ".join(each for each in SPLITS if bundle.manifest.split_sizes.get(each))
-        raise SettingError(
-            f"bundle '{bundle.name}' has no split '{split}'; choose one of its splits: {present}"
-        )
+    check_split(bundle, split)
     for run in runs:
         run.kept_head()
     source = source_of(bundle)

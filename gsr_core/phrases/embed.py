@@ -23,7 +23,7 @@ from gsr_core.ingest.reopen import network_choice
 from gsr_core.ingest.text_side import check_phrases, text_side_of
 from gsr_core.workspace import Workspace
 
-__all__ = ["embed_phrases"]
+__all__ = ["embed_phrases", "phrases_file"]
 
 
 def embed_phrases(workspace: Workspace, bundle: Bundle, phrases: Sequence[str]) -> np.ndarray:
@@ -44,9 +44,8 @@ def embed_phrases(workspace: Workspace, bundle: Bundle, phrases: Sequence[str]) 
         CheckpointError: If its weights are gone or are others now.
         MissingExtraError: If its library is not installed.
     """
-    check_phrases(bundle)
+    file = phrases_file(workspace, bundle)
     texts = [tidy(phrase) for phrase in phrases]
-    file = workspace.phrases / f"{_key(bundle)}.npz"
     kept = _read(file, bundle.manifest.n_features)
     if missing := [text for text in dict.fromkeys(texts) if text not in kept]:
         kept |= dict(zip(missing, _embed(bundle, missing), strict=True))
@@ -72,10 +71,17 @@ def _embed(bundle: Bundle, texts: list[str]) -> np.ndarray:
     )
 
 
-def _key(bundle: Bundle) -> str:
+def phrases_file(workspace: Workspace, bundle: Bundle) -> Path:
+    """Return where the embeddings of phrases by a bundle's network are kept.
+
+    Raises:
+        SettingError: If that takes no phrases.
+    """
+    check_phrases(bundle)
     choice = network_choice(bundle, "trained").model_dump(mode="json")
     by = [choice, bundle.manifest.backbone.get("sha256"), bundle.manifest.n_features]
-    return hashlib.sha256(json.dumps(by, sort_keys=True).encode()).hexdigest()[:32]
+    digest = hashlib.sha256(json.dumps(by, sort_keys=True).encode()).hexdigest()[:32]
+    return workspace.phrases / f"{digest}.npz"
 
 
 def _read(file: Path, d: int) -> dict[str, np.ndarray]:

@@ -3,20 +3,25 @@
 A table is `<workspace>/measured/<digest>.parquet`, one row a row of the bundle. The digest is of
 the features and the thumbnails, or of the texts, not of groups and attributes: a bundle of the same
 rows with other groups has the same table.
+
+While it is measured, `<digest>.<what>.jsonl` has what is done, a line a part of the rows, and
+`.<digest>.lock` is held. A kill can leave half a line at the end, which is cut off.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 
 import pandas as pd
+from filelock import FileLock, Timeout
 
 from gsr_core.data.bundle import Bundle
 from gsr_core.data.inputs import Inputs, Texts
@@ -77,19 +82,20 @@ def measure_inputs(
 
     Images are read one at a time from where the data came from; where that is not possible, the
     bundle's thumbnails are measured, a note says so, and the next call tries the images again.
+    Whatever ends it, the next call goes on where it was.
 
     Args:
         workspace: Where they are kept.
         bundle: The data.
         progress: Called with the fraction done and what is being done.
-        should_stop: Asked now and then; true ends the work, and nothing is kept.
+        should_stop: Asked now and then; true ends the work, and what is done is kept.
 
     Returns:
         One row a row of the bundle, columns of `scanning.properties`; an input that cannot be read
         has no values. None if the bundle has neither images nor texts.
 
     Raises:
-        RunStateError: If `should_stop` said so.
+        RunStateError: If `should_stop` said so, or another process measures them.
         DiskFullError: If there is no room to keep them.
     """
     kind, report = can_be_measured(bundle), progress or silent
@@ -102,19 +108,86 @@ def measure_inputs(
         images, reason = _images_of(bundle)
         if images is None and stored is not None:
             return stored
-    parts, n = [], len(bundle)
-    with _measures(bundle, images) as measures:
-        for start in range(0, n, _AT_ONCE):
+    file = measured_file(workspace, bundle)
+    with disk_full("what was measured"), _alone(file, bundle):
+        again = load_measured(workspace, bundle)  # Perhaps another process has just done it.
+        if again is not None and (images is None or not again.attrs.get(_THUMBNAILS)):
+            return again
+        journal = file.with_suffix(f".{'thumbnails' if reason else 'inputs'}.jsonl")
+        parts = _done(journal)
+        _measure(bundle, images, journal, parts, report, should_stop)
+        table = pd.concat(parts, ignore_index=True)
+        table.attrs |= {NOTE: _note(table, reason), _THUMBNAILS: bool(reason)}
+        with replace_file(file) as temporary:
+            table.to_parquet(temporary, index=False)
+        journal.unlink()
+    return table
+
+
+def _measure(
+    bundle: Bundle,
+    images: Inputs | None,
+    journal: Path,
+    parts: list[pd.DataFrame],
+    report: Report,
+    should_stop: ShouldStop,
+) -> None:
+    """Measure the rows that come after some parts, and add theirs to these and to the journal.
+
+    Raises:
+        RunStateError: If `should_stop` said so.
+    """
+    n, done = len(bundle), sum(map(len, parts))
+    with journal.open("ab") as stream, _measures(bundle, images, done) as measures:
+        while done < n:
+            found = list(islice(measures, _AT_ONCE))
+            stream.write(json.dumps(found).encode() + b"\n")
+            stream.flush()
             # As columns: a million records would fill the memory.
-            parts.append(pd.DataFrame(list(islice(measures, _AT_ONCE))))
-            done = start + len(parts[-1])
+            parts.append(pd.DataFrame(found))
+            done += len(found)
             report(done / n, f"Measured {done:,} of {n:,}")
             if done < n and should_stop():
                 raise RunStateError(
-                    f"measuring was stopped at {done:,} of {n:,}; it begins anew when it is asked "
-                    "for again"
+                    f"measuring was stopped at {done:,} of {n:,}; it goes on there when it is "
+                    "asked for again"
                 )
-    table = pd.concat(parts, ignore_index=True)
+
+
+def _done(journal: Path) -> list[pd.DataFrame]:
+    """Return the parts that a journal has whole, and cut off what comes after them."""
+    parts, whole = [], 0
+    if journal.exists():
+        with journal.open("rb") as stream, suppress(ValueError):
+            for line in stream:
+                if not line.endswith(b"\n"):
+                    break
+                parts.append(pd.DataFrame(json.loads(line)))
+                whole += len(line)
+        os.truncate(journal, whole)
+    return parts
+
+
+@contextmanager
+def _alone(file: Path, bundle: Bundle) -> Iterator[None]:
+    """Keep other processes from measuring the same.
+
+    Raises:
+        RunStateError: If one does.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(file.with_name(f".{file.stem}.lock"), timeout=0):
+            yield
+    except Timeout:
+        raise RunStateError(
+            f"another process measures the inputs of bundle '{bundle.name}'; wait until it is done "
+            "or stop it"
+        ) from None
+
+
+def _note(table: pd.DataFrame, reason: str) -> str:
+    """Return a sentence on what was measured, "" if that needs none."""
     note = (
         f"The thumbnails of at most {THUMBNAIL_SIZE} pixels were measured, without sharpness and "
         f"size, since the images themselves cannot be read: {reason}. 'gsr scan' tries them again."
@@ -123,18 +196,15 @@ def measure_inputs(
     )
     if unread := int(table.isna().all(axis=1).sum()):
         note = f"{note} {unread:,} inputs could not be read and have no values.".strip()
-    table.attrs |= {NOTE: note, _THUMBNAILS: bool(reason)}
-    workspace.measured.mkdir(parents=True, exist_ok=True)
-    file = measured_file(workspace, bundle)
-    with disk_full("what was measured"), replace_file(file) as temporary:
-        table.to_parquet(temporary, index=False)
-    return table
+    return note
 
 
 @contextmanager
-def _measures(bundle: Bundle, images: Inputs | None) -> Iterator[Iterator[dict[str, Value]]]:
-    """Yield the properties of each row in order, without any where it is unreadable."""
-    rows = range(len(bundle))
+def _measures(
+    bundle: Bundle, images: Inputs | None, start: int
+) -> Iterator[Iterator[dict[str, Value]]]:
+    """Yield the properties of each row from one on, without any where it is unreadable."""
+    rows = range(start, len(bundle))
     if not bundle.has_images:
         yield map(_reader(_texts_of(bundle), _of_text), rows)
         return

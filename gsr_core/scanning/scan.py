@@ -25,7 +25,7 @@ import numpy as np
 import pandas as pd
 
 from gsr_core.comparing.mcnemar import LEVEL, holm
-from gsr_core.data.bundle import Bundle
+from gsr_core.data.bundle import Bundle, check_split
 from gsr_core.errors import BundleError, SettingError
 from gsr_core.plain import records
 from gsr_core.runs.samples import keep_scores
@@ -44,6 +44,10 @@ worse on one side; associated with the class; neither beyond chance."""
 
 _ALIKE = 0.5
 """Cramér's V from which one attribute says much of what another does."""
+_SAME = 0.95
+"""Correlation from which two sides hold the same rows but for a few."""
+_NAMEABLE = ("attribute", "column", "phrase", "measured")
+"""Sources, from what people can name best: `colour` says more than `contrast > 0.11`."""
 _MOST_ALIKE = 30
 """Attributes that are held against each other."""
 _OF_PHRASES = (
@@ -67,8 +71,10 @@ class Scan:
             association (V) with low and high, p and p_holm; side, the one that most goes with a
             class, of which `goes with` is the number, `share` is its part of the side's rows and
             `usual` of all rows;
-            verdict, one of `VERDICTS`; alike, the one above it with a verdict that tells most of
-            the same, and alike_v, Cramér's V of the two, if that is half or more. Of a run also the
+            verdict, one of `VERDICTS`; alike, one above it with a verdict that tells much of the
+            same, and alike_v, Cramér's V of the two, if that is half or more: of those that mark
+            the same rows all name the first, which is an attribute or a column where there is one,
+            else a phrase, else measured. Of a run also the
             gap that says most: gap_side, y, n_with, n_without, accuracy_with, accuracy_without,
             delta, delta_low, delta_high, gap_p_holm and taken_for as in `gaps.find_gaps`.
         gaps: One row a candidate, side and class, columns of `gaps.find_gaps`, p_holm, and lean:
@@ -197,7 +203,7 @@ def scan(
         gaps["lean"] = _leans_of(gaps, looked_at, tables)
     by_name = {each.name: each for each in looked_at}
     table = _judged(table, gaps)
-    table = table.join(_alike(table, by_name, learnt))
+    table = _together(table, by_name, learnt)
     notes = [] if measured is None else [str(measured.attrs.get(NOTE, ""))]
     # Where p cannot fall below what Holm's correction asks, silence would look like an answer.
     if dumb := sum(most_draws(counts) < len(looked_at) / LEVEL for counts in tables):
@@ -232,11 +238,7 @@ def check_run(run: Run, bundle: Bundle, split: str) -> None:
             f"run '{run.run_id}' is of bundle '{run.config.bundle}', or of what it was before, not "
             f"of '{bundle.name}' as it is; give a run of this bundle ('gsr runs')"
         )
-    if split not in bundle.manifest.split_sizes:
-        raise SettingError(
-            f"split is '{split}'; bundle '{bundle.name}' has "
-            f"{', '.join(bundle.manifest.split_sizes)}"
-        )
+    check_split(bundle, split)
     run.kept_head()
 
 
@@ -303,18 +305,70 @@ def _crossed(one: np.ndarray, other: np.ndarray, shape: tuple[int, int]) -> np.n
     return np.bincount(place, minlength=int(np.prod(shape))).reshape(shape)
 
 
-def _alike(table: pd.DataFrame, by_name: dict[str, Candidate], rows: np.ndarray) -> pd.DataFrame:
-    """Return alike and alike_v of each row of the ranked table."""
-    named = [by_name[name] for name in table.loc[table["verdict"] != "", "attribute"]]
-    found: list[tuple[str, float]] = [("", np.nan)] * len(table)
-    for place, each in enumerate(named[:_MOST_ALIKE]):
-        for above in named[:place]:
-            counts = _crossed(each.codes[rows], above.codes[rows], (each.n_cells, above.n_cells))
-            counts = counts[counts.any(axis=1)][:, counts.any(axis=0)]
-            both = float(cramers_v(counts)) if min(counts.shape) > 1 else 0.0
-            if both >= max(_ALIKE, np.nan_to_num(found[place][1])):
-                found[place] = (above.name, both)
-    return pd.DataFrame(found, columns=["alike", "alike_v"])
+def _together(table: pd.DataFrame, by_name: dict[str, Candidate], rows: np.ndarray) -> pd.DataFrame:
+    """Put what marks the same rows together in the ranked table, and add alike and alike_v.
+
+    Of candidates of one verdict whose sides hold nearly the same rows, the one that people can name
+    best takes the first place of all; the others follow it and are like it. What leads so is held
+    against what leads above it, and first against what is like nothing itself.
+    """
+    count = min(int((table["verdict"] != "").sum()), _MOST_ALIKE)
+    ranked = table.head(count).to_dict("records")
+    named = [by_name[row["attribute"]] for row in ranked]
+    marked = [_marked(row, each) for row, each in zip(ranked, named, strict=True)]
+
+    def nearest(place: int, others: Sequence[int]) -> tuple[int, float] | None:
+        found = [(other, _likeness(named[place], named[other], rows)) for other in others]
+        found = [each for each in found if each[1] >= _ALIKE]
+        return max(found, key=lambda each: each[1], default=None)
+
+    families: list[list[int]] = []
+    for place, row in enumerate(ranked):
+        own = [
+            family
+            for family in families
+            if ranked[family[0]]["verdict"] == row["verdict"]
+            and _phi(marked[place], marked[family[0]]) >= _SAME
+            and nearest(place, family[:1])
+        ]
+        own[0].append(place) if own else families.append([place])
+    families = [
+        sorted(family, key=lambda place: _NAMEABLE.index(named[place].source))
+        for family in families
+    ]
+    like: dict[int, tuple[int, float] | None] = {}
+    for number, (first, *others) in enumerate(families):
+        above = [each[0] for each in families[:number]]
+        alone = [each for each in above if like[each] is None]
+        like[first] = nearest(first, alone) or nearest(first, above)
+        like |= {each: nearest(each, [first]) for each in others}
+    order = [place for family in families for place in family]
+    told = [like[place] for place in order]
+    rest = len(table) - count
+    table = table.iloc[[*order, *range(count, len(table))]].reset_index(drop=True)
+    table["alike"] = [named[each[0]].name if each else "" for each in told] + [""] * rest
+    table["alike_v"] = [each[1] if each else np.nan for each in told] + [np.nan] * rest
+    return table
+
+
+def _marked(row: dict[Any, Any], candidate: Candidate) -> np.ndarray:
+    """Return (n,) bool: the rows on the side of a candidate that its verdict is of."""
+    name = row["gap_side"] if row["verdict"] in VERDICTS[:2] else row["side"]
+    return candidate.inside(next(each for each in candidate.sides if each.name == name))
+
+
+def _phi(one: np.ndarray, other: np.ndarray) -> float:
+    """Return how far two sets of rows are the same, or what the other leaves out; from 0 to 1."""
+    n, a, b = len(one), int(one.sum()), int(other.sum())
+    spread = float(a * (n - a)) * float(b * (n - b))
+    return abs(n * int((one & other).sum()) - a * b) / spread**0.5 if spread else 0.0
+
+
+def _likeness(one: Candidate, other: Candidate, rows: np.ndarray) -> float:
+    """Return Cramér's V of two candidates on some rows."""
+    counts = _crossed(one.codes[rows], other.codes[rows], (one.n_cells, other.n_cells))
+    counts = counts[counts.any(axis=1)][:, counts.any(axis=0)]
+    return float(cramers_v(counts)) if min(counts.shape) > 1 else 0.0
 
 
 def _leans(counts: np.ndarray, cells: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import plotly.graph_objects as go
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from gsr_core.data.bundle import Bundle
 from gsr_core.data.groups import UNKNOWN
@@ -25,10 +26,13 @@ __all__ = [
     "show_cautions",
     "show_error",
     "show_rows",
+    "side_by_side",
     "single_group",
 ]
 
 _MOST_CAUTIONS = 3
+_HALF = 520
+"""Pixels that half of a page needs, for a chart with its legend or a table."""
 CONFIG = {"displaylogo": False, "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"]}
 
 
@@ -43,6 +47,12 @@ def show(figure: go.Figure, *, key: str, alt: str) -> None:
     # Streamlit puts its own inks over the template in the browser, so that a switch between
     # light and dark needs no rerun.
     st.plotly_chart(theme.finish(figure), theme="streamlit", key=key, alt=alt, config=CONFIG)
+
+
+def side_by_side() -> tuple[DeltaGenerator, DeltaGenerator]:
+    """Return two places beside each other; in a narrow window, the second is below the first."""
+    both = st.grid(2, min_column_width=_HALF, gap=("medium", "large"))
+    return both.cell(), both.cell()
 
 
 def show_rows(data: Any, **arguments: Any) -> Any:

@@ -40,6 +40,8 @@ __all__ = [
 
 _AVERAGES = {"mean_accuracy": "mean accuracy", "adjusted_accuracy": "adjusted average accuracy"}
 _AT_FIRST = 6
+_BUDGET = 95
+"""Pixels of the bar of labels, so that a window of 1,024 has room for what training reads."""
 _SEEDS = 5
 """Seeds that a comparison should have, as in the literature."""
 _ERROR_BARS = (
@@ -206,15 +208,16 @@ def show_table(compared: list[Entry], table: pd.DataFrame, bundle: Bundle) -> No
             "its accuracy": st.column_config.NumberColumn("worst-group accuracy", format="percent"),
             "± sd": share,
             "label budget": st.column_config.ProgressColumn(
+                width=_BUDGET,
                 format="%d",
                 min_value=0,
                 max_value=most,
-                help="Rows whose group labels were read, to train or to choose the step.",
+                help="Samples whose group labels were read, to train or to choose the step.",
             ),
             "mean": share,
             "adjusted": share,
             "trained with": st.column_config.Column(
-                help="The rows whose group labels the training read."
+                help="The samples whose group labels the training read."
             ),
             "seconds": st.column_config.NumberColumn(format="%.1f", help="Mean over seeds."),
         },

@@ -22,7 +22,15 @@ from gsr_core.methods.registry import METHODS
 from gsr_core.runs.store import Run
 from gsr_core.runs.summary import run_label
 from gsr_core.views import navigation as nav
-from gsr_core.views.charts import colours_of, plain, sentence, show, show_rows, single_group
+from gsr_core.views.charts import (
+    colours_of,
+    plain,
+    sentence,
+    show,
+    show_rows,
+    side_by_side,
+    single_group,
+)
 from gsr_core.views.loading import load_bootstrap, load_samples
 from gsr_core.views.slices import choose_slice, within
 
@@ -88,7 +96,7 @@ def differences(
     drawn = {entry.label: load_bootstrap(entry, reference, bundle) for entry in others}
     worst = judged(table, reference, drawn)
     beside = judged(table, reference, drawn, average)
-    left, right = st.columns(2, gap="large")
+    left, right = side_by_side()
     with left:
         points = seed_differences(table, reference.label)
         figure = paired_differences(worst, points, reference=reference.label)
@@ -193,7 +201,7 @@ def fixed_and_broken(bundle: Bundle, compared: list[Entry], reference: Entry, be
         f"{plain(run_label(two))}, both of seed {two.config.seed}"
         f"{'' if one.config.seed == two.config.seed else f' and {one.config.seed}'}. Broken: the "
         "other way round. A count opens its samples. The verdict is McNemar's exact test on these "
-        "rows, p corrected for all groups (Holm); it says nothing of another seed. So many "
+        "samples, p corrected for all groups (Holm); it says nothing of another seed. So many "
         "samples as it needs would tell such a difference from chance four times in five. "
         "Too few changed: not even if all of them had changed the same way."
     )

@@ -20,11 +20,11 @@ _WHAT = (
 )
 _SPLITS = {
     "train": "what the network was trained on; it carries weights only if there is no heldout",
-    "heldout": "rows that the network never saw: each gets a weight, and the new last layer is "
+    "heldout": "samples that the network never saw: each gets a weight, and the new last layer is "
     "fitted to them. They need no group labels",
     "target": "a small set with group labels: it drives the weights",
-    "val": "rows with group labels that only choose: the step to keep, the settings of a sweep",
-    "test": "rows with group labels that only report: nothing is chosen by them",
+    "val": "samples with group labels that only choose: the step to keep, the settings of a sweep",
+    "test": "samples with group labels that only report: nothing is chosen by them",
 }
 _MORE = {
     "data": "Your data: files, columns, networks",

@@ -22,6 +22,8 @@ from gsr_core.views.session import is_active
 
 __all__ = ["job_panel"]
 
+_LABEL = 220
+"""Pixels of a run's label in the table, so that its numbers have room beside it."""
 _POLL = 0.5
 """Seconds between two looks at a run that computes."""
 
@@ -177,6 +179,9 @@ def _table(runs: list[Run]) -> None:
     show_rows(
         rows,
         column_config={
+            "run": st.column_config.Column(
+                width=_LABEL, pinned=True, help="A double click shows a long one whole."
+            ),
             "worst group, test": shares,
             "mean, test": shares,
             "seconds": st.column_config.NumberColumn(format="%.1f"),

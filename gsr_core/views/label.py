@@ -298,9 +298,9 @@ def _progress(bundle: Bundle, run: Run) -> None:
     if most["more"]:
         st.caption(
             f"{plain(most['group'])} lacks most: +5 points can be told from chance there (5 %, "
-            f"power 80 %) with {most['needed']:,} rows of test, {most['more']:,} more than it has. "
-            "That is the most it can take, since heads of the same features err on the same rows. "
-            "Answers in random order count here: they may become test."
+            f"power 80 %) with {most['needed']:,} samples of test, {most['more']:,} more than it "
+            "has. That is the most it can take, since heads of the same features err on the same "
+            "ones. Answers in random order count here: they may become test."
         )
     else:
         st.caption("In every group, +5 points can be told from chance (5 %, power 80 %).")

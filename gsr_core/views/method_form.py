@@ -147,8 +147,8 @@ def _seen_groups(
         "Groups the method sees",
         list(choices),
         index=list(choices).index(start) if start in choices else 0,
-        help="Of the rows that it trains with and of val, by which it chooses a step. Every run is "
-        "judged by the groups of the bundle.",
+        help="Of the samples that it trains with and of val, by which it chooses a step. Every run "
+        "is judged by the groups of the bundle.",
         key=f"{form} seen groups {bundle.name}",
         persist_state="session",
     )

@@ -13,7 +13,6 @@ import streamlit as st
 from gsr_core.comparing.changes import shared_run
 from gsr_core.comparing.entries import Entry
 from gsr_core.comparing.radar import Radar
-from gsr_core.curation.slices import save_slice
 from gsr_core.curation.subsets import Subset
 from gsr_core.data.bundle import Bundle
 from gsr_core.errors import GsrError
@@ -22,8 +21,7 @@ from gsr_core.runs.store import Run
 from gsr_core.views.charts import percent, plain, show, show_error, show_rows
 from gsr_core.views.compare_pairs import count_link
 from gsr_core.views.loading import load_radar, load_reliance
-from gsr_core.views.session import workspace
-from gsr_core.views.slices import slices_of
+from gsr_core.views.slices import offered_slice, slices_of
 
 __all__ = ["what_broke", "what_it_leans_on"]
 
@@ -91,7 +89,7 @@ def _place(bundle: Bundle, subset: Subset) -> tuple[str, str | None]:
     """Return the group and the set of samples by which Samples finds a subset."""
     if subset.kind == "group":
         return subset.name, None
-    return "", save_slice(workspace(), bundle, subset.rows)
+    return "", offered_slice(bundle, subset.rows)
 
 
 def _all(found: Radar) -> None:

@@ -13,7 +13,6 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from gsr_core.curation.slices import save_slice
 from gsr_core.data.bundle import Bundle, bundle_reference
 from gsr_core.errors import GsrError
 from gsr_core.figures.compare import group_dots
@@ -36,11 +35,14 @@ from gsr_core.views.job_watch import needed_job, state_of
 from gsr_core.views.loading import load_phrase_similarities, load_properties, load_scan
 from gsr_core.views.phrases import takes_phrases
 from gsr_core.views.session import workspace
+from gsr_core.views.slices import offered_slice
 
 __all__ = ["scan_for_shortcuts"]
 
 _SHOWN = 6
 """Attributes that are shown with links; the tables below have all."""
+_LABEL = 48
+"""Characters of a name in the chart, which is as wide as the page."""
 _EVERY = "every value"
 _WORDS = "phrases of a scan"
 """Key of the session: by the bundle's digest, the vocabulary that a scan looks at too."""
@@ -81,6 +83,12 @@ def scan_for_shortcuts(run: Run, split: str, bundle: Bundle) -> None:
     if len(shown):
         _gaps(found, shown, split)
         _rows(bundle, run, split, found, shown.to_dict("records"), make)
+        if any(found.looked_at[name].numeric for name in shown["attribute"]):
+            st.caption(
+                "Numbers are cut at their median and at their lowest and highest quarter; > and ≤ "
+                "say which. What goes with the class and where accuracy changes most need not be "
+                "cut at the same number."
+            )
     with st.container(horizontal=True):
         _make_groups(bundle, found, make)
         if takes_phrases(bundle):
@@ -173,7 +181,11 @@ def _gaps(found: Scan, shown: pd.DataFrame, split: str) -> None:
             part = {"group": name, "label": label, "accuracy": accuracy}
             parts.append({**part, "low": float(low), "high": float(high)})
     show(
-        group_dots(pd.DataFrame(parts), measure=f"accuracy on {split}, with 95 % interval"),
+        group_dots(
+            pd.DataFrame(parts),
+            measure=f"accuracy on {split}, with 95 % interval",
+            width=_LABEL,
+        ),
         key="gaps",
         alt="Accuracy of a class with each attribute and without it.",
     )
@@ -233,7 +245,7 @@ def _rows(
                         run=run.run_id,
                         split=split,
                         y=y,
-                        slice=save_slice(workspace(), bundle, rows),
+                        slice=offered_slice(bundle, rows),
                         sort="highest loss",
                         **dict.fromkeys(("group", "prediction", "changed", "sample")),
                     )

@@ -21,6 +21,7 @@ from gsr_core.curation.slices import (
     load_slice,
     name_slice,
     save_slice,
+    slice_key,
 )
 from gsr_core.curation.tables import ENDINGS, encode_table
 from gsr_core.data.bundle import Bundle
@@ -39,6 +40,7 @@ __all__ = [
     "choose_slice",
     "downloads",
     "flags_of",
+    "offered_slice",
     "open_in_samples",
     "report_change",
     "save_and_flag",
@@ -48,6 +50,9 @@ __all__ = [
 
 FLAGGED = "flagged"
 """In the URL, what stands for all flagged samples in place of a slice's key."""
+
+_MOST_OFFERED = 500
+"""Sets that are held for links."""
 
 NO_SLICE = (
     "No slice is saved on this bundle yet. Slices come from the Map (a lasso, a cluster) and from "
@@ -103,6 +108,8 @@ def choose_slice(bundle: Bundle) -> SliceChoice | None:
         rows[each.key] = each.rows
     if key and key not in rows:
         selection = load_slice(workspace(), bundle, key)
+        if selection is None:
+            selection = _take(bundle, key)
         if selection is not None:
             st.button(
                 f"{len(selection):,} selected",
@@ -122,6 +129,41 @@ def choose_slice(bundle: Bundle) -> SliceChoice | None:
     )
     label = {FLAGGED: "the flagged samples"}.get(chosen, names.get(chosen, ""))
     return SliceChoice(chosen, label, rows[chosen]) if chosen else None
+
+
+@st.cache_resource(show_spinner=False)
+def _offered() -> dict[str, np.ndarray]:
+    """Return the sets that pages have links to, by key, a bit a sample; for all windows."""
+    return {}
+
+
+def offered_slice(bundle: Bundle, rows: np.ndarray) -> str:
+    """Return the key of a set for a link, by which it is written down only if that is opened.
+
+    Args:
+        bundle: The data.
+        rows: (q,) positions in the bundle.
+    """
+    inside = np.zeros(len(bundle), dtype=bool)
+    inside[rows] = True
+    key, offered = slice_key(bundle, np.flatnonzero(inside)), _offered()
+    offered.pop(key, None)  # The newest are last.
+    offered[key] = np.packbits(inside)
+    for old in list(offered)[:-_MOST_OFFERED]:
+        offered.pop(old, None)
+    return key
+
+
+def _take(bundle: Bundle, key: str) -> np.ndarray | None:
+    """Write down the set whose link was opened and return its positions; None if there is none."""
+    packed = _offered().get(key)
+    if packed is None or len(packed) != -(-len(bundle) // 8):
+        return None
+    rows = np.flatnonzero(np.unpackbits(packed, count=len(bundle)))
+    if slice_key(bundle, rows) != key:
+        return None  # It is of another bundle.
+    save_slice(workspace(), bundle, rows)
+    return rows
 
 
 def within(table: pd.DataFrame, chosen: SliceChoice | None) -> pd.DataFrame:

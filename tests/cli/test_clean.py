@@ -10,12 +10,15 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
+import gsr_core as gsr
 from gsr_core.cleaning import free, leftovers
 from gsr_core.data import bundle_writing
-from gsr_core.data.bundle import list_bundles
+from gsr_core.data.bundle import list_bundles, open_bundle
 from gsr_core.errors import BundleError
 from gsr_core.files import is_free, new_directory
+from gsr_core.runs.removal import delete_bundle
 from gsr_core.runs.store import list_runs
+from gsr_core.scanning.measured import measured_file
 from tests.tiny import *  # noqa: F403
 
 WRITING = """
@@ -147,3 +150,78 @@ def test_a_lock_is_free_once_its_holder_is_gone(tmp_path):
         assert not is_free(temporary.with_suffix(".lock"))
     assert not is_free(temporary.with_suffix(".lock"))
     assert hidden(tmp_path) == []
+
+
+# What is kept of bundles -----------------------------------------------------------------------
+
+
+def old(*files):
+    for file in files:
+        os.utime(file, (time.time() - 3600,) * 2)
+
+
+@pytest.fixture
+def texts(workspace, write):
+    """Bundle `texts`, measured."""
+    samples = open_bundle(workspace, "tiny").samples.assign(text="a text")
+    bundle = write(workspace, "texts", samples=samples)
+    gsr.measure_inputs(workspace, bundle)
+    return bundle
+
+
+def test_what_was_measured_stays_as_long_as_a_bundle_has_the_inputs(workspace, texts, write):
+    file = measured_file(workspace, texts)
+    write(workspace, "again", samples=texts.samples.drop(columns="colour"), seed=1)
+    old(file)
+    assert leftovers(workspace) == []
+    delete_bundle(workspace, "texts")
+    assert leftovers(workspace) == []
+    # Set aside for a new one that never came, it is put back.
+    os.rename(workspace.bundles / "again", workspace.bundles / ".again.01234567.old")
+    assert free(workspace) == []
+    assert file.exists()
+    delete_bundle(workspace, "again")
+    (left,) = leftovers(workspace)
+    assert (left.path, left.size) == (file, file.stat().st_size)
+    assert "a scan would measure them" in left.what
+    assert file.exists()
+    with FileLock(file.with_name(f".{file.stem}.lock")):
+        assert free(workspace) == []
+    os.utime(file)
+    assert free(workspace) == []  # It may be a scan's of a bundle elsewhere, under way.
+    old(file)
+    assert free(workspace) == [left]
+    assert not file.exists()
+
+
+def test_what_a_stopped_measurement_kept_stays_as_long_as_it_can_go_on(workspace, texts):
+    file = measured_file(workspace, texts)
+    file.unlink()
+    journal = file.with_suffix(".inputs.jsonl")
+    journal.write_bytes(b"[]\n")
+    old(journal)
+    assert leftovers(workspace) == []
+    delete_bundle(workspace, "texts")
+    assert [each.path for each in free(workspace)] == [journal]
+
+
+def test_nothing_that_was_measured_goes_while_a_bundle_cannot_be_read(workspace, texts, write):
+    file = measured_file(workspace, texts)
+    old(file)
+    samples = texts.path / "samples.parquet"
+    hidden = samples.rename(workspace.root / "samples.parquet")
+    assert list_bundles(workspace) == [open_bundle(workspace, "tiny")]
+    assert free(workspace) == []
+    hidden.rename(samples)
+    assert free(workspace) == []
+    assert gsr.measure_inputs(workspace, texts) is not None
+
+
+def test_half_of_a_table_that_a_killed_scan_wrote_goes_a_day_later(workspace, texts):
+    file = measured_file(workspace, texts)
+    half = file.with_name(f".{file.name}.01234567.tmp")
+    half.write_bytes(bytes(100))
+    assert leftovers(workspace) == []
+    os.utime(half, (time.time() - 2 * 24 * 3600,) * 2)
+    assert [each.path for each in free(workspace)] == [half]
+    assert file.exists()

@@ -105,6 +105,23 @@ def test_group_dots_have_one_trace_a_run_and_one_row_a_group(groups):
     figure.to_json()
 
 
+def test_labels_have_the_room_that_a_chart_gives_and_tell_what_differs():
+    groups = [f"mean brightness of the border > 0.{n}1234, class seven" for n in range(3)]
+    labels = [f"GSR · l2 0.01 · lr {lr} · temperature 0.5" for lr in (0.1, 0.2)]
+    table = pd.DataFrame(
+        [(label, group, 0.8, 0.75, 0.84) for label in labels for group in groups],
+        columns=["label", "group", "accuracy", "low", "high"],
+    )
+    for width in (26, 60):
+        figure = compare.group_dots(table, width=width)
+        assert len(set(figure.layout.yaxis.ticktext)) == 3
+        assert len({trace.name for trace in figure.data}) == 2
+    assert list(figure.layout.yaxis.ticktext) == groups
+    assert figure.layout.margin.l > compare.group_dots(table).layout.margin.l
+    worst = runs().iloc[:2].assign(label=labels, worst=0.9, average=0.95)
+    assert len({t.name for t in compare.worst_against_average(worst).data if t.customdata}) == 2
+
+
 def test_the_seeds_of_a_dot_lie_in_its_row():
     table = pd.DataFrame(
         [(run, f"g{g}", 0.8, 0.75, 0.84) for run in ("ERM", "GSR") for g in range(3)],

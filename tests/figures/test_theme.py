@@ -85,6 +85,18 @@ def test_short_keeps_both_ends():
     assert cut.endswith("bbb")
 
 
+def test_two_names_never_look_the_same_once_cut():
+    names = [f"GSR · l2 0.01 · lr {lr} · temperature 0.5 · steps 1000" for lr in (0.1, 0.2)]
+    assert len({theme.short(name) for name in names}) == 1
+    cut = theme.shortened([*names, "ERM"])
+    assert len(set(cut)) == 3
+    assert max(map(len, cut)) < len(names[0])
+    assert theme.shortened(names, 60) == names
+    # The same twice is no reason to say all of it.
+    assert theme.shortened([names[0], names[0]]) == [theme.short(names[0])] * 2
+    assert theme.named_rows(names)["ticktext"] == theme.shortened(names)
+
+
 @pytest.mark.parametrize("values", [[0.5], [0.0], [1.0], [0.1, 0.9], [np.nan], []])
 def test_a_fraction_range_holds_the_values_and_is_not_tiny(values):
     low, high = theme.fraction_range(values)

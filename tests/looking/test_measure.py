@@ -434,7 +434,7 @@ def test_the_command_says_what_the_library_does(place, before, after, call, monk
     [
         ([], "columns with boxes or masks are object, background, mask: name one"),
         (["--region", "colour"], "the data has no column 'colour'"),
-        (["--split", "train"], "no split 'train'; choose one of its splits: heldout, target, val"),
+        (["--split", "train"], "no split 'train'; its splits are heldout, target, val"),
         (["--sample", "nobody"], "there is no sample 'nobody' in bundle 'halves'"),
         (["--sample", "a", "--region", "object"], "leave one of them out"),
         (["--device", "tpu"], "device 'tpu' is not a device name"),

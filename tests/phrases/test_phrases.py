@@ -1,16 +1,20 @@
 """Phrases: embeddings, search, groups and words, on a small network trained here."""
 
 import json
+import os
 import shutil
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 
 from gsr_core import captioned
 from gsr_core.captioned import captioned_digits, captions_of, seed_of
+from gsr_core.cleaning import free, leftovers
 from gsr_core.clusterings.compute import compute_clustering
 from gsr_core.clusterings.request import request_clustering
 from gsr_core.curation.slices import find_slice, name_slice
@@ -23,7 +27,7 @@ from gsr_core.ingest.importing import import_data
 from gsr_core.ingest.plan import make_plan
 from gsr_core.ingest.text_side import check_phrases, text_side_of
 from gsr_core.phrases import embed
-from gsr_core.phrases.embed import embed_phrases
+from gsr_core.phrases.embed import embed_phrases, phrases_file
 from gsr_core.phrases.groups import nearest_phrases, phrases_as_bundle
 from gsr_core.phrases.search import search, similarities
 from gsr_core.phrases.vocabulary import (
@@ -129,6 +133,21 @@ def test_damaged_embeddings_are_computed_again(tmp_path, digits):
         file.write_bytes(damaged)
         np.testing.assert_array_equal(embed_phrases(place, digits, ["red", "green"]), first)
         assert file.read_bytes() == whole
+
+
+def test_embeddings_stay_as_long_as_a_bundle_has_their_network(tmp_path, digits):
+    place = Workspace(tmp_path)
+    copy = place.bundles / digits.name
+    shutil.copytree(digits.path, copy)
+    embed_phrases(place, digits, ["red"])
+    file = phrases_file(place, digits)
+    os.utime(file, (time.time() - 3600,) * 2)
+    assert leftovers(place) == []
+    shutil.rmtree(copy)
+    assert [each.path for each in leftovers(place)] == [file]
+    with FileLock(file.with_name(f".{file.stem}.lock")):
+        assert leftovers(place) == []
+    assert [each.path for each in free(place)] == [file]
 
 
 def test_processes_that_embed_at_once_lose_nothing(tmp_path):

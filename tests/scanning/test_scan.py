@@ -2,6 +2,8 @@
 
 import io
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -14,6 +16,7 @@ from gsr_core.data.groups import Group
 from gsr_core.errors import BundleError, RunStateError, SettingError
 from gsr_core.runs.samples import sample_table
 from gsr_core.scanning.measured import NOTE, load_measured, measured_file
+from gsr_core.workspace import Workspace
 from tests.squares import import_squares
 
 
@@ -195,6 +198,42 @@ def test_a_gap_that_may_be_chance_does_not_rank_above_an_association(predicting)
     assert found.table["attribute"].tolist() == ["strong", "weak"]
 
 
+def test_of_those_that_mark_the_same_rows_the_one_with_a_name_leads_and_all_are_like_it(predicting):
+    right, columns = planted(0, towards=True)
+    value = columns["planted"]
+    rng = np.random.default_rng(3)
+    bundle, run = predicting(right, {"colour": np.where(value == 1, "red", "green")})
+    almost = np.where(np.arange(1000) % 200 < 2, 1 - value, value)
+    measured = pd.DataFrame({"light": 3.0 * value, "hue": almost, "noise": rng.normal(size=1000)})
+    near = pd.DataFrame({"a red thing": value.astype(float)})
+    found = gsr.scan(bundle, run, measured=measured, phrases=near)
+    named = found.table[found.table["verdict"] != ""]
+    assert named["attribute"].tolist() == ["colour", "a red thing", "light", "hue"]
+    assert named["alike"].tolist() == ["", "colour", "colour", "colour"]
+    assert (named["alike_v"][1:] > 0.9).all()
+    # Without a name of the data, a phrase leads.
+    found = gsr.scan(bundle, run, measured=measured, phrases=near, without=["colour"])
+    assert found.table["attribute"].tolist()[:3] == ["a red thing", "light", "hue"]
+    assert found.table["alike"].tolist()[:3] == ["", "a red thing", "a red thing"]
+
+
+def test_what_is_like_the_first_is_not_said_to_be_like_another_that_is(predicting):
+    rng = np.random.default_rng(5)
+    y = np.tile([0, 1], 500)
+
+    def changed(column, share):
+        return np.where(rng.random(1000) < share, 1 - column, column)
+
+    first = changed(y, 0.05)
+    second = changed(first, 0.1)
+    third = changed(second, 0.06)
+    right = np.ones(1000, dtype=bool)
+    bundle, _ = predicting(right, {"first": first, "second": second, "third": third})
+    table = gsr.scan(bundle).table
+    assert table["attribute"][0] == "first"
+    assert table["alike"].tolist() == ["", "first", "first"]
+
+
 # What is measured ----------------------------------------------------------------------------
 
 
@@ -245,17 +284,7 @@ def test_images_that_are_back_are_measured_in_place_of_their_thumbnails(workspac
 
 
 def test_images_are_measured_once_and_kept_whole(workspace, pictured, monkeypatch):
-    asked = []
-
-    def stop():
-        asked.append(1)
-        return True
-
     monkeypatch.setattr("gsr_core.scanning.measured._AT_ONCE", 50)
-    with pytest.raises(RunStateError, match="measuring was stopped at 50 of 200"):
-        gsr.measure_inputs(workspace, pictured, should_stop=stop)
-    assert load_measured(workspace, pictured) is None
-    assert list(workspace.measured.glob("*")) == [] if workspace.measured.exists() else True
     steps = []
     first = gsr.measure_inputs(workspace, pictured, progress=lambda done, _: steps.append(done))
     assert steps == [0.25, 0.5, 0.75, 1.0]
@@ -264,6 +293,88 @@ def test_images_are_measured_once_and_kept_whole(workspace, pictured, monkeypatc
     pd.testing.assert_frame_equal(again, first)
     assert again.attrs == first.attrs
     assert os.stat(measured_file(workspace, pictured)).st_mtime_ns == stamp
+
+
+def kept(workspace):
+    """Names of what is there of measurements, but for locks."""
+    return sorted(each.name for each in workspace.measured.iterdir() if each.suffix != ".lock")
+
+
+@pytest.mark.parametrize("missing", [[199], range(50, 100), range(200)])
+def test_a_stopped_measurement_goes_on_to_the_same_table(
+    workspace, write, monkeypatch, tmp_path, missing
+):
+    images = [None if row in missing else picture((row, 20, 20)) for row in range(200)]
+    pictured = write(workspace, "pictured", thumbnails=images)
+    monkeypatch.setattr("gsr_core.scanning.measured._AT_ONCE", 50)
+    elsewhere = Workspace(tmp_path / "elsewhere")
+    whole = gsr.measure_inputs(elsewhere, pictured)
+    steps = []
+    for done in (50, 100):
+        with pytest.raises(RunStateError, match=f"stopped at {done} of 200; it goes on there"):
+            gsr.measure_inputs(
+                workspace,
+                pictured,
+                progress=lambda done, _: steps.append(done),
+                should_stop=lambda: True,
+            )
+        assert load_measured(workspace, pictured) is None
+    file = measured_file(workspace, pictured)
+    assert kept(workspace) == [f"{file.stem}.thumbnails.jsonl"]
+    found = gsr.measure_inputs(workspace, pictured, progress=lambda done, _: steps.append(done))
+    assert steps == [0.25, 0.5, 0.75, 1.0]
+    pd.testing.assert_frame_equal(found, whole, check_exact=True)
+    assert file.read_bytes() == measured_file(elsewhere, pictured).read_bytes()
+    assert kept(workspace) == [file.name]
+
+
+MEASURING = """
+import sys, time
+import gsr_core as gsr
+from gsr_core.scanning import measured
+
+def tell(done, text):
+    if done == 0.5:
+        print("half", flush=True)
+        time.sleep(600)
+
+measured._AT_ONCE = 50
+place = gsr.Workspace.at(sys.argv[1])
+gsr.measure_inputs(place, gsr.open_bundle(place, "texts"), progress=tell)
+"""
+
+
+def test_a_killed_measurement_goes_on_to_the_same_table(workspace, write, monkeypatch, tmp_path):
+    texts = [f"Text {'no' * (row % 3)} {row / 7}!" for row in range(200)]
+    samples = open_bundle(workspace, "tiny").samples.assign(text=texts)
+    bundle = write(workspace, "texts", samples=samples)
+    process = subprocess.Popen(
+        [sys.executable, "-c", MEASURING, str(workspace.root)], stdout=subprocess.PIPE
+    )
+    assert process.stdout.readline() == b"half\n"
+    with pytest.raises(
+        RunStateError, match="another process measures the inputs of bundle 'texts'"
+    ):
+        gsr.measure_inputs(workspace, bundle)
+    process.kill()
+    process.communicate()
+    (journal,) = workspace.measured.glob("*.jsonl")
+    # What is in the middle of being written is lost, whether its line has ended or not.
+    line = journal.read_bytes().splitlines(keepends=True)[0]
+    monkeypatch.setattr("gsr_core.scanning.measured._AT_ONCE", 50)
+    elsewhere = Workspace(tmp_path / "elsewhere")
+    whole = gsr.measure_inputs(elsewhere, bundle)
+    steps = []
+    for torn in (line[:-1], line[:99], line[:99] + b"\n" + line):
+        journal.write_bytes(line + torn)
+        steps.clear()
+        found = gsr.measure_inputs(workspace, bundle, progress=lambda done, _: steps.append(done))
+        assert steps == [0.5, 0.75, 1.0]
+        pd.testing.assert_frame_equal(found, whole, check_exact=True)
+        file = measured_file(workspace, bundle)
+        assert file.read_bytes() == measured_file(elsewhere, bundle).read_bytes()
+        assert kept(workspace) == [file.name]
+        file.unlink()
 
 
 def test_texts_are_measured_and_say_what_misleads(workspace, write):
@@ -385,7 +496,11 @@ def test_mistakes_are_told_in_a_sentence_and_leave_nothing(workspace, write, don
             lambda: gsr.scan(tiny, without=["color"]),
         ),
         (BundleError, "is of bundle 'tiny'", lambda: gsr.scan(other, run)),
-        (SettingError, "split is 'tset'", lambda: gsr.scan(tiny, run, split="tset")),
+        (
+            SettingError,
+            "bundle 'tiny' has no split 'tset'; its splits are train,",
+            lambda: gsr.scan(tiny, run, split="tset"),
+        ),
         (
             SettingError,
             "'colour' cannot tell rows apart: it has the one value 'red'",

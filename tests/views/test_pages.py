@@ -470,6 +470,23 @@ def test_each_group_has_a_verdict_beside_what_is_fixed_and_broken(workspace, gsr
     assert "McNemar's exact test" in words_of(page)
 
 
+def test_a_set_of_a_scan_is_written_down_only_when_it_is_opened(workspace, gsr_run):
+    (erm,) = [run.run_id for run in list_runs(workspace) if run.config.method == "erm"]
+    page = show("audit", run=erm, classifier=erm, split="test", closer="Shortcuts")
+    links = [each for each in page.get("page_link") if "slice=" in each.proto.query_string]
+    assert len(links) > 1
+    assert not list(workspace.slices.glob("*.npy"))
+    query = {name: value for name, (value,) in parse_qs(links[0].proto.query_string).items()}
+    said = show("samples", **query)
+    (written,) = workspace.slices.glob("*.npy")
+    assert written.stem == query["slice"]
+    (drop,) = [each for each in said.button if each.key == "drop slice"]
+    assert drop.label == f"{len(np.load(written)):,} selected"
+    # A look at what a repair broke leaves nothing either.
+    assert "is worse on" in words_of(show("compare"))
+    assert list(workspace.slices.glob("*.npy")) == [written]
+
+
 # Importing ----------------------------------------------------------------------------------
 
 
