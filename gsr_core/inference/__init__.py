@@ -13,5 +13,5 @@ WHERE = {
     "kmeans": "gsr_core.inference.kmeans:KmeansInference",
     "xrm": "gsr_core.inference.xrm:XRMInference",
 }
-"""Where the class of each inference is. SSA is left out, since it reads group labels. They stand here
-so that the command line lists them without torch."""
+"""Where the class of each inference is. SSA is left out, since it reads group labels. They stand
+here so that the command line lists them without torch."""
