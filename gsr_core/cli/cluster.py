@@ -9,6 +9,7 @@ import typer
 
 from gsr_core.cli import terminal
 from gsr_core.cli.terminal import DeviceOption, JsonOption, WorkspaceOption
+from gsr_core.inference import WHERE
 
 if TYPE_CHECKING:
     from gsr_core.clusterings.store import Clustering
@@ -23,10 +24,7 @@ def cluster(
     bundle: Annotated[str, typer.Argument(help="Name or directory.", show_default=False)],
     inference: Annotated[
         str,
-        typer.Option(
-            "--with",
-            help="How to infer groups: grasp, feasp, hdbscan, kmeans, spare, eiil or george.",
-        ),
+        typer.Option("--with", help=f"How to infer groups: {', '.join(WHERE)}."),
     ] = "grasp",
     settings: Annotated[
         list[str] | None,

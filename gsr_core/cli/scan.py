@@ -68,7 +68,7 @@ def scan(
         str,
         typer.Option(
             metavar="NAME",
-            help="Make a bundle of this name whose groups are the classes by --by.",
+            help="Only make a bundle of this name whose groups are the classes by --by.",
             show_default=False,
         ),
     ] = "",
@@ -106,10 +106,11 @@ def scan(
         near = phrase_similarities(place, opened, read_vocabulary(vocabulary))
     with terminal.progress(f"measuring {opened.name}") as report:
         measured = measure_inputs(place, opened, progress=report)
-    found = look(
-        opened, judged, measured=measured, phrases=near, split=split, without=without or ()
-    )
-    made = None
+    found = made = None
+    if as_json or not groups:
+        found = look(
+            opened, judged, measured=measured, phrases=near, split=split, without=without or ()
+        )
     if groups:
         made = groups_by(
             place,
@@ -121,16 +122,18 @@ def scan(
             phrases=near,
             overwrite=overwrite,
         )
-    if as_json:
+    if found is not None and as_json:
         about = {"bundle": opened.name, "run": None if judged is None else judged.run_id}
         if made is not None:
             about["made_bundle"] = made.name
         terminal.print_json({**about, "split": split, **found.record()})
         return
-    _report(opened.name, found, top, split, judged is not None)
+    if found is not None:
+        _report(opened.name, found, top, split, judged is not None)
     if made is not None:
         print(
-            f"bundle '{made.name}' has the groups {terminal.visible('; '.join(made.group_names))}"
+            f"bundle '{made.name}' has the groups {terminal.visible('; '.join(made.group_names))}; "
+            f"next: gsr run {made.name}"
         )
 
 

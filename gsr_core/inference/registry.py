@@ -4,34 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields
+from pkgutil import resolve_name
 from typing import Any
 
 from pydantic import ValidationError
 
 from gsr_core.errors import SettingError
+from gsr_core.inference import WHERE
 from gsr_core.inference.base import GroupInference
-from gsr_core.inference.eiil import EIILInference
-from gsr_core.inference.george import GeorgeInference
-from gsr_core.inference.grasp import FeaspInference, GraspInference
-from gsr_core.inference.hdbscan import HdbscanInference
-from gsr_core.inference.kmeans import KmeansInference
-from gsr_core.inference.spare import SpareInference
-from gsr_core.inference.xrm import XRMInference
 from gsr_core.settings import check_known, suggestion, what_is_wrong
 
 __all__ = ["INFERENCES", "make_inference"]
 
 INFERENCES: dict[str, type[GroupInference]] = {
-    "grasp": GraspInference,
-    "feasp": FeaspInference,
-    "spare": SpareInference,
-    "eiil": EIILInference,
-    "george": GeorgeInference,
-    "hdbscan": HdbscanInference,
-    "kmeans": KmeansInference,
-    "xrm": XRMInference,
+    name: resolve_name(where) for name, where in WHERE.items()
 }
-"""Those that read no group label at all, which leaves out SSA."""
+"""Those that read no group label at all."""
 
 
 def make_inference(name: str, values: Mapping[str, Any] | None = None) -> GroupInference:

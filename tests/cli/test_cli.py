@@ -13,6 +13,7 @@ import pytest
 
 from gsr_core.data.bundle import open_bundle
 from gsr_core.examples import SOURCE
+from gsr_core.inference.registry import INFERENCES
 from gsr_core.methods.gsr import GSR
 from gsr_core.progress import Status
 from gsr_core.runs.store import Run, create_run, list_runs
@@ -142,6 +143,11 @@ def test_every_command_has_help(gsr, command):
     outcome = gsr(*command.split(), "--help")
     assert outcome.code == 0
     assert "Usage: gsr " + command in outcome.out
+
+
+def test_the_inferences_that_help_lists_are_those_there_are(gsr):
+    said = " ".join(gsr("cluster", "--help").out.split())
+    assert f"How to infer groups: {', '.join(INFERENCES)}." in said
 
 
 def test_arrays_are_imported_and_listed(gsr, npz, workspace):

@@ -26,10 +26,19 @@ def test_a_scan_finds_the_attribute_and_makes_its_groups(gsr):
     assert colour["attribute"] == "colour"
     assert colour["goes with"] in ("cat", "dog")
     assert len(found["gaps"]) == 2
-    said = run("scan", "tiny", "--run", made["run_id"], "--by", "colour", "--groups", "new")
+    said = run("scan", "tiny", "--run", made["run_id"])
     assert "colour" in said.out
     assert "Cramér's V" in said.err
-    assert "bundle 'new' has the groups cat, green; cat, red" in said.out
+    said = run("scan", "tiny", "--by", "colour", "--groups", "new")
+    assert said.out == (
+        "bundle 'new' has the groups cat, green; cat, red; dog, green; dog, red; "
+        "next: gsr run new\n"
+    )
+    assert "Cramér's V" not in said.err
+    asked = ("scan", "tiny", "--by", "colour", "--groups", "new", "--overwrite", "--json")
+    told = json.loads(run(*asked).out)
+    assert told["made_bundle"] == "new"
+    assert told["attributes"][0]["attribute"] == "colour"
     assert open_bundle(workspace, "new").manifest.attributes == ["colour"]
 
 
