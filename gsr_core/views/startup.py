@@ -34,17 +34,18 @@ async def lifespan(app: st.App) -> AsyncIterator[None]:
     if not st.get_option("server.headless"):
         # The port is open by now: whoever comes early waits. A browser may take its time to start.
         loop.run_in_executor(None, webbrowser.open, where)
-    importing = asyncio.create_task(_import_libraries())
+    first = loop.run_in_executor(None, _import, "gsr_core.views.new_data")
+    rest = asyncio.create_task(_import_rest(first))
     yield
-    importing.cancel()
+    rest.cancel()
 
 
-async def _import_libraries() -> None:
-    """Import what pages need: that of the first, and some seconds later that of all."""
-    loop = asyncio.get_running_loop()
-    await loop.run_in_executor(None, _import, "gsr_core.views.new_data")
+async def _import_rest(first: asyncio.Future[None]) -> None:
+    """Import what all pages need, some seconds after what the first one needs."""
+    # A server that ends at once must not take that back.
+    await asyncio.shield(first)
     await asyncio.sleep(_FIRST_PAGE)
-    await loop.run_in_executor(None, _import, "gsr_core.views.loading")
+    await asyncio.get_running_loop().run_in_executor(None, _import, "gsr_core.views.loading")
 
 
 def _import(module: str) -> None:
