@@ -93,6 +93,10 @@ def scan(
         )
     if side and not by:
         terminal.fail("--side is of --by; name the attribute with --by, or leave --side out")
+    if without and groups and not as_json:
+        terminal.fail(
+            "--without is of the table, which is not printed with --groups; leave one of them out"
+        )
     place = terminal.open_workspace(workspace)
     opened = open_bundle(place, bundle)
     judged = open_run(place, run) if run else None

@@ -109,11 +109,14 @@ def _outcome(path: str, split: str, stamp: int) -> tuple[dict[str, float], pd.Da
 
 def load_samples(run: Run, split: str) -> pd.DataFrame:
     """Return `sample_table` of a run that has ended. Not to be changed."""
-    return _samples(str(run.path), split, _stamp(run.path / "head.safetensors"))
+    # `gsr influence` may add that of the kept step later.
+    influence = run.influence_file(run.state.best_step)
+    stamps = _stamp(run.head_file), _stamp(influence)
+    return _samples(str(run.path), split, stamps)
 
 
 @st.cache_resource(max_entries=16, show_spinner=False)
-def _samples(path: str, split: str, stamp: int) -> pd.DataFrame:
+def _samples(path: str, split: str, stamps: tuple[int, int]) -> pd.DataFrame:
     run = _run(path)
     return sample_table(run, split, load_bundle(run.config.bundle))
 

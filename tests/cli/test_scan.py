@@ -47,6 +47,10 @@ def test_a_scan_finds_the_attribute_and_makes_its_groups(gsr):
     [
         (["--by", "colour"], "--by and --groups go together"),
         (["--side", "red"], "--side is of --by"),
+        (
+            ["--by", "colour", "--groups", "new", "--without", "digit"],
+            "--without is of the table, which is not printed with --groups",
+        ),
         (["--run", "nobody"], "no run"),
         (["--without", "shape"], "has no attribute, column, property or phrase 'shape'"),
         (

@@ -46,7 +46,7 @@ from gsr_core.methods.base import (
 from gsr_core.methods.gsr import project
 from gsr_core.methods.gsr_variants import rescale
 from gsr_core.methods.network.base import NetworkMethod
-from gsr_core.methods.network.influence import Lever
+from gsr_core.methods.network.influence import group_gradients, weighted_objective
 from gsr_core.methods.network.loop import Epoch
 
 if TYPE_CHECKING:
@@ -148,7 +148,8 @@ class NetworkGSR(NetworkMethod, ABC):
         signal = losses @ mean_shares(target.groups.cpu(), losses)
         gamma = (loop.kept["gamma"] + signal / self.temperature).log_softmax(dim=0)
 
-        engine, rows, by_group = Lever.of(loop, weight)
+        engine, rows = weighted_objective(loop, weight)
+        by_group = group_gradients(loop, engine)
         right = by_group @ gamma.exp().to(by_group)
         start = loop.kept.get("solution")
         start = start.to(right) if start is not None and start.shape == right.shape else None

@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import count
 from math import ceil
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -24,55 +25,51 @@ if TYPE_CHECKING:
     from gsr_core.curvature.solving import Solve
     from gsr_core.methods.network.loop import Loop
 
-__all__ = ["Lever", "network_influence"]
+__all__ = ["group_gradients", "network_influence", "weighted_objective"]
+
+_AT_ONCE = 2**28
+"""Numbers that an array over parameters and groups may have; a solve holds several of them."""
 
 
-class Lever(NamedTuple):
-    """What the weights of rows and the losses of groups are held against each other by.
+def weighted_objective(
+    loop: Loop, weight: Tensor, *, at_a_pass: Callable[[], object] = lambda: None
+) -> tuple[Curvature, ReadBatches]:
+    """Return the objective of a loop's network under weights, and what begins a pass over its rows.
 
-    Attributes:
-        engine: The network's objective under the weights.
-        rows: Begins a pass over the trained rows.
-        by_group: (P, m) gradient of each group's mean loss on target.
+    Args:
+        loop: Where training stands.
+        weight: (n,) of the trained rows, with the sum one.
+        at_a_pass: Called when a pass begins.
     """
+    # Here, not on top: whoever lists the methods need not load what differentiates networks.
+    from gsr_core.curvature.engine import Curvature
 
-    engine: Curvature
-    rows: ReadBatches
-    by_group: Tensor
+    def rows() -> Iterator[tuple[Any, Tensor, Tensor]]:
+        at_a_pass()
+        return loop.read(loop.rows, loop.labels, len(loop) * weight)
 
-    @classmethod
-    def of(
-        cls, loop: Loop, weight: Tensor, *, at_a_pass: Callable[[], object] = lambda: None
-    ) -> Lever:
-        """Differentiate the groups' losses by the network of a loop.
+    # Torch halves the penalty.
+    return Curvature(loop.learner.module, rows, l2=loop.training.weight_decay / 2), rows
 
-        Args:
-            loop: Where training stands.
-            weight: (n,) of the trained rows, with the sum one.
-            at_a_pass: Called when a pass over the trained rows begins.
-        """
-        # Here, not on top: whoever lists the methods need not load what differentiates networks.
-        from gsr_core.curvature.engine import Curvature
 
-        def rows() -> Iterator[tuple[Any, Tensor, Tensor]]:
-            at_a_pass()
-            return loop.read(loop.rows, loop.labels, len(loop) * weight)
+def group_gradients(loop: Loop, engine: Curvature, groups: slice = slice(None)) -> Tensor:
+    """Return (P, m): the gradient of each group's mean loss on target.
 
-        engine = Curvature(
-            loop.learner.module,
-            rows,
-            # Torch halves the penalty.
-            l2=loop.training.weight_decay / 2,
-        )
-        target = loop.problem.target
-        reads = partial(loop.read, target.position, target.labels.cpu())
-        return cls(engine, rows, engine.group_gradients(reads, target.groups.cpu()))
+    Args:
+        loop: Whose target.
+        engine: Of its network.
+        groups: Which groups; all by default.
+    """
+    target = loop.problem.target
+    reads = partial(loop.read, target.position, target.labels.cpu())
+    return engine.group_gradients(reads, target.groups[:, groups].cpu())
 
 
 def network_influence(loop: Loop, weight: Tensor, how: Solve) -> tuple[Tensor, str]:
     """Return the influence of each trained row's weight on each group, and what to say of it.
 
-    `loop.source.report` is told of each pass over the rows.
+    All groups are solved for together, unless these are too many for the memory that a network
+    of this size leaves; then some of them at a time. `loop.source.report` is told of each pass.
 
     Args:
         loop: With the network.
@@ -86,12 +83,17 @@ def network_influence(loop: Loop, weight: Tensor, how: Solve) -> tuple[Tensor, s
     # Here, not on top, as above.
     from gsr_core.curvature.solving import most_passes
 
-    passes, most = count(1), ceil(most_passes(how, 1)) + 1
-
     def tell() -> None:
         now = next(passes)
         loop.source.report(min(now / most, 1.0), f"Pass {now} over the rows, of at most {most}")
 
-    lever = Lever.of(loop, weight, at_a_pass=tell)
-    solved = lever.engine.solve(lever.by_group, how)
-    return lever.engine.scores(lever.rows, solved.columns), solved.note
+    engine, rows = weighted_objective(loop, weight, at_a_pass=tell)
+    m, size = loop.problem.target.groups.shape[1], max(_AT_ONCE // engine.network.size, 1)
+    parts = [slice(at, at + size) for at in range(0, m, size)]
+    passes, most = count(1), len(parts) * (ceil(most_passes(how, 1)) + 1)
+    values, notes = [], []
+    for part in parts:
+        solved = engine.solve(group_gradients(loop, engine, part), how)
+        values.append(engine.scores(rows, solved.columns))
+        notes.append(solved.note)
+    return torch.cat(values, dim=1), " ".join(dict.fromkeys(notes))

@@ -8,6 +8,7 @@ from torch.func import functional_call, jacrev, vmap
 from torch.nn.functional import cross_entropy
 
 from gsr_core.curvature.solving import Solve
+from gsr_core.methods.network import influence
 from gsr_core.methods.network.balanced import NetworkERM
 from gsr_core.methods.network.influence import network_influence
 from gsr_core.methods.network.loop import Loop
@@ -72,6 +73,29 @@ def test_it_is_what_explicit_matrices_give(make_network_problem):
         found.cpu().double(), expected, rtol=0, atol=1e-4 * float(expected.abs().max())
     )
     assert "within the tolerance" in note
+
+
+def test_groups_that_are_too_many_for_the_memory_are_taken_in_turns(
+    make_network_problem, monkeypatch
+):
+    problem, _ = make_network_problem()
+    told = []
+
+    def report(fraction, text):
+        told.append((fraction, text))
+
+    loop = trained_loop(replace(problem, network=replace(problem.network, report=report)))
+    weight = torch.full((len(loop),), 1 / len(loop), dtype=torch.float64)
+    together, _ = network_influence(loop, weight, EXACT)
+    assert told[-1][1].endswith("of at most 202")
+    size = sum(each.numel() for each in loop.learner.module.parameters())
+    # Three of the four groups, and then the last.
+    monkeypatch.setattr(influence, "_AT_ONCE", 3 * size + 1)
+    in_turns, _ = network_influence(loop, weight, EXACT)
+    close = 1e-4 * float(together.abs().max())
+    torch.testing.assert_close(in_turns, together, rtol=0, atol=close)
+    assert told[-1][1].endswith("of at most 404")
+    assert max(fraction for fraction, _ in told) <= 1
 
 
 def test_more_weight_on_a_minority_serves_it_most(make_network_problem):

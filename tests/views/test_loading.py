@@ -8,8 +8,9 @@ from gsr_core.maps.config import map_config
 from gsr_core.maps.graphs import compute_graph
 from gsr_core.maps.heads import map_head
 from gsr_core.runs.execute import run as compute_run
+from gsr_core.runs.influence import influence_at
 from gsr_core.views import loading
-from gsr_core.views.loading import load_neighbours
+from gsr_core.views.loading import load_neighbours, load_samples
 from gsr_core.workspace import Workspace
 
 
@@ -76,3 +77,12 @@ def test_a_graph_of_other_rows_than_the_runs_is_not_taken(place, searched):
     near, _ = load_neighbours(redrawn, "val", "features", 3, 5)
     assert searched == [5]
     assert (near < len(redrawn.rows_of("val", bundle))).all()
+
+
+def test_the_table_of_samples_has_the_influence_once_a_terminal_computed_it(place, monkeypatch):
+    monkeypatch.setenv("GSR_WORKSPACE", str(place.root))
+    run = compute_run(place, "small", "gsr", device="cpu", steps=2)
+    run.influence_file(run.state.best_step).unlink()
+    assert "goal" not in load_samples(run, run.values_split)
+    influence_at(run)
+    assert "goal" in load_samples(run, run.values_split)
